@@ -1,0 +1,325 @@
+//! The commit record: the state of the image, and where its parts are.
+//!
+//! It is kept twice. A change writes the new record to the slot that holds the older one, makes it durable, then writes
+//! the other slot too. So a torn or damaged slot never hides the newest finished change, and no older state comes back.
+
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::error::{Block, FormatError};
+use crate::layout::{DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX};
+use crate::locator::{Locator, RawLocator};
+use crate::{BLOCK, State, Uuid, block};
+
+/// The first eight bytes of a slot.
+pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
+
+/// The longest reason, in bytes.
+const REASON_MAX: usize = 1024;
+
+/// What the image holds, in pages of 4096 bytes, blocks and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Pages of memory that the image accounts for: the sum of the next three.
+    pub ram_pages: u64,
+    /// Pages stored in chunks.
+    pub stored_pages: u64,
+    /// Pages recorded as all zero.
+    pub zero_pages: u64,
+    /// Pages left out because nobody needs them.
+    pub omitted_pages: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Index blocks.
+    pub index_blocks: u64,
+    /// Bytes of all chunks as stored.
+    pub stored_bytes: u64,
+}
+
+/// How the save went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SaveStats {
+    /// When it began, in seconds since 1970.
+    pub started_unix: u64,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+    /// Threads that compressed.
+    pub threads: u32,
+    /// The agent's peak resident memory, in KiB.
+    pub agent_peak_kib: u64,
+    /// The least memory that was available meanwhile, in KiB.
+    pub least_available_kib: u64,
+}
+
+/// The state of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Grows by one with every change.
+    pub seq: u64,
+    /// The state.
+    pub state: State,
+    /// Restores begun of this save.
+    pub attempts: u32,
+    /// The device's identity; must equal the label's.
+    pub image: Uuid,
+    /// The save's identity; must equal the header's and each index block's. Zero before the first save.
+    pub save_id: Uuid,
+    /// The header.
+    pub header: Locator,
+    /// The last index block, from which the others are found.
+    pub last_index: Locator,
+    /// End of the stream: the byte behind the last index block.
+    pub data_end: u64,
+    /// What is in it.
+    pub totals: Totals,
+    /// How it was made.
+    pub stats: SaveStats,
+    /// Why it failed or was discarded, for people; at most 1024 bytes are kept.
+    pub reason: String,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawCommit {
+    seq: U64,
+    state: [u8; 8],
+    image: [u8; 16],
+    save_id: [u8; 16],
+    header: RawLocator,
+    last_index: RawLocator,
+    data_end: U64,
+    ram_pages: U64,
+    stored_pages: U64,
+    zero_pages: U64,
+    omitted_pages: U64,
+    chunks: U64,
+    index_blocks: U64,
+    stored_bytes: U64,
+    started_unix: U64,
+    millis: U64,
+    agent_peak_kib: U64,
+    least_available_kib: U64,
+    threads: U32,
+    attempts: U32,
+    reason_len: U32,
+    reserved: U32,
+}
+
+const _: () = assert!(size_of::<RawCommit>() == 208);
+const _: () = assert!(size_of::<RawCommit>() + REASON_MAX + block::PROLOGUE <= BLOCK);
+
+impl Commit {
+    /// The record of a device that was just initialised.
+    #[must_use]
+    pub fn empty(image: Uuid) -> Commit {
+        Commit {
+            seq: 1,
+            state: State::Empty,
+            attempts: 0,
+            image,
+            save_id: Uuid::default(),
+            header: Locator::default(),
+            last_index: Locator::default(),
+            data_end: 0,
+            totals: Totals::default(),
+            stats: SaveStats::default(),
+            reason: String::new(),
+        }
+    }
+
+    /// The record that follows this one with the state `next`, everything else the same.
+    ///
+    /// # Errors
+    /// [`FormatError::Transition`] where the rules forbid it.
+    pub fn transition(&self, next: State, reason: &str) -> Result<Commit, FormatError> {
+        if !self.state.may_become(next) {
+            return Err(FormatError::Transition {
+                from: self.state,
+                to: next,
+            });
+        }
+        Ok(Commit {
+            seq: self.seq.saturating_add(1),
+            state: next,
+            reason: reason.to_string(),
+            ..self.clone()
+        })
+    }
+
+    /// The record's block. A reason that is too long is cut.
+    ///
+    /// # Errors
+    /// Whatever [`Commit::decode`] would find wrong with the values.
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        self.check()?;
+        let cut = (0..=REASON_MAX.min(self.reason.len()))
+            .rev()
+            .find(|at| self.reason.is_char_boundary(*at));
+        let reason = &self.reason[..cut.unwrap_or(0)];
+        let (totals, stats) = (&self.totals, &self.stats);
+        let raw = RawCommit {
+            seq: self.seq.into(),
+            state: self.state.marker(),
+            image: self.image.0,
+            save_id: self.save_id.0,
+            header: (&self.header).into(),
+            last_index: (&self.last_index).into(),
+            data_end: self.data_end.into(),
+            ram_pages: totals.ram_pages.into(),
+            stored_pages: totals.stored_pages.into(),
+            zero_pages: totals.zero_pages.into(),
+            omitted_pages: totals.omitted_pages.into(),
+            chunks: totals.chunks.into(),
+            index_blocks: totals.index_blocks.into(),
+            stored_bytes: totals.stored_bytes.into(),
+            started_unix: stats.started_unix.into(),
+            millis: stats.millis.into(),
+            agent_peak_kib: stats.agent_peak_kib.into(),
+            least_available_kib: stats.least_available_kib.into(),
+            threads: stats.threads.into(),
+            attempts: self.attempts.into(),
+            // At most REASON_MAX.
+            reason_len: U32::new(u32::try_from(reason.len()).unwrap_or(0)),
+            reserved: U32::new(0),
+        };
+        let mut body = raw.as_bytes().to_vec();
+        body.extend(reason.as_bytes());
+        block::seal(Block::Commit, COMMIT_MAGIC, &body, BLOCK)
+    }
+
+    /// Reads one slot.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Commit, FormatError> {
+        let body = block::open(Block::Commit, COMMIT_MAGIC, bytes, BLOCK)?;
+        let (raw, rest) = RawCommit::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Commit))?;
+        let state = State::from_marker(raw.state).ok_or_else(|| {
+            field(
+                "state",
+                u64::from_le_bytes(raw.state),
+                "one of the states' markers",
+            )
+        })?;
+        let reason = rest
+            .get(..raw.reason_len.get() as usize)
+            .filter(|reason| reason.len() <= REASON_MAX)
+            .ok_or_else(|| field("reason length", raw.reason_len.get().into(), "at most 1024"))?;
+        let reason = std::str::from_utf8(reason)
+            .map_err(|_| FormatError::Text {
+                block: Block::Commit,
+                field: "reason",
+            })?
+            .to_string();
+        let totals = Totals {
+            ram_pages: raw.ram_pages.get(),
+            stored_pages: raw.stored_pages.get(),
+            zero_pages: raw.zero_pages.get(),
+            omitted_pages: raw.omitted_pages.get(),
+            chunks: raw.chunks.get(),
+            index_blocks: raw.index_blocks.get(),
+            stored_bytes: raw.stored_bytes.get(),
+        };
+        let commit = Commit {
+            seq: raw.seq.get(),
+            state,
+            attempts: raw.attempts.get(),
+            image: Uuid(raw.image),
+            save_id: Uuid(raw.save_id),
+            header: Locator::from(&raw.header),
+            last_index: Locator::from(&raw.last_index),
+            data_end: raw.data_end.get(),
+            totals,
+            stats: SaveStats {
+                started_unix: raw.started_unix.get(),
+                millis: raw.millis.get(),
+                threads: raw.threads.get(),
+                agent_peak_kib: raw.agent_peak_kib.get(),
+                least_available_kib: raw.least_available_kib.get(),
+            },
+            reason,
+        };
+        commit.check()?;
+        Ok(commit)
+    }
+
+    /// The rules that the values must keep.
+    fn check(&self) -> Result<(), FormatError> {
+        let totals = &self.totals;
+        let sum = totals
+            .stored_pages
+            .checked_add(totals.zero_pages)
+            .and_then(|sum| sum.checked_add(totals.omitted_pages));
+        if sum != Some(totals.ram_pages) {
+            let why = "the sum of the pages stored, zero and left out";
+            return Err(field("pages of memory", totals.ram_pages, why));
+        }
+        let (header, index) = (&self.header, &self.last_index);
+        if header.is_some() && (header.offset != HEADER_OFFSET || header.end(0, HEADER_MAX).is_none()) {
+            let why = "64 KiB, for whole blocks of at most 960 KiB";
+            return Err(field("header's offset", header.offset, why));
+        }
+        if index.is_some() && index.end(DATA_OFFSET, INDEX_MAX) != Some(self.data_end) {
+            let why = "in the stream, for whole blocks of at most 1 MiB that end it";
+            return Err(field("last index block's offset", index.offset, why));
+        }
+        let holds_a_session = matches!(self.state, State::Complete | State::Snapshot | State::Restoring);
+        if holds_a_session && !(header.is_some() && index.is_some()) {
+            let why = "not empty in an image that holds a session: it has a header and an index";
+            return Err(field("header's and last index block's length", 0, why));
+        }
+        Ok(())
+    }
+}
+
+fn field(field: &'static str, value: u64, why: &'static str) -> FormatError {
+    FormatError::Field {
+        block: Block::Commit,
+        field,
+        value,
+        why,
+    }
+}
+
+/// One of the two places of the commit record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+impl Slot {
+    /// Offset on the device in bytes.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        let [first, second] = crate::layout::SLOT_OFFSETS;
+        match self {
+            Slot::First => first,
+            Slot::Second => second,
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Slot {
+        match self {
+            Slot::First => Slot::Second,
+            Slot::Second => Slot::First,
+        }
+    }
+}
+
+/// The newest valid record of the two slots' bytes, and the slot that holds it. The next change begins with the other.
+///
+/// # Errors
+/// Where neither is valid, what is wrong with the first, or with the second where the first is not there at all.
+pub fn newest(first: &[u8], second: &[u8]) -> Result<(Commit, Slot), FormatError> {
+    match (Commit::decode(first), Commit::decode(second)) {
+        (Ok(a), Ok(b)) if b.seq > a.seq => Ok((b, Slot::Second)),
+        (Ok(a), _) => Ok((a, Slot::First)),
+        (Err(_), Ok(b)) => Ok((b, Slot::Second)),
+        (Err(FormatError::Magic(_)), Err(error)) | (Err(error), Err(_)) => Err(error),
+    }
+}

@@ -1,0 +1,149 @@
+//! Why bytes are not what they should be.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::{State, Uuid, Version};
+
+/// A part of an image, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Block {
+    /// The label at the device's start.
+    Label,
+    /// The commit record.
+    Commit,
+    /// The header of the saved session.
+    Header,
+    /// An index block.
+    Index,
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Block::Label => "label",
+            Block::Commit => "commit record",
+            Block::Header => "header",
+            Block::Index => "index block",
+        })
+    }
+}
+
+/// Why a part of an image cannot be read, or not be written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The block does not start with its magic.
+    #[error("no Dormouse {0} here")]
+    Magic(Block),
+    /// The block ends before it should.
+    #[error("the {block} has {got} bytes, needs {needed}")]
+    Truncated {
+        /// Which block.
+        block: Block,
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes that are there.
+        got: usize,
+    },
+    /// Another version of the format.
+    #[error(
+        "the {block} has format version {found}, this program reads {}",
+        crate::VERSION
+    )]
+    Version {
+        /// Which block.
+        block: Block,
+        /// The version found.
+        found: Version,
+    },
+    /// The bytes are not those that were written.
+    #[error("the {block} is damaged: its checksum is {found:016x}, its content has {computed:016x}")]
+    Checksum {
+        /// Which block.
+        block: Block,
+        /// The checksum that it carries.
+        found: u64,
+        /// The checksum of what is there.
+        computed: u64,
+    },
+    /// A field with a value outside its range.
+    #[error("the {block}'s {field} is {value}, which cannot be: {why}")]
+    Field {
+        /// Which block.
+        block: Block,
+        /// The field's name in FORMAT.md.
+        field: &'static str,
+        /// The value found.
+        value: u64,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// Text that is not UTF-8, or too long for its place.
+    #[error("the {block}'s {field} is not valid text")]
+    Text {
+        /// Which block.
+        block: Block,
+        /// The field's name in FORMAT.md.
+        field: &'static str,
+    },
+    /// A record that this version does not know and may not ignore, or that is missing or doubled.
+    #[error("the header's record {kind}: {why}")]
+    Record {
+        /// The record's kind.
+        kind: u16,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Something is larger than the format allows.
+    #[error("the {block} would have {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Which block.
+        block: Block,
+        /// What it would take.
+        size: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A block of another save or another device.
+    #[error("the {block} belongs to {found}, not to {expected}")]
+    Foreign {
+        /// Which block.
+        block: Block,
+        /// The identity expected.
+        expected: Uuid,
+        /// The identity found.
+        found: Uuid,
+    },
+    /// A page outside the memory that was saved.
+    #[error("page frames {start:#x} to {end:#x} are outside the saved memory")]
+    OutsideRam {
+        /// First page frame.
+        start: u64,
+        /// The one behind the last.
+        end: u64,
+    },
+    /// A page that the image holds twice.
+    #[error("page frame {0:#x} is in the image twice")]
+    Twice(u64),
+    /// The image holds another number of pages than it says.
+    #[error("the image holds {found} {what}, its commit record says {expected}")]
+    Count {
+        /// What was counted.
+        what: &'static str,
+        /// The number in the commit record.
+        expected: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// A change of state that the rules forbid.
+    #[error("an image that is {from} cannot become {to}")]
+    Transition {
+        /// Its state.
+        from: State,
+        /// The state asked for.
+        to: State,
+    },
+}

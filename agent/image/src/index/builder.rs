@@ -1,0 +1,153 @@
+//! Writing index blocks.
+
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{U16, U32};
+
+use super::{
+    CHUNK, Chunk, EXTENT, INDEX, INDEX_MAGIC, RawChunk, RawExtent, RawIndex, check_chunk, check_extent,
+};
+use crate::block::PROLOGUE;
+use crate::error::{Block, FormatError};
+use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS};
+use crate::{BLOCK, Extent, Locator, Uuid, block};
+
+/// Collects what an index block describes, until it is full.
+#[derive(Debug)]
+pub struct IndexBuilder {
+    save_id: Uuid,
+    prev: Locator,
+    /// The end of the last chunk or index block.
+    end: u64,
+    chunks: Vec<RawChunk>,
+    extents: Vec<Extent>,
+    zero: Vec<Extent>,
+}
+
+impl IndexBuilder {
+    /// An empty block of the save `save_id`.
+    #[must_use]
+    pub fn new(save_id: Uuid) -> IndexBuilder {
+        IndexBuilder {
+            save_id,
+            prev: Locator::default(),
+            end: DATA_OFFSET,
+            chunks: Vec::new(),
+            extents: Vec::new(),
+            zero: Vec::new(),
+        }
+    }
+
+    /// Whether another chunk or run of zero pages may not fit: then it is time for [`IndexBuilder::finish`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let most = PROLOGUE + self.body_len() + CHUNK + CHUNK_PAGES as usize * EXTENT;
+        self.chunks.len() >= INDEX_MAX_CHUNKS || most > INDEX_MAX
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.zero.is_empty()
+    }
+
+    /// Adds a chunk, whose offset must be behind all earlier ones.
+    ///
+    /// # Errors
+    /// [`FormatError::Field`] where the chunk breaks a rule of the format, [`FormatError::TooLarge`] where the block
+    /// is full.
+    pub fn chunk(&mut self, chunk: &Chunk, extents: &[Extent]) -> Result<(), FormatError> {
+        if self.is_full() {
+            return Err(self.too_large());
+        }
+        self.end = check_chunk(chunk, extents, self.end, u64::MAX)?;
+        self.chunks.push(RawChunk {
+            offset: chunk.offset.into(),
+            checksum: chunk.checksum.into(),
+            stored_len: chunk.stored_len.into(),
+            codec: U16::new(chunk.codec.number()),
+            // At most one for each of 64 pages.
+            extents: U16::new(u16::try_from(extents.len()).unwrap_or(u16::MAX)),
+        });
+        self.extents.extend(extents);
+        Ok(())
+    }
+
+    /// Adds a run of zero pages, joining it to the last one where they touch.
+    ///
+    /// # Errors
+    /// [`FormatError::Field`] where the run is empty or ends above the limit of page frame numbers,
+    /// [`FormatError::TooLarge`] where the block is full.
+    pub fn zero(&mut self, run: Extent) -> Result<(), FormatError> {
+        check_extent(&run)?;
+        if let Some(last) = self.zero.last_mut()
+            && last.range().end == run.pfn
+            && let Some(pages) = last.pages.checked_add(run.pages)
+        {
+            last.pages = pages;
+            return Ok(());
+        }
+        if self.is_full() {
+            return Err(self.too_large());
+        }
+        self.zero.push(run);
+        Ok(())
+    }
+
+    /// Encodes the block for its place at `at`, and starts the next one behind it.
+    ///
+    /// # Errors
+    /// [`FormatError::Field`] where `at` is no block boundary behind the chunks, [`FormatError::TooLarge`], which
+    /// [`IndexBuilder::is_full`] prevents.
+    pub fn finish(&mut self, at: u64) -> Result<(Vec<u8>, Locator), FormatError> {
+        let misplaced = FormatError::Field {
+            block: Block::Index,
+            field: "offset",
+            value: at,
+            why: "a multiple of 4096 behind its chunks",
+        };
+        if at < self.end || !at.is_multiple_of(BLOCK as u64) {
+            return Err(misplaced);
+        }
+        let count = |len: usize| U32::new(u32::try_from(len).unwrap_or(u32::MAX));
+        let raw = RawIndex {
+            save_id: self.save_id.0,
+            prev_offset: self.prev.offset.into(),
+            prev_checksum: self.prev.checksum.into(),
+            prev_len: self.prev.len.into(),
+            chunks: count(self.chunks.len()),
+            extents: count(self.extents.len()),
+            zero: count(self.zero.len()),
+        };
+        let mut body = Vec::with_capacity(self.body_len());
+        body.extend(raw.as_bytes());
+        body.extend(self.chunks.as_bytes());
+        for extent in self.extents.iter().chain(&self.zero) {
+            body.extend(
+                RawExtent {
+                    pfn: extent.pfn.into(),
+                    pages: extent.pages.into(),
+                }
+                .as_bytes(),
+            );
+        }
+        let bytes = block::seal(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
+        self.prev = Locator::of(Block::Index, at, &bytes)?;
+        self.end = self.prev.end(DATA_OFFSET, INDEX_MAX).ok_or(misplaced)?;
+        self.chunks.clear();
+        self.extents.clear();
+        self.zero.clear();
+        Ok((bytes, self.prev))
+    }
+
+    fn body_len(&self) -> usize {
+        INDEX + self.chunks.len() * CHUNK + (self.extents.len() + self.zero.len()) * EXTENT
+    }
+
+    fn too_large(&self) -> FormatError {
+        FormatError::TooLarge {
+            block: Block::Index,
+            size: PROLOGUE + self.body_len(),
+            max: INDEX_MAX,
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Values that the format can hold: one of each for boundary tests, and all of them for property tests.
+
+use dormouse_image::layout::{CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, PFN_LIMIT};
+use dormouse_image::{
+    BLOCK, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, Label, Locator, Mailbox,
+    PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+pub(crate) fn label() -> Label {
+    Label {
+        uuid: Uuid([0x11; 16]),
+        created_unix: 1_700_000_000,
+    }
+}
+
+pub(crate) fn commit() -> Commit {
+    Commit {
+        seq: 7,
+        state: State::Complete,
+        attempts: 0,
+        image: Uuid([0x11; 16]),
+        save_id: Uuid([0x22; 16]),
+        header: Locator {
+            offset: HEADER_OFFSET,
+            len: 4096,
+            checksum: 0x0123_4567_89ab_cdef,
+        },
+        last_index: Locator {
+            offset: DATA_OFFSET + 8192,
+            len: 4096,
+            checksum: 0xfedc_ba98_7654_3210,
+        },
+        data_end: DATA_OFFSET + 12288,
+        totals: Totals {
+            ram_pages: 10,
+            stored_pages: 2,
+            zero_pages: 3,
+            omitted_pages: 5,
+            chunks: 1,
+            index_blocks: 1,
+            stored_bytes: 8192,
+        },
+        stats: SaveStats {
+            started_unix: 1_700_000_001,
+            millis: 1234,
+            threads: 2,
+            agent_peak_kib: 9000,
+            least_available_kib: 60_000,
+        },
+        reason: "asked for".to_string(),
+    }
+}
+
+pub(crate) fn header() -> Header {
+    Header {
+        image: Uuid([0x11; 16]),
+        save_id: Uuid([0x22; 16]),
+        boot_id: Uuid([0x33; 16]),
+        created_unix: 1_700_000_000,
+        entry: 0x20_0100,
+        region: PhysRange {
+            start: 16 << 20,
+            end: 144 << 20,
+        },
+        low: PhysRange {
+            start: 0x1000,
+            end: 0x9_f000,
+        },
+        mailbox: Some(Mailbox {
+            pfn: 0x201,
+            nonce: [0x44; 16],
+        }),
+        ram: vec![
+            PfnRange {
+                start: 0x100,
+                end: 0x1000,
+            },
+            PfnRange {
+                start: 0x9000,
+                end: 0x3_0000,
+            },
+        ],
+        firmware: vec![FirmwareRange {
+            start: 0xf_0000,
+            end: 0x10_0000,
+            kind: FirmwareKind::Reserved,
+        }],
+        cpu: Cpu {
+            vendor: "GenuineIntel".to_string(),
+            family: 6,
+            model: 42,
+            stepping: 7,
+            name: "A processor".to_string(),
+            flags: "fpu sse2 lm".to_string(),
+            online: 4,
+            la57: false,
+        },
+        kernel_release: "6.12.117".to_string(),
+        kernel_version: "#1 SMP".to_string(),
+        hostname: "burrow".to_string(),
+        cmdline: "root=/dev/vda1 quiet".to_string(),
+    }
+}
+
+pub(crate) fn extent(pfn: u64, pages: u32) -> Extent {
+    Extent { pfn, pages }
+}
+
+/// A chunk that is stored as it is, for `pages` pages.
+pub(crate) fn stored(offset: u64, pages: u32) -> Chunk {
+    Chunk {
+        offset,
+        stored_len: pages * 4096,
+        codec: Codec::Store,
+        checksum: 0x5555_5555_5555_5555,
+    }
+}
+
+pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
+    any::<[u8; 16]>().prop_map(Uuid)
+}
+
+pub(crate) fn any_label() -> impl Strategy<Value = Label> {
+    (any_uuid(), any::<u64>()).prop_map(|(uuid, created_unix)| Label { uuid, created_unix })
+}
+
+/// A locator of a block of at most `max` bytes at `offset`.
+fn any_locator(offset: impl Strategy<Value = u64>, max: usize) -> impl Strategy<Value = Locator> {
+    let blocks = u32::try_from(max / BLOCK).unwrap();
+    (offset, 1..=blocks, any::<u64>()).prop_map(|(offset, blocks, checksum)| Locator {
+        offset,
+        len: blocks * 4096,
+        checksum,
+    })
+}
+
+fn any_totals() -> impl Strategy<Value = Totals> {
+    let count = 0..PFN_LIMIT;
+    let counts = [count.clone(), count.clone(), count];
+    (counts, any::<[u64; 3]>()).prop_map(|([stored, zero, omitted], [chunks, index_blocks, stored_bytes])| {
+        Totals {
+            ram_pages: stored + zero + omitted,
+            stored_pages: stored,
+            zero_pages: zero,
+            omitted_pages: omitted,
+            chunks,
+            index_blocks,
+            stored_bytes,
+        }
+    })
+}
+
+fn any_stats() -> impl Strategy<Value = SaveStats> {
+    (any::<[u64; 4]>(), any::<u32>()).prop_map(|([started_unix, millis, peak, least], threads)| SaveStats {
+        started_unix,
+        millis,
+        threads,
+        agent_peak_kib: peak,
+        least_available_kib: least,
+    })
+}
+
+pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
+    let index_offset = (DATA_OFFSET / 4096..1 << 51).prop_map(|block| block * 4096);
+    let places = (
+        any_locator(Just(HEADER_OFFSET), HEADER_MAX),
+        any_locator(index_offset, INDEX_MAX),
+    );
+    let identity = (any::<u64>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
+    (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
+        |((seq, state, attempts, image, save_id), (header, last_index), totals, stats, reason)| Commit {
+            seq,
+            state,
+            attempts,
+            image,
+            save_id,
+            header,
+            last_index,
+            data_end: last_index.offset + u64::from(last_index.len),
+            totals,
+            stats,
+            reason,
+        },
+    )
+}
+
+/// Ranges of pages from `first` upward: a gap and a length for each.
+pub(crate) fn ranges(first: u64, steps: &[(u64, u64)]) -> Vec<PfnRange> {
+    let mut next = first;
+    let mut ranges = Vec::new();
+    for (gap, pages) in steps {
+        let start = next + gap;
+        next = start + pages;
+        ranges.push(PfnRange { start, end: next });
+    }
+    ranges
+}
+
+/// Memory above the region of [`header`], with A's own pages in it.
+fn any_ram() -> impl Strategy<Value = Vec<PfnRange>> {
+    vec((0_u64..1 << 20, 1_u64..1 << 20), 1..40).prop_map(|steps| ranges(0x9000, &steps))
+}
+
+fn any_firmware() -> impl Strategy<Value = Vec<FirmwareRange>> {
+    let kind = prop_oneof![
+        Just(FirmwareKind::Reserved),
+        Just(FirmwareKind::AcpiTables),
+        Just(FirmwareKind::AcpiNvs),
+        Just(FirmwareKind::Unusable),
+        Just(FirmwareKind::Persistent),
+        (8..=u32::MAX).prop_map(FirmwareKind::Other),
+    ];
+    vec((0..u64::MAX / 2, 1..u64::MAX / 2, kind), 0..20).prop_map(|mut entries| {
+        entries.sort_by_key(|(start, ..)| *start);
+        let range = |(start, len, kind)| FirmwareRange {
+            start,
+            end: start + len,
+            kind,
+        };
+        entries.into_iter().map(range).collect()
+    })
+}
+
+fn any_cpu() -> impl Strategy<Value = Cpu> {
+    let texts = [".{0,16}", ".{0,64}", "[a-z0-9_ ]{0,2000}"];
+    (texts, any::<[u32; 4]>(), any::<bool>()).prop_map(
+        |([vendor, name, flags], [family, model, stepping, online], la57)| Cpu {
+            vendor,
+            family,
+            model,
+            stepping,
+            name,
+            flags,
+            online,
+            la57,
+        },
+    )
+}
+
+pub(crate) fn any_header() -> impl Strategy<Value = Header> {
+    let identity = (any_uuid(), any_uuid(), any_uuid(), any::<u64>());
+    let texts = [".{0,64}", ".{0,64}", ".{0,64}", ".{0,2048}"];
+    let own = (any::<bool>(), any::<[u8; 16]>(), 0_u64..4096);
+    (identity, any_ram(), any_firmware(), any_cpu(), texts, own).prop_map(
+        |((image, save_id, boot_id, created_unix), ram, firmware, cpu, texts, (with_mailbox, nonce, at))| {
+            let [kernel_release, kernel_version, hostname, cmdline] = texts;
+            let first = ram[0].start;
+            Header {
+                image,
+                save_id,
+                boot_id,
+                created_unix,
+                entry: first * 4096 + at,
+                mailbox: with_mailbox.then_some(Mailbox { pfn: first, nonce }),
+                ram,
+                firmware,
+                cpu,
+                kernel_release,
+                kernel_version,
+                hostname,
+                cmdline,
+                ..header()
+            }
+        },
+    )
+}
+
+/// What an index block is built from: chunks, each behind the one before, and runs of zero pages.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexParts {
+    pub(crate) chunks: Vec<(Chunk, Vec<Extent>)>,
+    pub(crate) zero: Vec<Extent>,
+    /// The end of the last chunk.
+    pub(crate) end: u64,
+}
+
+/// Extents of 1 to 64 pages in total, ascending.
+fn any_extents() -> impl Strategy<Value = Vec<Extent>> {
+    let step = (0_u64..1 << 20, 1_u32..16);
+    (0_u64..1 << 39, vec(step, 1..20)).prop_map(|(first, steps)| {
+        let (mut next, mut left) = (first, CHUNK_PAGES);
+        let mut extents = Vec::new();
+        for (gap, pages) in steps {
+            let pages = pages.min(left);
+            if pages == 0 {
+                break;
+            }
+            extents.push(extent(next + gap, pages));
+            next += gap + u64::from(pages);
+            left -= pages;
+        }
+        extents
+    })
+}
+
+pub(crate) fn any_index_parts() -> impl Strategy<Value = IndexParts> {
+    let zero = (0..PFN_LIMIT / 2, any::<u32>()).prop_map(|(pfn, pages)| extent(pfn, pages.max(1)));
+    // A chunk: its pages, the gap before it, whether it is compressed, and how well.
+    let chunk = (any_extents(), 0_u64..10_000, any::<bool>(), any::<u32>(), any::<u64>());
+    (vec(chunk, 0..40), vec(zero, 0..40)).prop_map(|(described, zero)| {
+        let mut end = DATA_OFFSET;
+        let mut chunks = Vec::new();
+        for (extents, gap, compressed, length, checksum) in described {
+            let raw_len = extents.iter().map(|extent| extent.pages * 4096).sum::<u32>();
+            let (codec, stored_len) = match compressed {
+                true => (Codec::Zstd, 1 + length % (raw_len - 1)),
+                false => (Codec::Store, raw_len),
+            };
+            let offset = end + gap;
+            end = offset + u64::from(stored_len);
+            let chunk = Chunk {
+                offset,
+                stored_len,
+                codec,
+                checksum,
+            };
+            chunks.push((chunk, extents));
+        }
+        IndexParts { chunks, zero, end }
+    })
+}

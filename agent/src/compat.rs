@@ -1,0 +1,153 @@
+//! Whether this machine is the one that an image was saved on. Pure.
+
+use dormouse_image::{Header, PfnRange};
+use thiserror::Error;
+
+use crate::machine::Machine;
+use crate::physmem::iomem::subtract;
+
+/// How this machine differs, with both values.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// Memory that the image fills is no memory here.
+    #[error(
+        "the image needs memory at {start:#x}-{end:#x}, which is not RAM on this machine now; \
+         the firmware's memory map has changed since the save"
+    )]
+    Memory {
+        /// The first byte.
+        start: u64,
+        /// The byte behind the last.
+        end: u64,
+    },
+    /// Another processor.
+    #[error("the image was saved on the CPU {saved}, this is {here}")]
+    Cpu {
+        /// As it was.
+        saved: String,
+        /// As it is.
+        here: String,
+    },
+    /// Something that the saved kernel may use is missing.
+    #[error("this CPU lacks what the saved kernel may use: {missing}")]
+    Features {
+        /// The flags, as in /proc/cpuinfo.
+        missing: String,
+    },
+    /// Page tables of another depth.
+    #[error("the saved kernel uses {saved}-level paging, this one {here}; boot with{} no5lvl", if *.saved == 4 { "" } else { "out" })]
+    Paging {
+        /// As it was.
+        saved: u8,
+        /// As it is.
+        here: u8,
+    },
+    /// Fewer processors.
+    #[error("the image was saved with {saved} CPUs, this machine has {here}")]
+    Cpus {
+        /// As it was.
+        saved: u32,
+        /// As it is.
+        here: u32,
+    },
+}
+
+/// Compares what a resume depends on.
+///
+/// # Errors
+/// The first [`Mismatch`].
+pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
+    let mut needed = header.ram.clone();
+    needed.extend([header.region.frames(), header.low.frames()]);
+    needed.sort_by_key(|range| range.start);
+    if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
+        let page = dormouse_sys::PAGE_SIZE;
+        return Err(Mismatch::Memory { start: start * page, end: end * page });
+    }
+
+    let (saved, here) = (&header.cpu, &machine.cpu);
+    let identity = |cpu: &dormouse_image::Cpu| (cpu.vendor.clone(), cpu.family, cpu.model, cpu.stepping);
+    if identity(saved) != identity(here) {
+        let name = |cpu: &dormouse_image::Cpu| {
+            let (vendor, family, model, stepping) = identity(cpu);
+            format!("{} ({vendor} family {family} model {model} stepping {stepping})", cpu.name)
+        };
+        return Err(Mismatch::Cpu { saved: name(saved), here: name(here) });
+    }
+    let levels = |la57| if la57 { 5 } else { 4 };
+    if saved.la57 != here.la57 {
+        return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
+    }
+    let has = |flag: &&str| !here.flags.split(' ').any(|other| other == *flag);
+    let missing: Vec<&str> = saved.flags.split(' ').filter(has).collect();
+    if !missing.is_empty() {
+        return Err(Mismatch::Features { missing: missing.join(" ") });
+    }
+    if here.online < saved.online {
+        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::physmem::iomem::Iomem;
+    use dormouse_image::{Cpu, PhysRange};
+
+    fn cpu() -> Cpu {
+        Cpu { vendor: "V".into(), family: 6, flags: "fpu lm nx".into(), online: 2, ..Cpu::default() }
+    }
+
+    fn machine() -> Machine {
+        let iomem = "00001000-0009fbff : System RAM\n00100000-2fffffff : System RAM\n";
+        Machine {
+            iomem: Iomem::parse(iomem).unwrap(),
+            cpu: cpu(),
+            boot_params: Vec::new(),
+            acpi_rsdp: None,
+            cmdline: String::new(),
+        }
+    }
+
+    fn header() -> Header {
+        Header {
+            region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
+            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
+            cpu: cpu(),
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn the_same_machine_matches_and_so_does_a_larger_one() {
+        assert_eq!(check(&header(), &machine()), Ok(()));
+        let mut larger = machine();
+        larger.iomem.ram.push(PhysRange { start: 1 << 32, end: 2 << 32 });
+        larger.cpu.online = 4;
+        larger.cpu.flags.push_str(" new");
+        assert_eq!(check(&header(), &larger), Ok(()));
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        type Change = fn(&mut Machine);
+        let cases: [(Change, &str); 6] = [
+            (|m| m.iomem.ram[1].end = 0x2fff_f000, "0x2ffff000-0x30000000"),
+            (|m| m.cpu.model = 1, "model 1"),
+            (|m| m.cpu.la57 = true, "uses 4-level paging, this one 5; boot with no5lvl"),
+            (|m| m.cpu.flags = "fpu nx".into(), "may use: lm"),
+            (|m| m.cpu.online = 1, "2 CPUs, this machine has 1"),
+            (|m| m.iomem.ram.remove(0).end = 0, "0x1000-0x9f000"),
+        ];
+        for (change, expected) in cases {
+            let mut machine = machine();
+            change(&mut machine);
+            let error = check(&header(), &machine).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The conductor in A: loads B, jumps, and tells on return how it went.
+
+use std::fs::OpenOptions;
+use std::io;
+
+use anyhow::{Context, bail};
+use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, Uuid};
+use dormouse_sys::kexec::{self, Context as Jump};
+use dormouse_sys::pin::PinnedPage;
+use dormouse_sys::power::{self, Command};
+
+use crate::cmdline::{inherited, join, quoted};
+use crate::initramfs::cpio::Archive;
+use crate::loader::bzimage::BzImage;
+use crate::loader::{self, Purpose, Request, region};
+use crate::machine::{self, Machine};
+use crate::phase::Phase;
+use crate::physmem::iomem::subtract;
+use crate::policy::{ImageDevice, Policy, Then, Verbosity};
+use crate::report::{Report, mailbox};
+use crate::store::{self, Access, Disk, Image};
+use crate::{kmsg, pid1};
+
+/// What the command line says beyond the policy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What follows the save, in place of the policy's `save.then`.
+    pub then: Option<Then>,
+}
+
+/// Below this, memory belongs to the firmware and to the kernel's real-mode code, which A reserves as a whole
+/// (arch/x86/realmode/init.c, `reserve_real_mode`).
+const FIRST_FRAME: u64 = 0x100;
+
+/// How many pages to try until one lies where the mailbox can be: outside the region and low memory.
+const MAILBOX_TRIES: usize = 1 << 16;
+
+/// Hibernates this machine. Returns when it goes on: after the resume, after a snapshot, or after a save that failed,
+/// which the report says.
+///
+/// # Errors
+/// Whatever is found before the jump: nothing has changed then.
+pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+    kmsg::init();
+    log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    if !kexec::can_preserve_context().map_err(refused)? {
+        bail!(
+            "this kernel cannot be returned to: it lacks CONFIG_KEXEC_JUMP. Boot a kernel that has it \
+             (Fedora's and RHEL's have; Debian's has not)"
+        );
+    }
+    let then = options.then.unwrap_or(policy.save.then);
+    let image = image_uuid(policy)?;
+    let machine = Machine::read()?;
+    let ram = machine.iomem.whole_ram();
+    let region = region::choose(&ram, policy.region.size, policy.region.address)?;
+    let low = region::low_memory(&ram)?;
+    let memory = subtract(
+        &machine.iomem.ram_frames(),
+        &[PfnRange { start: 0, end: FIRST_FRAME }, region.frames()],
+    );
+    let (page, mailbox) = mailbox_page(&[region, low])?;
+    let header = header(&machine, image, region, low, &memory, mailbox)?;
+
+    log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
+    let kernel_file = read(&policy.kernel.image)?;
+    let kernel = BzImage::parse(&kernel_file)
+        .with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let plan = loader::plan(&Request {
+        kernel: &kernel,
+        initramfs: &with_session(&header, &read(&policy.kernel.initramfs)?)?,
+        region,
+        low,
+        other_ram: &memory,
+        firmware: &machine.iomem.firmware,
+        boot_params: &machine.boot_params,
+        acpi_rsdp: machine.acpi_rsdp,
+        cmdline: &cmdline(&machine, policy, "save", image, header.save_id, Some(then)),
+        purpose: Purpose::Save { memory: memory.clone(), note: machine::vmcoreinfo(&[region, low])? },
+    })?;
+    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
+    if policy.save.drop_caches {
+        drop_caches();
+    }
+    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(refused)?;
+    drop(plan);
+
+    log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
+    nix::unistd::sync();
+    let jumped = power::reboot(Command::Kexec);
+    // Here A goes on, perhaps days later.
+    log::info!("{}: this session goes on", Phase::HibernateReturn);
+    // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
+    if let Err(error) = kexec::unload() {
+        log::warn!("{}: cannot free the memory of kernel B: {error}", Phase::HibernateReturn);
+    }
+    jumped.map_err(|error| match error.raw_os_error() {
+        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
+            "the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved"
+        ),
+        _ => anyhow::anyhow!("the jump was refused: {error}. Nothing was saved"),
+    })?;
+    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel")?;
+    log::info!("{}: {}", Phase::HibernateReturn, report.summary());
+    Ok(report)
+}
+
+/// What `kexec_load(2)` refuses, and what can be done about it.
+fn refused(error: io::Error) -> anyhow::Error {
+    use nix::errno::Errno;
+    let remedy = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM) => {
+            "run as root, with kernel.kexec_load_disabled=0 and Secure Boot's lockdown off (it forbids kexec_load)"
+        }
+        Some(Errno::ENOSYS) => "this kernel lacks CONFIG_KEXEC",
+        Some(Errno::ENOMEM) => "there is not enough free memory to set aside what the region holds; close something",
+        Some(Errno::EINVAL) => "the region may be more than half of memory; set a smaller region.size",
+        Some(Errno::EBUSY) => "another kexec is under way",
+        _ => "see `dmesg`",
+    };
+    anyhow::Error::new(error).context(format!("kexec_load was refused: {remedy}"))
+}
+
+/// The identity of the image device that the policy names, which must be initialised and not in use.
+///
+/// B finds the device by this identity: the kernel may give it another name there.
+fn image_uuid(policy: &Policy) -> anyhow::Result<Uuid> {
+    let path = store::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let image = Image::open(Disk::open(&path, Access::Write)?)?;
+    Ok(image.label().uuid)
+}
+
+fn header(
+    machine: &Machine,
+    image: Uuid,
+    region: PhysRange,
+    low: PhysRange,
+    memory: &[PfnRange],
+    mailbox: Mailbox,
+) -> anyhow::Result<Header> {
+    let boot_id = machine::text("/proc/sys/kernel/random/boot_id")?;
+    let uname = nix::sys::utsname::uname().context("uname")?;
+    let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    Ok(Header {
+        image,
+        save_id: machine::random_uuid()?,
+        boot_id: boot_id.trim().parse()?,
+        created_unix: machine::now_unix(),
+        // B knows it, when it has been jumped to.
+        entry: 0,
+        region,
+        low,
+        mailbox: Some(mailbox),
+        ram: memory.to_vec(),
+        firmware: machine.iomem.firmware.clone(),
+        cpu: machine.cpu.clone(),
+        kernel_release: string(uname.release()),
+        kernel_version: string(uname.version()),
+        hostname: string(uname.nodename()),
+        cmdline: machine.cmdline.clone(),
+    })
+}
+
+/// A pinned page outside `swapped` with a fresh nonce.
+fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> {
+    let nonce = machine::random()?;
+    // Pages in the wrong place are kept until one is in the right place, or the kernel would hand them out again.
+    let mut misplaced = Vec::new();
+    while misplaced.len() < MAILBOX_TRIES {
+        let page = PinnedPage::new(&nonce).context("cannot pin a page for the report")?;
+        let pfn = page.pfn();
+        let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
+        if !swapped.iter().any(|range| range.overlaps(&bytes)) {
+            return Ok((page, Mailbox { pfn, nonce }));
+        }
+        misplaced.push(page);
+    }
+    bail!("no page outside the region could be had for the report")
+}
+
+/// The initramfs of B with the session record before it: the kernel unpacks archives one after the other, and the first
+/// may be uncompressed, as those with microcode are (init/initramfs.c).
+fn with_session(header: &Header, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let record = header.encode()?;
+    let mut bytes = Archive::new().file(pid1::SESSION_FILE, 0o400, record).finish()?;
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes.extend(initramfs);
+    Ok(bytes)
+}
+
+/// The command line of B or D, but for what the loader adds.
+pub(crate) fn cmdline(
+    machine: &Machine,
+    policy: &Policy,
+    mode: &str,
+    image: Uuid,
+    session: Uuid,
+    then: Option<Then>,
+) -> String {
+    let loglevel = match policy.console.verbosity {
+        Verbosity::Quiet => "loglevel=4",
+        Verbosity::Normal => "loglevel=6",
+        Verbosity::Verbose => "loglevel=8",
+    };
+    let mut arguments: Vec<String> = inherited(&machine.cmdline).into_iter().map(str::to_string).collect();
+    arguments.extend([
+        loglevel.to_string(),
+        // A second kernel that is lost must not keep the machine: the next boot is an ordinary one.
+        "panic=5".to_string(),
+        policy.kernel.arguments.clone(),
+        quoted("dormouse.mode", mode),
+        quoted("dormouse.image", &ImageDevice::ImageUuid(image).to_string()),
+        quoted("dormouse.session", &session.to_string()),
+    ]);
+    arguments.extend(then.map(|then| quoted("dormouse.then", then.as_str())));
+    join(arguments.iter().map(String::as_str))
+}
+
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
+}
+
+/// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.
+fn drop_caches() {
+    let path = "/proc/sys/vm/drop_caches";
+    nix::unistd::sync();
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"3"));
+    if let Err(error) = written {
+        log::warn!("{path}: {error}; the caches stay");
+    }
+}

@@ -1,0 +1,195 @@
+//! `dormouse image`: preparing, showing, verifying and discarding images.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use dormouse_image::{Label, State};
+use serde::Serialize;
+
+use crate::machine;
+use crate::pipeline;
+use crate::report::mib;
+use crate::signature;
+use crate::store::{Access, Disk, Image, Reader, StoreError};
+
+/// Makes an image device of `path`, and says its identity.
+///
+/// # Errors
+/// The device is in use, too small, or carries something else; or an image that could be resumed, without `force`.
+pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
+    let disk = Disk::open(path, Access::Write)?;
+    refuse_foreign(path)?;
+    match Image::open(disk.clone()) {
+        Ok(image) if !force && matches!(image.commit().state, State::Complete | State::Restoring) => bail!(
+            "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
+            path.display()
+        ),
+        _ => {}
+    }
+    let label = Label { uuid: machine::random_uuid()?, created_unix: machine::now_unix() };
+    let image = Image::create(disk, label)?;
+    Ok(format!("{}: UUID={}, {}", path.display(), label.uuid, mib(image.disk().size())))
+}
+
+/// Refuses a device on which something else lives.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    let mut head = Vec::new();
+    let limit = u64::try_from(signature::HEAD_LEN)?;
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut head))
+        .with_context(|| format!("image device {}: cannot read it", path.display()))?;
+    if let Some(found) = signature::probe(&head, None) {
+        bail!(
+            "image device {}: it carries {found}; wipe it first (`wipefs -a {}`) if that may go",
+            path.display(),
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// What is on an image device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Info {
+    /// The device.
+    pub device: String,
+    /// Its size in bytes.
+    pub device_bytes: u64,
+    /// Its identity, for `UUID=`.
+    pub uuid: String,
+    /// The image's state.
+    pub state: String,
+    /// Why it failed or was discarded.
+    pub reason: String,
+    /// Restores begun.
+    pub attempts: u32,
+    /// The saved session, where there is one.
+    pub session: Option<Session>,
+}
+
+/// The session in an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    /// When it was saved, in seconds since 1970.
+    pub saved_unix: u64,
+    /// Its host name.
+    pub hostname: String,
+    /// Its kernel.
+    pub kernel: String,
+    /// Its boot_id.
+    pub boot_id: String,
+    /// Bytes of the image on the device, from its start.
+    pub image_bytes: u64,
+    /// Pages that the image accounts for.
+    pub ram_pages: u64,
+    /// Pages in chunks.
+    pub stored_pages: u64,
+    /// Pages that are all zero.
+    pub zero_pages: u64,
+    /// Pages left out.
+    pub omitted_pages: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes of all chunks.
+    pub stored_bytes: u64,
+    /// How long the save took, in seconds.
+    pub save_seconds: f64,
+}
+
+/// Reads what is on an image device.
+///
+/// # Errors
+/// It is no image device, or its header is damaged.
+pub fn info(path: &Path) -> anyhow::Result<Info> {
+    let image = Image::open(Disk::open(path, Access::Read)?)?;
+    let commit = image.commit();
+    let session = match image.header() {
+        Ok(header) => Some(Session {
+            saved_unix: header.created_unix,
+            hostname: header.hostname,
+            kernel: header.kernel_release,
+            boot_id: header.boot_id.to_string(),
+            image_bytes: commit.data_end,
+            ram_pages: commit.totals.ram_pages,
+            stored_pages: commit.totals.stored_pages,
+            zero_pages: commit.totals.zero_pages,
+            omitted_pages: commit.totals.omitted_pages,
+            chunks: commit.totals.chunks,
+            stored_bytes: commit.totals.stored_bytes,
+            save_seconds: std::time::Duration::from_millis(commit.stats.millis).as_secs_f64(),
+        }),
+        Err(StoreError::Incomplete { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Info {
+        device: path.display().to_string(),
+        device_bytes: image.disk().size(),
+        uuid: image.label().uuid.to_string(),
+        state: commit.state.to_string(),
+        reason: commit.reason.clone(),
+        attempts: commit.attempts,
+        session,
+    })
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "device    {}, {}", self.device, mib(self.device_bytes))?;
+        writeln!(f, "uuid      {}", self.uuid)?;
+        write!(f, "state     {}", self.state)?;
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        let Some(session) = &self.session else { return Ok(()) };
+        let page = dormouse_sys::PAGE_SIZE;
+        write!(
+            f,
+            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
+            session.hostname,
+            session.kernel,
+            session.boot_id,
+            mib(session.image_bytes),
+            mib(session.stored_pages * page),
+            session.chunks,
+            mib(session.zero_pages * page),
+            mib(session.omitted_pages * page),
+        )
+    }
+}
+
+/// Reads a whole image and checks all of it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify(path: &Path) -> anyhow::Result<String> {
+    let image = Image::open(Disk::open(path, Access::Read)?)?;
+    let header = image.header()?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let counts = pipeline::discard(&mut Reader::open(&image, &header)?, threads, |_| ())
+        .with_context(|| format!("image device {}", path.display()))?;
+    Ok(format!(
+        "{}: {} chunks with {} pages verified, {} zero pages; the image is {}",
+        path.display(),
+        image.commit().totals.chunks,
+        counts.stored,
+        counts.zero,
+        image.commit().state
+    ))
+}
+
+/// Gives up the session in an image.
+///
+/// # Errors
+/// The device cannot be written, or holds an image that was resumed already.
+pub fn discard(path: &Path) -> anyhow::Result<String> {
+    let mut image = Image::open(Disk::open(path, Access::Write)?)?;
+    let state = image.commit().state;
+    if matches!(state, State::Consumed | State::Discarded | State::Empty) {
+        return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
+    }
+    image.transition(State::Discarded, "by `dormouse image discard`")?;
+    Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
+}

@@ -1,0 +1,317 @@
+//! From the names of kernel modules to the modules themselves, in the order in which they must be loaded.
+//!
+//! The folder is one of depmod(8)'s: `modules.dep` says where each module is and what it needs,
+//! `modules.softdep` what should be loaded before it where it exists, `modules.builtin` what is part of the
+//! kernel itself. B and D insert modules as plain files, so that compressed ones are unpacked here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Far above any module, and small enough to be unpacked in memory.
+const MAX_MODULE: u64 = 64 << 20;
+/// How many names an error lists.
+const LISTED: usize = 24;
+
+/// A kernel module, ready to be inserted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its file name in the initramfs, such as `usb-storage.ko`.
+    pub file_name: String,
+    /// The ELF file, not compressed.
+    pub bytes: Vec<u8>,
+}
+
+/// Why modules could not be gathered.
+#[derive(Debug, Error)]
+pub enum ModulesError {
+    /// One of depmod's files is missing or cannot be read.
+    #[error("{}: cannot read it; is this a kernel's module folder? `depmod` makes this file", file.display())]
+    Index {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line of `modules.dep` without a colon.
+    #[error("{}:{line}: not a line of the form `module: what it needs`", file.display())]
+    Line {
+        /// `modules.dep`.
+        file: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+    /// No such module.
+    #[error("there is no kernel module `{name}` in {}, which has {}", folder.display(), listing(*count, similar))]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// How many modules there are.
+        count: usize,
+        /// Modules that begin alike, or the first ones.
+        similar: Vec<String>,
+    },
+    /// A module's file cannot be read.
+    #[error("kernel module {}: cannot read it", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system or the decompressor said.
+        source: io::Error,
+    },
+    /// A compression that is not read here.
+    #[error(
+        "kernel module {}: only .ko and .ko.zst are read; unpack it in its place (`{tool} {}`), run `depmod` for that \
+         kernel, and build again",
+        file.display(),
+        file.display()
+    )]
+    Compression {
+        /// The file.
+        file: PathBuf,
+        /// The command that unpacks it.
+        tool: &'static str,
+    },
+    /// Something that is no module.
+    #[error("kernel module {}: this is not an ELF file", file.display())]
+    NotElf {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Larger than any module.
+    #[error("kernel module {}: more than {MAX_MODULE} bytes", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+fn listing(count: usize, names: &[String]) -> String {
+    let more = if names.len() < count { ", ..." } else { "" };
+    format!("{count} modules: {}{more}", names.join(", "))
+}
+
+/// Gathers the named modules and everything they need, each once, dependencies first. Names may be written
+/// with dashes or underscores; one that is built into the kernel needs nothing and is left out.
+///
+/// # Errors
+/// The folder is not depmod's, a name is unknown, or a module's file cannot be used.
+pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let index = Index::read(folder)?;
+    let mut order = Order {
+        index: &index,
+        seen: BTreeSet::new(),
+        paths: Vec::new(),
+    };
+    for name in names {
+        order.require(name)?;
+    }
+    order.paths.iter().map(|path| load(&folder.join(path))).collect()
+}
+
+/// depmod's files, by canonical module name.
+#[derive(Debug)]
+struct Index {
+    folder: PathBuf,
+    modules: BTreeMap<String, Entry>,
+    softdeps: BTreeMap<String, Vec<String>>,
+    builtin: BTreeSet<String>,
+}
+
+/// A line of `modules.dep`.
+#[derive(Debug)]
+struct Entry {
+    path: String,
+    /// Canonical names in the order of the line: a module stands after those that need it.
+    needs: Vec<String>,
+}
+
+impl Index {
+    fn read(folder: &Path) -> Result<Self, ModulesError> {
+        let dep = folder.join("modules.dep");
+        let mut modules = BTreeMap::new();
+        for (number, line) in read_index(&dep)?.lines().enumerate() {
+            let Some((path, needs)) = line.split_once(':') else {
+                return Err(ModulesError::Line {
+                    file: dep,
+                    line: number + 1,
+                });
+            };
+            let needs = needs.split_whitespace().map(name_of_path).collect();
+            modules.insert(
+                name_of_path(path),
+                Entry {
+                    path: path.to_owned(),
+                    needs,
+                },
+            );
+        }
+        // depmod always writes these two, but neither is needed to load what modules.dep names.
+        let builtin = optional(read_index(&folder.join("modules.builtin")))?;
+        let softdep = optional(read_index(&folder.join("modules.softdep")))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            modules,
+            softdeps: softdep.lines().filter_map(softdep_line).collect(),
+            builtin: builtin.lines().map(name_of_path).collect(),
+        })
+    }
+
+    fn unknown(&self, name: &str) -> ModulesError {
+        let beginning: String = canonical(name).chars().take(3).collect();
+        let alike: Vec<String> = self
+            .modules
+            .keys()
+            .filter(|known| known.starts_with(&beginning))
+            .take(LISTED)
+            .cloned()
+            .collect();
+        let similar = if alike.is_empty() {
+            self.modules.keys().take(LISTED).cloned().collect()
+        } else {
+            alike
+        };
+        ModulesError::Unknown {
+            name: name.to_owned(),
+            folder: self.folder.clone(),
+            count: self.modules.len(),
+            similar,
+        }
+    }
+}
+
+/// The load order in the making: a walk through the dependencies, deepest first.
+struct Order<'a> {
+    index: &'a Index,
+    seen: BTreeSet<String>,
+    paths: Vec<&'a str>,
+}
+
+impl Order<'_> {
+    fn require(&mut self, name: &str) -> Result<(), ModulesError> {
+        let canonical = canonical(name);
+        let Some(entry) = self.index.modules.get(&canonical) else {
+            return if self.index.builtin.contains(&canonical) {
+                Ok(())
+            } else {
+                Err(self.index.unknown(name))
+            };
+        };
+        // Marked before its dependencies are visited, so that a circle of soft ones ends.
+        if !self.seen.insert(canonical.clone()) {
+            return Ok(());
+        }
+        for soft in self.index.softdeps.get(&canonical).into_iter().flatten() {
+            // Soft dependencies are wishes, and often name something that this kernel does not have.
+            if self.index.modules.contains_key(soft) {
+                self.require(soft)?;
+            }
+        }
+        for needed in entry.needs.iter().rev() {
+            self.require(needed)?;
+        }
+        self.paths.push(&entry.path);
+        Ok(())
+    }
+}
+
+fn read_index(file: &Path) -> Result<String, ModulesError> {
+    fs::read_to_string(file).map_err(|source| ModulesError::Index {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+fn optional(text: Result<String, ModulesError>) -> Result<String, ModulesError> {
+    match text {
+        Err(ModulesError::Index { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(String::new())
+        }
+        other => other,
+    }
+}
+
+/// The modules that `softdep NAME pre: A B post: C` wants loaded before NAME.
+fn softdep_line(line: &str) -> Option<(String, Vec<String>)> {
+    let mut words = line.split_whitespace();
+    if words.next() != Some("softdep") {
+        return None;
+    }
+    let name = canonical(words.next()?);
+    let before = words
+        .skip_while(|word| *word != "pre:")
+        .skip(1)
+        .take_while(|word| *word != "post:");
+    Some((name, before.map(canonical).collect()))
+}
+
+/// The kernel takes dashes in module names for underscores.
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// `kernel/drivers/usb/storage/usb-storage.ko.zst` is the module `usb_storage`.
+fn name_of_path(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    canonical(file.split_once(".ko").map_or(file, |(stem, _)| stem))
+}
+
+fn load(file: &Path) -> Result<Module, ModulesError> {
+    let name = file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let refused = |tool| {
+        Err(ModulesError::Compression {
+            file: file.to_owned(),
+            tool,
+        })
+    };
+    if name.ends_with(".ko.xz") {
+        return refused("unxz");
+    }
+    if name.ends_with(".ko.gz") {
+        return refused("gunzip");
+    }
+    let failed = |source| ModulesError::Read {
+        file: file.to_owned(),
+        source,
+    };
+    let opened = File::open(file).map_err(failed)?;
+    let (file_name, bytes) = match name.strip_suffix(".zst") {
+        Some(plain) => {
+            let unpacked = zstd::Decoder::new(opened).and_then(read_bounded);
+            (plain.to_owned(), unpacked.map_err(failed)?)
+        }
+        None => (name, read_bounded(opened).map_err(failed)?),
+    };
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_MODULE) {
+        return Err(ModulesError::TooLarge {
+            file: file.to_owned(),
+        });
+    }
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(ModulesError::NotElf {
+            file: file.to_owned(),
+        });
+    }
+    Ok(Module { file_name, bytes })
+}
+
+/// Reads at most one byte more than a module may have.
+fn read_bounded(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_MODULE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Resolution over small trees such as depmod leaves them.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use tempfile::TempDir;
+
+use super::*;
+
+const DEP: &str = "\
+kernel/usb/usb-common.ko:
+kernel/usb/usbcore.ko: kernel/usb/usb-common.ko
+kernel/usb/xhci-hcd.ko.zst: kernel/usb/usbcore.ko kernel/usb/usb-common.ko
+kernel/usb/xhci-pci.ko: kernel/usb/xhci-hcd.ko.zst kernel/usb/usbcore.ko kernel/usb/usb-common.ko
+kernel/usb/usb-storage.ko: kernel/usb/usbcore.ko kernel/usb/usb-common.ko
+kernel/usb/uas.ko: kernel/usb/usb-storage.ko kernel/usb/usbcore.ko kernel/usb/usb-common.ko
+kernel/lib/packed.ko.xz:
+kernel/lib/zipped.ko.gz:
+kernel/lib/text.ko:
+kernel/lib/torn.ko.zst:
+kernel/lib/gone.ko:
+kernel/lib/lost.ko: kernel/lib/nowhere.ko
+kernel/lib/left.ko:
+kernel/lib/right.ko:
+";
+const SOFTDEP: &str = "\
+# Soft dependencies extracted from modules themselves.
+softdep usb_storage pre: left absent post: gone
+softdep left pre: right
+softdep right pre: left
+softdep uas post: gone
+";
+
+fn elf(name: &str) -> Vec<u8> {
+    [b"\x7fELF", name.as_bytes()].concat()
+}
+
+/// A tree in which every module's contents are its own file name without compression.
+fn tree() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for path in DEP
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(path, _)| path)
+    {
+        let file = folder.path().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let bytes = match name {
+            "gone.ko" => continue,
+            "text.ko" => b"#!/bin/sh".to_vec(),
+            "torn.ko.zst" => zstd::encode_all(elf(name).as_slice(), 1).unwrap()[..6].to_vec(),
+            _ => match name.strip_suffix(".zst") {
+                Some(plain) => zstd::encode_all(elf(plain).as_slice(), 1).unwrap(),
+                None => elf(name),
+            },
+        };
+        fs::write(file, bytes).unwrap();
+    }
+    fs::write(folder.path().join("modules.dep"), DEP).unwrap();
+    fs::write(folder.path().join("modules.softdep"), SOFTDEP).unwrap();
+    fs::write(
+        folder.path().join("modules.builtin"),
+        "kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme-core.ko\n",
+    )
+    .unwrap();
+    folder
+}
+
+fn ask(folder: &Path, names: &[&str]) -> Result<Vec<String>, ModulesError> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let modules = resolve(folder, &names)?;
+    for module in &modules {
+        assert_eq!(module.bytes, elf(&module.file_name));
+    }
+    Ok(modules.into_iter().map(|module| module.file_name).collect())
+}
+
+#[test]
+fn dependencies_come_first_and_once() {
+    let tree = tree();
+    let order = ask(tree.path(), &["xhci_pci", "uas", "usb-common"]).unwrap();
+    let expected = [
+        "usb-common.ko",
+        "usbcore.ko",
+        "xhci-hcd.ko",
+        "xhci-pci.ko",
+        "right.ko",
+        "left.ko",
+        "usb-storage.ko",
+        "uas.ko",
+    ];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn dashes_and_underscores_are_the_same() {
+    let tree = tree();
+    assert_eq!(
+        ask(tree.path(), &["usb_common", "usb-common"]).unwrap(),
+        ["usb-common.ko"]
+    );
+}
+
+#[test]
+fn what_is_built_in_is_left_out() {
+    let tree = tree();
+    assert!(ask(tree.path(), &["ext4", "nvme_core"]).unwrap().is_empty());
+}
+
+#[test]
+fn nothing_asked_for_needs_no_folder() {
+    assert!(resolve(Path::new("/nonexistent"), &[]).unwrap().is_empty());
+}
+
+#[test]
+fn unknown_names_are_refused_with_those_that_look_alike() {
+    let tree = tree();
+    let message = ask(tree.path(), &["usbcor"]).unwrap_err().to_string();
+    assert!(
+        message.contains("`usbcor`") && message.contains(&tree.path().display().to_string()),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("14 modules: usb_common, usb_storage, usbcore, ..."),
+        "{message}"
+    );
+    let message = ask(tree.path(), &["zfs"]).unwrap_err().to_string();
+    assert!(
+        message.contains("14 modules: gone, left, lost, packed, right"),
+        "{message}"
+    );
+    let message = ask(tree.path(), &["lost"]).unwrap_err().to_string();
+    assert!(message.contains("`nowhere`"), "{message}");
+}
+
+#[test]
+fn files_that_cannot_be_used_say_why() {
+    let tree = tree();
+    let table = [
+        (
+            "packed",
+            "packed.ko.xz: only .ko and .ko.zst are read; unpack it in its place (`unxz ",
+        ),
+        ("zipped", "`gunzip "),
+        ("text", "text.ko: this is not an ELF file"),
+        ("torn", "torn.ko.zst: cannot read it"),
+        ("gone", "gone.ko: cannot read it"),
+    ];
+    for (name, expected) in table {
+        let message = ask(tree.path(), &[name]).unwrap_err().to_string();
+        assert!(message.contains(expected), "{name}: {message}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_depmods_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = ask(folder.path(), &["ext4"]).unwrap_err().to_string();
+    assert!(
+        message.contains("modules.dep: cannot read it") && message.contains("depmod"),
+        "{message}"
+    );
+    fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\nkernel/b.ko\n").unwrap();
+    assert!(matches!(
+        ask(folder.path(), &["a"]),
+        Err(ModulesError::Line { line: 2, .. })
+    ));
+    // Without the other two files, what modules.dep names can still be loaded.
+    fs::create_dir(folder.path().join("kernel")).unwrap();
+    fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\n").unwrap();
+    fs::write(folder.path().join("kernel/a.ko"), elf("a.ko")).unwrap();
+    assert_eq!(ask(folder.path(), &["a"]).unwrap(), ["a.ko"]);
+}
+
+#[test]
+fn the_bound_on_a_module_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("modules.dep"), "big.ko.zst:\n").unwrap();
+    let zeroes = io::repeat(0).take(MAX_MODULE + 4096);
+    let packed = zstd::encode_all(zeroes, 1).unwrap();
+    fs::write(folder.path().join("big.ko.zst"), packed).unwrap();
+    assert!(matches!(
+        ask(folder.path(), &["big"]),
+        Err(ModulesError::TooLarge { .. })
+    ));
+}

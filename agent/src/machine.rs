@@ -1,0 +1,242 @@
+//! What A and C know of the machine that they run on.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use dormouse_image::{Cpu, PhysRange, Uuid};
+use goblin::elf::program_header::PT_NOTE;
+use goblin::elf64::header::SIZEOF_EHDR;
+use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
+
+use crate::loader::Note;
+use crate::physmem::iomem::Iomem;
+
+/// The machine, and the kernel that runs on it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its physical address space.
+    pub iomem: Iomem,
+    /// Its processor.
+    pub cpu: Cpu,
+    /// The running kernel's boot_params.
+    pub boot_params: Vec<u8>,
+    /// ACPI's root pointer, where only UEFI knows it.
+    pub acpi_rsdp: Option<u64>,
+    /// The running kernel's command line.
+    pub cmdline: String,
+}
+
+impl Machine {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// A file that is missing or unreadable, named; most of them are for root alone.
+    pub fn read() -> anyhow::Result<Machine> {
+        let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut cpu = parse_cpu(&text("/proc/cpuinfo")?);
+        cpu.online = u32::try_from(online)?;
+        Ok(Machine {
+            iomem: Iomem::parse(&text("/proc/iomem")?)?,
+            cpu,
+            boot_params: std::fs::read("/sys/kernel/boot_params/data")
+                .context("/sys/kernel/boot_params/data: cannot read it")?,
+            acpi_rsdp: std::fs::read_to_string("/sys/firmware/efi/systab")
+                .ok()
+                .and_then(|systab| parse_systab(&systab)),
+            cmdline: text("/proc/cmdline")?.trim().to_string(),
+        })
+    }
+}
+
+/// The content of one of the kernel's text files.
+///
+/// # Errors
+/// The file cannot be read, or is no text.
+pub fn text(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{path}: cannot read it"))
+}
+
+/// Seconds since 1970, or 0 where the clock is before that.
+#[must_use]
+pub fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Random bytes, from the kernel.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn random() -> anyhow::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let path = "/dev/urandom";
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .with_context(|| format!("{path}: cannot read it"))?;
+    Ok(bytes)
+}
+
+/// A random UUID (RFC 9562, version 4).
+///
+/// # Errors
+/// As [`random`].
+pub fn random_uuid() -> anyhow::Result<Uuid> {
+    let mut bytes = random()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Ok(Uuid(bytes))
+}
+
+/// The first processor of `/proc/cpuinfo`.
+///
+/// A kernel that runs with 4 levels of page tables clears `la57` there (arch/x86/kernel/cpu/common.c,
+/// `setup_clear_cpu_cap(X86_FEATURE_LA57)`), so the flag tells the mode and not only the ability.
+fn parse_cpu(cpuinfo: &str) -> Cpu {
+    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
+    let field = |name: &str| {
+        let line = first.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+        line.map_or("", |(_, value)| value.trim())
+    };
+    let number = |name| field(name).parse().unwrap_or(0);
+    let flags = field("flags");
+    Cpu {
+        vendor: field("vendor_id").to_string(),
+        family: number("cpu family"),
+        model: number("model"),
+        stepping: number("stepping"),
+        name: field("model name").to_string(),
+        flags: flags.to_string(),
+        online: 0,
+        la57: flags.split(' ').any(|flag| flag == "la57"),
+    }
+}
+
+/// The ACPI 2.0 root pointer in the text of `/sys/firmware/efi/systab`, or else the older one.
+fn parse_systab(systab: &str) -> Option<u64> {
+    let entry = |name| systab.lines().find_map(|line| line.strip_prefix(name));
+    let address = entry("ACPI20=").or_else(|| entry("ACPI="))?;
+    u64::from_str_radix(address.trim().strip_prefix("0x")?, 16).ok()
+}
+
+/// This kernel's VMCOREINFO, for a second kernel that swaps the memory of `swapped` out.
+///
+/// Where the note lies in memory that is swapped, the second kernel would not find it there; it gets a copy then. Where
+/// none can be had, it gets a note of ours, because without any note it would show no vmcore at all.
+///
+/// # Errors
+/// `/sys/kernel/vmcoreinfo` is missing, which means a kernel without `CONFIG_CRASH_DUMP`.
+pub fn vmcoreinfo(swapped: &[PhysRange]) -> anyhow::Result<Note> {
+    let path = "/sys/kernel/vmcoreinfo";
+    let line = std::fs::read_to_string(path)
+        .with_context(|| format!("{path}: cannot read it; this kernel needs CONFIG_CRASH_DUMP"))?;
+    let Some(note) = parse_vmcoreinfo(&line) else { bail!("{path}: not an address and a size: `{line}`") };
+    if !swapped.iter().any(|range| range.overlaps(&note)) {
+        return Ok(Note::InMemory(note));
+    }
+    match kcore_note() {
+        Ok(Some(content)) => Ok(Note::Copy(elf_note("VMCOREINFO", &content))),
+        result => {
+            log::warn!("no copy of VMCOREINFO could be had from /proc/kcore ({result:?})");
+            Ok(Note::Copy(elf_note("DORMOUSE", b"no VMCOREINFO")))
+        }
+    }
+}
+
+/// Address and size, both hexadecimal (kernel/ksysfs.c, `vmcoreinfo_show`).
+fn parse_vmcoreinfo(line: &str) -> Option<PhysRange> {
+    let (address, size) = line.trim().split_once(' ')?;
+    let start = u64::from_str_radix(address.trim_start_matches("0x"), 16).ok()?;
+    let size = u64::from_str_radix(size.trim_start_matches("0x"), 16).ok()?;
+    let end = start.checked_add(size).filter(|end| *end > start)?;
+    Some(PhysRange { start, end })
+}
+
+/// An ELF note, and the empty one behind it at which the kernel stops reading.
+fn elf_note(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    // A small number each.
+    let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
+    note.extend(len(name.len() + 1));
+    note.extend(len(content.len()));
+    note.extend([0; 4]);
+    note.extend(name.as_bytes());
+    note.push(0);
+    note.resize(note.len().next_multiple_of(4), 0);
+    note.extend(content);
+    note.resize(note.len().next_multiple_of(4) + 12, 0);
+    note
+}
+
+/// The VMCOREINFO note of `/proc/kcore` (fs/proc/kcore.c puts it there since Linux 4.19).
+fn kcore_note() -> io::Result<Option<Vec<u8>>> {
+    let kcore = File::open("/proc/kcore")?;
+    let mut start = [0; SIZEOF_EHDR];
+    kcore.read_exact_at(&mut start, 0)?;
+    let header = goblin::elf::Elf::parse_header(&start).map_err(io::Error::other)?;
+    let count = usize::from(header.e_phnum);
+    let mut table = vec![0; count * SIZEOF_PHDR];
+    kcore.read_exact_at(&mut table, header.e_phoff)?;
+    let headers = ProgramHeader::from_bytes(&table, count);
+    let Some(notes) = headers.iter().find(|header| header.p_type == PT_NOTE) else { return Ok(None) };
+    let mut bytes = vec![0; usize::try_from(notes.p_filesz.min(1 << 20)).map_err(io::Error::other)?];
+    kcore.read_exact_at(&mut bytes, notes.p_offset)?;
+    Ok(find_note(&bytes, b"VMCOREINFO\0"))
+}
+
+/// The content of the note called `name` among `notes`.
+fn find_note(mut notes: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    loop {
+        let word = |at: usize| notes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let (name_len, content_len) = (word(0)? as usize, word(4)? as usize);
+        let content = 12 + name_len.next_multiple_of(4);
+        if notes.get(12..12 + name_len)? == name {
+            return notes.get(content..content + content_len).map(<[u8]>::to_vec);
+        }
+        notes = notes.get(content + content_len.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_processor_is_read() {
+        let cpu = parse_cpu(
+            "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 15\nmodel\t\t: 107\n\
+             model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nflags\t\t: fpu la57 lm\n\nprocessor\t: 1\n",
+        );
+        assert_eq!((cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping), ("AuthenticAMD", 15, 107, 1));
+        assert_eq!((cpu.flags.as_str(), cpu.la57), ("fpu la57 lm", true));
+        assert!(!parse_cpu("flags : fpu la57x\n").la57);
+    }
+
+    #[test]
+    fn firmware_and_kernel_addresses_are_read() {
+        assert_eq!(parse_systab("SMBIOS=0x1\nACPI=0x2\nACPI20=0x3f77e014\n"), Some(0x3f77_e014));
+        assert_eq!(parse_systab("SMBIOS=0x1\n"), None);
+        assert_eq!(parse_vmcoreinfo("0x2fee0000 1024\n"), Some(PhysRange { start: 0x2fee_0000, end: 0x2fee_1024 }));
+        assert_eq!(parse_vmcoreinfo("nothing\n"), None);
+        assert_eq!(parse_vmcoreinfo("ffffffffffffffff 1024\n"), None);
+    }
+
+    #[test]
+    fn a_note_is_found_among_others() {
+        let mut notes = elf_note("CORE", &[1; 7]);
+        notes.truncate(notes.len() - 12);
+        notes.extend(elf_note("VMCOREINFO", b"PAGESIZE=4096\n"));
+        assert_eq!(find_note(&notes, b"VMCOREINFO\0").unwrap(), b"PAGESIZE=4096\n");
+        assert_eq!(find_note(&notes, b"OTHER\0"), None);
+        assert_eq!(find_note(&[0xff; 40], b"OTHER\0"), None);
+    }
+
+    #[test]
+    fn a_random_uuid_says_that_it_is_one() {
+        let uuid = random_uuid().unwrap();
+        assert_eq!((uuid.0[6] >> 4, uuid.0[8] >> 6), (4, 2));
+        assert_ne!(random_uuid().unwrap(), uuid);
+    }
+}

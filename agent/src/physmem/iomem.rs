@@ -1,0 +1,252 @@
+//! The machine's physical address space as `/proc/iomem` shows it.
+//!
+//! The names are those of `e820_type_to_string`, arch/x86/kernel/e820.c in Linux 6.12. Only the outermost level counts
+//! here: what drivers claimed inside a range does not change what the range is.
+
+use dormouse_image::{FirmwareKind, FirmwareRange, PfnRange, PhysRange};
+use dormouse_sys::PAGE_SIZE;
+use thiserror::Error;
+
+/// Why `/proc/iomem` could not be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IomemError {
+    /// A line that has not the form `start-end : name`.
+    #[error("/proc/iomem:{line}: not a range: `{text}`")]
+    Malformed {
+        /// Line number, from 1.
+        line: usize,
+        /// What stands there.
+        text: String,
+    },
+    /// All addresses are shown as zero to who may not see them.
+    #[error("/proc/iomem hides its addresses; run as root")]
+    Hidden,
+    /// There is no System RAM in it.
+    #[error("/proc/iomem lists no System RAM")]
+    NoRam,
+}
+
+/// The address space of one machine, as its firmware described it to the running kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Iomem {
+    /// System RAM, in bytes as listed, ascending. Ranges may begin and end in mid-page: UEFI boots split RAM where
+    /// setup_data lies.
+    pub ram: Vec<PhysRange>,
+    /// Everything else that the firmware described, ascending: reserved ranges, ACPI tables and the like.
+    pub firmware: Vec<FirmwareRange>,
+}
+
+impl Iomem {
+    /// Reads the text of `/proc/iomem`.
+    ///
+    /// # Errors
+    /// [`IomemError`] says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Iomem, IomemError> {
+        let mut iomem = Iomem::default();
+        for (number, line) in text.lines().enumerate() {
+            // Nested ranges are indented.
+            if line.starts_with(' ') || line.is_empty() {
+                continue;
+            }
+            let (range, name) = range(line)
+                .ok_or_else(|| IomemError::Malformed { line: number + 1, text: line.to_string() })?;
+            let Some(range) = range else { return Err(IomemError::Hidden) };
+            let kind = match name {
+                "System RAM" => {
+                    iomem.ram.push(range);
+                    continue;
+                }
+                "Reserved" => FirmwareKind::Reserved,
+                "ACPI Tables" => FirmwareKind::AcpiTables,
+                "ACPI Non-volatile Storage" => FirmwareKind::AcpiNvs,
+                "Unusable memory" => FirmwareKind::Unusable,
+                "Persistent Memory" | "Persistent Memory (legacy)" => FirmwareKind::Persistent,
+                // What buses and drivers claim, not what the firmware's memory map says.
+                _ => continue,
+            };
+            iomem.firmware.push(FirmwareRange { start: range.start, end: range.end, kind });
+        }
+        if iomem.ram.is_empty() {
+            return Err(IomemError::NoRam);
+        }
+        iomem.ram.sort_by_key(|range| range.start);
+        iomem.firmware.sort_by_key(|range| range.start);
+        Ok(iomem)
+    }
+
+    /// The page frames of System RAM, ascending and merged, each range rounded outward: a frame that is partly RAM may
+    /// hold data of the kernel's.
+    #[must_use]
+    pub fn ram_frames(&self) -> Vec<PfnRange> {
+        merge(self.ram.iter().map(PhysRange::frames))
+    }
+
+    /// The page frames that are reserved, ascending and merged.
+    #[must_use]
+    pub fn reserved_frames(&self) -> Vec<PfnRange> {
+        let reserved = self.firmware.iter().filter(|range| range.kind == FirmwareKind::Reserved);
+        merge(reserved.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
+    }
+
+    /// The ranges that are System RAM as a whole, ascending, rounded to whole pages and merged.
+    ///
+    /// A frame that two ranges share, with nothing of the firmware's in it, is whole: the split was made by the kernel.
+    #[must_use]
+    pub fn whole_ram(&self) -> Vec<PhysRange> {
+        let mut bytes: Vec<PhysRange> = Vec::new();
+        for range in &self.ram {
+            match bytes.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => bytes.push(*range),
+            }
+        }
+        bytes
+            .iter()
+            .map(|range| PhysRange {
+                start: range.start.next_multiple_of(PAGE_SIZE),
+                end: range.end / PAGE_SIZE * PAGE_SIZE,
+            })
+            .filter(|range| range.start < range.end)
+            .collect()
+    }
+}
+
+/// Joins ranges that touch or overlap; `ranges` must ascend by their starts.
+fn merge(ranges: impl Iterator<Item = PfnRange>) -> Vec<PfnRange> {
+    let mut merged: Vec<PfnRange> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The parts of `ranges` that lie in none of `holes`. Both must ascend and not overlap.
+#[must_use]
+pub fn subtract(ranges: &[PfnRange], holes: &[PfnRange]) -> Vec<PfnRange> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut start = range.start;
+        for hole in holes {
+            if hole.end <= start || hole.start >= range.end {
+                continue;
+            }
+            if hole.start > start {
+                left.push(PfnRange { start, end: hole.start });
+            }
+            start = hole.end;
+        }
+        if start < range.end {
+            left.push(PfnRange { start, end: range.end });
+        }
+    }
+    left
+}
+
+/// `start-end : name`, with an end that is the last byte. `None` for the range `0-0`, which stands for a hidden one.
+#[expect(clippy::option_option, reason = "malformed and hidden are two answers")]
+fn range(line: &str) -> Option<(Option<PhysRange>, &str)> {
+    let (range, name) = line.split_once(" : ")?;
+    let (start, last) = range.split_once('-')?;
+    let start = u64::from_str_radix(start, 16).ok()?;
+    let last = u64::from_str_radix(last, 16).ok()?;
+    if last < start {
+        return None;
+    }
+    if last == 0 {
+        return Some((None, name));
+    }
+    // The last byte of the address space is the end of what fits.
+    let end = last.saturating_add(1);
+    Some((Some(PhysRange { start, end }), name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const PC: &str = "\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+0009fc00-0009ffff : Reserved
+000a0000-000bffff : PCI Bus 0000:00
+000f0000-000fffff : Reserved
+  000f0000-000fffff : System ROM
+00100000-2ffdffff : System RAM
+  01000000-01ffffff : Kernel code
+2ffe0000-2fffffff : Reserved
+fee00000-fee00fff : Local APIC
+100000000-17fffffff : System RAM
+";
+
+    fn phys(start: u64, end: u64) -> PhysRange {
+        PhysRange { start, end }
+    }
+
+    fn pfn(start: u64, end: u64) -> PfnRange {
+        PfnRange { start, end }
+    }
+
+    #[test]
+    fn a_pc_is_read() {
+        let iomem = Iomem::parse(PC).unwrap();
+        assert_eq!(iomem.ram, [phys(0x1000, 0x9fc00), phys(0x10_0000, 0x2ffe_0000), phys(1 << 32, 6 << 30)]);
+        assert_eq!(iomem.firmware.len(), 4);
+        assert_eq!(iomem.ram_frames(), [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
+        assert_eq!(iomem.whole_ram()[0], phys(0x1000, 0x9f000));
+    }
+
+    #[test]
+    fn ranges_that_setup_data_splits_in_mid_page_are_whole() {
+        let text = "3d000000-3d70b017 : System RAM\n3d70b018-3d748057 : System RAM\n3d748058-3e000fff : System RAM\n";
+        let iomem = Iomem::parse(text).unwrap();
+        assert_eq!(iomem.ram_frames(), [pfn(0x3d000, 0x3e001)]);
+        assert_eq!(iomem.whole_ram(), [phys(0x3d00_0000, 0x3e00_1000)]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused() {
+        assert_eq!(Iomem::parse("00000000-00000000 : System RAM\n"), Err(IomemError::Hidden));
+        assert_eq!(Iomem::parse("00001000-00001fff : Reserved\n"), Err(IomemError::NoRam));
+        for bad in ["zz-1 : System RAM", "1000 : System RAM", "2000-1000 : System RAM", "1000-2000"] {
+            assert!(matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_error_or_a_map(text in "[0-9a-f: \\-\nSystemRAM]{0,200}") {
+            let _ = Iomem::parse(&text);
+        }
+
+        #[test]
+        fn subtracting_agrees_with_a_set(
+            ranges in ascending(), holes in ascending(),
+        ) {
+            let within = |list: &[PfnRange], at: u64| list.iter().any(|range| (range.start..range.end).contains(&at));
+            let left = subtract(&ranges, &holes);
+            for at in 0..400 {
+                prop_assert_eq!(within(&left, at), within(&ranges, at) && !within(&holes, at));
+            }
+        }
+    }
+
+    fn ascending() -> impl Strategy<Value = Vec<PfnRange>> {
+        proptest::collection::vec((1_u64..20, 1_u64..20), 0..10).prop_map(|steps| {
+            let mut at = 0;
+            steps
+                .into_iter()
+                .map(|(gap, len)| {
+                    let start = at + gap;
+                    at = start + len;
+                    PfnRange { start, end: at }
+                })
+                .collect()
+        })
+    }
+}

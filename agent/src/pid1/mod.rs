@@ -1,0 +1,171 @@
+//! PID 1 of B and D: becomes init, finds out which of the two it is, and ends in one of [`crate::exit`]'s ways.
+//!
+//! It never returns and never dies: a panic anywhere is caught, reported and ends like an error.
+
+mod modules;
+mod system;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use dormouse_image::{Header, PfnRange};
+
+use crate::cmdline::Cmdline;
+use crate::exit::{self, Ending, WayBack};
+use crate::machine;
+use crate::mode::{self, Evidence, Mode, RestorePlan, SavePlan};
+use crate::phase::Phase;
+use crate::physmem::iomem::Iomem;
+use crate::physmem::{PhysicalMemory, Restorable};
+use crate::policy::{DEFAULT_PATH, Policy, Then};
+use crate::report::{Report, mailbox};
+use crate::stage::PageSink;
+use crate::{restore, save, vmcore};
+
+/// Where A's record of the session is in B's initramfs: an encoded [`Header`], put there by the loader.
+pub const SESSION_FILE: &str = "dormouse-session";
+
+/// How long an error stays on the screen before the machine reboots.
+const READING_TIME: Duration = Duration::from_secs(3);
+
+/// PID 1's whole life.
+pub fn main() -> ! {
+    if std::process::id() != 1 {
+        eprintln!("dormouse-init: this is PID 1 of the kernels that `dormouse` starts; run `dormouse` instead");
+        // Not PID 1: an ordinary process may end.
+        std::process::exit(2);
+    }
+    exit::end(catch_unwind(live).unwrap_or_else(|panic| {
+        log::error!("the agent panicked: {}", panic_text(panic.as_ref()));
+        std::thread::sleep(READING_TIME);
+        Ending::Reboot
+    }))
+}
+
+fn live() -> Ending {
+    system::begin();
+    // The way back first: whatever else is wrong in B, A must come back.
+    let cmdline = machine::text("/proc/cmdline").and_then(|text| Ok(Cmdline::parse(text.trim())?));
+    let cmdline = match cmdline {
+        Ok(cmdline) => cmdline,
+        Err(error) => return reboot(&error),
+    };
+    let session = Path::new("/").join(SESSION_FILE);
+    let evidence = Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: session.exists() };
+    match mode::decide(&cmdline, evidence) {
+        Ok(Mode::Save(plan)) => save_session(&plan, &session),
+        Ok(Mode::Restore(plan)) => restore_session(&plan),
+        Err(reason) => match mode::way_back(&cmdline) {
+            Some(way) => {
+                log::error!("{}: {reason}; jumping back", Phase::SaveStart);
+                Ending::JumpBack(way)
+            }
+            None => reboot(&reason.into()),
+        },
+    }
+}
+
+/// B, from the first word to the last.
+fn save_session(plan: &SavePlan, session: &Path) -> Ending {
+    log::info!("{}: kernel B is up", Phase::SaveStart);
+    let header = std::fs::read(session)
+        .with_context(|| format!("{}: cannot read it", session.display()))
+        .and_then(|record| Ok(Header::decode(&record)?));
+    let header = match header {
+        Ok(header) => header,
+        Err(error) => {
+            log::error!("{}: the session record: {error:#}; jumping back", Phase::SaveStart);
+            return Ending::JumpBack(plan.way);
+        }
+    };
+    let saved = caught(|| {
+        let policy = Policy::load(Path::new(DEFAULT_PATH))?;
+        modules::load()?;
+        save::run(plan, header.clone(), &policy)
+    });
+    match (saved, plan.then) {
+        (Ok(report), Then::Return) => {
+            log::info!("{}: {}; jumping back", Phase::SaveEnd, report.summary());
+            leave_word(&header, &report);
+            Ending::JumpBack(plan.way)
+        }
+        (Ok(report), Then::PowerOff) => {
+            log::info!("{}: {}; powering off", Phase::SaveEnd, report.summary());
+            Ending::PowerOff
+        }
+        (Ok(report), Then::Reboot) => {
+            log::info!("{}: {}; rebooting", Phase::SaveEnd, report.summary());
+            Ending::Reboot
+        }
+        (Err(error), _) => {
+            let reason = format!("{error:#}; the session was not touched");
+            log::error!("{}: {reason}; jumping back", Phase::SaveEnd);
+            leave_word(&header, &Report::failed(reason));
+            Ending::JumpBack(plan.way)
+        }
+    }
+}
+
+/// D, from the first word to the last.
+fn restore_session(plan: &RestorePlan) -> Ending {
+    log::info!("{}: kernel D is up", Phase::RestoreStart);
+    let restored = caught(|| -> anyhow::Result<WayBack> {
+        let policy = Policy::load(Path::new(DEFAULT_PATH))?;
+        modules::load()?;
+        restore::run(plan, &policy)
+    });
+    match restored {
+        Ok(way) => {
+            log::info!("{}: entering the saved kernel at {:#x}", Phase::RestoreJump, way.entry);
+            Ending::JumpBack(way)
+        }
+        Err(error) => reboot(&error.context("the session was not resumed")),
+    }
+}
+
+fn reboot(error: &anyhow::Error) -> Ending {
+    log::error!("{error:#}; rebooting");
+    std::thread::sleep(READING_TIME);
+    Ending::Reboot
+}
+
+/// Runs `work`, with a panic as an error.
+fn caught<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(anyhow!("the agent panicked: {}", panic_text(panic.as_ref()))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+/// Puts B's report into A's mailbox. Nothing more can be done where that fails: A goes on without it.
+fn leave_word(header: &Header, report: &Report) {
+    let delivered = caught(|| {
+        let Some(mailbox) = &header.mailbox else { return Ok(()) };
+        let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
+        let running = Iomem::parse(&machine::text("/proc/iomem")?)?;
+        let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
+        deliver(header, &PhysicalMemory::open(&frames)?, report)
+    });
+    if let Err(error) = delivered {
+        log::error!("{}: the report could not be delivered: {error:#}", Phase::SaveEnd);
+    }
+}
+
+/// Writes `report` into the mailbox that `header` names, in `memory`.
+///
+/// # Errors
+/// The page cannot be reached, or it is not the one that A pinned.
+pub fn deliver(header: &Header, memory: &PhysicalMemory, report: &Report) -> anyhow::Result<()> {
+    let Some(mailbox) = &header.mailbox else { return Ok(()) };
+    let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
+    memory
+        .write(page, |bytes| mailbox::write(bytes, &mailbox.nonce, report))
+        .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))??;
+    Ok(())
+}

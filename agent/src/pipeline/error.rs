@@ -1,0 +1,43 @@
+//! What can go wrong between memory and the store.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::stage::StoreFailure;
+
+/// Why a pipeline stopped.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// The threads could not be started.
+    #[error("cannot start {threads} worker threads: {source}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// What went wrong.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// A compression context could not be made.
+    #[error("cannot set up zstd: {0}")]
+    Codec(io::Error),
+    /// Memory could not be reached.
+    #[error("memory at page frame {pfn:#x}: {source}")]
+    Memory {
+        /// The first page frame.
+        pfn: u64,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A chunk that does not decode.
+    #[error("the chunk at offset {offset} is damaged: {why}")]
+    Chunk {
+        /// Its offset on the device in bytes.
+        offset: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store failed. Its message says all.
+    #[error(transparent)]
+    Store(StoreFailure),
+}

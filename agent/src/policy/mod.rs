@@ -1,0 +1,176 @@
+//! What the user wants: `/etc/dormouse.toml`, checked once and not changed afterwards.
+//!
+//! ```text
+//!   text ──source──> schema::File (as written) ──resolve──> Policy (defaults filled in, every value possible)
+//! ```
+//!
+//! A and C read it from `/etc`; B and D read the merged form that [`Policy::to_toml`] put into their
+//! initramfs.
+
+mod error;
+mod resolve;
+mod schema;
+mod source;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{PolicyError, Problem};
+use values::format_bytes;
+pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Verbosity};
+
+/// Where the policy is unless the command is told otherwise; in the initramfs of B and D too.
+pub const DEFAULT_PATH: &str = "/etc/dormouse.toml";
+
+const MIB: u64 = 1 << 20;
+/// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
+const REGION_ALIGNMENT: u64 = 2 * MIB;
+const DEFAULT_REGION_SIZE: u64 = 128 * MIB;
+const MIN_REGION_SIZE: u64 = 64 * MIB;
+const MAX_REGION_SIZE: u64 = 4096 * MIB;
+/// Where the kernel's preferred address is and what lies below belongs to firmware and boot loaders.
+const LOWEST_REGION: u64 = 16 * MIB;
+/// x86-64 page table entries hold physical addresses of at most 52 bits (Intel SDM volume 3, 4.1.4).
+const MAX_PHYSICAL: u64 = 1 << 52;
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: u64 = 600;
+const DEFAULT_KERNEL: &str = "/usr/lib/dormouse/vmlinuz";
+const DEFAULT_INITRAMFS: &str = "/usr/lib/dormouse/initramfs.img";
+/// x86 kernels take 2048 bytes of command line (`COMMAND_LINE_SIZE`, arch/x86/include/asm/setup.h in 6.12);
+/// half of it is left for what A's command line and Dormouse itself add.
+const MAX_ARGUMENTS: usize = 1024;
+const DEFAULT_LEVEL: i32 = 1;
+const MAX_THREADS: usize = 256;
+
+/// The resolved policy. Every value has been checked; [`Policy::parse`] is the only way to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Where the image is.
+    pub image: ImagePolicy,
+    /// The memory that B and D live in.
+    pub region: RegionPolicy,
+    /// What B and D are.
+    pub kernel: KernelPolicy,
+    /// How an image is made, and what follows.
+    pub save: SavePolicy,
+    /// What is said while it happens.
+    pub console: ConsolePolicy,
+}
+
+/// `[image]`: where the image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePolicy {
+    /// The device that holds the image.
+    pub device: ImageDevice,
+    /// How long B, C and D wait for it to appear.
+    pub wait: Duration,
+}
+
+/// `[region]`: the memory that B and D live in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionPolicy {
+    /// Bytes, a multiple of 2 MiB.
+    pub size: u64,
+    /// Physical address, a multiple of 2 MiB; `None` lets the loader choose.
+    pub address: Option<u64>,
+}
+
+/// `[kernel]`: what B and D are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelPolicy {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// What `dormouse build-initramfs` made.
+    pub initramfs: PathBuf,
+    /// Further kernel arguments. Quotes are balanced, and none hides what follows it.
+    pub arguments: String,
+}
+
+/// `[save]`: how an image is made, and what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavePolicy {
+    /// How pages are stored.
+    pub compression: Compression,
+    /// Threads that compress or decompress; 0 is one per CPU.
+    pub threads: usize,
+    /// Whether A gives up clean caches before the jump.
+    pub drop_caches: bool,
+    /// What follows a completed save.
+    pub then: Then,
+}
+
+/// `[console]`: what is said while it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsolePolicy {
+    /// How much of it.
+    pub verbosity: Verbosity,
+}
+
+impl Policy {
+    /// Reads and checks the policy in a file.
+    ///
+    /// # Errors
+    /// The file is missing or unreadable, is not TOML, or has an unknown key, a value of the wrong type or an
+    /// impossible value. The error names file, line and key.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => PolicyError::Missing {
+                file: path.to_owned(),
+            },
+            _ => PolicyError::Read {
+                file: path.to_owned(),
+                source,
+            },
+        })?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    /// Checks a policy's text; `file_name` is for the errors.
+    ///
+    /// # Errors
+    /// As [`Policy::load`], apart from those of reading.
+    pub fn parse(file_name: &str, text: &str) -> Result<Self, PolicyError> {
+        let source = source::Source {
+            name: file_name,
+            text,
+        };
+        resolve::resolve(&source, source.read()?)
+    }
+
+    /// The merged policy, every key with its value: what the initramfs of B and D carries.
+    /// [`Policy::parse`] makes the same policy of it.
+    pub fn to_toml(&self) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let address = self.region.address.map_or_else(String::new, |address| {
+            format!("address = {}\n", quoted(&format_bytes(address)))
+        });
+        let compression = match self.save.compression {
+            Compression::Store => "compression = \"store\"\n".to_owned(),
+            Compression::Zstd { level } => format!("compression = \"zstd\"\nlevel = {level}\n"),
+        };
+        // Paths were read from TOML, which is UTF-8, so that displaying one loses nothing.
+        let path = |path: &Path| quoted(&path.display().to_string());
+        format!(
+            "[image]\ndevice = {device}\nwait = {wait}\n\n\
+             [region]\nsize = {size}\n{address}\n\
+             [kernel]\nimage = {image}\ninitramfs = {initramfs}\narguments = {arguments}\n\n\
+             [save]\n{compression}threads = {threads}\ndrop_caches = {drop_caches}\nthen = {then}\n\n\
+             [console]\nverbosity = {verbosity}\n",
+            device = quoted(&self.image.device.to_string()),
+            wait = self.image.wait.as_secs(),
+            size = quoted(&format_bytes(self.region.size)),
+            image = path(&self.kernel.image),
+            initramfs = path(&self.kernel.initramfs),
+            arguments = quoted(&self.kernel.arguments),
+            threads = self.save.threads,
+            drop_caches = self.save.drop_caches,
+            then = quoted(self.save.then.as_str()),
+            verbosity = quoted(self.console.verbosity.as_str()),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! The policy file: what is accepted, what is refused and how, and the way through the initramfs.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod properties;
+mod shipped;
+
+use std::fs;
+
+use super::*;
+
+const LEAST: &str = "[image]\ndevice = \"/dev/vda\"\n";
+
+fn parse(text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse("dormouse.toml", text)
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults() {
+    let expected = Policy {
+        image: ImagePolicy {
+            device: "/dev/vda".parse().unwrap(),
+            wait: Duration::from_secs(10),
+        },
+        region: RegionPolicy {
+            size: 128 << 20,
+            address: None,
+        },
+        kernel: KernelPolicy {
+            image: PathBuf::from("/usr/lib/dormouse/vmlinuz"),
+            initramfs: PathBuf::from("/usr/lib/dormouse/initramfs.img"),
+            arguments: String::new(),
+        },
+        save: SavePolicy {
+            compression: Compression::Zstd { level: 1 },
+            threads: 0,
+            drop_caches: false,
+            then: Then::PowerOff,
+        },
+        console: ConsolePolicy {
+            verbosity: Verbosity::Normal,
+        },
+    };
+    assert_eq!(parse(LEAST).unwrap(), expected);
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = "
+        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0 }
+        [region]
+        size = '1G'
+        address = '4G'
+        [kernel]
+        image = '/boot/k'
+        initramfs = '/boot/i'
+        arguments = 'a b=\"c d\"'
+        [save]
+        compression = 'zstd'
+        level = -7
+        threads = 256
+        drop_caches = true
+        then = 'return'
+        [console]
+        verbosity = 'quiet'
+    ";
+    let expected = Policy {
+        image: ImagePolicy {
+            device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
+            wait: Duration::ZERO,
+        },
+        region: RegionPolicy {
+            size: 1 << 30,
+            address: Some(4 << 30),
+        },
+        kernel: KernelPolicy {
+            image: PathBuf::from("/boot/k"),
+            initramfs: PathBuf::from("/boot/i"),
+            arguments: "a b=\"c d\"".to_owned(),
+        },
+        save: SavePolicy {
+            compression: Compression::Zstd { level: -7 },
+            threads: 256,
+            drop_caches: true,
+            then: Then::Return,
+        },
+        console: ConsolePolicy {
+            verbosity: Verbosity::Quiet,
+        },
+    };
+    assert_eq!(parse(text).unwrap(), expected);
+    let stored = text.replace("'zstd'", "'store'");
+    assert_eq!(parse(&stored).unwrap().save.compression, Compression::Store);
+}
+
+#[test]
+fn refusals_name_file_line_and_key() {
+    let table = [
+        (
+            "[save]\nlevel = 40",
+            "dormouse.toml:4: save.level: 40 is not a zstd level (-7 to 19)",
+        ),
+        (
+            "[save]\nlevel = -8",
+            "dormouse.toml:4: save.level: -8 is not a zstd level (-7 to 19)",
+        ),
+        (
+            "[save]\n\nlevel = 0",
+            "dormouse.toml:5: save.level: 0 leaves the level to zstd",
+        ),
+        (
+            "[save]\nlevel = 9223372036854775807",
+            "save.level: 9223372036854775807 is not a zstd level",
+        ),
+        (
+            "[save]\nlevel = \"1\"",
+            "dormouse.toml:4: save.level: invalid type: string \"1\", expected",
+        ),
+        (
+            "[save]\nlevel = 1.5",
+            "dormouse.toml:4: save.level: invalid type: floating point `1.5`",
+        ),
+        (
+            "[save]\nthreads = 257",
+            "dormouse.toml:4: save.threads: 257 is not a number of threads",
+        ),
+        (
+            "[save]\nthreads = -1",
+            "dormouse.toml:4: save.threads: -1 is not a number of threads",
+        ),
+        (
+            "[save]\ndrop_caches = 1",
+            "dormouse.toml:4: save.drop_caches: invalid type: integer `1`",
+        ),
+        (
+            "[save]\nthen = \"sleep\"",
+            "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\"",
+        ),
+        (
+            "[save]\ncompression = \"xz\"",
+            "dormouse.toml:4: save.compression: `xz` is none of \"zstd\"",
+        ),
+        (
+            "[console]\nverbosity = \"loud\"",
+            "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\"",
+        ),
+        (
+            "[region]\nsize = 128",
+            "dormouse.toml:4: region.size: invalid type: integer `128`",
+        ),
+        (
+            "[region]\nsize = \"128 M\"",
+            "dormouse.toml:4: region.size: `128 M` is not a size",
+        ),
+        (
+            "[region]\nsize = \"M\"",
+            "dormouse.toml:4: region.size: `M` is not a size",
+        ),
+        (
+            "[region]\nsize = \"+128M\"",
+            "dormouse.toml:4: region.size: `+128M` is not a size",
+        ),
+        (
+            "[region]\nsize = \"99999999999999999G\"",
+            "dormouse.toml:4: region.size: `99999999999999999G` is not",
+        ),
+        (
+            "[region]\nsize = \"65M\"",
+            "dormouse.toml:4: region.size: `65M` is not a multiple of 2M",
+        ),
+        (
+            "[region]\nsize = \"62M\"",
+            "dormouse.toml:4: region.size: `62M` is not a size from 64M to 4G",
+        ),
+        (
+            "[region]\nsize = \"5G\"",
+            "dormouse.toml:4: region.size: `5G` is not a size from 64M to 4G",
+        ),
+        (
+            "[region]\naddress = \"14M\"",
+            "dormouse.toml:4: region.address: `14M` is below 16M",
+        ),
+        (
+            "[region]\naddress = \"17M\"",
+            "dormouse.toml:4: region.address: `17M` is not a multiple of 2M",
+        ),
+        (
+            "[region]\naddress = \"4194304G\"",
+            "dormouse.toml:4: region.address: a region of 128 MiB at `4194304G`",
+        ),
+        (
+            "[kernel]\nimage = \"vmlinuz\"",
+            "dormouse.toml:4: kernel.image: `vmlinuz` is not an absolute path",
+        ),
+        (
+            "[kernel]\ninitramfs = \"\"",
+            "dormouse.toml:4: kernel.initramfs: `` is not an absolute path",
+        ),
+        (
+            "[kernel]\ninitramfs = \"/a\\nb\"",
+            "dormouse.toml:4: kernel.initramfs: \"/a\\nb\" contains a control",
+        ),
+        (
+            "[kernel]\narguments = \"a -- b\"",
+            "dormouse.toml:4: kernel.arguments: `--` would hide the arguments",
+        ),
+        (
+            "[kernel]\narguments = 'a=\"b c'",
+            "dormouse.toml:4: kernel.arguments: `a=\"b c` would hide",
+        ),
+        (
+            "[kernel]\narguments = \"a\\nb\"",
+            "dormouse.toml:4: kernel.arguments: `\\n` would hide",
+        ),
+        (
+            "[kernel]\narguments = \"dormouse.mode=save\"",
+            "kernel.arguments: `dormouse.mode=save` is for Dormouse",
+        ),
+        (
+            "[save]\nlevle = 3",
+            "dormouse.toml:4: save.levle: there is no such key; did you mean save.level?",
+        ),
+        (
+            "[region]\nlevel = 3",
+            "dormouse.toml:4: region.level: there is no such key; did you mean save.level?",
+        ),
+        (
+            "[sav]\nlevel = 3",
+            "dormouse.toml:3: sav: there is no such key; did you mean save?",
+        ),
+        (
+            "[save]\nencryption = 3",
+            "dormouse.toml:4: save.encryption: there is no such key",
+        ),
+        (
+            "[save]\nlevel = 1\nlevel = 2",
+            "dormouse.toml:5: this is not TOML: duplicate key",
+        ),
+        ("[save", "dormouse.toml:3: this is not TOML: "),
+    ];
+    for (rest, expected) in table {
+        let message = refusal(&format!("{LEAST}{rest}\n"));
+        assert!(
+            message.contains(expected),
+            "{rest:?}\n  said:     {message}\n  expected: {expected}"
+        );
+    }
+}
+
+#[test]
+fn the_device_is_checked() {
+    let table = [
+        ("vda", "`vda` does not name a device"),
+        ("", "`` does not name a device"),
+        ("/etc/passwd", "`/etc/passwd` does not name a device"),
+        ("/dev/", "`/dev/` does not name a device"),
+        ("LABEL=x", "`LABEL=x` does not name a device"),
+        ("PARTLABEL=", "`PARTLABEL=` does not name a device"),
+        ("UUID=1234", "`1234` is not a UUID"),
+        ("PARTUUID=nonsense", "`nonsense` is not a partition UUID"),
+        ("PARTLABEL=a\\\"b", "contains '\"'"),
+        ("PARTLABEL=a\\u0000b", "contains '\\0'"),
+    ];
+    for (device, expected) in table {
+        let message = refusal(&format!("[image]\ndevice = \"{device}\"\n"));
+        let place = "dormouse.toml:2: image.device: ";
+        assert!(
+            message.starts_with(place) && message.contains(expected),
+            "{device}: {message}"
+        );
+    }
+    for wait in [-1, 601] {
+        let message = refusal(&format!("{LEAST}wait = {wait}\n"));
+        assert!(
+            message.starts_with(&format!("dormouse.toml:3: image.wait: {wait} is not")),
+            "{message}"
+        );
+    }
+    let upper: ImageDevice = "PARTUUID=ABCDEF01-02".parse().unwrap();
+    assert_eq!(upper, ImageDevice::PartUuid("abcdef01-02".to_owned()));
+}
+
+#[test]
+fn the_device_has_no_default() {
+    for text in ["", "[image]\nwait = 3\n", "[save]\n"] {
+        assert!(
+            refusal(text).starts_with("dormouse.toml: image.device is missing"),
+            "{text}"
+        );
+    }
+    let top = refusal("device = \"/dev/vda\"\n");
+    assert_eq!(
+        top,
+        "dormouse.toml:1: device: there is no such key; did you mean image.device?"
+    );
+    assert!(refusal("image = 3\n").starts_with("dormouse.toml:1: image: invalid type"));
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none.toml");
+    let error = Policy::load(&missing).unwrap_err();
+    assert!(matches!(error, PolicyError::Missing { .. }));
+    let message = error.to_string();
+    assert!(
+        message.contains("none.toml") && message.contains("dormouse image init"),
+        "{message}"
+    );
+    assert!(matches!(
+        Policy::load(folder.path()),
+        Err(PolicyError::Read { .. })
+    ));
+
+    let there = folder.path().join("there.toml");
+    fs::write(&there, LEAST).unwrap();
+    assert_eq!(Policy::load(&there).unwrap(), parse(LEAST).unwrap());
+    fs::write(&there, format!("{LEAST}what = 1\n")).unwrap();
+    let message = Policy::load(&there).unwrap_err().to_string();
+    assert!(
+        message.starts_with(&format!("{}:3: image.what: ", there.display())),
+        "{message}"
+    );
+}

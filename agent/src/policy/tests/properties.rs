@@ -1,0 +1,78 @@
+//! Any policy survives the way through the initramfs, and no text is fatal.
+
+use dormouse_image::Uuid;
+use proptest::prelude::*;
+
+use super::shipped::SHIPPED;
+use super::*;
+
+fn device() -> impl Strategy<Value = ImageDevice> {
+    prop_oneof![
+        any::<[u8; 16]>().prop_map(|bytes| ImageDevice::ImageUuid(Uuid(bytes))),
+        "[0-9a-f]{8}-[0-9a-f]{2}".prop_map(ImageDevice::PartUuid),
+        "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}".prop_map(ImageDevice::PartUuid),
+        "[^\"\\pC]{1,36}".prop_map(ImageDevice::PartLabel),
+        "/dev/[^\"\\pC]{1,20}".prop_map(|path| ImageDevice::Path(PathBuf::from(path))),
+    ]
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let image = (device(), 0..=MAX_WAIT).prop_map(|(device, wait)| ImagePolicy {
+        device,
+        wait: Duration::from_secs(wait),
+    });
+    let address = 8..=(MAX_PHYSICAL - MAX_REGION_SIZE) / REGION_ALIGNMENT;
+    let region = (32_u64..=2048, prop::option::of(address)).prop_map(|(size, address)| RegionPolicy {
+        size: size * REGION_ALIGNMENT,
+        address: address.map(|address| address * REGION_ALIGNMENT),
+    });
+    let path = || "/[^\\pC]{0,30}".prop_map(PathBuf::from);
+    let arguments = "([a-zé\\\\'=.]{1,9}=\"[^\"\\pC]{0,9}\" ?){0,3}";
+    let kernel = (path(), path(), arguments).prop_map(|(image, initramfs, arguments)| KernelPolicy {
+        image,
+        initramfs,
+        arguments,
+    });
+    let level = prop_oneof![-7..=-1, 1..=19].prop_map(|level| Compression::Zstd { level });
+    let compression = prop_oneof![Just(Compression::Store), level];
+    let then = prop::sample::select(Then::ALL.to_vec());
+    let save = (compression, 0..=MAX_THREADS, any::<bool>(), then).prop_map(
+        |(compression, threads, drop_caches, then)| SavePolicy {
+            compression,
+            threads,
+            drop_caches,
+            then,
+        },
+    );
+    let console =
+        prop::sample::select(Verbosity::ALL.to_vec()).prop_map(|verbosity| ConsolePolicy { verbosity });
+    (image, region, kernel, save, console).prop_map(|(image, region, kernel, save, console)| Policy {
+        image,
+        region,
+        kernel,
+        save,
+        console,
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_merged_policy_is_the_same_policy(policy in any_policy()) {
+        let text = policy.to_toml();
+        prop_assert_eq!(parse(&text).map_err(|error| format!("{error}\n{text}")), Ok(policy));
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in any::<String>()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_damage_makes_the_parser_panic(position in 0_usize..SHIPPED.len(), byte in 0_u8..128) {
+        let mut bytes = SHIPPED.as_bytes().to_vec();
+        bytes[position] = byte;
+        if let Ok(text) = String::from_utf8(bytes) {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The conductor in D: the image to memory, and the way into A.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use dormouse_image::State;
+
+use crate::exit::WayBack;
+use crate::machine;
+use crate::mode::RestorePlan;
+use crate::phase::Phase;
+use crate::physmem::iomem::Iomem;
+use crate::physmem::{PhysicalMemory, Restorable};
+use crate::pid1;
+use crate::pipeline;
+use crate::policy::Policy;
+use crate::progress::Progress;
+use crate::report::{Half, Outcome};
+use crate::save;
+use crate::store::{self, Access, Disk, Image, Reader};
+use crate::vitals::Watch;
+
+/// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
+/// but to jump.
+///
+/// # Errors
+/// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
+/// boot is an ordinary one and says why.
+pub fn run(plan: &RestorePlan, policy: &Policy) -> anyhow::Result<WayBack> {
+    let path = store::find(&plan.image, policy.image.wait)?;
+    let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
+    let result = restore(plan, policy, &mut image);
+    if let Err(error) = &result
+        && image.commit().state.may_become(State::Failed)
+        && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
+    {
+        log::warn!("the image could not be marked as failed: {second}");
+    }
+    result
+}
+
+fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Result<WayBack> {
+    let (began, watch) = (Instant::now(), Watch::start());
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().path().display());
+    let header = image.header()?;
+    if header.save_id != plan.session {
+        bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
+    }
+    // Counted before anything can go wrong: a restore that dies is not tried forever.
+    image.begin_restore()?;
+    let mut reader = Reader::open(image, &header)?;
+    let own = [header.region, header.low];
+    let frames = Restorable::new(&header.ram, &own, &Iomem::parse(&machine::text("/proc/iomem")?)?)?;
+    let memory = PhysicalMemory::open(&frames)?;
+
+    // Header, index and commit record are verified: memory may be written.
+    let totals = image.commit().totals;
+    let pages = totals.stored_pages + totals.zero_pages;
+    let threads = save::threads(policy);
+    log::info!("{}: {pages} pages, {threads} threads", Phase::RestoreWrite);
+    let mut progress = Progress::new(Phase::RestoreWrite, pages);
+    let counts = pipeline::restore(&mut reader, &memory, threads, |done| progress.at(done))?;
+    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
+        bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
+    }
+
+    log::info!("{}: the image is used up", Phase::RestoreConsume);
+    let vitals = watch.stop();
+    let mut report = save::report(image, Outcome::Resumed);
+    report.restore = Some(Half {
+        seconds: began.elapsed().as_secs_f64(),
+        threads: u32::try_from(threads)?,
+        peak_kib: vitals.peak_kib,
+        least_available_kib: vitals.least_available_kib,
+    });
+    // The point of no return: an image is resumed at most once, whatever happens behind this line.
+    image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
+    if let Err(error) = pid1::deliver(&header, &memory, &report) {
+        log::warn!("{error:#}");
+    }
+    Ok(WayBack { entry: header.entry, bridge: plan.bridge })
+}

@@ -1,0 +1,144 @@
+//! The conductor in C: decides whether there is a session to resume, and starts D.
+
+use std::path::Path;
+
+use anyhow::Context;
+use dormouse_image::{Header, State};
+use dormouse_sys::kexec::{self, Context as Jump};
+use dormouse_sys::power::{self, Command};
+
+use crate::cmdline::Cmdline;
+use crate::compat;
+use crate::hibernate;
+use crate::kmsg;
+use crate::loader::bzimage::BzImage;
+use crate::loader::{self, Purpose, Request};
+use crate::machine::{self, Machine};
+use crate::phase::Phase;
+use crate::policy::Policy;
+use crate::store::{self, Access, Disk, Image, StoreError};
+
+/// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
+/// an image that kills its restore must not be tried forever.
+const ATTEMPTS: u32 = 2;
+
+/// Resumes the saved session, or returns in one line why there is nothing to resume.
+///
+/// An image that is there and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
+/// destroy them.
+///
+/// # Errors
+/// The image device could not be read, or D could not be started. The boot goes on all the same.
+pub fn run(policy: &Policy) -> anyhow::Result<String> {
+    kmsg::init();
+    let line = match decide(policy)? {
+        Decision::GoOn(line) => line,
+        Decision::Resume(mut image, header) => match start(policy, &image, &header) {
+            Ok(never) => match never {},
+            Err(error) => {
+                let reason = format!("the restore kernel could not be started: {error:#}");
+                discard(&mut image, &reason)?;
+                reason
+            }
+        },
+    };
+    log::info!("{}: {line}", Phase::ResumeCheck);
+    Ok(line)
+}
+
+enum Decision {
+    GoOn(String),
+    Resume(Image, Box<Header>),
+}
+
+fn decide(policy: &Policy) -> anyhow::Result<Decision> {
+    let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?)?;
+    let go_on = |line: String| Ok(Decision::GoOn(line));
+    let path = store::find(&policy.image.device, policy.image.wait)?;
+    let mut image = match open(&path) {
+        Err(StoreError::NotInitialised { .. }) => {
+            return go_on(format!("no image to resume: {} is not initialised", path.display()));
+        }
+        result => result?,
+    };
+    log::debug!("{}: {}: {}", Phase::ResumeCheck, path.display(), image.commit().state);
+
+    let commit = image.commit().clone();
+    match commit.state {
+        State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
+            return go_on(format!("no image to resume: the one on {} is {}", path.display(), commit.state));
+        }
+        // Said once; from then on the image is discarded.
+        State::Saving => {
+            let reason = "the last save never finished";
+            discard(&mut image, reason)?;
+            return go_on(format!("not resuming from {}: {reason}; the session is lost", path.display()));
+        }
+        State::Failed => {
+            discard(&mut image, &commit.reason)?;
+            return go_on(format!("not resuming from {}: {}", path.display(), commit.reason));
+        }
+        State::Complete | State::Restoring => {}
+    }
+    let refusal = if cmdline.off || cmdline.noresume {
+        Some("the kernel command line says so".to_string())
+    } else if commit.attempts >= ATTEMPTS {
+        Some(format!("{} restores of it have already died", commit.attempts))
+    } else {
+        None
+    };
+    let checked = match refusal {
+        Some(reason) => Err(reason),
+        None => check(&image),
+    };
+    match checked {
+        Ok(header) => Ok(Decision::Resume(image, header)),
+        Err(reason) => {
+            discard(&mut image, &reason)?;
+            go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Image, StoreError> {
+    Image::open(Disk::open(path, Access::Write)?)
+}
+
+/// Checks what can be checked before D is started.
+fn check(image: &Image) -> Result<Box<Header>, String> {
+    let header = image.header().map_err(|error| error.to_string())?;
+    let machine = Machine::read().map_err(|error| format!("{error:#}"))?;
+    compat::check(&header, &machine).map_err(|error| error.to_string())?;
+    Ok(Box::new(header))
+}
+
+fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
+    image.transition(State::Discarded, reason).context("the image could not be discarded")
+}
+
+/// Loads D into the image's region and jumps. Returns only with the reason why it could not.
+fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
+    log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.region);
+    let machine = Machine::read()?;
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
+    let kernel_file = read(&policy.kernel.image)?;
+    let kernel = BzImage::parse(&kernel_file)
+        .with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let plan = loader::plan(&Request {
+        kernel: &kernel,
+        initramfs: &read(&policy.kernel.initramfs)?,
+        region: header.region,
+        low: header.low,
+        other_ram: &header.ram,
+        firmware: &machine.iomem.firmware,
+        boot_params: &machine.boot_params,
+        acpi_rsdp: machine.acpi_rsdp,
+        cmdline: &hibernate::cmdline(&machine, policy, "restore", image.label().uuid, header.save_id, None),
+        purpose: Purpose::Restore,
+    })?;
+    log::debug!("{}: command line of D: {}", Phase::ResumeLoad, plan.cmdline);
+    kexec::load(plan.entry, &plan.segments, Jump::Discard).context("kexec_load was refused")?;
+    log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
+    power::reboot(Command::Kexec).context("the jump was refused")?;
+    anyhow::bail!("the jump returned")
+}

@@ -1,0 +1,109 @@
+//! The conductor in B: A's memory to the image.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::bail;
+use dormouse_image::{Header, SaveStats, State};
+
+use crate::machine;
+use crate::mode::SavePlan;
+use crate::phase::Phase;
+use crate::pipeline;
+use crate::policy::{Policy, Then};
+use crate::progress::Progress;
+use crate::report::{Half, Outcome, Report};
+use crate::store::{self, Access, Disk, Image, Writer};
+use crate::vitals::Watch;
+use crate::vmcore::{self, Vmcore};
+
+/// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete.
+///
+/// # Errors
+/// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
+pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Result<Report> {
+    let (began, started_unix, watch) = (Instant::now(), machine::now_unix(), Watch::start());
+    let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
+    if vmcore.frames() != header.ram {
+        bail!("{} does not show the memory that the session record lists", vmcore::PATH);
+    }
+    if header.save_id != plan.session {
+        bail!("the session record is of {}, this kernel was started for {}", header.save_id, plan.session);
+    }
+    header.entry = plan.way.entry;
+    let path = store::find(&plan.image, policy.image.wait)?;
+    let image = Image::open(Disk::open(&path, Access::Write)?)?;
+
+    let threads = threads(policy);
+    let pages = header.ram_pages();
+    log::info!("{}: {pages} pages to {}, {threads} threads", Phase::SaveWrite, path.display());
+    let mut writer = Writer::begin(image, &header)?;
+    let mut progress = Progress::new(Phase::SaveWrite, pages);
+    let saved = pipeline::save(&vmcore, &header.ram, policy.save.compression, threads, &mut writer, |done| {
+        progress.at(done);
+    });
+    let counts = match saved {
+        Ok(counts) => counts,
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            // The device may be the very thing that failed; then there is no complete image either.
+            if let Err(second) = writer.fail(&format!("{error:#}")) {
+                log::warn!("the image could not be marked as failed: {second}");
+            }
+            return Err(error);
+        }
+    };
+    if counts.stored + counts.zero != pages {
+        bail!("{} pages were saved of {pages}", counts.stored + counts.zero);
+    }
+
+    log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
+    let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
+    let threads = u32::try_from(threads)?;
+    let stats = || {
+        let vitals = watch.stop();
+        SaveStats {
+            started_unix,
+            millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            threads,
+            agent_peak_kib: vitals.peak_kib,
+            least_available_kib: vitals.least_available_kib,
+        }
+    };
+    let image = writer.finish(state, 0, stats)?;
+    Ok(report(&image, Outcome::Returned))
+}
+
+/// What an image's commit record says of its save.
+#[must_use]
+pub fn report(image: &Image, outcome: Outcome) -> Report {
+    let commit = image.commit();
+    let (totals, stats) = (&commit.totals, &commit.stats);
+    Report {
+        outcome,
+        reason: String::new(),
+        device: image.disk().path().display().to_string(),
+        image_bytes: commit.data_end,
+        ram_pages: totals.ram_pages,
+        stored_pages: totals.stored_pages,
+        zero_pages: totals.zero_pages,
+        omitted_pages: totals.omitted_pages,
+        save: Half {
+            // Milliseconds of a save are far below 2^52.
+            seconds: std::time::Duration::from_millis(stats.millis).as_secs_f64(),
+            threads: stats.threads,
+            peak_kib: stats.agent_peak_kib,
+            least_available_kib: stats.least_available_kib,
+        },
+        restore: None,
+    }
+}
+
+/// The policy's number of threads, or one for each CPU.
+#[must_use]
+pub fn threads(policy: &Policy) -> usize {
+    match policy.save.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    }
+}

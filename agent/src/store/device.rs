@@ -1,0 +1,127 @@
+//! Which block device a name means.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dormouse_image::{BLOCK, Label, Uuid};
+
+use super::{Access, Disk, StoreError};
+use crate::policy::ImageDevice;
+
+/// Where the kernel lists block devices.
+const CLASS: &str = "/sys/class/block";
+
+/// How long to wait between two looks for a device that is not there yet.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The path of `device`, waiting up to `wait` for it to appear.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Ambiguous`].
+pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError> {
+    let began = Instant::now();
+    loop {
+        if let Some(path) = resolve(device)? {
+            return Ok(path);
+        }
+        if began.elapsed() >= wait {
+            return Err(StoreError::NotFound { device: device.clone(), seconds: wait.as_secs() });
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The path of `device` as things are now, or `None` where there is none.
+///
+/// # Errors
+/// [`StoreError::Ambiguous`] where several devices have the name: none of them is chosen.
+pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
+    let is_meant: Box<dyn Fn(&BlockDevice) -> bool> = match device {
+        ImageDevice::Path(path) => return Ok(path.exists().then(|| path.clone())),
+        ImageDevice::ImageUuid(uuid) => {
+            let uuid = *uuid;
+            Box::new(move |device| device.image_uuid() == Some(uuid))
+        }
+        ImageDevice::PartUuid(uuid) => Box::new(|device| {
+            device.partition().is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid))
+        }),
+        ImageDevice::PartLabel(label) => {
+            Box::new(|device| device.partition().is_some_and(|partition| partition.name == *label))
+        }
+    };
+    let mut found: Option<PathBuf> = None;
+    for candidate in BlockDevice::all() {
+        if is_meant(&candidate) {
+            if let Some(first) = found {
+                let second = candidate.path;
+                return Err(StoreError::Ambiguous { device: device.clone(), first, second });
+            }
+            found = Some(candidate.path);
+        }
+    }
+    Ok(found)
+}
+
+/// A block device as sysfs lists it.
+struct BlockDevice {
+    path: PathBuf,
+    sysfs: PathBuf,
+}
+
+impl BlockDevice {
+    fn all() -> Vec<BlockDevice> {
+        let Ok(entries) = std::fs::read_dir(CLASS) else { return Vec::new() };
+        let mut devices: Vec<BlockDevice> = entries
+            .flatten()
+            // The kernel writes a slash in a device's name as an exclamation mark.
+            .map(|entry| BlockDevice {
+                path: Path::new("/dev").join(entry.file_name().to_string_lossy().replace('!', "/")),
+                sysfs: entry.path(),
+            })
+            .collect();
+        devices.sort_by(|a, b| a.path.cmp(&b.path));
+        devices
+    }
+
+    /// The UUID of the image label on it.
+    fn image_uuid(&self) -> Option<Uuid> {
+        let disk = Disk::open(&self.path, Access::Read).ok()?;
+        if disk.size() < BLOCK as u64 {
+            return None;
+        }
+        Label::decode(&disk.read(0, BLOCK).ok()?).ok().map(|label| label.uuid)
+    }
+
+    /// Its entry in the partition table of the disk that it is part of.
+    fn partition(&self) -> Option<Partition> {
+        let number: u32 = std::fs::read_to_string(self.sysfs.join("partition")).ok()?.trim().parse().ok()?;
+        // A partition's folder lies in its disk's.
+        let parent = self.sysfs.canonicalize().ok()?.parent()?.file_name()?.to_string_lossy().replace('!', "/");
+        Partition::read(&Path::new("/dev").join(parent), number)
+    }
+}
+
+/// What a partition table says of one partition.
+#[derive(Debug, PartialEq, Eq)]
+struct Partition {
+    uuid: String,
+    name: String,
+}
+
+impl Partition {
+    fn read(disk: &Path, number: u32) -> Option<Partition> {
+        let table = gpt::GptConfig::new().writable(false).open(disk).ok();
+        if let Some(entry) = table.as_ref().and_then(|table| table.partitions().get(&number)) {
+            return Some(Partition { uuid: entry.part_guid.to_string(), name: entry.name.clone() });
+        }
+        // An MBR has no names; the kernel's own convention for its UUIDs is disk signature and number
+        // (block/partitions/msdos.c, set_info).
+        let start = Disk::open(disk, Access::Read).ok()?.read(0, BLOCK).ok()?;
+        let signature: [u8; 4] = start.get(440..444)?.try_into().ok()?;
+        let is_mbr = start.get(510..512)? == [0x55, 0xaa];
+        is_mbr.then(|| Partition {
+            uuid: format!("{:08x}-{number:02x}", u32::from_le_bytes(signature)),
+            name: String::new(),
+        })
+    }
+}

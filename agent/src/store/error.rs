@@ -1,0 +1,118 @@
+//! What can go wrong with an image device. Every message names the device.
+
+use std::io;
+use std::path::PathBuf;
+
+use dormouse_image::{FormatError, State};
+use thiserror::Error;
+
+use crate::policy::ImageDevice;
+use crate::report::mib;
+
+/// Why an image device could not be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It did not appear.
+    #[error("image device {device}: not found within {seconds} s")]
+    NotFound {
+        /// As the policy names it.
+        device: ImageDevice,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Several devices have the name.
+    #[error("image device {device}: both {first} and {second} are named so", first = .first.display(), second = .second.display())]
+    Ambiguous {
+        /// As the policy names it.
+        device: ImageDevice,
+        /// One of them.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+    },
+    /// It is in use.
+    #[error("image device {path}: it is in use (mounted, active swap, or part of another device)", path = .path.display())]
+    Busy {
+        /// The device.
+        path: PathBuf,
+    },
+    /// Opening it failed.
+    #[error("image device {path}: cannot open it: {source}", path = .path.display())]
+    Open {
+        /// The device.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("image device {path}: {what} {len} bytes at offset {offset} failed: {source}", path = .path.display())]
+    Io {
+        /// The device.
+        path: PathBuf,
+        /// "reading" or "writing".
+        what: &'static str,
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        len: usize,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// What was written could not be made durable.
+    #[error("image device {path}: flushing it failed: {source}", path = .path.display())]
+    Flush {
+        /// The device.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// What is on it is not a valid image.
+    #[error("image device {path}: {source}", path = .path.display())]
+    Format {
+        /// The device.
+        path: PathBuf,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// It carries no label.
+    #[error("image device {path}: not initialised; run `dormouse image init {path}`", path = .path.display())]
+    NotInitialised {
+        /// The device.
+        path: PathBuf,
+    },
+    /// The image does not fit.
+    #[error("image device {path}: {}, the image needs {}", mib(*.size), mib(*.needed), path = .path.display())]
+    TooSmall {
+        /// The device.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What the image would need, in bytes.
+        needed: u64,
+    },
+    /// There is no whole image on it.
+    #[error("image device {path}: the image is {state}, there is nothing whole to read", path = .path.display())]
+    Incomplete {
+        /// The device.
+        path: PathBuf,
+        /// The image's state.
+        state: State,
+    },
+    /// Something points outside the device.
+    #[error("image device {path}: the image ends at byte {end}, the device at {size}; it was cut short", path = .path.display())]
+    Beyond {
+        /// The device.
+        path: PathBuf,
+        /// Where the image ends.
+        end: u64,
+        /// The device's size in bytes.
+        size: u64,
+    },
+    /// The writing thread is gone.
+    #[error("image device {path}: the writing thread ended unexpectedly", path = .path.display())]
+    WriterGone {
+        /// The device.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,155 @@
+//! An image device as a whole: its label, its state, its header.
+
+use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::{BLOCK, Block, Commit, FormatError, Header, Label, Slot, State, newest};
+
+use super::{Disk, StoreError};
+
+/// An open image device with a valid label and commit record.
+#[derive(Debug)]
+pub struct Image {
+    disk: Disk,
+    label: Label,
+    commit: Commit,
+    slot: Slot,
+}
+
+impl Image {
+    /// Reads label and commit record.
+    ///
+    /// # Errors
+    /// [`StoreError::NotInitialised`] where there is no label; otherwise what is wrong with it.
+    pub fn open(disk: Disk) -> Result<Image, StoreError> {
+        let path = disk.path().to_path_buf();
+        let format = |source| StoreError::Format { path: path.clone(), source };
+        if disk.size() < DEVICE_MIN {
+            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
+        }
+        let label = Label::decode(&disk.read(LABEL_OFFSET, BLOCK)?).map_err(|error| match error {
+            FormatError::Magic(_) => StoreError::NotInitialised { path: path.clone() },
+            error => format(error),
+        })?;
+        let first = disk.read(Slot::First.offset(), BLOCK)?;
+        let second = disk.read(Slot::Second.offset(), BLOCK)?;
+        let (commit, slot) = newest(&first, &second).map_err(format)?;
+        if commit.image != label.uuid {
+            return Err(format(FormatError::Foreign {
+                block: Block::Commit,
+                expected: label.uuid,
+                found: commit.image,
+            }));
+        }
+        Ok(Image { disk, label, commit, slot })
+    }
+
+    /// Makes an empty image device of `disk`, whatever is on it.
+    ///
+    /// # Errors
+    /// [`StoreError::TooSmall`], [`StoreError::Io`], [`StoreError::Flush`].
+    pub fn create(disk: Disk, label: Label) -> Result<Image, StoreError> {
+        let path = disk.path().to_path_buf();
+        if disk.size() < DEVICE_MIN {
+            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
+        }
+        let format = |source| StoreError::Format { path: path.clone(), source };
+        let commit = Commit::empty(label.uuid);
+        let bytes = commit.encode().map_err(format)?;
+        for slot in [Slot::First, Slot::Second] {
+            disk.write_copy(slot.offset(), &bytes)?;
+        }
+        // The label last: without it nothing else is looked at.
+        disk.flush()?;
+        disk.write_copy(LABEL_OFFSET, &label.encode().map_err(format)?)?;
+        disk.flush()?;
+        Ok(Image { disk, label, commit, slot: Slot::First })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Its label.
+    #[must_use]
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// The newest commit record.
+    #[must_use]
+    pub fn commit(&self) -> &Commit {
+        &self.commit
+    }
+
+    /// Gives the image another state, and returns when that is durable.
+    ///
+    /// # Errors
+    /// A transition that the rules forbid; a device that fails.
+    pub fn transition(&mut self, next: State, reason: &str) -> Result<(), StoreError> {
+        let commit = self.commit.transition(next, reason).map_err(|source| self.format(source))?;
+        self.record(commit)
+    }
+
+    /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
+    pub(super) fn record(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let bytes = commit.encode().map_err(|source| self.format(source))?;
+        let first = self.slot.other();
+        for slot in [first, first.other()] {
+            self.disk.write_copy(slot.offset(), &bytes)?;
+            self.disk.flush()?;
+        }
+        self.commit = commit;
+        self.slot = first;
+        Ok(())
+    }
+
+    /// Marks that a restore begins, and counts it.
+    ///
+    /// # Errors
+    /// As [`Image::transition`].
+    pub fn begin_restore(&mut self) -> Result<(), StoreError> {
+        let mut commit =
+            self.commit.transition(State::Restoring, "").map_err(|source| self.format(source))?;
+        commit.attempts = commit.attempts.saturating_add(1);
+        self.record(commit)
+    }
+
+    /// Reads and checks the header of the saved session.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
+    pub fn header(&self) -> Result<Header, StoreError> {
+        let commit = &self.commit;
+        if !matches!(commit.state, State::Complete | State::Snapshot | State::Restoring | State::Consumed) {
+            return Err(StoreError::Incomplete { path: self.disk.path().to_path_buf(), state: commit.state });
+        }
+        let place = |field, value, why| {
+            self.format(FormatError::Field { block: Block::Commit, field, value, why })
+        };
+        let locator = commit.header;
+        let end = locator.offset.saturating_add(locator.len.into());
+        if locator.offset != HEADER_OFFSET || end > DATA_OFFSET || !locator.is_some() {
+            return Err(place("header's place", locator.offset, "at 65536, before the stream"));
+        }
+        if commit.data_end > self.disk.size() {
+            let (path, size) = (self.disk.path().to_path_buf(), self.disk.size());
+            return Err(StoreError::Beyond { path, end: commit.data_end, size });
+        }
+        // At most 960 KiB, as just checked.
+        let bytes = self.disk.read(locator.offset, locator.len as usize)?;
+        locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
+        let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
+        for (expected, found) in [(self.label.uuid, header.image), (commit.save_id, header.save_id)] {
+            if expected != found {
+                return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));
+            }
+        }
+        Ok(header)
+    }
+
+    /// Puts the device's name to what is wrong with its content.
+    pub(super) fn format(&self, source: FormatError) -> StoreError {
+        StoreError::Format { path: self.disk.path().to_path_buf(), source }
+    }
+}

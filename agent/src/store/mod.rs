@@ -1,0 +1,18 @@
+//! The image on its device: finding it, writing it, reading it.
+
+mod device;
+mod disk;
+mod error;
+mod image;
+mod reader;
+mod writer;
+
+pub use device::{find, resolve};
+pub use disk::{Access, Disk};
+pub use error::StoreError;
+pub use image::Image;
+pub use reader::Reader;
+pub use writer::Writer;
+
+#[cfg(test)]
+mod tests;

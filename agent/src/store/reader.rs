@@ -1,0 +1,153 @@
+//! Reading an image: everything is verified before the first chunk is handed out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX};
+use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator};
+
+use super::{Disk, Image, StoreError};
+use crate::stage::{Batch, Buffers, ChunkSource, StoreFailure, Work};
+
+/// Zero runs are handed out in pieces of at most this many pages (64 MiB), so that all workers get some.
+const ZERO_PAGES: u32 = 1 << 14;
+
+/// The verified index of a complete image, and its chunks in the order in which they lie on the device.
+#[derive(Debug)]
+pub struct Reader {
+    disk: Disk,
+    save_id: dormouse_image::Uuid,
+    /// The index blocks, first to last; what is left of them.
+    blocks: VecDeque<Locator>,
+    /// The block whose chunks are being handed out, and the next of them.
+    current: Option<(Arc<IndexBlock>, usize)>,
+    zero: VecDeque<Extent>,
+}
+
+impl Reader {
+    /// Walks the index from its last block to its first and checks all of it: checksums, order, that each page belongs to
+    /// the memory that `header` describes and is there once, and the totals.
+    ///
+    /// # Errors
+    /// [`StoreError`] says what is wrong.
+    pub fn open(image: &Image, header: &Header) -> Result<Reader, StoreError> {
+        let commit = image.commit();
+        let format = |source| image.format(source);
+        let mut coverage = Coverage::new(&header.ram);
+        let mut blocks = VecDeque::new();
+        let (mut chunks, mut stored_bytes) = (0, 0);
+        let mut ceiling = commit.data_end;
+        let mut locator = commit.last_index;
+        while locator.is_some() {
+            let end = locator.offset.checked_add(locator.len.into());
+            if end.is_none_or(|end| end > ceiling || locator.offset < DATA_OFFSET || end > image.disk().size().into())
+                || !locator.offset.is_multiple_of(BLOCK as u64)
+            {
+                let why = "whole blocks in the stream, before the block behind it";
+                let field = "index block's place";
+                return Err(format(FormatError::Field { block: Block::Index, field, value: locator.offset, why }));
+            }
+            let index = read_index(image.disk(), commit.save_id, locator)?;
+            for view in index.chunks() {
+                chunks += 1;
+                stored_bytes += u64::from(view.chunk.stored_len);
+                view.extents.iter().try_for_each(|extent| coverage.add(*extent)).map_err(format)?;
+            }
+            index.zero.iter().try_for_each(|run| coverage.add(*run)).map_err(format)?;
+            blocks.push_front(locator);
+            ceiling = locator.offset;
+            locator = index.prev;
+        }
+        coverage.finish(&commit.totals).map_err(format)?;
+        let totals = &commit.totals;
+        let counts = [
+            ("index blocks", totals.index_blocks, blocks.len() as u64),
+            ("chunks", totals.chunks, chunks),
+            ("bytes of chunks", totals.stored_bytes, stored_bytes),
+        ];
+        for (what, expected, found) in counts {
+            if expected != found {
+                return Err(format(FormatError::Count { what, expected, found }));
+            }
+        }
+        Ok(Reader {
+            disk: image.disk().clone(),
+            save_id: commit.save_id,
+            blocks,
+            current: None,
+            zero: VecDeque::new(),
+        })
+    }
+
+    /// Reads as many chunks from `first` on as fit into one buffer.
+    fn batch(&self, index: &Arc<IndexBlock>, first: usize, buffers: &Buffers) -> Result<Batch, StoreError> {
+        let block = BLOCK as u64;
+        let offset = index.chunk(first).chunk.offset / block * block;
+        let mut last = first;
+        let mut end = offset;
+        for (at, view) in index.chunks().enumerate().skip(first) {
+            let chunk_end = (view.chunk.offset + u64::from(view.chunk.stored_len)).next_multiple_of(block);
+            if chunk_end - offset > buffers.size() as u64 {
+                break;
+            }
+            (last, end) = (at + 1, chunk_end);
+        }
+        let path = || self.disk.path().to_path_buf();
+        let mut bytes = buffers.take().map_err(|source| StoreError::Open { path: path(), source })?;
+        let len = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        let Some(part) = bytes.get_mut(..len).filter(|_| last > first) else {
+            let (field, why) = ("chunk's length", "at most what is read at once");
+            let source = FormatError::Field { block: Block::Index, field, value: offset, why };
+            return Err(StoreError::Format { path: path(), source });
+        };
+        self.disk.read_into(offset, part)?;
+        Ok(Batch { bytes, offset, index: Arc::clone(index), chunks: first..last })
+    }
+}
+
+impl ChunkSource for Reader {
+    fn next(&mut self, buffers: &Buffers) -> Result<Option<Work>, StoreFailure> {
+        loop {
+            if let Some(run) = self.zero.pop_front() {
+                let piece = Extent { pages: run.pages.min(ZERO_PAGES), ..run };
+                if piece.pages < run.pages {
+                    let rest = Extent { pfn: piece.range().end, pages: run.pages - piece.pages };
+                    self.zero.push_front(rest);
+                }
+                return Ok(Some(Work::Zero(piece)));
+            }
+            if let Some((index, first)) = &self.current
+                && *first < index.chunks().len()
+            {
+                let batch = self.batch(index, *first, buffers)?;
+                self.current = Some((Arc::clone(index), batch.chunks.end));
+                return Ok(Some(Work::Chunks(batch)));
+            }
+            let Some(locator) = self.blocks.pop_front() else { return Ok(None) };
+            // Verified before, and checked again: it is read anew.
+            let index = read_index(&self.disk, self.save_id, locator)?;
+            self.zero = index.zero.iter().copied().collect();
+            self.current = Some((Arc::new(index), 0));
+        }
+    }
+}
+
+fn read_index(
+    disk: &Disk,
+    save_id: dormouse_image::Uuid,
+    locator: Locator,
+) -> Result<IndexBlock, StoreError> {
+    let format = |source| StoreError::Format { path: disk.path().to_path_buf(), source };
+    let len = locator.len as usize;
+    if len > INDEX_MAX || !len.is_multiple_of(BLOCK) {
+        return Err(format(FormatError::TooLarge { block: Block::Index, size: len, max: INDEX_MAX }));
+    }
+    let bytes = disk.read(locator.offset, len)?;
+    locator.check(Block::Index, &bytes).map_err(format)?;
+    let index = IndexBlock::decode(&bytes, locator.offset).map_err(format)?;
+    if index.save_id != save_id {
+        let (expected, found) = (save_id, index.save_id);
+        return Err(format(FormatError::Foreign { block: Block::Index, expected, found }));
+    }
+    Ok(index)
+}

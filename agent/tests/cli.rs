@@ -1,0 +1,259 @@
+//! The `dormouse` command as a user meets it: exit status, stdout and stderr.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const POLICY: &str = "[image]\ndevice = \"/dev/vda\"\n";
+
+fn dormouse(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(arguments)
+        .env_remove("COLUMNS")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Runs the command, which must succeed and say nothing on stderr, and returns what it said.
+fn succeeds(arguments: &[&str]) -> String {
+    let output = dormouse(arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    assert_eq!(text(&output.stderr), "", "{arguments:?}");
+    text(&output.stdout).to_owned()
+}
+
+/// Runs the command, which must fail with this status and say nothing on stdout, and returns its complaint.
+fn fails(status: i32, arguments: &[&str]) -> String {
+    let output = dormouse(arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    assert_eq!(text(&output.stdout), "", "{arguments:?}");
+    text(&output.stderr).to_owned()
+}
+
+fn folder_with_policy(policy: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dormouse.toml");
+    fs::write(&file, policy).unwrap();
+    let name = file.to_str().unwrap().to_owned();
+    (folder, name)
+}
+
+/// The least ELF64 header of a static program.
+fn static_program(folder: &Path) -> String {
+    let mut bytes = vec![0; 64];
+    bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    bytes[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
+    bytes[52] = 64;
+    let file = folder.join("init");
+    fs::write(&file, bytes).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    let table: [&[&str]; 10] = [
+        &[],
+        &["hibernat"],
+        &["hibernate", "now"],
+        &["hibernate", "--then", "sleep"],
+        &["hibernate", "--then"],
+        &["image"],
+        &["image", "init"],
+        &["image", "info", "/dev/a", "/dev/b"],
+        &["config", "change"],
+        &["--verbose"],
+    ];
+    for arguments in table {
+        let complaint = fails(2, arguments);
+        assert!(complaint.contains("--help"), "{arguments:?}: {complaint}");
+    }
+    assert!(fails(2, &["hibernate", "--then", "sleep"]).contains("write poweroff, reboot or return"));
+}
+
+#[test]
+fn help_is_everywhere() {
+    let table: [&[&str]; 11] = [
+        &[],
+        &["hibernate"],
+        &["resume"],
+        &["image"],
+        &["image", "init"],
+        &["image", "info"],
+        &["image", "verify"],
+        &["image", "discard"],
+        &["build-initramfs"],
+        &["config"],
+        &["config", "show"],
+    ];
+    for arguments in table {
+        let help = succeeds(&[arguments, &["--help"]].concat());
+        assert!(help.contains("Usage: dormouse"), "{arguments:?}: {help}");
+        assert!(help.contains("--config <FILE>"), "{arguments:?}: {help}");
+    }
+    assert!(succeeds(&["--version"]).starts_with("dormouse "));
+}
+
+#[test]
+fn a_good_policy_is_checked_and_shown() {
+    let (_folder, file) = folder_with_policy(POLICY);
+    let said = succeeds(&["config", "check", "--config", &file]);
+    assert_eq!(
+        said,
+        format!("{file}: every key is known and every value possible\n")
+    );
+    let shown = succeeds(&["--config", &file, "config", "show"]);
+    assert!(
+        shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"),
+        "{shown}"
+    );
+    assert!(shown.ends_with("verbosity = \"normal\"\n"), "{shown}");
+}
+
+#[test]
+fn a_bad_policy_exits_with_1_and_names_the_place() {
+    let (_folder, file) = folder_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
+    let complaint = fails(1, &["config", "check", "--config", &file]);
+    assert_eq!(
+        complaint,
+        format!("dormouse: {file}:5: save.level: 40 is not a zstd level (-7 to 19)\n")
+    );
+    for command in [
+        &["config", "show"][..],
+        &["hibernate"],
+        &["resume"],
+        &["build-initramfs"],
+    ] {
+        assert_eq!(
+            fails(1, &[command, &["--config", &file]].concat()),
+            complaint,
+            "{command:?}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_policy_says_how_to_make_one() {
+    let complaint = fails(1, &["hibernate", "--config", "/nonexistent/dormouse.toml"]);
+    assert!(
+        complaint.starts_with("dormouse: /nonexistent/dormouse.toml: "),
+        "{complaint}"
+    );
+    assert!(
+        complaint.contains("copy dormouse.toml") && complaint.lines().count() == 1,
+        "{complaint}"
+    );
+}
+
+#[test]
+fn an_image_that_is_not_there_exits_with_1() {
+    for command in ["init", "info", "verify", "discard"] {
+        let complaint = fails(1, &["image", command, "/nonexistent/device"]);
+        assert!(complaint.starts_with("dormouse: "), "{command}: {complaint}");
+    }
+}
+
+#[test]
+fn the_initramfs_is_built_and_reproducible() {
+    let (folder, policy) = folder_with_policy(POLICY);
+    let init = static_program(folder.path());
+    let build = |name: &str| {
+        let output = folder.path().join(name);
+        let output_name = output.to_str().unwrap();
+        let arguments = [
+            "build-initramfs",
+            "--config",
+            &policy,
+            "--init",
+            &init,
+            "--output",
+            output_name,
+        ];
+        let said = succeeds(&arguments);
+        let bytes = fs::read(&output).unwrap();
+        assert_eq!(said, format!("{output_name}: {} bytes\n", bytes.len()));
+        bytes
+    };
+    assert_eq!(build("one"), build("two"));
+}
+
+#[test]
+fn modules_are_found_and_named() {
+    let (folder, policy) = folder_with_policy(POLICY);
+    let init = static_program(folder.path());
+    let modules = folder.path().join("modules");
+    fs::create_dir(&modules).unwrap();
+    fs::write(
+        modules.join("modules.dep"),
+        "usb-storage.ko: usbcore.ko\nusbcore.ko:\n",
+    )
+    .unwrap();
+    for name in ["usb-storage.ko", "usbcore.ko"] {
+        fs::write(modules.join(name), b"\x7fELF").unwrap();
+    }
+    let output = folder.path().join("initramfs.img");
+    let build = [
+        "build-initramfs",
+        "--config",
+        &policy,
+        "--init",
+        &init,
+        "--output",
+        output.to_str().unwrap(),
+    ];
+    let named = |names| {
+        [
+            &build[..],
+            &["--modules-dir", modules.to_str().unwrap(), "--modules", names],
+        ]
+        .concat()
+    };
+    assert!(succeeds(&named("usb_storage,usbcore")).ends_with(", with usbcore.ko usb-storage.ko\n"));
+    assert!(fails(1, &named("usb_storage,zfs")).contains("no kernel module `zfs`"));
+    // Without a folder, the release is that of the policy's kernel, which is not there.
+    let complaint = fails(1, &[&build[..], &["--modules", "zfs"]].concat());
+    assert!(
+        complaint.contains("/usr/lib/dormouse/vmlinuz: cannot tell this kernel's release"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn what_cannot_become_pid_1_is_refused() {
+    let (folder, policy) = folder_with_policy(POLICY);
+    let output = folder.path().join("initramfs.img");
+    let build = |init: &str| {
+        fails(
+            1,
+            &[
+                "build-initramfs",
+                "--config",
+                &policy,
+                "--init",
+                init,
+                "--output",
+                output.to_str().unwrap(),
+            ],
+        )
+    };
+    assert!(build("/nonexistent/init").starts_with("dormouse: /nonexistent/init: cannot read the program"));
+    assert!(build(&policy).starts_with("dormouse: the program for PID 1 is not an ELF file"));
+    assert!(!output.exists());
+}

@@ -1,0 +1,240 @@
+//! The guest's serial console: every line with the time at which the host saw it, kept across power cycles.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+/// A line of the console.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// When its end reached the host.
+    pub at: Instant,
+    /// Its text, without control characters and terminal sequences.
+    pub text: String,
+}
+
+/// What [`Console::next`] found.
+#[derive(Debug, Clone)]
+pub enum Next {
+    /// The next line; the cursor stands behind it.
+    Line(Line),
+    /// No line before the deadline.
+    TimedOut,
+    /// No further line will come: QEMU has ended.
+    Closed,
+}
+
+/// A place between two lines.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor(usize);
+
+/// The console of one guest through all of its power cycles.
+#[derive(Debug)]
+pub struct Console {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    lines: Vec<Line>,
+    log: File,
+    /// Readers attached and not yet at their end.
+    readers: usize,
+}
+
+impl Console {
+    /// A console that is also written to the file `log`.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be created.
+    pub fn create(log: &Path) -> Result<Arc<Self>> {
+        let log = File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
+        let state = State {
+            lines: Vec::new(),
+            log,
+            readers: 0,
+        };
+        Ok(Arc::new(Console {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// Reads lines from `source` until its end, in a thread of its own.
+    pub fn attach(self: &Arc<Self>, source: impl Read + Send + 'static) {
+        self.state().readers += 1;
+        let console = Arc::clone(self);
+        std::thread::spawn(move || {
+            console.follow(BufReader::new(source));
+            console.state().readers -= 1;
+            console.changed.notify_all();
+        });
+    }
+
+    fn follow(&self, mut source: impl BufRead) {
+        let mut bytes = Vec::new();
+        // An error ends a console like its end does: QEMU is gone, and whoever waits is told so.
+        while source.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            self.note(&plain_text(&bytes));
+            bytes.clear();
+        }
+    }
+
+    /// Adds a line of the harness's own.
+    pub fn note(&self, text: &str) {
+        let mut state = self.state();
+        // The log is for people; a full disk must not end the test that it explains.
+        let _ = writeln!(state.log, "{text}");
+        state.lines.push(Line {
+            at: Instant::now(),
+            text: text.to_owned(),
+        });
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The place behind the last line so far.
+    #[must_use]
+    pub fn end(&self) -> Cursor {
+        Cursor(self.state().lines.len())
+    }
+
+    /// The next line from `cursor` on, waiting for it until `deadline`.
+    pub fn next(&self, cursor: &mut Cursor, deadline: Instant) -> Next {
+        let mut state = self.state();
+        loop {
+            if let Some(line) = state.lines.get(cursor.0) {
+                cursor.0 += 1;
+                return Next::Line(line.clone());
+            }
+            if state.readers == 0 {
+                return Next::Closed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Next::TimedOut;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// The lines from `cursor` on that are there already; the cursor stands behind them.
+    #[must_use]
+    pub fn since(&self, cursor: &mut Cursor) -> Vec<Line> {
+        let state = self.state();
+        let lines = state.lines.get(cursor.0..).unwrap_or_default().to_vec();
+        cursor.0 = state.lines.len();
+        lines
+    }
+
+    /// Waits until all readers are at their end, which they are soon after QEMU's.
+    pub fn wait_for_end(&self) {
+        let mut state = self.state();
+        while state.readers > 0 {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The last `count` lines, for an error message.
+    #[must_use]
+    pub fn tail(&self, count: usize) -> String {
+        let state = self.state();
+        let first = state.lines.len().saturating_sub(count);
+        let lines: Vec<&str> = state
+            .lines
+            .iter()
+            .skip(first)
+            .map(|line| line.text.as_str())
+            .collect();
+        lines.join("\n")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock leaves the state half changed, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text of a line as a terminal would show it: no line ends, no control characters, no CSI sequences (firmware
+/// clears the screen and moves the cursor).
+fn plain_text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == '\u{1b}' {
+            if characters.next_if_eq(&'[').is_some() {
+                while characters.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+            } else {
+                characters.next();
+            }
+        } else if character == '\t' || !character.is_control() {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::time::Duration;
+
+    use super::*;
+
+    fn console() -> (Arc<Console>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Console::create(&dir.path().join("serial.log")).unwrap(), dir)
+    }
+
+    #[test]
+    fn control_sequences_are_left_out() {
+        assert_eq!(
+            plain_text(b"\x1b[2J\x1b[01;01Hhello \x1b[1;31mred\x1b[0m\r\n"),
+            "hello red"
+        );
+        assert_eq!(plain_text(b"cut \x1b["), "cut ");
+        assert_eq!(plain_text(b"\x1bcreset\tkeep \xff\x00"), "reset\tkeep \u{fffd}");
+    }
+
+    #[test]
+    fn lines_come_in_order_and_the_end_is_told() {
+        let (console, dir) = console();
+        let mut cursor = console.end();
+        console.attach(&b"one\r\ntwo\nno line end"[..]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for expected in ["one", "two", "no line end"] {
+            let Next::Line(line) = console.next(&mut cursor, deadline) else {
+                panic!("no line {expected:?}")
+            };
+            assert_eq!(line.text, expected);
+        }
+        assert!(matches!(console.next(&mut cursor, deadline), Next::Closed));
+        assert_eq!(console.tail(2), "two\nno line end");
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("serial.log")).unwrap(),
+            "one\ntwo\nno line end\n"
+        );
+    }
+
+    #[test]
+    fn a_silent_console_times_out() {
+        let (console, _dir) = console();
+        let (_writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+        console.attach(reader);
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(matches!(
+            console.next(&mut console.end(), deadline),
+            Next::TimedOut
+        ));
+    }
+}

@@ -1,0 +1,212 @@
+//! Whole hibernations of a guest that runs the workload: save, power off, power on, resume, and what that proves.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use dormouse::phase::Phase;
+use dormouse::report::Report as AgentReport;
+
+use crate::channel::Output;
+use crate::channel::client::Request;
+use crate::console::{Cursor, Line};
+use crate::guest::{Ending, Guest};
+use crate::machine::MemorySize;
+use crate::workload::counter::CONSOLE_MARK;
+use crate::workload::report::{Report, Verdict};
+
+/// Saving and restoring gigabytes under emulation, with everything else busy, takes minutes.
+const HALF_TIMEOUT: Duration = Duration::from_secs(600);
+/// The stream has to deliver what was in flight; it takes a second where nothing else is busy.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Takes the console's lines as they come.
+pub type Observer<'a> = &'a mut dyn FnMut(&Line);
+
+/// For who does not care.
+pub fn unobserved(_: &Line) {}
+
+/// A session that was saved and whose machine is off.
+#[derive(Debug)]
+pub struct Saved {
+    /// The workload before.
+    pub before: Report,
+    /// `dormouse hibernate`, which answers after the resume.
+    pub command: Request,
+    /// From the command to the power-off.
+    pub to_power_off: Duration,
+}
+
+/// A session that went on.
+#[derive(Debug)]
+pub struct WentOn {
+    /// The workload before.
+    pub before: Report,
+    /// The workload after.
+    pub after: Report,
+    /// How `dormouse hibernate` ended.
+    pub output: Output,
+    /// From the power-on, or from the command where the power stayed on, to the first sign of life of the workload.
+    pub to_first_tick: Option<Duration>,
+}
+
+impl WentOn {
+    /// What the workload proves.
+    #[must_use]
+    pub fn proofs(&self) -> Vec<Verdict> {
+        self.after.proofs_since(&self.before)
+    }
+
+    /// Demands that every proof holds.
+    ///
+    /// # Errors
+    /// Fails with those that do not.
+    pub fn demand_proofs(&self) -> Result<()> {
+        let broken = self.proofs().into_iter().filter(|proof| !proof.holds);
+        let broken: Vec<String> = broken.map(|proof| format!("not {}: {}", proof.claim, proof.detail)).collect();
+        if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
+    }
+
+    /// What `dormouse hibernate --json` reported.
+    ///
+    /// # Errors
+    /// Fails where it failed or printed something else.
+    pub fn report(&self) -> Result<AgentReport> {
+        if self.output.status != 0 {
+            bail!("dormouse hibernate failed with {}: {}", self.output.status, self.output.stderr.trim());
+        }
+        serde_json::from_str(&self.output.stdout)
+            .with_context(|| format!("dormouse hibernate --json printed {:?}", self.output.stdout))
+    }
+}
+
+/// The size of the workload's file, in MiB, for a machine with so much memory.
+#[must_use]
+pub fn workload_megabytes(memory: MemorySize) -> u64 {
+    (memory.mib / 6).min(512)
+}
+
+/// Makes a device of the guest an image device, once the guest has found it, and returns what that prints.
+///
+/// # Errors
+/// Fails where the device does not turn up or the agent refuses it.
+pub fn init_image(guest: &mut Guest, device: &str) -> Result<String> {
+    guest.succeed(&format!(
+        "for try in $(seq 300); do [ -b {device} ] && break; sleep 0.1; done; dormouse image init {device}"
+    ))
+}
+
+/// Starts the workload.
+///
+/// # Errors
+/// Fails where it does not start.
+pub fn start_workload(guest: &mut Guest) -> Result<()> {
+    let megabytes = workload_megabytes(guest.config().memory);
+    guest.succeed(&format!("workload start --megabytes {megabytes}"))?;
+    Ok(())
+}
+
+/// Asks the workload, all of which must hold.
+///
+/// # Errors
+/// Fails where something does not.
+pub fn check_workload(guest: &mut Guest) -> Result<Report> {
+    let report = ask_workload(guest)?;
+    let faults = report.faults();
+    if faults.is_empty() { Ok(report) } else { Err(guest.explain(anyhow!("the workload: {}", faults.join("; ")))) }
+}
+
+fn ask_workload(guest: &mut Guest) -> Result<Report> {
+    let output = guest.run("workload check")?;
+    serde_json::from_str(&output.stdout)
+        .with_context(|| format!("workload check printed {:?} and {:?}", output.stdout, output.stderr))
+}
+
+/// Runs `command`, a `dormouse hibernate` that powers off, and waits for that.
+///
+/// # Errors
+/// Fails where the command comes back instead.
+pub fn save(guest: &mut Guest, command: &str, observe: Observer<'_>) -> Result<Saved> {
+    let before = check_workload(guest)?;
+    let mut cursor = guest.console().end();
+    let begin = Instant::now();
+    let command = guest.send(command)?;
+    match guest.follow_command(command, &mut cursor, HALF_TIMEOUT, observe)? {
+        Ending::PoweredOff => Ok(Saved { before, command, to_power_off: begin.elapsed() }),
+        Ending::Answered(output) => Err(guest.explain(anyhow!(
+            "dormouse hibernate came back in place of powering off, with status {}: {}{}",
+            output.status,
+            output.stdout,
+            output.stderr
+        ))),
+    }
+}
+
+/// Powers on and waits until the saved session has gone on and delivered what was in flight.
+///
+/// # Errors
+/// Fails where another session comes up.
+pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<WentOn> {
+    let begin = Instant::now();
+    let mut cursor = guest.power_on()?;
+    let mut tick = FirstTick { begin, armed: true, after: None };
+    let ending = guest.follow_command(saved.command, &mut cursor, HALF_TIMEOUT, &mut |line| {
+        tick.look(line);
+        observe(line);
+    })?;
+    went_on(guest, saved.before, ending, cursor, tick)
+}
+
+/// Runs `command`, a `dormouse hibernate` that does not end in a power-off, and waits until the session has gone on.
+///
+/// # Errors
+/// Fails where the session does not go on. A command that fails is not a failure here.
+pub fn stay_on(guest: &mut Guest, command: &str, observe: Observer<'_>) -> Result<WentOn> {
+    let before = check_workload(guest)?;
+    let mut cursor = guest.console().end();
+    let begin = Instant::now();
+    let command = guest.send(command)?;
+    let mut tick = FirstTick { begin, armed: false, after: None };
+    let ending = guest.follow_command(command, &mut cursor, 2 * HALF_TIMEOUT, &mut |line| {
+        tick.look(line);
+        observe(line);
+    })?;
+    went_on(guest, before, ending, cursor, tick)
+}
+
+fn went_on(
+    guest: &mut Guest,
+    before: Report,
+    ending: Ending,
+    mut cursor: Cursor,
+    mut tick: FirstTick,
+) -> Result<WentOn> {
+    let Ending::Answered(output) = ending else {
+        return Err(guest.explain(anyhow!("the machine went off in place of going on")));
+    };
+    let deadline = Instant::now() + STREAM_TIMEOUT;
+    let after = loop {
+        let after = ask_workload(guest)?;
+        if after.delivered_what_was_in_flight(&before) || !after.faults().is_empty() || Instant::now() >= deadline {
+            break after;
+        }
+    };
+    guest.console().since(&mut cursor).iter().for_each(|line| tick.look(line));
+    Ok(WentOn { before, after, output, to_first_tick: tick.after })
+}
+
+/// The counter's first line after it was away.
+struct FirstTick {
+    begin: Instant,
+    /// The counter is away, or has been.
+    armed: bool,
+    after: Option<Duration>,
+}
+
+impl FirstTick {
+    fn look(&mut self, line: &Line) {
+        self.armed |= line.text.contains(&format!("dormouse: {}", Phase::SaveStart));
+        if self.armed && self.after.is_none() && line.text.contains(CONSOLE_MARK) {
+            self.after = Some(line.at.saturating_duration_since(self.begin));
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! A guest machine through all of its power cycles.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+
+use crate::artifacts::Artifacts;
+use crate::channel::Output;
+use crate::channel::client::{Client, Request};
+use crate::console::{Console, Cursor, Line, Next};
+use crate::machine::GuestConfig;
+use crate::qemu::{Files, Qemu};
+use crate::userland::{GuestPolicy, Userland};
+
+/// How the line begins that A writes when it is up after an ordinary boot; its boot_id follows.
+pub const READY_MARK: &str = "A: ready boot_id=";
+
+/// An ordinary boot is up after this long even under emulation with everything else busy.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// For commands that take no more than a moment.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How often a machine that is waited for is looked at, when nothing else sets the pace.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The end of the serial log that an error carries.
+const TAIL_LINES: usize = 60;
+
+/// How it ended with a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The command has ended.
+    Answered(Output),
+    /// The machine is off.
+    PoweredOff,
+}
+
+/// A machine with its disks, on or off.
+#[derive(Debug)]
+pub struct Guest {
+    config: GuestConfig,
+    files: Files,
+    console: Arc<Console>,
+    channel: Client,
+    qemu: Option<Qemu>,
+    /// How often the power was switched on.
+    power_ons: u32,
+    // Last, so that QEMU is gone before its files are.
+    _folder: TempDir,
+}
+
+impl Guest {
+    /// A machine that is off and whose disks are empty.
+    ///
+    /// # Errors
+    /// Fails where its files cannot be made.
+    pub fn new(config: GuestConfig, userland: &Userland, artifacts: &Artifacts) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("dormouse-guest.")
+            .tempdir()
+            .context("the guest's folder")?;
+        let files = Files {
+            folder: folder.path().to_owned(),
+            kernel: artifacts.bzimage(),
+            initramfs: folder.path().join("initramfs.cpio"),
+        };
+        files.create(&config)?;
+        userland.build(artifacts, folder.path(), &files.initramfs)?;
+        let console = Console::create(&files.serial_log())?;
+        let channel = Client::new(&files.channel());
+        Ok(Guest {
+            config,
+            files,
+            console,
+            channel,
+            qemu: None,
+            power_ons: 0,
+            _folder: folder,
+        })
+    }
+
+    /// A machine that is off, whose policy puts the image on its first disk.
+    ///
+    /// # Errors
+    /// As [`Guest::new`].
+    pub fn standard(config: GuestConfig, artifacts: &Artifacts) -> Result<Self> {
+        let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{}\"\n", config.disk_path(0)?));
+        let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
+        Guest::new(config, &Userland { policies: vec![policy], modules }, artifacts)
+    }
+
+    /// What the machine is made of.
+    #[must_use]
+    pub fn config(&self) -> &GuestConfig {
+        &self.config
+    }
+
+    /// The host's file of disk `index`. Its content is the guest's only while the machine is off.
+    #[must_use]
+    pub fn disk_file(&self, index: usize) -> PathBuf {
+        self.files.disk(index)
+    }
+
+    /// The console, through all power cycles.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Switches the machine on and returns at once. Returns the place in the console where this boot begins.
+    ///
+    /// # Errors
+    /// Fails where the machine is on, or QEMU does not start.
+    pub fn power_on(&mut self) -> Result<Cursor> {
+        if self.qemu.is_some() {
+            bail!("the machine is on already");
+        }
+        let begin = self.console.end();
+        self.power_ons += 1;
+        self.console
+            .note(&format!("======== power on, number {}", self.power_ons));
+        self.channel.disconnect();
+        self.qemu = Some(Qemu::start(&self.config, &self.files, &self.console)?);
+        let connected = self.channel.connect(Duration::from_secs(20));
+        connected.map_err(|error| self.explain(error))?;
+        Ok(begin)
+    }
+
+    /// Switches the machine on and waits until an ordinary boot is up.
+    ///
+    /// # Errors
+    /// Fails where it does not come up.
+    pub fn boot(&mut self) -> Result<()> {
+        let mut cursor = self.power_on()?;
+        self.wait_for(&mut cursor, READY_MARK, BOOT_TIMEOUT)?;
+        Ok(())
+    }
+
+    /// Waits until the machine has powered itself off. The disk files hold the guest's data then.
+    ///
+    /// # Errors
+    /// Fails where it does not within `timeout`, or its kernel panics.
+    pub fn wait_for_power_off(&mut self, timeout: Duration) -> Result<()> {
+        let mut cursor = self.console.end();
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.look(&mut cursor, &mut |_| ())?;
+            if self.is_off()? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.explain(anyhow!("the machine is still on after {timeout:?}")));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Cuts the power. Nothing happens where it is off.
+    pub fn cut_power(&mut self) {
+        self.qemu = None;
+    }
+
+    /// Waits for a console line that contains `text`, from `cursor` on, and sets `cursor` behind it.
+    ///
+    /// # Errors
+    /// Fails where it does not come within `timeout`, where the machine goes off or its kernel panics before.
+    pub fn wait_for(&self, cursor: &mut Cursor, text: &str, timeout: Duration) -> Result<Line> {
+        self.follow(cursor, timeout, &format!("{text:?}"), |line| {
+            line.text.contains(text).then(|| line.clone())
+        })
+    }
+
+    /// Gives each console line from `cursor` on to `found` until that returns something, which it returns. `what` names
+    /// it for the error message.
+    ///
+    /// # Errors
+    /// As [`Guest::wait_for`].
+    pub fn follow<T>(
+        &self,
+        cursor: &mut Cursor,
+        timeout: Duration,
+        what: &str,
+        mut found: impl FnMut(&Line) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.console.next(cursor, deadline) {
+                Next::Line(line) => {
+                    if let Some(result) = found(&line) {
+                        return Ok(result);
+                    }
+                    panic_line(&line).map_err(|error| self.explain(error))?;
+                }
+                Next::TimedOut => {
+                    return Err(self.explain(anyhow!("{what} is not on the console after {timeout:?}")));
+                }
+                Next::Closed => {
+                    return Err(self.explain(anyhow!("the machine went off before {what} was on the console")));
+                }
+            }
+        }
+    }
+
+    /// Runs a shell command in the guest to its end.
+    ///
+    /// # Errors
+    /// Fails where no answer comes; a command that fails is an answer.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        let request = self.send(command)?;
+        self.answer(request, COMMAND_TIMEOUT)
+    }
+
+    /// Runs a shell command in the guest that must succeed, and returns its standard output.
+    ///
+    /// # Errors
+    /// Fails where no answer comes or the command fails.
+    pub fn succeed(&mut self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        if output.status != 0 {
+            let error = anyhow!(
+                "`{command}` failed in the guest with {}: {}",
+                output.status,
+                output.stderr.trim()
+            );
+            return Err(self.explain(error));
+        }
+        Ok(output.stdout)
+    }
+
+    /// Sends a shell command to the guest and does not wait for its end. The answer can be had after a power cycle, if
+    /// the session is resumed.
+    ///
+    /// # Errors
+    /// Fails where nobody is there to take it.
+    pub fn send(&mut self, command: &str) -> Result<Request> {
+        self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
+    }
+
+    /// Waits for the end of a command that was sent.
+    ///
+    /// # Errors
+    /// As [`Guest::follow_command`], and where the machine goes off before.
+    pub fn answer(&mut self, request: Request, timeout: Duration) -> Result<Output> {
+        let mut cursor = self.console.end();
+        match self.follow_command(request, &mut cursor, timeout, &mut |_| ())? {
+            Ending::Answered(output) => Ok(output),
+            Ending::PoweredOff => Err(self.explain(anyhow!("the machine went off before the answer came"))),
+        }
+    }
+
+    /// Waits until a command that was sent is answered or the machine is off, and gives `on_line` each line of the
+    /// console from `cursor` on.
+    ///
+    /// # Errors
+    /// Fails where neither happens within `timeout`, where a kernel panics, or where another boot answers in the place
+    /// of the one that was asked.
+    pub fn follow_command(
+        &mut self,
+        request: Request,
+        cursor: &mut Cursor,
+        timeout: Duration,
+        on_line: &mut dyn FnMut(&Line),
+    ) -> Result<Ending> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let answer = self.channel.poll(request).map_err(|error| self.explain(error))?;
+            self.look(cursor, on_line)?;
+            if let Some(output) = answer {
+                return Ok(Ending::Answered(output));
+            }
+            if self.is_off()? {
+                self.look(cursor, on_line)?;
+                return Ok(Ending::PoweredOff);
+            }
+            if Instant::now() >= deadline {
+                return Err(self.explain(anyhow!("no answer and no power-off after {timeout:?}")));
+            }
+        }
+    }
+
+    /// Gives `on_line` the lines from `cursor` on that are there already.
+    fn look(&self, cursor: &mut Cursor, on_line: &mut dyn FnMut(&Line)) -> Result<()> {
+        for line in self.console.since(cursor) {
+            on_line(&line);
+            panic_line(&line).map_err(|error| self.explain(error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the machine is off; if so, everything that it wrote is in the console and in the disk files.
+    fn is_off(&mut self) -> Result<bool> {
+        let Some(qemu) = &mut self.qemu else { return Ok(true) };
+        let off = qemu.is_off();
+        if !off.map_err(|error| self.explain(error))? {
+            return Ok(false);
+        }
+        self.console.wait_for_end();
+        self.qemu = None;
+        Ok(true)
+    }
+
+    /// Adds the end of the serial log to an error.
+    #[must_use]
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let tail = self.console.tail(TAIL_LINES);
+        anyhow!("{error:#}\n--- the end of the serial log:\n{tail}\n---")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.cut_power();
+        if std::thread::panicking() {
+            keep_log(&self.files.serial_log());
+        }
+    }
+}
+
+/// A failed test's log outlives the guest's folder.
+fn keep_log(log: &Path) {
+    let kept = tempfile::Builder::new()
+        .prefix("dormouse-serial.")
+        .suffix(".log")
+        .disable_cleanup(true)
+        .tempfile();
+    match kept.and_then(|kept| std::fs::copy(log, kept.path()).map(|_| kept)) {
+        Ok(kept) => eprintln!("the whole serial log: {}", kept.path().display()),
+        Err(error) => eprintln!("{}: the serial log cannot be kept: {error}", log.display()),
+    }
+}
+
+fn panic_line(line: &Line) -> Result<()> {
+    if line.text.contains("Kernel panic - not syncing") {
+        bail!("a kernel panicked: {}", line.text)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! Dormouse's end-to-end harness: guest machines under QEMU, what runs in them, and whole cycles of hibernation.
+//!
+//! ```text
+//!   tests, demo ──> cycle ──> guest ──> qemu      one run of the machine
+//!                               │  ├──> console   its first serial port, followed line by line
+//!                               │  └──> channel   its second one: commands for guest A
+//!                               └──> userland     the initramfs of A and C, built from artifacts
+//!   workload                                      runs in guest A; its reports prove a resume
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod artifacts;
+pub mod channel;
+pub mod console;
+pub mod cycle;
+pub mod guest;
+pub mod image;
+pub mod machine;
+pub mod qemu;
+pub mod userland;
+pub mod workload;

@@ -1,0 +1,274 @@
+//! What a guest machine is made of, and how QEMU and the guest call its parts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;
+
+/// The chipset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MachineType {
+    /// i440FX, PCI.
+    Pc,
+    /// ICH9, PCI Express.
+    Q35,
+}
+
+/// What runs before the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskKind {
+    /// virtio-blk on PCI.
+    Virtio,
+    /// NVMe.
+    Nvme,
+    /// SATA behind an AHCI controller.
+    Ahci,
+    /// A SCSI disk on virtio-scsi.
+    Scsi,
+    /// USB mass storage on xHCI, whose drivers are modules of the test kernel.
+    Usb,
+}
+
+impl DiskKind {
+    /// The modules of the test kernel that this disk needs, dependencies not counted.
+    #[must_use]
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            DiskKind::Usb => &["xhci_pci", "usb_storage"],
+            _ => &[],
+        }
+    }
+
+    /// The guest's name of the `ordinal`th disk of this kind, counted from 0. The kinds that share the `sd` names
+    /// are told apart by nothing: a guest has disks of one of them only.
+    #[must_use]
+    pub fn guest_path(self, ordinal: u8) -> String {
+        let letter = char::from(b'a' + ordinal);
+        match self {
+            DiskKind::Virtio => format!("/dev/vd{letter}"),
+            DiskKind::Nvme => format!("/dev/nvme{ordinal}n1"),
+            DiskKind::Ahci | DiskKind::Scsi | DiskKind::Usb => format!("/dev/sd{letter}"),
+        }
+    }
+
+    /// QEMU's `-device` arguments for the drive `drive`; `ordinal` as for `guest_path`.
+    #[must_use]
+    pub fn qemu_devices(self, drive: &str, ordinal: u8) -> Vec<String> {
+        let bus = format!("{drive}-bus");
+        match self {
+            DiskKind::Virtio => vec![format!("virtio-blk-pci,drive={drive}")],
+            DiskKind::Nvme => vec![format!("nvme,drive={drive},serial=image{ordinal}")],
+            DiskKind::Ahci => vec![
+                format!("ahci,id={bus}"),
+                format!("ide-hd,drive={drive},bus={bus}.0"),
+            ],
+            DiskKind::Scsi => {
+                vec![
+                    format!("virtio-scsi-pci,id={bus}"),
+                    format!("scsi-hd,drive={drive},bus={bus}.0"),
+                ]
+            }
+            DiskKind::Usb => vec![
+                format!("qemu-xhci,id={bus}"),
+                format!("usb-storage,drive={drive},bus={bus}.0"),
+            ],
+        }
+    }
+}
+
+/// A disk of a guest: a sparse file on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// How it is attached.
+    pub kind: DiskKind,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// A size of memory in whole MiB, written `768M` or `5G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemorySize {
+    /// The size in MiB.
+    pub mib: u64,
+}
+
+impl MemorySize {
+    /// The size in bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.mib.saturating_mul(MIB)
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (digits, factor) = match text.as_bytes().last() {
+            Some(b'M' | b'm') => (&text[..text.len() - 1], 1),
+            Some(b'G' | b'g') => (&text[..text.len() - 1], 1024),
+            _ => bail!("{text:?} is not a size of memory: write 768M or 5G"),
+        };
+        let number: u64 = digits
+            .parse()
+            .with_context(|| format!("{text:?} is not a size of memory: write 768M or 5G"))?;
+        let mib = number
+            .checked_mul(factor)
+            .filter(|mib| (256..=1 << 20).contains(mib));
+        let mib = mib.with_context(|| format!("{text} of memory: a guest has 256M to 1024G"))?;
+        Ok(MemorySize { mib })
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mib.is_multiple_of(1024) {
+            write!(f, "{}G", self.mib / 1024)
+        } else {
+            write!(f, "{}M", self.mib)
+        }
+    }
+}
+
+/// A machine for QEMU to be.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// The chipset.
+    pub machine: MachineType,
+    /// What runs before the kernel.
+    pub firmware: Firmware,
+    /// CPUs, each a thread of the host.
+    pub cpus: u32,
+    /// QEMU's CPU model with its features.
+    pub cpu_model: String,
+    /// Memory.
+    pub memory: MemorySize,
+    /// Disks in the order in which the guest finds them.
+    pub disks: Vec<Disk>,
+    /// Arguments for the kernel beside those that the harness needs.
+    pub kernel_arguments: Vec<String>,
+}
+
+impl GuestConfig {
+    /// A `pc` with BIOS and one virtio disk that holds an image of all of its memory.
+    #[must_use]
+    pub fn new(cpus: u32, memory: MemorySize) -> Self {
+        GuestConfig {
+            machine: MachineType::Pc,
+            firmware: Firmware::Bios,
+            cpus,
+            cpu_model: "max".to_owned(),
+            memory,
+            disks: vec![Disk {
+                kind: DiskKind::Virtio,
+                bytes: image_disk_bytes(memory),
+            }],
+            kernel_arguments: Vec::new(),
+        }
+    }
+
+    /// The same machine with one disk of another kind.
+    #[must_use]
+    pub fn disk(mut self, kind: DiskKind) -> Self {
+        self.disks = vec![Disk {
+            kind,
+            bytes: image_disk_bytes(self.memory),
+        }];
+        self
+    }
+
+    /// The guest's name of disk `index`.
+    ///
+    /// # Errors
+    /// Fails where there is no such disk.
+    pub fn disk_path(&self, index: usize) -> Result<String> {
+        let disk = self
+            .disks
+            .get(index)
+            .with_context(|| format!("the guest has no disk {index}"))?;
+        Ok(disk.kind.guest_path(self.disk_ordinal(index)?))
+    }
+
+    /// The place of disk `index` among those of its kind.
+    pub(crate) fn disk_ordinal(&self, index: usize) -> Result<u8> {
+        let disk = self
+            .disks
+            .get(index)
+            .with_context(|| format!("the guest has no disk {index}"))?;
+        let before = self
+            .disks
+            .iter()
+            .take(index)
+            .filter(|other| other.kind == disk.kind)
+            .count();
+        u8::try_from(before)
+            .ok()
+            .filter(|&n| n < 26)
+            .context("more disks of a kind than letters")
+    }
+}
+
+/// A disk that holds an image of memory that does not compress at all.
+#[must_use]
+pub fn image_disk_bytes(memory: MemorySize) -> u64 {
+    memory.bytes() + memory.bytes() / 8 + 64 * MIB
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn memory_sizes() {
+        assert_eq!("768M".parse::<MemorySize>().unwrap(), MemorySize { mib: 768 });
+        assert_eq!("5G".parse::<MemorySize>().unwrap(), MemorySize { mib: 5120 });
+        assert_eq!(MemorySize { mib: 5120 }.to_string(), "5G");
+        assert_eq!(MemorySize { mib: 768 }.to_string(), "768M");
+        for text in [
+            "",
+            "M",
+            "768",
+            "0G",
+            "128M",
+            "-1G",
+            "1T",
+            "99999999999999999999G",
+            "18014398509481985G",
+        ] {
+            assert!(text.parse::<MemorySize>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn disks_of_a_kind_are_counted() {
+        let mut config = GuestConfig::new(1, MemorySize { mib: 768 });
+        config.disks.insert(
+            0,
+            Disk {
+                kind: DiskKind::Nvme,
+                bytes: MIB,
+            },
+        );
+        config.disks.push(Disk {
+            kind: DiskKind::Virtio,
+            bytes: MIB,
+        });
+        let paths: Vec<_> = (0..3).map(|index| config.disk_path(index).unwrap()).collect();
+        assert_eq!(paths, ["/dev/nvme0n1", "/dev/vda", "/dev/vdb"]);
+        assert!(config.disk_path(3).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! One run of QEMU, from power-on to power-off.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use crate::console::Console;
+use crate::machine::{Firmware, GuestConfig, MachineType};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// The files that a machine is run from. All but the initramfs and the kernel keep their content between runs.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The guest's own folder.
+    pub folder: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs of A and C.
+    pub initramfs: PathBuf,
+}
+
+impl Files {
+    /// The file of disk `index`.
+    #[must_use]
+    pub fn disk(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("disk{index}.img"))
+    }
+
+    /// QEMU's socket of the second serial port.
+    #[must_use]
+    pub fn channel(&self) -> PathBuf {
+        self.folder.join("channel.sock")
+    }
+
+    /// The console's log.
+    #[must_use]
+    pub fn serial_log(&self) -> PathBuf {
+        self.folder.join("serial.log")
+    }
+
+    fn firmware_variables(&self) -> PathBuf {
+        self.folder.join("firmware-variables.fd")
+    }
+
+    /// Makes what the machine needs before its first power-on: empty disks, and variables of its own for UEFI.
+    ///
+    /// # Errors
+    /// Fails where a file cannot be made.
+    pub fn create(&self, config: &GuestConfig) -> Result<()> {
+        for (index, disk) in config.disks.iter().enumerate() {
+            let path = self.disk(index);
+            std::fs::File::create_new(&path)
+                .and_then(|file| file.set_len(disk.bytes))
+                .with_context(|| format!("{}: cannot be made with {} bytes", path.display(), disk.bytes))?;
+        }
+        if config.firmware == Firmware::Uefi {
+            std::fs::copy(OVMF_VARIABLES, self.firmware_variables())
+                .with_context(|| format!("{OVMF_VARIABLES}: cannot be copied; the package ovmf holds it"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A running QEMU. Dropping it cuts the machine's power.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    status: Option<ExitStatus>,
+}
+
+impl Qemu {
+    /// Powers the machine on. Its first serial port feeds `console`.
+    ///
+    /// # Errors
+    /// Fails where QEMU cannot be started.
+    pub fn start(config: &GuestConfig, files: &Files, console: &Arc<Console>) -> Result<Self> {
+        let arguments = arguments(config, files)?;
+        // The socket of an earlier run would take a connection and answer nothing.
+        let _ = std::fs::remove_file(files.channel());
+        // setpriv sees to it that QEMU dies with the thread that started it, whatever ends that.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", PROGRAM])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("setpriv (util-linux) and {PROGRAM} cannot be started"))?;
+        if let Some(serial) = child.stdout.take() {
+            console.attach(serial);
+        }
+        if let Some(errors) = child.stderr.take() {
+            console.attach(errors);
+        }
+        Ok(Qemu { child, status: None })
+    }
+
+    /// Whether the machine is off.
+    ///
+    /// # Errors
+    /// Fails where QEMU's state cannot be had, and where it ended by a failure of its own.
+    pub fn is_off(&mut self) -> Result<bool> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().context("QEMU's state")?;
+        }
+        match self.status {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => bail!("QEMU failed ({status})"),
+        }
+    }
+
+    /// Cuts the power.
+    pub fn cut_power(&mut self) {
+        // An error means that it is off already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.cut_power();
+    }
+}
+
+fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
+    // No devices and no settings beside those that are named here.
+    let mut arguments: Vec<OsString> = vec!["-nodefaults".into(), "-no-user-config".into()];
+    let mut add = |option: &str, value: OsString| arguments.extend([option.into(), value]);
+    let machine = match config.machine {
+        MachineType::Pc => "pc",
+        MachineType::Q35 => "q35",
+    };
+    arguments_of_board(config, machine, &mut add);
+    if config.firmware == Firmware::Uefi {
+        add(
+            "-drive",
+            format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}").into(),
+        );
+        add(
+            "-drive",
+            drive("if=pflash,format=raw,unit=1,file=", &files.firmware_variables()),
+        );
+    }
+    for (index, disk) in config.disks.iter().enumerate() {
+        let id = format!("disk{index}");
+        // What the guest has flushed must be in the file when QEMU is killed; that holds for every cache mode but
+        // `unsafe`.
+        let options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap,file=");
+        add("-drive", drive(&options, &files.disk(index)));
+        for device in disk.kind.qemu_devices(&id, config.disk_ordinal(index)?) {
+            add("-device", device.into());
+        }
+    }
+    add("-chardev", "stdio,id=console,signal=off".into());
+    add("-serial", "chardev:console".into());
+    add(
+        "-chardev",
+        drive("socket,id=channel,server=on,wait=off,path=", &files.channel()),
+    );
+    add("-serial", "chardev:channel".into());
+    add("-kernel", files.kernel.clone().into());
+    add("-initrd", files.initramfs.clone().into());
+    let mut command_line = vec!["console=ttyS0,115200".to_owned()];
+    command_line.extend(config.kernel_arguments.iter().cloned());
+    add("-append", command_line.join(" ").into());
+    Ok(arguments)
+}
+
+fn arguments_of_board(config: &GuestConfig, machine: &str, add: &mut impl FnMut(&str, OsString)) {
+    add("-machine", machine.into());
+    add("-accel", "tcg,thread=multi,tb-size=256".into());
+    add("-cpu", config.cpu_model.clone().into());
+    add("-smp", config.cpus.to_string().into());
+    add("-m", format!("{}M", config.memory.mib).into());
+    add("-display", "none".into());
+    add("-nic", "none".into());
+    add("-device", "virtio-rng-pci".into());
+}
+
+/// `options` with a path behind them, whose commas QEMU wants doubled.
+fn drive(options: &str, path: &Path) -> OsString {
+    let mut value = OsString::from(options);
+    value.push(path.to_string_lossy().replace(',', ",,"));
+    value
+}

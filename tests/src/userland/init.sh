@@ -1,0 +1,29 @@
+#!/bin/sh
+# PID 1 of guest A, and of C: the same kernel and initramfs boot after every power-on. What is resumed never comes back
+# here; a boot that goes on has nothing to mount but memory.
+export PATH=/usr/bin
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs -o size=90%,mode=755 tmpfs /run
+ip link set lo up
+
+while read -r module; do
+    insmod "/lib/modules/$module"
+done </etc/modules
+
+# As in any distribution's initramfs, before anything is mounted.
+/usr/lib/dormouse/dormouse-resume
+
+echo "A: ready boot_id=$(cat /proc/sys/kernel/random/boot_id)"
+
+# The host's commands arrive on the second serial port.
+while :; do
+    (
+        stty raw -echo
+        exec command-server
+    ) </dev/ttyS1 >/dev/ttyS1
+    echo "A: the command server has ended with $?"
+    sleep 1
+done

@@ -1,0 +1,141 @@
+//! Guest A's userland: an initramfs of busybox, the agent, the workload and the command server.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use dormouse::initramfs::cpio::Archive;
+use dormouse::initramfs::modules::{self, Module};
+
+use crate::artifacts::Artifacts;
+
+/// Where the guest's policy is.
+pub const POLICY_PATH: &str = "/etc/dormouse.toml";
+/// The commands of busybox that the guest's scripts and the tests use.
+const APPLETS: &[&str] = &[
+    "blockdev", "cat", "dd", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mount", "poweroff",
+    "printf", "ps", "sed", "seq", "sh", "sleep", "stty", "sync", "tr", "uname",
+];
+
+/// A policy of the guest, and the initramfs of B and D that carries it.
+#[derive(Debug, Clone)]
+pub struct GuestPolicy {
+    /// Where the guest has it.
+    pub path: String,
+    /// Its text but for the table `[kernel]`, which the userland adds.
+    pub text: String,
+}
+
+impl GuestPolicy {
+    /// The policy that the guest's commands read by themselves.
+    #[must_use]
+    pub fn standard(text: String) -> Self {
+        GuestPolicy {
+            path: POLICY_PATH.to_owned(),
+            text,
+        }
+    }
+}
+
+/// What a guest's initramfs holds.
+#[derive(Debug, Clone)]
+pub struct Userland {
+    /// Policies, each with an initramfs of its own.
+    pub policies: Vec<GuestPolicy>,
+    /// Modules that A loads before it looks for an image, and that B and D load; dependencies are found.
+    pub modules: Vec<String>,
+}
+
+impl Userland {
+    /// Builds the initramfs into the file `output`. Temporary files go to `folder`.
+    ///
+    /// # Errors
+    /// Fails where a part is missing or `dormouse build-initramfs` refuses.
+    pub fn build(&self, artifacts: &Artifacts, folder: &Path, output: &Path) -> Result<()> {
+        let init = fs::read(artifacts.source("tests/src/userland/init.sh")).context("the guest's init")?;
+        let resume = read(&artifacts.source("initramfs/dormouse-resume"))?;
+        let mut archive = Archive::new()
+            .node("/dev/console", 0o600, 5, 1)
+            .node("/dev/null", 0o666, 1, 3)
+            .dir("/proc", 0o755)
+            .dir("/sys", 0o755)
+            .dir("/run", 0o755)
+            .dir("/tmp", 0o1777)
+            .symlink("/bin", "usr/bin")
+            .file("/init", 0o755, init)
+            .file("/usr/bin/busybox", 0o755, read(&artifacts.busybox())?)
+            .file("/usr/lib/dormouse/vmlinuz", 0o644, read(&artifacts.bzimage())?)
+            .file("/usr/lib/dormouse/dormouse-resume", 0o755, resume);
+        for applet in APPLETS {
+            archive = archive.symlink(&format!("/usr/bin/{applet}"), "busybox");
+        }
+        for binary in ["dormouse", "workload", "command-server"] {
+            archive = archive.file(
+                &format!("/usr/bin/{binary}"),
+                0o755,
+                read(&artifacts.binary(binary))?,
+            );
+        }
+        let mut names = String::new();
+        for module in self.modules(artifacts)? {
+            names.push_str(&module.file_name);
+            names.push('\n');
+            archive = archive.file(&format!("/lib/modules/{}", module.file_name), 0o644, module.bytes);
+        }
+        archive = archive.file("/etc/modules", 0o644, names.into_bytes());
+        for (number, policy) in self.policies.iter().enumerate() {
+            let guest_initramfs = format!("/usr/lib/dormouse/initramfs{number}.img");
+            let text = format!("{}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n", policy.text);
+            let small = self.small_initramfs(artifacts, folder, &text)?;
+            archive =
+                archive
+                    .file(&guest_initramfs, 0o644, small)
+                    .file(&policy.path, 0o644, text.into_bytes());
+        }
+        fs::write(output, archive.finish()?)
+            .with_context(|| format!("{}: cannot be written", output.display()))
+    }
+
+    /// The initramfs of B and D, by the command that a user runs.
+    fn small_initramfs(&self, artifacts: &Artifacts, folder: &Path, policy: &str) -> Result<Vec<u8>> {
+        let (config, output) = (folder.join("policy.toml"), folder.join("small-initramfs.img"));
+        fs::write(&config, policy).with_context(|| format!("{}: cannot be written", config.display()))?;
+        let mut command = Command::new(artifacts.binary("dormouse"));
+        command.arg("--config").arg(&config).arg("build-initramfs");
+        command
+            .arg("--output")
+            .arg(&output)
+            .arg("--init")
+            .arg(artifacts.binary("dormouse-init"));
+        if !self.modules.is_empty() {
+            command
+                .arg("--modules")
+                .arg(self.modules.join(","))
+                .arg("--modules-dir")
+                .arg(artifacts.modules());
+        }
+        let built = command
+            .output()
+            .context("dormouse build-initramfs cannot be started")?;
+        if !built.status.success() {
+            bail!(
+                "dormouse build-initramfs failed: {}",
+                String::from_utf8_lossy(&built.stderr).trim()
+            );
+        }
+        read(&output)
+    }
+
+    /// The modules' files in the order in which A must load them.
+    fn modules(&self, artifacts: &Artifacts) -> Result<Vec<Module>> {
+        if self.modules.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(modules::resolve(&artifacts.modules(), &self.modules)?)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
+}

@@ -1,0 +1,339 @@
+//! What the workload's processes say, and what two such reports together prove.
+
+use serde::{Deserialize, Serialize};
+
+/// The answer of one process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof<T> {
+    /// What does not hold any more, in words.
+    pub fault: Option<String>,
+    /// The process.
+    pub pid: u32,
+    /// When it was started, in clock ticks since the boot: with the pid it names one process and no other.
+    pub started: u64,
+    /// What it keeps.
+    pub evidence: T,
+}
+
+/// The tmpfs file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    /// Its size.
+    pub bytes: u64,
+    /// XXH3-64 of its content as it is now, in hex.
+    pub checksum: String,
+}
+
+/// The process that counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its number.
+    pub count: u64,
+}
+
+/// The connection's end that writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// The connection as this end sees it: own and peer's address.
+    pub connection: [String; 2],
+    /// Bytes written to it.
+    pub sent: u64,
+    /// Bytes of those that the receiver has acknowledged with the right checksum.
+    pub acknowledged: u64,
+}
+
+/// The connection's end that reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receiver {
+    /// The connection as this end sees it: own and peer's address.
+    pub connection: [String; 2],
+    /// Bytes read from it, each one compared.
+    pub received: u64,
+}
+
+/// The anonymous mapping.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Its size.
+    pub bytes: u64,
+    /// Where it is in the process.
+    pub address: u64,
+}
+
+/// What `workload check` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Everything holds.
+    pub ok: bool,
+    /// The boot's own number, which a resume keeps and a boot changes.
+    pub boot_id: String,
+    /// The tmpfs file.
+    pub data: Proof<Data>,
+    /// The process that counts.
+    pub counter: Proof<Counter>,
+    /// The connection's end that writes.
+    pub sender: Proof<Sender>,
+    /// The connection's end that reads.
+    pub receiver: Proof<Receiver>,
+    /// The anonymous mapping.
+    pub mapping: Proof<Mapping>,
+    /// Bytes that were written to the connection and not yet read from it.
+    pub in_flight: u64,
+}
+
+/// One thing that two reports prove or do not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What had to hold.
+    pub claim: &'static str,
+    /// Whether it did.
+    pub holds: bool,
+    /// The numbers behind it.
+    pub detail: String,
+}
+
+impl Report {
+    /// Everything that does not hold at this moment, one line each.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let faults = [
+            ("data", &self.data.fault),
+            ("counter", &self.counter.fault),
+            ("sender", &self.sender.fault),
+            ("receiver", &self.receiver.fault),
+            ("mapping", &self.mapping.fault),
+        ];
+        let mut faults: Vec<String> = faults
+            .into_iter()
+            .filter_map(|(name, fault)| Some(format!("{name}: {}", fault.as_ref()?)))
+            .collect();
+        if faults.is_empty() && self.in_flight == 0 {
+            faults.push("stream: no bytes are in flight".to_owned());
+        }
+        faults
+    }
+
+    fn processes(&self) -> [(u32, u64); 5] {
+        [
+            (self.data.pid, self.data.started),
+            (self.counter.pid, self.counter.started),
+            (self.sender.pid, self.sender.started),
+            (self.receiver.pid, self.receiver.started),
+            (self.mapping.pid, self.mapping.started),
+        ]
+    }
+
+    /// Whether the connection has delivered everything that was in flight at `before`.
+    #[must_use]
+    pub fn delivered_what_was_in_flight(&self, before: &Report) -> bool {
+        self.receiver.evidence.received >= before.sender.evidence.sent
+    }
+
+    /// What this report proves with one that was taken earlier: that the same session went on.
+    #[must_use]
+    pub fn proofs_since(&self, before: &Report) -> Vec<Verdict> {
+        let (data, count) = (&self.data.evidence, self.counter.evidence.count);
+        let (sender, receiver) = (&self.sender.evidence, &self.receiver.evidence);
+        let same_connection = sender.connection == before.sender.evidence.connection
+            && receiver.connection == before.receiver.evidence.connection
+            && sender.connection[0] == receiver.connection[1];
+        let count_before = before.counter.evidence.count;
+        vec![
+            Verdict {
+                claim: "the same boot",
+                holds: self.boot_id == before.boot_id,
+                detail: format!("boot_id {}", changed(&before.boot_id, &self.boot_id)),
+            },
+            Verdict {
+                claim: "the same processes",
+                holds: self.processes() == before.processes()
+                    && self.processes().iter().all(|process| process.0 > 0),
+                detail: format!("pids {}", changed(&pids(before), &pids(self))),
+            },
+            Verdict {
+                claim: "the tmpfs file is intact",
+                holds: self.data.fault.is_none() && data == &before.data.evidence && data.bytes > 0,
+                detail: format!(
+                    "{} bytes, XXH3 {}{}",
+                    data.bytes,
+                    changed(&before.data.evidence.checksum, &data.checksum),
+                    fault(&self.data.fault)
+                ),
+            },
+            Verdict {
+                claim: "the counter went on",
+                holds: self.counter.fault.is_none() && count > count_before && count_before > 0,
+                detail: format!(
+                    "{count_before} before, {count} after{}",
+                    fault(&self.counter.fault)
+                ),
+            },
+            Verdict {
+                claim: "the TCP connection went on",
+                holds: self.sender.fault.is_none()
+                    && self.receiver.fault.is_none()
+                    && same_connection
+                    && before.in_flight > 0
+                    && self.delivered_what_was_in_flight(before)
+                    && sender.sent > before.sender.evidence.sent,
+                detail: format!(
+                    "{} bytes were in flight, {} received before, {} after{}{}",
+                    before.in_flight,
+                    before.receiver.evidence.received,
+                    receiver.received,
+                    fault(&self.sender.fault),
+                    fault(&self.receiver.fault)
+                ),
+            },
+            Verdict {
+                claim: "the anonymous mapping is intact",
+                holds: self.mapping.fault.is_none()
+                    && self.mapping.evidence == before.mapping.evidence
+                    && self.mapping.evidence.bytes > 0,
+                detail: format!(
+                    "{} bytes at {:#x}{}",
+                    self.mapping.evidence.bytes,
+                    self.mapping.evidence.address,
+                    fault(&self.mapping.fault)
+                ),
+            },
+        ]
+    }
+}
+
+fn pids(report: &Report) -> String {
+    report.processes().map(|(pid, _)| pid.to_string()).join(" ")
+}
+
+fn changed(before: &str, after: &str) -> String {
+    if before == after {
+        after.to_owned()
+    } else {
+        format!("{before} before, {after} after")
+    }
+}
+
+fn fault(fault: &Option<String>) -> String {
+    fault
+        .as_ref()
+        .map_or_else(String::new, |fault| format!(": {fault}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof<T>(pid: u32, evidence: T) -> Proof<T> {
+        Proof {
+            fault: None,
+            pid,
+            started: u64::from(pid) * 10,
+            evidence,
+        }
+    }
+
+    fn report(count: u64) -> Report {
+        let ends = ["127.0.0.1:4".to_owned(), "127.0.0.1:5".to_owned()];
+        let turned = [ends[1].clone(), ends[0].clone()];
+        Report {
+            ok: true,
+            boot_id: "b".to_owned(),
+            data: proof(
+                1,
+                Data {
+                    bytes: 5,
+                    checksum: "c".to_owned(),
+                },
+            ),
+            counter: proof(2, Counter { count }),
+            sender: proof(
+                3,
+                Sender {
+                    connection: ends,
+                    sent: count * 100,
+                    acknowledged: count * 90,
+                },
+            ),
+            receiver: proof(
+                4,
+                Receiver {
+                    connection: turned,
+                    received: count * 100 - 50,
+                },
+            ),
+            mapping: proof(
+                5,
+                Mapping {
+                    bytes: 7,
+                    address: 4096,
+                },
+            ),
+            in_flight: 50,
+        }
+    }
+
+    /// The claims that do not hold after `change` was made to a later report.
+    fn broken(change: impl Fn(&mut Report)) -> Vec<&'static str> {
+        let mut after = report(20);
+        change(&mut after);
+        after
+            .proofs_since(&report(10))
+            .into_iter()
+            .filter(|verdict| !verdict.holds)
+            .map(|v| v.claim)
+            .collect()
+    }
+
+    #[test]
+    fn a_session_that_went_on_proves_everything() {
+        assert!(broken(|_| ()).is_empty());
+        assert!(report(20).faults().is_empty());
+    }
+
+    #[test]
+    fn each_loss_breaks_its_own_claim() {
+        assert_eq!(broken(|after| after.boot_id = "x".to_owned()), ["the same boot"]);
+        assert_eq!(broken(|after| after.counter.started += 1), ["the same processes"]);
+        assert_eq!(broken(|after| after.mapping.pid = 77), ["the same processes"]);
+        assert_eq!(
+            broken(|after| after.data.evidence.checksum = "x".to_owned()),
+            ["the tmpfs file is intact"]
+        );
+        assert_eq!(
+            broken(|after| after.data.fault = Some("x".to_owned())),
+            ["the tmpfs file is intact"]
+        );
+        assert_eq!(
+            broken(|after| after.counter.evidence.count = 10),
+            ["the counter went on"]
+        );
+        assert_eq!(
+            broken(|after| after.receiver.evidence.received = 999),
+            ["the TCP connection went on"]
+        );
+        assert_eq!(
+            broken(|after| after.sender.evidence.sent = 1000),
+            ["the TCP connection went on"]
+        );
+        assert_eq!(
+            broken(|after| after.sender.evidence.connection[0].push('0')),
+            ["the TCP connection went on"]
+        );
+        assert_eq!(
+            broken(|after| after.mapping.fault = Some("x".to_owned())),
+            ["the anonymous mapping is intact"]
+        );
+    }
+
+    #[test]
+    fn a_connection_at_rest_is_a_fault() {
+        assert_eq!(
+            Report {
+                in_flight: 0,
+                ..report(1)
+            }
+            .faults(),
+            ["stream: no bytes are in flight"]
+        );
+    }
+}

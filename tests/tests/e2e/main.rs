@@ -1,0 +1,37 @@
+//! The end-to-end cases: whole machines under QEMU, hibernated and brought back.
+//!
+//! `scripts/test` builds what they need and runs them. Without it each of them fails and says so.
+
+mod aborts;
+mod cycles;
+mod images;
+mod refusals;
+mod shapes;
+
+use anyhow::Result;
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, WentOn, unobserved};
+use dormouse_tests::guest::Guest;
+use dormouse_tests::machine::GuestConfig;
+
+/// A guest that is up with an image device and the workload.
+fn session(config: GuestConfig) -> Result<Guest> {
+    let mut guest = Guest::standard(config, &Artifacts::from_environment()?)?;
+    guest.boot()?;
+    let device = guest.config().disk_path(0)?;
+    cycle::init_image(&mut guest, &device)?;
+    cycle::start_workload(&mut guest)?;
+    Ok(guest)
+}
+
+/// One hibernation with a power-off, all of whose proofs hold.
+fn power_cycle(guest: &mut Guest) -> Result<WentOn> {
+    let saved = cycle::save(guest, "dormouse hibernate --then poweroff --json", &mut unobserved)?;
+    let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+    demand_proofs(guest, &went_on)?;
+    Ok(went_on)
+}
+
+fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
+    went_on.demand_proofs().map_err(|error| guest.explain(error))
+}
