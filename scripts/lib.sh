@@ -43,3 +43,40 @@ need_packages() {
     fi
     rm -f "$log"
 }
+
+# need_rust COMPONENT...: Rust and the named components of it (fmt, clippy) must be there; this does not install them.
+need_rust() {
+    command -v cargo >/dev/null ||
+        die "cargo is not there: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
+    local component
+    for component; do
+        cargo "$component" --version >/dev/null 2>&1 ||
+            die "cargo $component is not there: rustup component add ${component/#fmt/rustfmt}"
+    done
+}
+
+# Builds every binary and exports the folder that holds them, static, as DORMOUSE_BIN.
+build_binaries() {
+    # The static binaries link with Debian's libc.a, and zstd is built from C.
+    need_packages gcc libc6-dev
+    need_rust
+    say "building the agent and the harness"
+    cargo build --release --locked --bins || die "the build failed: see cargo's words above"
+    DORMOUSE_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release")
+    export DORMOUSE_BIN
+}
+
+# What guests run on, and the kernel that they run, whose folder is exported as DORMOUSE_KERNEL.
+prepare_guests() {
+    need_packages qemu-system-x86 ovmf busybox-static
+    DORMOUSE_KERNEL=$(scripts/build-kernel)
+    export DORMOUSE_KERNEL
+}
+
+# use_scratch_folder: temporary files, guests' disks among them, go to a folder that this script's end removes,
+# however it ends.
+use_scratch_folder() {
+    TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/dormouse.XXXXXX")
+    export TMPDIR
+    trap 'rm -rf "$TMPDIR"' EXIT
+}

@@ -62,8 +62,14 @@ impl WentOn {
     /// Fails with those that do not.
     pub fn demand_proofs(&self) -> Result<()> {
         let broken = self.proofs().into_iter().filter(|proof| !proof.holds);
-        let broken: Vec<String> = broken.map(|proof| format!("not {}: {}", proof.claim, proof.detail)).collect();
-        if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
+        let broken: Vec<String> = broken
+            .map(|proof| format!("not {}: {}", proof.claim, proof.detail))
+            .collect();
+        if broken.is_empty() {
+            Ok(())
+        } else {
+            bail!("{}", broken.join("\n"))
+        }
     }
 
     /// What `dormouse hibernate --json` reported.
@@ -72,7 +78,11 @@ impl WentOn {
     /// Fails where it failed or printed something else.
     pub fn report(&self) -> Result<AgentReport> {
         if self.output.status != 0 {
-            bail!("dormouse hibernate failed with {}: {}", self.output.status, self.output.stderr.trim());
+            bail!(
+                "dormouse hibernate failed with {}: {}",
+                self.output.status,
+                self.output.stderr.trim()
+            );
         }
         serde_json::from_str(&self.output.stdout)
             .with_context(|| format!("dormouse hibernate --json printed {:?}", self.output.stdout))
@@ -112,26 +122,37 @@ pub fn start_workload(guest: &mut Guest) -> Result<()> {
 pub fn check_workload(guest: &mut Guest) -> Result<Report> {
     let report = ask_workload(guest)?;
     let faults = report.faults();
-    if faults.is_empty() { Ok(report) } else { Err(guest.explain(anyhow!("the workload: {}", faults.join("; ")))) }
+    if faults.is_empty() {
+        Ok(report)
+    } else {
+        Err(guest.explain(anyhow!("the workload: {}", faults.join("; "))))
+    }
 }
 
 fn ask_workload(guest: &mut Guest) -> Result<Report> {
     let output = guest.run("workload check")?;
-    serde_json::from_str(&output.stdout)
-        .with_context(|| format!("workload check printed {:?} and {:?}", output.stdout, output.stderr))
+    serde_json::from_str(&output.stdout).with_context(|| {
+        format!(
+            "workload check printed {:?} and {:?}",
+            output.stdout, output.stderr
+        )
+    })
 }
 
-/// Runs `command`, a `dormouse hibernate` that powers off, and waits for that.
+/// Runs `command`, a `dormouse hibernate` that powers off, and waits for that. `before` is the workload now.
 ///
 /// # Errors
 /// Fails where the command comes back instead.
-pub fn save(guest: &mut Guest, command: &str, observe: Observer<'_>) -> Result<Saved> {
-    let before = check_workload(guest)?;
+pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<'_>) -> Result<Saved> {
     let mut cursor = guest.console().end();
     let begin = Instant::now();
     let command = guest.send(command)?;
     match guest.follow_command(command, &mut cursor, HALF_TIMEOUT, observe)? {
-        Ending::PoweredOff => Ok(Saved { before, command, to_power_off: begin.elapsed() }),
+        Ending::PoweredOff => Ok(Saved {
+            before,
+            command,
+            to_power_off: begin.elapsed(),
+        }),
         Ending::Answered(output) => Err(guest.explain(anyhow!(
             "dormouse hibernate came back in place of powering off, with status {}: {}{}",
             output.status,
@@ -148,7 +169,11 @@ pub fn save(guest: &mut Guest, command: &str, observe: Observer<'_>) -> Result<S
 pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<WentOn> {
     let begin = Instant::now();
     let mut cursor = guest.power_on()?;
-    let mut tick = FirstTick { begin, armed: true, after: None };
+    let mut tick = FirstTick {
+        begin,
+        armed: true,
+        after: None,
+    };
     let ending = guest.follow_command(saved.command, &mut cursor, HALF_TIMEOUT, &mut |line| {
         tick.look(line);
         observe(line);
@@ -157,15 +182,19 @@ pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<
 }
 
 /// Runs `command`, a `dormouse hibernate` that does not end in a power-off, and waits until the session has gone on.
+/// `before` is the workload now.
 ///
 /// # Errors
 /// Fails where the session does not go on. A command that fails is not a failure here.
-pub fn stay_on(guest: &mut Guest, command: &str, observe: Observer<'_>) -> Result<WentOn> {
-    let before = check_workload(guest)?;
+pub fn stay_on(guest: &mut Guest, before: Report, command: &str, observe: Observer<'_>) -> Result<WentOn> {
     let mut cursor = guest.console().end();
     let begin = Instant::now();
     let command = guest.send(command)?;
-    let mut tick = FirstTick { begin, armed: false, after: None };
+    let mut tick = FirstTick {
+        begin,
+        armed: false,
+        after: None,
+    };
     let ending = guest.follow_command(command, &mut cursor, 2 * HALF_TIMEOUT, &mut |line| {
         tick.look(line);
         observe(line);
@@ -186,12 +215,24 @@ fn went_on(
     let deadline = Instant::now() + STREAM_TIMEOUT;
     let after = loop {
         let after = ask_workload(guest)?;
-        if after.delivered_what_was_in_flight(&before) || !after.faults().is_empty() || Instant::now() >= deadline {
+        if after.delivered_what_was_in_flight(&before)
+            || !after.faults().is_empty()
+            || Instant::now() >= deadline
+        {
             break after;
         }
     };
-    guest.console().since(&mut cursor).iter().for_each(|line| tick.look(line));
-    Ok(WentOn { before, after, output, to_first_tick: tick.after })
+    guest
+        .console()
+        .since(&mut cursor)
+        .iter()
+        .for_each(|line| tick.look(line));
+    Ok(WentOn {
+        before,
+        after,
+        output,
+        to_first_tick: tick.after,
+    })
 }
 
 /// The counter's first line after it was away.

@@ -88,8 +88,20 @@ impl Guest {
     /// As [`Guest::new`].
     pub fn standard(config: GuestConfig, artifacts: &Artifacts) -> Result<Self> {
         let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{}\"\n", config.disk_path(0)?));
-        let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
-        Guest::new(config, &Userland { policies: vec![policy], modules }, artifacts)
+        let modules = config
+            .disks
+            .iter()
+            .flat_map(|disk| disk.kind.modules())
+            .map(|&name| name.to_owned())
+            .collect();
+        Guest::new(
+            config,
+            &Userland {
+                policies: vec![policy],
+                modules,
+            },
+            artifacts,
+        )
     }
 
     /// What the machine is made of.
@@ -198,7 +210,9 @@ impl Guest {
                     return Err(self.explain(anyhow!("{what} is not on the console after {timeout:?}")));
                 }
                 Next::Closed => {
-                    return Err(self.explain(anyhow!("the machine went off before {what} was on the console")));
+                    return Err(
+                        self.explain(anyhow!("the machine went off before {what} was on the console"))
+                    );
                 }
             }
         }
@@ -236,7 +250,9 @@ impl Guest {
     /// # Errors
     /// Fails where nobody is there to take it.
     pub fn send(&mut self, command: &str) -> Result<Request> {
-        self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
+        self.channel
+            .send(command, COMMAND_TIMEOUT)
+            .map_err(|error| self.explain(error))
     }
 
     /// Waits for the end of a command that was sent.
@@ -292,7 +308,9 @@ impl Guest {
 
     /// Whether the machine is off; if so, everything that it wrote is in the console and in the disk files.
     fn is_off(&mut self) -> Result<bool> {
-        let Some(qemu) = &mut self.qemu else { return Ok(true) };
+        let Some(qemu) = &mut self.qemu else {
+            return Ok(true);
+        };
         let off = qemu.is_off();
         if !off.map_err(|error| self.explain(error))? {
             return Ok(false);

@@ -109,7 +109,8 @@ pub struct Header {
     pub boot_id: Uuid,
     /// When A asked for it, in seconds since 1970.
     pub created_unix: u64,
-    /// A's jump-back entry, a physical address.
+    /// A's jump-back entry, a physical address. 0 where it is not known yet: in the record that A hands to B, which fills
+    /// it in. An image whose header has none cannot be resumed.
     pub entry: u64,
     /// Where B ran and D must run, in bytes.
     pub region: PhysRange,
@@ -176,7 +177,7 @@ impl Header {
                 .iter()
                 .any(|range| (range.start..range.end).contains(&pfn))
         };
-        if !saved(self.entry / page) {
+        if self.entry != 0 && !saved(self.entry / page) {
             return Err(field("jump-back entry", self.entry, "in the saved memory"));
         }
         if let Some(mailbox) = &self.mailbox

@@ -140,6 +140,10 @@ impl Image {
         let bytes = self.disk.read(locator.offset, locator.len as usize)?;
         locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
         let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
+        if header.entry == 0 {
+            let (field, value, why) = ("jump-back entry", 0, "known, in an image");
+            return Err(self.format(FormatError::Field { block: Block::Header, field, value, why }));
+        }
         for (expected, found) in [(self.label.uuid, header.image), (commit.save_id, header.save_id)] {
             if expected != found {
                 return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));

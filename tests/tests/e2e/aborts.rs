@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{demand_proofs, power_cycle};
+use crate::{demand_proofs, power_cycle, stay_on};
 
 /// The workload alone is twice as much, and does not compress.
 const TOO_SMALL: u64 = 64 * MIB;
@@ -15,10 +15,21 @@ const TOO_SMALL: u64 = 64 * MIB;
 #[test]
 fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
-    config.disks.push(Disk { kind: DiskKind::Virtio, bytes: TOO_SMALL });
-    let policy = |disk: usize| -> Result<String> { Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?)) };
-    let small = GuestPolicy { path: "/etc/too-small.toml".to_owned(), text: policy(1)? };
-    let userland = Userland { policies: vec![GuestPolicy::standard(policy(0)?), small], modules: Vec::new() };
+    config.disks.push(Disk {
+        kind: DiskKind::Virtio,
+        bytes: TOO_SMALL,
+    });
+    let policy = |disk: usize| -> Result<String> {
+        Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?))
+    };
+    let small = GuestPolicy {
+        path: "/etc/too-small.toml".to_owned(),
+        text: policy(1)?,
+    };
+    let userland = Userland {
+        policies: vec![GuestPolicy::standard(policy(0)?), small],
+        modules: Vec::new(),
+    };
     let mut guest = Guest::new(config, &userland, &Artifacts::from_environment()?)?;
     guest.boot()?;
     for disk in 0..2 {
@@ -28,12 +39,20 @@ fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
     cycle::start_workload(&mut guest)?;
 
     let hibernate = "dormouse --config /etc/too-small.toml hibernate --then poweroff --json";
-    let aborted = cycle::stay_on(&mut guest, hibernate, &mut unobserved)?;
+    let aborted = stay_on(&mut guest, hibernate)?;
     demand_proofs(&guest, &aborted)?;
     let output = &aborted.output;
     ensure!(output.status == 1 && output.stdout.is_empty(), "{output:?}");
-    ensure!(output.stderr.contains(&TOO_SMALL.to_string()), "the device's size is not named: {}", output.stderr);
-    ensure!(numbers(&output.stderr).any(|number| number > TOO_SMALL), "no size that is needed: {}", output.stderr);
+    ensure!(
+        output.stderr.contains(&TOO_SMALL.to_string()),
+        "the device's size is not named: {}",
+        output.stderr
+    );
+    ensure!(
+        numbers(&output.stderr).any(|number| number > TOO_SMALL),
+        "no size that is needed: {}",
+        output.stderr
+    );
 
     power_cycle(&mut guest)?;
     Ok(())
@@ -41,5 +60,6 @@ fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
 
 /// The numbers in a text.
 fn numbers(text: &str) -> impl Iterator<Item = u64> {
-    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok())
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
 }

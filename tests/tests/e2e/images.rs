@@ -9,7 +9,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::demand_proofs;
+use crate::{demand_proofs, save};
 
 #[test]
 fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Result<()> {
@@ -21,17 +21,25 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     image::command(&artifacts, &["init"], blank.path())?;
     let uuid = image::commit(blank.path())?.image;
     let policy = GuestPolicy::standard(format!("[image]\ndevice = \"UUID={uuid}\"\n"));
-    let mut guest = Guest::new(config, &Userland { policies: vec![policy], modules: Vec::new() }, &artifacts)?;
+    let mut guest = Guest::new(
+        config,
+        &Userland {
+            policies: vec![policy],
+            modules: Vec::new(),
+        },
+        &artifacts,
+    )?;
     std::fs::copy(blank.path(), guest.disk_file(0))?;
     guest.boot()?;
     cycle::start_workload(&mut guest)?;
 
-    let saved = cycle::save(&mut guest, "dormouse hibernate --then poweroff --json", &mut unobserved)?;
+    let saved = save(&mut guest)?;
     let disk = guest.disk_file(0);
     let commit = image::commit(&disk)?;
     ensure!(commit.state == State::Complete, "{commit:?}");
-    let info: serde_json::Value = serde_json::from_str(&image::command(&artifacts, &["info", "--json"], &disk)?)
-        .context("dormouse image info --json")?;
+    let info: serde_json::Value =
+        serde_json::from_str(&image::command(&artifacts, &["info", "--json"], &disk)?)
+            .context("dormouse image info --json")?;
     let text = info.to_string();
     ensure!(text.contains(&uuid.to_string()), "no UUID: {text}");
     image::command(&artifacts, &["info"], &disk)?;
@@ -40,9 +48,19 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
     let report = went_on.report()?;
-    ensure!(report.stored_pages == commit.totals.stored_pages, "{report:?} and {commit:?}");
-    ensure!(report.zero_pages == commit.totals.zero_pages, "{report:?} and {commit:?}");
+    ensure!(
+        report.stored_pages == commit.totals.stored_pages,
+        "{report:?} and {commit:?}"
+    );
+    ensure!(
+        report.zero_pages == commit.totals.zero_pages,
+        "{report:?} and {commit:?}"
+    );
     guest.cut_power();
-    ensure!(image::commit(&disk)?.state == State::Consumed, "{:?}", image::commit(&disk)?);
+    ensure!(
+        image::commit(&disk)?.state == State::Consumed,
+        "{:?}",
+        image::commit(&disk)?
+    );
     Ok(())
 }

@@ -10,7 +10,7 @@ mod shapes;
 
 use anyhow::Result;
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::cycle::{self, WentOn, unobserved};
+use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::GuestConfig;
 
@@ -24,9 +24,26 @@ fn session(config: GuestConfig) -> Result<Guest> {
     Ok(guest)
 }
 
+/// Saves and powers off.
+fn save(guest: &mut Guest) -> Result<Saved> {
+    let before = cycle::check_workload(guest)?;
+    cycle::save(
+        guest,
+        before,
+        "dormouse hibernate --then poweroff --json",
+        &mut unobserved,
+    )
+}
+
+/// Runs a `dormouse hibernate` after which the power is still on.
+fn stay_on(guest: &mut Guest, command: &str) -> Result<WentOn> {
+    let before = cycle::check_workload(guest)?;
+    cycle::stay_on(guest, before, command, &mut unobserved)
+}
+
 /// One hibernation with a power-off, all of whose proofs hold.
 fn power_cycle(guest: &mut Guest) -> Result<WentOn> {
-    let saved = cycle::save(guest, "dormouse hibernate --then poweroff --json", &mut unobserved)?;
+    let saved = save(guest)?;
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;
     demand_proofs(guest, &went_on)?;
     Ok(went_on)

@@ -5,12 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use dormouse::phase::Phase;
 use dormouse_image::State;
-use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::READY_MARK;
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::session;
+use crate::{save, session};
 
 /// D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
@@ -36,7 +35,7 @@ fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
 #[test]
 fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
-    let saved = cycle::save(&mut guest, "dormouse hibernate --then poweroff --json", &mut unobserved)?;
+    let saved = save(&mut guest)?;
     let disk = guest.disk_file(0);
     let chunk = image::some_chunk(&disk)?;
     image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
@@ -47,19 +46,45 @@ fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
         lines.push(line.text.clone());
         line.text.contains(READY_MARK).then_some(())
     })?;
-    let said = |what: &str| lines.iter().filter(|line| line.contains("dormouse: ") && line.contains(what)).count();
+    let said = |what: &str| {
+        lines
+            .iter()
+            .filter(|line| line.contains("dormouse: ") && line.contains(what))
+            .count()
+    };
     let phase = |phase: Phase| said(&format!("dormouse: {phase}"));
-    println!("{:#?}", lines.iter().filter(|line| line.contains("dormouse")).collect::<Vec<_>>());
+    println!(
+        "{:#?}",
+        lines
+            .iter()
+            .filter(|line| line.contains("dormouse"))
+            .collect::<Vec<_>>()
+    );
     let explain = |what: &str| guest.explain(anyhow::anyhow!("{what}"));
-    ensure!(phase(Phase::RestoreVerify) == 1, explain("D did not look at the image once"));
-    ensure!(phase(Phase::RestoreJump) == 0 && phase(Phase::RestoreConsume) == 0, explain("D jumped"));
-    ensure!(said(&chunk.offset.to_string()) > 0, explain(&format!("the chunk at {} is not named", chunk.offset)));
+    ensure!(
+        phase(Phase::RestoreVerify) == 1,
+        explain("D did not look at the image once")
+    );
+    ensure!(
+        phase(Phase::RestoreJump) == 0 && phase(Phase::RestoreConsume) == 0,
+        explain("D jumped")
+    );
+    ensure!(
+        said(&chunk.offset.to_string()) > 0,
+        explain(&format!("the chunk at {} is not named", chunk.offset))
+    );
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
-    ensure!(boot_id.trim() != saved.before.boot_id, "the damaged session was resumed");
+    ensure!(
+        boot_id.trim() != saved.before.boot_id,
+        "the damaged session was resumed"
+    );
     ensure!(guest.run("workload check")?.status != 0, "the workload is there");
     guest.cut_power();
     let commit = image::commit(&disk)?;
-    ensure!(commit.state == State::Failed && commit.reason.contains(&chunk.offset.to_string()), "{commit:?}");
+    ensure!(
+        commit.state == State::Failed && commit.reason.contains(&chunk.offset.to_string()),
+        "{commit:?}"
+    );
     Ok(())
 }

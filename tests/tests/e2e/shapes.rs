@@ -25,7 +25,11 @@ fn q35_with_nvme_uefi_5_level_paging_and_kaslr() -> Result<()> {
 
 #[test]
 fn pc_with_ahci() -> Result<()> {
-    power_cycle(&mut session(shape(MachineType::Pc, DiskKind::Ahci, Firmware::Bios)?)?)?;
+    power_cycle(&mut session(shape(
+        MachineType::Pc,
+        DiskKind::Ahci,
+        Firmware::Bios,
+    )?)?)?;
     Ok(())
 }
 
@@ -43,7 +47,10 @@ fn q35_with_virtio_scsi_and_4_level_paging() -> Result<()> {
 fn usb_storage_whose_drivers_are_modules() -> Result<()> {
     let mut guest = session(shape(MachineType::Q35, DiskKind::Usb, Firmware::Bios)?)?;
     let modules = guest.succeed("cat /proc/modules")?;
-    ensure!(modules.contains("usb_storage ") && modules.contains("xhci_pci "), "{modules}");
+    ensure!(
+        modules.contains("usb_storage ") && modules.contains("xhci_pci "),
+        "{modules}"
+    );
     power_cycle(&mut guest)?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Which state may follow which.
 
-use dormouse_image::State::{self, Complete, Consumed, Discarded, Empty, Failed, Restoring, Saving, Snapshot};
+use dormouse_image::State::{
+    self, Complete, Consumed, Discarded, Empty, Failed, Restoring, Saving, Snapshot,
+};
 use dormouse_image::{Commit, FormatError, Uuid};
 
 use crate::values;
@@ -14,7 +16,7 @@ const LEGAL: [(State, &[State]); 8] = [
     (Restoring, &[Saving, Restoring, Consumed, Failed, Discarded]),
     (Consumed, &[Saving]),
     (Failed, &[Saving, Discarded]),
-    (Discarded, &[Saving, Discarded]),
+    (Discarded, &[Saving]),
 ];
 
 #[test]
@@ -56,7 +58,10 @@ fn what_was_consumed_is_never_resumed_without_a_new_save() {
         }
         at += 1;
     }
-    assert!(!reached.contains(&Complete) && !reached.contains(&Restoring), "{reached:?}");
+    assert!(
+        !reached.contains(&Complete) && !reached.contains(&Restoring),
+        "{reached:?}"
+    );
 }
 
 #[test]

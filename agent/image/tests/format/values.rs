@@ -140,8 +140,8 @@ fn any_locator(offset: impl Strategy<Value = u64>, max: usize) -> impl Strategy<
 fn any_totals() -> impl Strategy<Value = Totals> {
     let count = 0..PFN_LIMIT;
     let counts = [count.clone(), count.clone(), count];
-    (counts, any::<[u64; 3]>()).prop_map(|([stored, zero, omitted], [chunks, index_blocks, stored_bytes])| {
-        Totals {
+    (counts, any::<[u64; 3]>()).prop_map(
+        |([stored, zero, omitted], [chunks, index_blocks, stored_bytes])| Totals {
             ram_pages: stored + zero + omitted,
             stored_pages: stored,
             zero_pages: zero,
@@ -149,8 +149,8 @@ fn any_totals() -> impl Strategy<Value = Totals> {
             chunks,
             index_blocks,
             stored_bytes,
-        }
-    })
+        },
+    )
 }
 
 fn any_stats() -> impl Strategy<Value = SaveStats> {
@@ -169,7 +169,13 @@ pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
         any_locator(Just(HEADER_OFFSET), HEADER_MAX),
         any_locator(index_offset, INDEX_MAX),
     );
-    let identity = (any::<u64>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
+    let identity = (
+        any::<u64>(),
+        select(State::ALL.to_vec()),
+        any::<u32>(),
+        any_uuid(),
+        any_uuid(),
+    );
     (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
         |((seq, state, attempts, image, save_id), (header, last_index), totals, stats, reason)| Commit {
             seq,
@@ -299,7 +305,13 @@ fn any_extents() -> impl Strategy<Value = Vec<Extent>> {
 pub(crate) fn any_index_parts() -> impl Strategy<Value = IndexParts> {
     let zero = (0..PFN_LIMIT / 2, any::<u32>()).prop_map(|(pfn, pages)| extent(pfn, pages.max(1)));
     // A chunk: its pages, the gap before it, whether it is compressed, and how well.
-    let chunk = (any_extents(), 0_u64..10_000, any::<bool>(), any::<u32>(), any::<u64>());
+    let chunk = (
+        any_extents(),
+        0_u64..10_000,
+        any::<bool>(),
+        any::<u32>(),
+        any::<u64>(),
+    );
     (vec(chunk, 0..40), vec(zero, 0..40)).prop_map(|(described, zero)| {
         let mut end = DATA_OFFSET;
         let mut chunks = Vec::new();

@@ -82,14 +82,21 @@ fn run(options: &Options) -> Result<bool> {
         options.memory,
         name(options.disk),
     );
-    println!("Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.", artifacts.release());
+    println!(
+        "Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.",
+        artifacts.release()
+    );
 
     let mut guest = Guest::standard(config, &artifacts)?;
     let mut screen = Screen::new(options.verbose);
     start(&mut guest, &mut screen)?;
     let mut rows = Vec::new();
     for number in 1..=options.cycles {
-        let title = if options.cycles == 1 { String::new() } else { format!(" {number} of {}", options.cycles) };
+        let title = if options.cycles == 1 {
+            String::new()
+        } else {
+            format!(" {number} of {}", options.cycles)
+        };
         let row = match options.then {
             Then::Poweroff => power_cycle(&mut guest, &mut screen, &title)?,
             Then::Return => snapshot(&mut guest, &mut screen, &title)?,
@@ -128,8 +135,9 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
 
 fn power_cycle(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then poweroff --json";
+    let before = cycle::check_workload(guest)?;
     screen.step(&format!("Save{title}: {command}"));
-    let saved = cycle::save(guest, command, &mut |line| screen.line(line))?;
+    let saved = cycle::save(guest, before, command, &mut |line| screen.line(line))?;
     let to_power_off = saved.to_power_off;
     screen.say(' ', "the power is off");
     screen.step(&format!("Resume{title}: power on"));
@@ -140,8 +148,9 @@ fn power_cycle(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Ro
 
 fn snapshot(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then return --json";
+    let before = cycle::check_workload(guest)?;
     screen.step(&format!("Save and return{title}: {command}"));
-    let went_on = cycle::stay_on(guest, command, &mut |line| screen.line(line))?;
+    let went_on = cycle::stay_on(guest, before, command, &mut |line| screen.line(line))?;
     screen.say('A', "dormouse hibernate has returned");
     row(guest, &went_on, None)
 }
@@ -149,9 +158,16 @@ fn snapshot(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> 
 fn row(guest: &Guest, went_on: &WentOn, to_power_off: Option<f64>) -> Result<Row> {
     let report = went_on.report().map_err(|error| guest.explain(error))?;
     let to_first_tick = went_on.to_first_tick.map(|time| time.as_secs_f64());
-    Ok(Row { report, proofs: went_on.proofs(), to_power_off, to_first_tick })
+    Ok(Row {
+        report,
+        proofs: went_on.proofs(),
+        to_power_off,
+        to_first_tick,
+    })
 }
 
 fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
 }

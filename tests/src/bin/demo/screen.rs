@@ -19,7 +19,11 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(verbose: bool) -> Self {
-        Screen { verbose, step_began: Instant::now(), away: false }
+        Screen {
+            verbose,
+            step_began: Instant::now(),
+            away: false,
+        }
     }
 
     /// Begins a step; times count from here.
@@ -74,8 +78,14 @@ mod tests {
 
     #[test]
     fn phases_are_told_from_other_lines() {
-        assert_eq!(phase("[ 1.2] dormouse: save/write: 3 threads"), Some(('B', "save/write: 3 threads")));
-        assert_eq!(phase("dormouse: restore/jump: to 0x1000"), Some(('D', "restore/jump: to 0x1000")));
+        assert_eq!(
+            phase("[ 1.2] dormouse: save/write: 3 threads"),
+            Some(('B', "save/write: 3 threads"))
+        );
+        assert_eq!(
+            phase("dormouse: restore/jump: to 0x1000"),
+            Some(('D', "restore/jump: to 0x1000"))
+        );
         assert_eq!(phase("dormouse: no image on /dev/vda"), None);
         assert_eq!(phase("save/write: not ours"), None);
     }
