@@ -68,6 +68,11 @@ struct HibernateArgs {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+
+    /// Jump although this kernel's version is older than the fix without which it hangs on the way back; for
+    /// kernels whose distribution has added the fix
+    #[arg(long)]
+    trust_kernel: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,7 +169,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
-    let report = hibernate::run(policy, hibernate::Options { then: arguments.then })?;
+    let options = hibernate::Options {
+        then: arguments.then,
+        trust_kernel: arguments.trust_kernel,
+    };
+    let report = hibernate::run(policy, options)?;
     if report.outcome == Outcome::Failed {
         bail!("{report}");
     }

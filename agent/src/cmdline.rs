@@ -22,10 +22,6 @@ pub struct Cmdline {
     pub image: Option<ImageDevice>,
     /// `dormouse.then=`: what follows a completed save, in place of the policy's.
     pub then: Option<Then>,
-    /// `dormouse.region=0x<start>+0x<size>`: the region this kernel lives in.
-    pub region: Option<RangeArg>,
-    /// `dormouse.low=0x<start>+0x<size>`: the low memory that the jump swaps.
-    pub low: Option<RangeArg>,
     /// `dormouse.bridge=0x<address>`: where the bridge's pages are.
     pub bridge: Option<u64>,
     /// `dormouse.entry=0x<16 digits>`: A's jump-back entry, written by the entry stub.
@@ -54,21 +50,6 @@ impl BootMode {
             Self::Save => "save",
             Self::Restore => "restore",
         }
-    }
-}
-
-/// A range of physical memory on the command line: `0x<start>+0x<size>`, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RangeArg {
-    /// First byte.
-    pub start: u64,
-    /// Bytes, at least one; `start + size` does not overflow.
-    pub size: u64,
-}
-
-impl fmt::Display for RangeArg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}+{:#x}", self.start, self.size)
     }
 }
 
@@ -105,20 +86,27 @@ pub enum CmdlineError {
         /// Its value as written.
         text: String,
     },
-    /// Not a range of physical memory.
-    #[error("kernel argument {name}: `{text}` is not a range of memory such as 0x1000000+0x8000000")]
-    Range {
-        /// The argument.
-        name: &'static str,
-        /// Its value as written.
-        text: String,
-    },
     /// `dormouse.session`.
     #[error("kernel argument dormouse.session: `{0}` is not a UUID")]
     Session(String),
 }
 
 impl Cmdline {
+    /// Reads no more than where to jump back to. For a command line that [`Cmdline::parse`] refuses: whatever is wrong with
+    /// the rest of it, B must find the way back into A.
+    #[must_use]
+    pub fn parse_way_back(text: &str) -> Self {
+        let number = |name| {
+            let last = arguments(text).filter(|argument| argument.name == name).last();
+            last.and_then(|argument| argument.value).and_then(hexadecimal)
+        };
+        Self {
+            entry: number("dormouse.entry"),
+            bridge: number("dormouse.bridge"),
+            ..Self::default()
+        }
+    }
+
     /// Reads what a kernel command line says to Dormouse. Where it says something twice, the last one holds,
     /// so that what a user types at the boot loader's prompt overrides what is configured there.
     ///
@@ -151,8 +139,6 @@ impl Cmdline {
             }
             "dormouse.image" => self.image = Some(text.parse().map_err(CmdlineError::Image)?),
             "dormouse.then" => self.then = Some(text.parse().map_err(CmdlineError::Then)?),
-            "dormouse.region" => self.region = Some(range("dormouse.region", text)?),
-            "dormouse.low" => self.low = Some(range("dormouse.low", text)?),
             "dormouse.bridge" => self.bridge = Some(number("dormouse.bridge", text)?),
             "dormouse.entry" => self.entry = Some(number("dormouse.entry", text)?),
             "dormouse.session" => {
@@ -173,8 +159,6 @@ impl fmt::Display for Cmdline {
                 .as_ref()
                 .map(|image| quoted("dormouse.image", &image.to_string())),
             self.then.map(|then| format!("dormouse.then={then}")),
-            self.region.map(|region| format!("dormouse.region={region}")),
-            self.low.map(|low| format!("dormouse.low={low}")),
             self.bridge.map(|bridge| format!("dormouse.bridge={bridge:#x}")),
             // Always 16 digits: the entry stub overwrites them in place.
             self.entry.map(|entry| format!("dormouse.entry={entry:#018x}")),
@@ -192,10 +176,7 @@ fn word<T: Copy>(
     allowed: &'static str,
     words: &[(&str, T)],
 ) -> Result<T, CmdlineError> {
-    let known = words
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, value)| *value);
+    let known = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     known.ok_or_else(|| CmdlineError::Word {
         name,
         text: text.to_owned(),
@@ -205,18 +186,6 @@ fn word<T: Copy>(
 
 fn number(name: &'static str, text: &str) -> Result<u64, CmdlineError> {
     hexadecimal(text).ok_or_else(|| CmdlineError::Number {
-        name,
-        text: text.to_owned(),
-    })
-}
-
-fn range(name: &'static str, text: &str) -> Result<RangeArg, CmdlineError> {
-    let parsed = text.split_once('+').and_then(|(start, size)| {
-        let (start, size) = (hexadecimal(start)?, hexadecimal(size)?);
-        start.checked_add(size)?;
-        (size > 0).then_some(RangeArg { start, size })
-    });
-    parsed.ok_or_else(|| CmdlineError::Range {
         name,
         text: text.to_owned(),
     })

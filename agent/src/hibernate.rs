@@ -9,7 +9,7 @@ use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
 
-use crate::cmdline::{inherited, join, quoted};
+use crate::cmdline::{BootMode, Cmdline, inherited, join};
 use crate::initramfs::cpio::Archive;
 use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
@@ -26,6 +26,8 @@ use crate::{kmsg, pid1};
 pub struct Options {
     /// What follows the save, in place of the policy's `save.then`.
     pub then: Option<Then>,
+    /// Whether to jump although this kernel's version is older than the fix that lets it be returned to.
+    pub trust_kernel: bool,
 }
 
 /// Below this, memory belongs to the firmware and to the kernel's real-mode code, which A reserves as a whole
@@ -49,6 +51,18 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
              (Fedora's and RHEL's have; Debian's has not)"
         );
     }
+    let release = nix::sys::utsname::uname()
+        .context("uname")?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    if !options.trust_kernel && !machine::can_be_returned_to(&release) {
+        bail!(
+            "kernel {release} hangs when it is returned to: it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return \
+             from ::preserve_context kexec\"), which is in Linux 6.13 and 6.12.5. If your distribution has added it, \
+             use --trust-kernel"
+        );
+    }
     let then = options.then.unwrap_or(policy.save.then);
     let image = image_uuid(policy)?;
     let machine = Machine::read()?;
@@ -57,15 +71,28 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let low = region::low_memory(&ram)?;
     let memory = subtract(
         &machine.iomem.ram_frames(),
-        &[PfnRange { start: 0, end: FIRST_FRAME }, region.frames()],
+        &[
+            PfnRange {
+                start: 0,
+                end: FIRST_FRAME,
+            },
+            region.frames(),
+        ],
     );
     let (page, mailbox) = mailbox_page(&[region, low])?;
     let header = header(&machine, image, region, low, &memory, mailbox)?;
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let kernel_file = read(&policy.kernel.image)?;
-    let kernel = BzImage::parse(&kernel_file)
-        .with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let kernel =
+        BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let told = Cmdline {
+        mode: Some(BootMode::Save),
+        image: Some(ImageDevice::ImageUuid(image)),
+        session: Some(header.save_id),
+        then: Some(then),
+        ..Cmdline::default()
+    };
     let plan = loader::plan(&Request {
         kernel: &kernel,
         initramfs: &with_session(&header, &read(&policy.kernel.initramfs)?)?,
@@ -75,8 +102,11 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         firmware: &machine.iomem.firmware,
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
-        cmdline: &cmdline(&machine, policy, "save", image, header.save_id, Some(then)),
-        purpose: Purpose::Save { memory: memory.clone(), note: machine::vmcoreinfo(&[region, low])? },
+        cmdline: &cmdline(&machine, policy, &told),
+        purpose: Purpose::Save {
+            memory: memory.clone(),
+            note: machine::vmcoreinfo(&[region, low])?,
+        },
     })?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
     if policy.save.drop_caches {
@@ -92,7 +122,10 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: this session goes on", Phase::HibernateReturn);
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     if let Err(error) = kexec::unload() {
-        log::warn!("{}: cannot free the memory of kernel B: {error}", Phase::HibernateReturn);
+        log::warn!(
+            "{}: cannot free the memory of kernel B: {error}",
+            Phase::HibernateReturn
+        );
     }
     jumped.map_err(|error| match error.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
@@ -169,7 +202,11 @@ fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> 
     while misplaced.len() < MAILBOX_TRIES {
         let page = PinnedPage::new(&nonce).context("cannot pin a page for the report")?;
         let pfn = page.pfn();
-        let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
+        let bytes = PfnRange {
+            start: pfn,
+            end: pfn + 1,
+        }
+        .bytes();
         if !swapped.iter().any(|range| range.overlaps(&bytes)) {
             return Ok((page, Mailbox { pfn, nonce }));
         }
@@ -188,32 +225,19 @@ fn with_session(header: &Header, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The command line of B or D, but for what the loader adds.
-pub(crate) fn cmdline(
-    machine: &Machine,
-    policy: &Policy,
-    mode: &str,
-    image: Uuid,
-    session: Uuid,
-    then: Option<Then>,
-) -> String {
+/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, the policy's, and
+/// what they are told.
+pub(crate) fn cmdline(machine: &Machine, policy: &Policy, told: &Cmdline) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",
         Verbosity::Normal => "loglevel=6",
         Verbosity::Verbose => "loglevel=8",
     };
-    let mut arguments: Vec<String> = inherited(&machine.cmdline).into_iter().map(str::to_string).collect();
-    arguments.extend([
-        loglevel.to_string(),
-        // A second kernel that is lost must not keep the machine: the next boot is an ordinary one.
-        "panic=5".to_string(),
-        policy.kernel.arguments.clone(),
-        quoted("dormouse.mode", mode),
-        quoted("dormouse.image", &ImageDevice::ImageUuid(image).to_string()),
-        quoted("dormouse.session", &session.to_string()),
-    ]);
-    arguments.extend(then.map(|then| quoted("dormouse.then", then.as_str())));
-    join(arguments.iter().map(String::as_str))
+    let told = told.to_string();
+    let mut arguments = inherited(&machine.cmdline);
+    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
+    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments, &told]);
+    join(arguments)
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
@@ -224,7 +248,10 @@ fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
 fn drop_caches() {
     let path = "/proc/sys/vm/drop_caches";
     nix::unistd::sync();
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"3"));
+    let written = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, b"3"));
     if let Err(error) = written {
         log::warn!("{path}: {error}; the caches stay");
     }

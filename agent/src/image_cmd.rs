@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
-use crate::signature;
+use crate::signature::{self, Tail};
 use crate::store::{Access, Disk, Image, Reader, StoreError};
 
 /// Makes an image device of `path`, and says its identity.
@@ -29,19 +29,34 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
         ),
         _ => {}
     }
-    let label = Label { uuid: machine::random_uuid()?, created_unix: machine::now_unix() };
+    let label = Label {
+        uuid: machine::random_uuid()?,
+        created_unix: machine::now_unix(),
+    };
     let image = Image::create(disk, label)?;
-    Ok(format!("{}: UUID={}, {}", path.display(), label.uuid, mib(image.disk().size())))
+    Ok(format!(
+        "{}: UUID={}, {}",
+        path.display(),
+        label.uuid,
+        mib(image.disk().size())
+    ))
 }
 
 /// Refuses a device on which something else lives.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
-    let mut head = Vec::new();
-    let limit = u64::try_from(signature::HEAD_LEN)?;
-    File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut head))
-        .with_context(|| format!("image device {}: cannot read it", path.display()))?;
-    if let Some(found) = signature::probe(&head, None) {
+    let cannot_read = || format!("image device {}: cannot read it", path.display());
+    let mut device = File::open(path).with_context(cannot_read)?;
+    let device_len = device.seek(SeekFrom::End(0)).with_context(cannot_read)?;
+    let mut part = |start: u64, len: usize| -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        device.seek(SeekFrom::Start(start))?;
+        (&mut device).take(u64::try_from(len)?).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let head = part(0, signature::HEAD_LEN).with_context(cannot_read)?;
+    let end = device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?);
+    let bytes = &part(end, signature::TAIL_LEN).with_context(cannot_read)?;
+    if let Some(found) = signature::probe(&head, Some(Tail { device_len, bytes })) {
         bail!(
             "image device {}: it carries {found}; wipe it first (`wipefs -a {}`) if that may go",
             path.display(),
@@ -188,8 +203,14 @@ pub fn discard(path: &Path) -> anyhow::Result<String> {
     let mut image = Image::open(Disk::open(path, Access::Write)?)?;
     let state = image.commit().state;
     if matches!(state, State::Consumed | State::Discarded | State::Empty) {
-        return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
+        return Ok(format!(
+            "{}: there is nothing to discard, the image is {state}",
+            path.display()
+        ));
     }
     image.transition(State::Discarded, "by `dormouse image discard`")?;
-    Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
+    Ok(format!(
+        "{}: discarded; the next boot is an ordinary one",
+        path.display()
+    ))
 }

@@ -26,8 +26,8 @@ pub mod policy;
 pub mod hibernate;
 pub mod save;
 
-pub mod resume;
 pub mod restore;
+pub mod resume;
 
 // What A and C know of their machine.
 pub mod compat;

@@ -62,7 +62,9 @@ pub fn text(path: &str) -> anyhow::Result<String> {
 /// Seconds since 1970, or 0 where the clock is before that.
 #[must_use]
 pub fn now_unix() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Random bytes, from the kernel.
@@ -96,7 +98,9 @@ pub fn random_uuid() -> anyhow::Result<Uuid> {
 fn parse_cpu(cpuinfo: &str) -> Cpu {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let field = |name: &str| {
-        let line = first.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+        let line = first
+            .lines()
+            .find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
         line.map_or("", |(_, value)| value.trim())
     };
     let number = |name| field(name).parse().unwrap_or(0);
@@ -120,6 +124,21 @@ fn parse_systab(systab: &str) -> Option<u64> {
     u64::from_str_radix(address.trim().strip_prefix("0x")?, 16).ok()
 }
 
+/// Whether a kernel with this release, as `uname -r` gives it, survives being returned to.
+///
+/// Kernels before Linux kernel commit 07fa619f2a40 ("x86/kexec: Restore GDT on return from ::preserve_context kexec", in
+/// v6.13 and v6.12.5) do not load their descriptor table again on the way back, and hang: the session would be lost. There is
+/// no way to ask a kernel for it, hence the one version check of this program.
+#[must_use]
+pub fn can_be_returned_to(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    version >= (6, 12, 5)
+}
+
 /// This kernel's VMCOREINFO, for a second kernel that swaps the memory of `swapped` out.
 ///
 /// Where the note lies in memory that is swapped, the second kernel would not find it there; it gets a copy then. Where
@@ -131,7 +150,9 @@ pub fn vmcoreinfo(swapped: &[PhysRange]) -> anyhow::Result<Note> {
     let path = "/sys/kernel/vmcoreinfo";
     let line = std::fs::read_to_string(path)
         .with_context(|| format!("{path}: cannot read it; this kernel needs CONFIG_CRASH_DUMP"))?;
-    let Some(note) = parse_vmcoreinfo(&line) else { bail!("{path}: not an address and a size: `{line}`") };
+    let Some(note) = parse_vmcoreinfo(&line) else {
+        bail!("{path}: not an address and a size: `{line}`")
+    };
     if !swapped.iter().any(|range| range.overlaps(&note)) {
         return Ok(Note::InMemory(note));
     }
@@ -179,7 +200,9 @@ fn kcore_note() -> io::Result<Option<Vec<u8>>> {
     let mut table = vec![0; count * SIZEOF_PHDR];
     kcore.read_exact_at(&mut table, header.e_phoff)?;
     let headers = ProgramHeader::from_bytes(&table, count);
-    let Some(notes) = headers.iter().find(|header| header.p_type == PT_NOTE) else { return Ok(None) };
+    let Some(notes) = headers.iter().find(|header| header.p_type == PT_NOTE) else {
+        return Ok(None);
+    };
     let mut bytes = vec![0; usize::try_from(notes.p_filesz.min(1 << 20)).map_err(io::Error::other)?];
     kcore.read_exact_at(&mut bytes, notes.p_offset)?;
     Ok(find_note(&bytes, b"VMCOREINFO\0"))
@@ -209,16 +232,28 @@ mod tests {
             "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 15\nmodel\t\t: 107\n\
              model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nflags\t\t: fpu la57 lm\n\nprocessor\t: 1\n",
         );
-        assert_eq!((cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping), ("AuthenticAMD", 15, 107, 1));
+        assert_eq!(
+            (cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping),
+            ("AuthenticAMD", 15, 107, 1)
+        );
         assert_eq!((cpu.flags.as_str(), cpu.la57), ("fpu la57 lm", true));
         assert!(!parse_cpu("flags : fpu la57x\n").la57);
     }
 
     #[test]
     fn firmware_and_kernel_addresses_are_read() {
-        assert_eq!(parse_systab("SMBIOS=0x1\nACPI=0x2\nACPI20=0x3f77e014\n"), Some(0x3f77_e014));
+        assert_eq!(
+            parse_systab("SMBIOS=0x1\nACPI=0x2\nACPI20=0x3f77e014\n"),
+            Some(0x3f77_e014)
+        );
         assert_eq!(parse_systab("SMBIOS=0x1\n"), None);
-        assert_eq!(parse_vmcoreinfo("0x2fee0000 1024\n"), Some(PhysRange { start: 0x2fee_0000, end: 0x2fee_1024 }));
+        assert_eq!(
+            parse_vmcoreinfo("0x2fee0000 1024\n"),
+            Some(PhysRange {
+                start: 0x2fee_0000,
+                end: 0x2fee_1024
+            })
+        );
         assert_eq!(parse_vmcoreinfo("nothing\n"), None);
         assert_eq!(parse_vmcoreinfo("ffffffffffffffff 1024\n"), None);
     }
@@ -231,6 +266,16 @@ mod tests {
         assert_eq!(find_note(&notes, b"VMCOREINFO\0").unwrap(), b"PAGESIZE=4096\n");
         assert_eq!(find_note(&notes, b"OTHER\0"), None);
         assert_eq!(find_note(&[0xff; 40], b"OTHER\0"), None);
+    }
+
+    #[test]
+    fn kernels_before_the_fix_are_known_by_their_version() {
+        for release in ["6.12.5", "6.12.117", "6.13.0-rc1", "7.0.1-arch1-1", "6.14"] {
+            assert!(can_be_returned_to(release), "{release}");
+        }
+        for release in ["6.12.4", "6.12.0-55.el10", "6.1.0-30-amd64", "5.15.0", "6.12", "custom"] {
+            assert!(!can_be_returned_to(release), "{release}");
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub fn mib(bytes: u64) -> String {
     let mib = bytes.div_ceil(1 << 20).to_string();
     let mut text = String::new();
     for (at, digit) in mib.chars().enumerate() {
-        if at > 0 && (mib.len() - at) % 3 == 0 {
+        if at > 0 && (mib.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -189,8 +189,12 @@ pub mod mailbox {
         }
         let text = serde_json::to_vec(report).map_err(|error| MailboxError::Unreadable(error.to_string()))?;
         let too_long = MailboxError::TooLong(text.len());
-        let Ok(len) = u32::try_from(text.len()) else { return Err(too_long) };
-        let Some(place) = page.get_mut(TEXT..TEXT + text.len()) else { return Err(too_long) };
+        let Ok(len) = u32::try_from(text.len()) else {
+            return Err(too_long);
+        };
+        let Some(place) = page.get_mut(TEXT..TEXT + text.len()) else {
+            return Err(too_long);
+        };
         place.copy_from_slice(&text);
         page[NONCE..TEXT].copy_from_slice(&len.to_le_bytes());
         Ok(())
@@ -204,11 +208,16 @@ pub mod mailbox {
         if page.get(..NONCE) != Some(nonce) {
             return Err(MailboxError::WrongNonce);
         }
-        let len = page.get(NONCE..TEXT).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let len = page
+            .get(NONCE..TEXT)
+            .and_then(|len| len.try_into().ok())
+            .map_or(0, u32::from_le_bytes);
         if len == 0 {
             return Err(MailboxError::Empty);
         }
-        let text = usize::try_from(len).ok().and_then(|len| page.get(TEXT..TEXT.checked_add(len)?));
+        let text = usize::try_from(len)
+            .ok()
+            .and_then(|len| page.get(TEXT..TEXT.checked_add(len)?));
         let text = text.ok_or_else(|| MailboxError::Unreadable(format!("{len} bytes")))?;
         serde_json::from_slice(text).map_err(|error| MailboxError::Unreadable(error.to_string()))
     }
@@ -225,7 +234,11 @@ mod tests {
         let mut page = vec![0; 4096];
         page[..16].copy_from_slice(&nonce);
         assert!(matches!(mailbox::read(&page, &nonce), Err(MailboxError::Empty)));
-        let report = Report { restore: Some(Half::default()), image_bytes: 9, ..Report::failed("why".into()) };
+        let report = Report {
+            restore: Some(Half::default()),
+            image_bytes: 9,
+            ..Report::failed("why".into())
+        };
         mailbox::write(&mut page, &nonce, &report).unwrap();
         assert_eq!(mailbox::read(&page, &nonce).unwrap(), report);
     }
@@ -234,7 +247,10 @@ mod tests {
     fn a_strangers_page_is_left_alone() {
         let mut page = vec![3; 4096];
         let report = Report::failed("why".into());
-        assert!(matches!(mailbox::write(&mut page, &[7; 16], &report), Err(MailboxError::WrongNonce)));
+        assert!(matches!(
+            mailbox::write(&mut page, &[7; 16], &report),
+            Err(MailboxError::WrongNonce)
+        ));
         assert!(page.iter().all(|byte| *byte == 3));
     }
 
@@ -242,12 +258,17 @@ mod tests {
     fn a_reason_that_is_too_long_is_refused() {
         let mut page = vec![0; 4096];
         let report = Report::failed("x".repeat(5000));
-        assert!(matches!(mailbox::write(&mut page, &[0; 16], &report), Err(MailboxError::TooLong(_))));
+        assert!(matches!(
+            mailbox::write(&mut page, &[0; 16], &report),
+            Err(MailboxError::TooLong(_))
+        ));
     }
 
     #[test]
     fn sizes_are_readable() {
-        assert_eq!([mib(0), mib(1), mib(512 << 20), mib(1204 << 20), mib(5 << 50)].join("; "),
-            "0 MiB; 1 MiB; 512 MiB; 1,204 MiB; 5,368,709,120 MiB");
+        assert_eq!(
+            [mib(0), mib(1), mib(512 << 20), mib(1204 << 20), mib(5 << 50)].join("; "),
+            "0 MiB; 1 MiB; 512 MiB; 1,204 MiB; 5,368,709,120 MiB"
+        );
     }
 }

@@ -41,10 +41,18 @@ pub fn run(plan: &RestorePlan, policy: &Policy) -> anyhow::Result<WayBack> {
 
 fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
-    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().path().display());
+    log::info!(
+        "{}: verifying header and index on {}",
+        Phase::RestoreVerify,
+        image.disk().path().display()
+    );
     let header = image.header()?;
     if header.save_id != plan.session {
-        bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
+        bail!(
+            "the image holds the session {}, this kernel was started for {}",
+            header.save_id,
+            plan.session
+        );
     }
     // Counted before anything can go wrong: a restore that dies is not tried forever.
     image.begin_restore()?;
@@ -74,9 +82,14 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
         least_available_kib: vitals.least_available_kib,
     });
     // The point of no return: an image is resumed at most once, whatever happens behind this line.
-    image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
+    image
+        .transition(State::Consumed, "")
+        .context("the image could not be marked as consumed")?;
     if let Err(error) = pid1::deliver(&header, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(WayBack { entry: header.entry, bridge: plan.bridge })
+    Ok(WayBack {
+        entry: header.entry,
+        bridge: plan.bridge,
+    })
 }

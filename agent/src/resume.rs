@@ -7,7 +7,7 @@ use dormouse_image::{Header, State};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::power::{self, Command};
 
-use crate::cmdline::Cmdline;
+use crate::cmdline::{BootMode, Cmdline};
 use crate::compat;
 use crate::hibernate;
 use crate::kmsg;
@@ -15,7 +15,7 @@ use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
-use crate::policy::Policy;
+use crate::policy::{ImageDevice, Policy};
 use crate::store::{self, Access, Disk, Image, StoreError};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
@@ -31,29 +31,28 @@ const ATTEMPTS: u32 = 2;
 /// The image device could not be read, or D could not be started. The boot goes on all the same.
 pub fn run(policy: &Policy) -> anyhow::Result<String> {
     kmsg::init();
-    let line = match decide(policy)? {
-        Decision::GoOn(line) => line,
+    match decide(policy)? {
+        Decision::GoOn(line) => Ok(line),
         Decision::Resume(mut image, header) => match start(policy, &image, &header) {
             Ok(never) => match never {},
             Err(error) => {
                 let reason = format!("the restore kernel could not be started: {error:#}");
                 discard(&mut image, &reason)?;
-                reason
+                Ok(format!("not resuming: {reason}; the image is discarded"))
             }
         },
-    };
-    log::info!("{}: {line}", Phase::ResumeCheck);
-    Ok(line)
+    }
 }
 
 enum Decision {
     GoOn(String),
-    Resume(Image, Box<Header>),
+    Resume(Box<Image>, Box<Header>),
 }
 
 fn decide(policy: &Policy) -> anyhow::Result<Decision> {
-    let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?)?;
+    let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?);
     let go_on = |line: String| Ok(Decision::GoOn(line));
+    log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
     let path = store::find(&policy.image.device, policy.image.wait)?;
     let mut image = match open(&path) {
         Err(StoreError::NotInitialised { .. }) => {
@@ -61,18 +60,23 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         }
         result => result?,
     };
-    log::debug!("{}: {}: {}", Phase::ResumeCheck, path.display(), image.commit().state);
-
     let commit = image.commit().clone();
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
-            return go_on(format!("no image to resume: the one on {} is {}", path.display(), commit.state));
+            return go_on(format!(
+                "no image to resume: the one on {} is {}",
+                path.display(),
+                commit.state
+            ));
         }
         // Said once; from then on the image is discarded.
         State::Saving => {
             let reason = "the last save never finished";
             discard(&mut image, reason)?;
-            return go_on(format!("not resuming from {}: {reason}; the session is lost", path.display()));
+            return go_on(format!(
+                "not resuming from {}: {reason}; the session is lost",
+                path.display()
+            ));
         }
         State::Failed => {
             discard(&mut image, &commit.reason)?;
@@ -80,22 +84,21 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         }
         State::Complete | State::Restoring => {}
     }
-    let refusal = if cmdline.off || cmdline.noresume {
-        Some("the kernel command line says so".to_string())
-    } else if commit.attempts >= ATTEMPTS {
-        Some(format!("{} restores of it have already died", commit.attempts))
-    } else {
-        None
-    };
-    let checked = match refusal {
-        Some(reason) => Err(reason),
-        None => check(&image),
+    let checked = match cmdline {
+        Ok(cmdline) if cmdline.off || cmdline.noresume => Err("the kernel command line says so".to_string()),
+        // Whatever was meant, it was about Dormouse, and this boot is about to mount the session's filesystems.
+        Err(error) => Err(error.to_string()),
+        Ok(_) if commit.attempts >= ATTEMPTS => Err(format!("{} restores of it have already died", commit.attempts)),
+        Ok(_) => check(&image),
     };
     match checked {
-        Ok(header) => Ok(Decision::Resume(image, header)),
+        Ok(header) => Ok(Decision::Resume(Box::new(image), header)),
         Err(reason) => {
             discard(&mut image, &reason)?;
-            go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+            go_on(format!(
+                "not resuming from {}: {reason}; the image is discarded",
+                path.display()
+            ))
         }
     }
 }
@@ -113,7 +116,9 @@ fn check(image: &Image) -> Result<Box<Header>, String> {
 }
 
 fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
-    image.transition(State::Discarded, reason).context("the image could not be discarded")
+    image
+        .transition(State::Discarded, reason)
+        .context("the image could not be discarded")
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
@@ -122,8 +127,14 @@ fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std:
     let machine = Machine::read()?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
     let kernel_file = read(&policy.kernel.image)?;
-    let kernel = BzImage::parse(&kernel_file)
-        .with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let kernel =
+        BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let told = Cmdline {
+        mode: Some(BootMode::Restore),
+        image: Some(ImageDevice::ImageUuid(image.label().uuid)),
+        session: Some(header.save_id),
+        ..Cmdline::default()
+    };
     let plan = loader::plan(&Request {
         kernel: &kernel,
         initramfs: &read(&policy.kernel.initramfs)?,
@@ -133,7 +144,7 @@ fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std:
         firmware: &machine.iomem.firmware,
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
-        cmdline: &hibernate::cmdline(&machine, policy, "restore", image.label().uuid, header.save_id, None),
+        cmdline: &hibernate::cmdline(&machine, policy, &told),
         purpose: Purpose::Restore,
     })?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, plan.cmdline);

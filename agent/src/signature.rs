@@ -204,9 +204,7 @@ fn boot_sector(head: &[u8]) -> Option<Signature> {
 
 fn probe_tail(tail: Tail<'_>) -> Option<Signature> {
     let at = |offset: u64, bytes: &[u8]| {
-        let first = tail
-            .device_len
-            .checked_sub(u64::try_from(tail.bytes.len()).ok()?)?;
+        let first = tail.device_len.checked_sub(u64::try_from(tail.bytes.len()).ok()?)?;
         let within = usize::try_from(offset.checked_sub(first)?).ok()?;
         (bytes_at(tail.bytes, within, bytes.len())? == bytes).then_some(offset)
     };
@@ -234,11 +232,7 @@ fn probe_tail(tail: Tail<'_>) -> Option<Signature> {
     };
     gpt(512)
         .or_else(|| gpt(4096))
-        .or_else(|| {
-            md_1_0()
-                .or_else(md_0_90)
-                .map(|offset| Signature { name: MD, offset })
-        })
+        .or_else(|| md_1_0().or_else(md_0_90).map(|offset| Signature { name: MD, offset }))
         .or_else(|| isw().or_else(ddf).map(firmware))
 }
 

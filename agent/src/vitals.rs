@@ -37,7 +37,10 @@ impl Watch {
                 }
             }
         });
-        Watch { stop, thread: thread.ok() }
+        Watch {
+            stop,
+            thread: thread.ok(),
+        }
     }
 
     /// Stops, and tells what was seen.

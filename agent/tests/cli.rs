@@ -25,12 +25,7 @@ fn text(bytes: &[u8]) -> &str {
 /// Runs the command, which must succeed and say nothing on stderr, and returns what it said.
 fn succeeds(arguments: &[&str]) -> String {
     let output = dormouse(arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "", "{arguments:?}");
     text(&output.stdout).to_owned()
 }
@@ -115,10 +110,7 @@ fn help_is_everywhere() {
 fn a_good_policy_is_checked_and_shown() {
     let (_folder, file) = folder_with_policy(POLICY);
     let said = succeeds(&["config", "check", "--config", &file]);
-    assert_eq!(
-        said,
-        format!("{file}: every key is known and every value possible\n")
-    );
+    assert_eq!(said, format!("{file}: every key is known and every value possible\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
     assert!(
         shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"),
@@ -200,11 +192,7 @@ fn modules_are_found_and_named() {
     let init = static_program(folder.path());
     let modules = folder.path().join("modules");
     fs::create_dir(&modules).unwrap();
-    fs::write(
-        modules.join("modules.dep"),
-        "usb-storage.ko: usbcore.ko\nusbcore.ko:\n",
-    )
-    .unwrap();
+    fs::write(modules.join("modules.dep"), "usb-storage.ko: usbcore.ko\nusbcore.ko:\n").unwrap();
     for name in ["usb-storage.ko", "usbcore.ko"] {
         fs::write(modules.join(name), b"\x7fELF").unwrap();
     }

@@ -13,11 +13,7 @@ const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../initramfs/dormouse-r
 /// hook is told goes to the console of the machine.
 fn command(folder: &Path, ending: &str) -> String {
     let file = folder.join("dormouse");
-    fs::write(
-        &file,
-        format!("#!/bin/sh\necho \"$@\" >\"$0.called\"\n{ending}\n"),
-    )
-    .unwrap();
+    fs::write(&file, format!("#!/bin/sh\necho \"$@\" >\"$0.called\"\n{ending}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     file.to_str().unwrap().to_owned()
 }
@@ -37,10 +33,7 @@ fn it_resumes_and_the_boot_goes_on_however_that_ends() {
         let dormouse = command(folder.path(), ending);
         let run = shell(&[HOOK], &dormouse);
         assert_eq!(run.status.code(), Some(0), "{ending}: {run:?}");
-        assert_eq!(
-            fs::read_to_string(format!("{dormouse}.called")).unwrap(),
-            "resume\n"
-        );
+        assert_eq!(fs::read_to_string(format!("{dormouse}.called")).unwrap(), "resume\n");
     }
 }
 

@@ -29,18 +29,12 @@ impl Artifacts {
     pub fn from_environment() -> Result<Self> {
         let folder = |variable: &str| {
             let folder = std::env::var_os(variable).map(PathBuf::from);
-            folder.with_context(|| {
-                format!("{variable} is not set: run scripts/test or scripts/demo, which set it")
-            })
+            folder.with_context(|| format!("{variable} is not set: run scripts/test or scripts/demo, which set it"))
         };
         let (kernel, binaries) = (folder(KERNEL_VARIABLE)?, folder(BINARIES_VARIABLE)?);
         let path = kernel.join("release");
-        let release = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "{}: cannot be read; scripts/build-kernel makes it",
-                path.display()
-            )
-        })?;
+        let release = std::fs::read_to_string(&path)
+            .with_context(|| format!("{}: cannot be read; scripts/build-kernel makes it", path.display()))?;
         let artifacts = Artifacts {
             kernel,
             release: release.trim().to_owned(),

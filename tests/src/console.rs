@@ -149,12 +149,7 @@ impl Console {
     pub fn tail(&self, count: usize) -> String {
         let state = self.state();
         let first = state.lines.len().saturating_sub(count);
-        let lines: Vec<&str> = state
-            .lines
-            .iter()
-            .skip(first)
-            .map(|line| line.text.as_str())
-            .collect();
+        let lines: Vec<&str> = state.lines.iter().skip(first).map(|line| line.text.as_str()).collect();
         lines.join("\n")
     }
 
@@ -232,9 +227,6 @@ mod tests {
         let (_writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
         console.attach(reader);
         let deadline = Instant::now() + Duration::from_millis(20);
-        assert!(matches!(
-            console.next(&mut console.end(), deadline),
-            Next::TimedOut
-        ));
+        assert!(matches!(console.next(&mut console.end(), deadline), Next::TimedOut));
     }
 }

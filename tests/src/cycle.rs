@@ -131,12 +131,8 @@ pub fn check_workload(guest: &mut Guest) -> Result<Report> {
 
 fn ask_workload(guest: &mut Guest) -> Result<Report> {
     let output = guest.run("workload check")?;
-    serde_json::from_str(&output.stdout).with_context(|| {
-        format!(
-            "workload check printed {:?} and {:?}",
-            output.stdout, output.stderr
-        )
-    })
+    serde_json::from_str(&output.stdout)
+        .with_context(|| format!("workload check printed {:?} and {:?}", output.stdout, output.stderr))
 }
 
 /// Runs `command`, a `dormouse hibernate` that powers off, and waits for that. `before` is the workload now.
@@ -215,10 +211,7 @@ fn went_on(
     let deadline = Instant::now() + STREAM_TIMEOUT;
     let after = loop {
         let after = ask_workload(guest)?;
-        if after.delivered_what_was_in_flight(&before)
-            || !after.faults().is_empty()
-            || Instant::now() >= deadline
-        {
+        if after.delivered_what_was_in_flight(&before) || !after.faults().is_empty() || Instant::now() >= deadline {
             break after;
         }
     };

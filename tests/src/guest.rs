@@ -210,9 +210,7 @@ impl Guest {
                     return Err(self.explain(anyhow!("{what} is not on the console after {timeout:?}")));
                 }
                 Next::Closed => {
-                    return Err(
-                        self.explain(anyhow!("the machine went off before {what} was on the console"))
-                    );
+                    return Err(self.explain(anyhow!("the machine went off before {what} was on the console")));
                 }
             }
         }

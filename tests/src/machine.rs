@@ -71,10 +71,7 @@ impl DiskKind {
         match self {
             DiskKind::Virtio => vec![format!("virtio-blk-pci,drive={drive}")],
             DiskKind::Nvme => vec![format!("nvme,drive={drive},serial=image{ordinal}")],
-            DiskKind::Ahci => vec![
-                format!("ahci,id={bus}"),
-                format!("ide-hd,drive={drive},bus={bus}.0"),
-            ],
+            DiskKind::Ahci => vec![format!("ahci,id={bus}"), format!("ide-hd,drive={drive},bus={bus}.0")],
             DiskKind::Scsi => {
                 vec![
                     format!("virtio-scsi-pci,id={bus}"),
@@ -125,9 +122,7 @@ impl FromStr for MemorySize {
         let number: u64 = digits
             .parse()
             .with_context(|| format!("{text:?} is not a size of memory: write 768M or 5G"))?;
-        let mib = number
-            .checked_mul(factor)
-            .filter(|mib| (256..=1 << 20).contains(mib));
+        let mib = number.checked_mul(factor).filter(|mib| (256..=1 << 20).contains(mib));
         let mib = mib.with_context(|| format!("{text} of memory: a guest has 256M to 1024G"))?;
         Ok(MemorySize { mib })
     }

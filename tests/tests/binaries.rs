@@ -12,11 +12,7 @@ use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP};
 #[test]
 fn dormouse_init_is_small_and_static() -> Result<()> {
     let bytes = std::fs::read(Artifacts::from_environment()?.binary("dormouse-init"))?;
-    ensure!(
-        bytes.len() as u64 <= 4 * MIB,
-        "dormouse-init has {} bytes",
-        bytes.len()
-    );
+    ensure!(bytes.len() as u64 <= 4 * MIB, "dormouse-init has {} bytes", bytes.len());
     demand_static(&bytes)
 }
 
@@ -43,11 +39,7 @@ fn demand_static(bytes: &[u8]) -> Result<()> {
 fn the_initramfs_is_small_and_reproducible() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let first = build_initramfs(&folder.path().join("first"))?;
-    ensure!(
-        first.len() as u64 <= 3 * MIB,
-        "the initramfs has {} bytes",
-        first.len()
-    );
+    ensure!(first.len() as u64 <= 3 * MIB, "the initramfs has {} bytes", first.len());
     ensure!(
         first == build_initramfs(&folder.path().join("second"))?,
         "the same inputs gave other bytes"
@@ -69,10 +61,6 @@ fn build_initramfs(output: &Path) -> Result<Vec<u8>> {
         .arg(artifacts.binary("dormouse-init"))
         .output()
         .context("dormouse cannot be started")?;
-    ensure!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
+    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     Ok(std::fs::read(output)?)
 }

@@ -89,11 +89,7 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
     state.update(&bytes[CHECKSUM.end..]);
     let (found, computed) = (prologue.checksum.get(), state.digest());
     if found != computed {
-        return Err(FormatError::Checksum {
-            block,
-            found,
-            computed,
-        });
+        return Err(FormatError::Checksum { block, found, computed });
     }
     Ok(&bytes[PROLOGUE..])
 }

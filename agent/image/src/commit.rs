@@ -194,13 +194,8 @@ impl Commit {
     pub fn decode(bytes: &[u8]) -> Result<Commit, FormatError> {
         let body = block::open(Block::Commit, COMMIT_MAGIC, bytes, BLOCK)?;
         let (raw, rest) = RawCommit::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Commit))?;
-        let state = State::from_marker(raw.state).ok_or_else(|| {
-            field(
-                "state",
-                u64::from_le_bytes(raw.state),
-                "one of the states' markers",
-            )
-        })?;
+        let state = State::from_marker(raw.state)
+            .ok_or_else(|| field("state", u64::from_le_bytes(raw.state), "one of the states' markers"))?;
         let reason = rest
             .get(..raw.reason_len.get() as usize)
             .filter(|reason| reason.len() <= REASON_MAX)

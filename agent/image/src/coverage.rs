@@ -76,11 +76,7 @@ impl Coverage {
     pub fn finish(&self, totals: &Totals) -> Result<(), FormatError> {
         let count = |what, expected, found| match expected == found {
             true => Ok(()),
-            false => Err(FormatError::Count {
-                what,
-                expected,
-                found,
-            }),
+            false => Err(FormatError::Count { what, expected, found }),
         };
         count("pages of memory", totals.ram_pages, self.pages)?;
         count(

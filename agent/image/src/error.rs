@@ -49,10 +49,7 @@ pub enum FormatError {
         got: usize,
     },
     /// Another version of the format.
-    #[error(
-        "the {block} has format version {found}, this program reads {}",
-        crate::VERSION
-    )]
+    #[error("the {block} has format version {found}, this program reads {}", crate::VERSION)]
     Version {
         /// Which block.
         block: Block,

@@ -59,9 +59,7 @@ impl FirmwareKind {
     }
 
     fn from_number(number: u32) -> FirmwareKind {
-        let named = FirmwareKind::NAMED
-            .into_iter()
-            .find(|kind| kind.number() == number);
+        let named = FirmwareKind::NAMED.into_iter().find(|kind| kind.number() == number);
         named.unwrap_or(FirmwareKind::Other(number))
     }
 }
@@ -172,22 +170,14 @@ impl Header {
             return Err(field("memory", 0, "at least one range"));
         }
         // D jumps to the one and writes the other: both are A's own pages, which the swap leaves in place.
-        let saved = |pfn: u64| {
-            self.ram
-                .iter()
-                .any(|range| (range.start..range.end).contains(&pfn))
-        };
+        let saved = |pfn: u64| self.ram.iter().any(|range| (range.start..range.end).contains(&pfn));
         if self.entry != 0 && !saved(self.entry / page) {
             return Err(field("jump-back entry", self.entry, "in the saved memory"));
         }
         if let Some(mailbox) = &self.mailbox
             && (mailbox.pfn == 0 || !saved(mailbox.pfn))
         {
-            return Err(field(
-                "mailbox page",
-                mailbox.pfn,
-                "in the saved memory, not page 0",
-            ));
+            return Err(field("mailbox page", mailbox.pfn, "in the saved memory, not page 0"));
         }
         let mut before = 0;
         for range in &self.firmware {

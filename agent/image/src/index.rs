@@ -64,10 +64,7 @@ impl ChunkView<'_> {
     /// Its length uncompressed, in bytes.
     #[must_use]
     pub fn raw_len(&self) -> usize {
-        self.extents
-            .iter()
-            .map(|extent| extent.pages as usize * BLOCK)
-            .sum()
+        self.extents.iter().map(|extent| extent.pages as usize * BLOCK).sum()
     }
 }
 
@@ -230,8 +227,7 @@ fn decode_extents(table: &[u8]) -> Result<Vec<Extent>, FormatError> {
     table
         .chunks_exact(EXTENT)
         .map(|record| {
-            let (raw, _) =
-                RawExtent::ref_from_prefix(record).map_err(|_| FormatError::Magic(Block::Index))?;
+            let (raw, _) = RawExtent::ref_from_prefix(record).map_err(|_| FormatError::Magic(Block::Index))?;
             let extent = Extent {
                 pfn: raw.pfn.get(),
                 pages: raw.pages.get(),

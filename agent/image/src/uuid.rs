@@ -39,11 +39,7 @@ impl FromStr for Uuid {
         let error = || UuidError(text.chars().take(64).collect());
         let bytes = text.as_bytes();
         let dashes = bytes.len() == 36 && [8, 13, 18, 23].iter().all(|at| bytes[*at] == b'-');
-        let digits: Vec<u8> = bytes
-            .iter()
-            .filter(|byte| byte.is_ascii_hexdigit())
-            .copied()
-            .collect();
+        let digits: Vec<u8> = bytes.iter().filter(|byte| byte.is_ascii_hexdigit()).copied().collect();
         if !dashes || digits.len() != 32 {
             return Err(error());
         }
@@ -65,10 +61,7 @@ mod tests {
     fn text_and_back() {
         let text = "01234567-89ab-cdef-0123-456789abcdef";
         let uuid: Uuid = text.parse().unwrap();
-        assert_eq!(
-            (uuid.0[0], uuid.0[15], uuid.to_string().as_str()),
-            (0x01, 0xef, text)
-        );
+        assert_eq!((uuid.0[0], uuid.0[15], uuid.to_string().as_str()), (0x01, 0xef, text));
         assert_eq!(text.to_uppercase().parse(), Ok(uuid));
     }
 

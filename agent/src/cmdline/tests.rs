@@ -16,21 +16,13 @@ fn session() -> Uuid {
 #[test]
 fn every_argument_is_read() {
     let line = "quiet dormouse.mode=restore dormouse.image=/dev/vda dormouse.then=reboot \
-                dormouse.region=0x1000000+0x8000000 dormouse.low=0x1000+0x9e000 dormouse.bridge=0x8ffc000 \
+                dormouse.bridge=0x8ffc000 \
                 dormouse.entry=0x0000000012345678 dormouse.session=00112233-4455-6677-8899-aabbccddeeff \
                 dormouse=off noresume\n";
     let expected = Cmdline {
         mode: Some(BootMode::Restore),
         image: Some(ImageDevice::Path(PathBuf::from("/dev/vda"))),
         then: Some(Then::Reboot),
-        region: Some(RangeArg {
-            start: 0x100_0000,
-            size: 0x800_0000,
-        }),
-        low: Some(RangeArg {
-            start: 0x1000,
-            size: 0x9_e000,
-        }),
         bridge: Some(0x8ff_c000),
         entry: Some(0x1234_5678),
         session: Some(session()),
@@ -42,8 +34,7 @@ fn every_argument_is_read() {
 
 #[test]
 fn an_ordinary_command_line_says_nothing() {
-    let line =
-        "BOOT_IMAGE=/vmlinuz root=UUID=x ro resume=/dev/vda2 xdormouse.mode=save nodormouse noresume=1x -- y";
+    let line = "BOOT_IMAGE=/vmlinuz root=UUID=x ro resume=/dev/vda2 xdormouse.mode=save nodormouse noresume=1x -- y";
     let said = Cmdline {
         noresume: true,
         ..Cmdline::default()
@@ -54,8 +45,7 @@ fn an_ordinary_command_line_says_nothing() {
 
 #[test]
 fn the_last_one_wins() {
-    let parsed =
-        Cmdline::parse("dormouse.then=reboot dormouse=off dormouse.then=return dormouse=on").unwrap();
+    let parsed = Cmdline::parse("dormouse.then=reboot dormouse=off dormouse.then=return dormouse=on").unwrap();
     assert_eq!(
         parsed,
         Cmdline {
@@ -91,29 +81,13 @@ fn the_entry_always_has_sixteen_digits() {
 #[test]
 fn bad_values_name_the_argument_and_the_text() {
     let table = [
-        (
-            "dormouse.mode=sleep",
-            "dormouse.mode: `sleep` is none of save, restore",
-        ),
+        ("dormouse.mode=sleep", "dormouse.mode: `sleep` is none of save, restore"),
         ("dormouse=maybe", "dormouse: `maybe` is none of on, off"),
-        (
-            "dormouse.image=vda",
-            "dormouse.image: `vda` does not name a device",
-        ),
+        ("dormouse.image=vda", "dormouse.image: `vda` does not name a device"),
         ("dormouse.image=UUID=12", "dormouse.image: `12` is not a UUID"),
         (
             "dormouse.then=sleep",
             "dormouse.then: `sleep` is not what can follow a save",
-        ),
-        (
-            "dormouse.region=0x1000",
-            "dormouse.region: `0x1000` is not a range",
-        ),
-        ("dormouse.region=0x1000+0x0", "`0x1000+0x0` is not a range"),
-        ("dormouse.region=0x1+0xffffffffffffffff", "is not a range"),
-        (
-            "dormouse.low=1000+2000",
-            "dormouse.low: `1000+2000` is not a range",
         ),
         (
             "dormouse.bridge=12",
@@ -128,10 +102,7 @@ fn bad_values_name_the_argument_and_the_text() {
         ("dormouse.session=1", "dormouse.session: `1` is not a UUID"),
         ("dormouse.mode", "`dormouse.mode` needs a value"),
         ("dormouse", "`dormouse` needs a value"),
-        (
-            "dormouse.moed=save",
-            "`dormouse.moed=save`: there is no such argument",
-        ),
+        ("dormouse.moed=save", "`dormouse.moed=save`: there is no such argument"),
     ];
     for (line, expected) in table {
         let message = Cmdline::parse(line).unwrap_err().to_string();
@@ -151,42 +122,25 @@ fn image() -> impl Strategy<Value = ImageDevice> {
     ]
 }
 
-fn range_arg() -> impl Strategy<Value = RangeArg> {
-    (any::<u64>(), any::<u64>())
-        .prop_filter("a range", |(start, size)| {
-            *size > 0 && start.checked_add(*size).is_some()
-        })
-        .prop_map(|(start, size)| RangeArg { start, size })
-}
-
 fn any_cmdline() -> impl Strategy<Value = Cmdline> {
     let mode = prop_oneof![Just(BootMode::Save), Just(BootMode::Restore)];
     let then = prop::sample::select(Then::ALL.to_vec());
     let words = (option::of(mode), option::of(image()), option::of(then));
-    let places = (
-        option::of(range_arg()),
-        option::of(range_arg()),
-        any::<Option<u64>>(),
-        any::<Option<u64>>(),
-    );
+    let places = (any::<Option<u64>>(), any::<Option<u64>>());
     let session = option::of(any::<[u8; 16]>().prop_map(Uuid));
-    (words, places, session, any::<bool>(), any::<bool>()).prop_map(
-        |(words, places, session, off, noresume)| {
-            let ((mode, image, then), (region, low, bridge, entry)) = (words, places);
-            Cmdline {
-                mode,
-                image,
-                then,
-                region,
-                low,
-                bridge,
-                entry,
-                session,
-                off,
-                noresume,
-            }
-        },
-    )
+    (words, places, session, any::<bool>(), any::<bool>()).prop_map(|(words, places, session, off, noresume)| {
+        let ((mode, image, then), (bridge, entry)) = (words, places);
+        Cmdline {
+            mode,
+            image,
+            then,
+            bridge,
+            entry,
+            session,
+            off,
+            noresume,
+        }
+    })
 }
 
 proptest! {
@@ -208,4 +162,13 @@ proptest! {
     ) {
         let _ = Cmdline::parse(&format!("{name}={value}"));
     }
+}
+
+#[test]
+fn the_way_back_is_found_in_a_line_that_is_refused() {
+    let line = "dormouse.then=never dormouse.entry=0x0000000012345678 dormouse.bridge=0x8ff8000";
+    assert!(Cmdline::parse(line).is_err());
+    let way = Cmdline::parse_way_back(line);
+    assert_eq!((way.entry, way.bridge), (Some(0x1234_5678), Some(0x8ff_8000)));
+    assert_eq!(Cmdline::parse_way_back("dormouse.entry=x"), Cmdline::default());
 }

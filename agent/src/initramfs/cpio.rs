@@ -29,9 +29,7 @@ const S_IFCHR: u32 = 0o020_000;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CpioError {
     /// Not a name inside the archive.
-    #[error(
-        "cpio archive: `{path}` is not a usable path: it must not be empty, nor contain NUL, `.` or `..`"
-    )]
+    #[error("cpio archive: `{path}` is not a usable path: it must not be empty, nor contain NUL, `.` or `..`")]
     Path {
         /// As given.
         path: String,
@@ -70,10 +68,7 @@ pub enum CpioError {
         size: usize,
     },
     /// More than the 32-bit inode field can count.
-    #[error(
-        "cpio archive: {count} entries are more than the {} of the newc form",
-        u32::MAX
-    )]
+    #[error("cpio archive: {count} entries are more than the {} of the newc form", u32::MAX)]
     TooMany {
         /// Entries.
         count: usize,
@@ -171,9 +166,7 @@ impl<'a> Archive<'a> {
         let name = path.strip_prefix('/').unwrap_or(path);
         let unusable = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
         if name.split('/').any(unusable) || name == TRAILER {
-            return Err(CpioError::Path {
-                path: path.to_owned(),
-            });
+            return Err(CpioError::Path { path: path.to_owned() });
         }
         let is_link = entry.mode & !PERMISSIONS == S_IFLNK;
         let longest = name.len().max(if is_link { entry.data.len() } else { 0 });
@@ -184,9 +177,7 @@ impl<'a> Archive<'a> {
             });
         }
         if self.entries.contains_key(name) {
-            return Err(CpioError::Twice {
-                path: path.to_owned(),
-            });
+            return Err(CpioError::Twice { path: path.to_owned() });
         }
         self.entries.insert(name.to_owned(), entry);
         Ok(())
@@ -258,11 +249,7 @@ fn write_entry(bytes: &mut Vec<u8>, inode: u32, name: &str, entry: &Entry<'_>) -
     let data_size = u32::try_from(entry.data.len()).map_err(|_| too_large())?;
     let name_size = u32::try_from(name.len() + 1).map_err(|_| too_large())?;
     // More than one link on a file would make the kernel look for hard links; a directory has two.
-    let links = if entry.mode & !PERMISSIONS == S_IFDIR {
-        2
-    } else {
-        1
-    };
+    let links = if entry.mode & !PERMISSIONS == S_IFDIR { 2 } else { 1 };
     let (major, minor) = entry.device;
     bytes.extend_from_slice(MAGIC.as_bytes());
     // ino, mode, uid, gid, nlink, mtime, filesize, maj, min, rmaj, rmin, namesize, chksum

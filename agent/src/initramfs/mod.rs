@@ -41,9 +41,7 @@ pub enum InitramfsError {
     #[error("the program for PID 1 is not an ELF file that could be read: {0}")]
     NotElf(goblin::error::Error),
     /// `/init` could not start in an initramfs without libraries.
-    #[error(
-        "the program for PID 1 needs {0} to start, which the initramfs does not have: link it statically"
-    )]
+    #[error("the program for PID 1 needs {0} to start, which the initramfs does not have: link it statically")]
     NotStatic(String),
     /// The archive cannot hold it.
     #[error(transparent)]
@@ -80,10 +78,7 @@ fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
 }
 
 fn archive(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, CpioError> {
-    let list: String = modules
-        .iter()
-        .map(|module| format!("{}\n", module.file_name))
-        .collect();
+    let list: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
     let fixed = Archive::new()
         .file("/init", 0o755, init)
         .dir("/dev", 0o755)

@@ -232,9 +232,7 @@ fn read_index(file: &Path) -> Result<String, ModulesError> {
 
 fn optional(text: Result<String, ModulesError>) -> Result<String, ModulesError> {
     match text {
-        Err(ModulesError::Index { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Ok(String::new())
-        }
+        Err(ModulesError::Index { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         other => other,
     }
 }
@@ -294,14 +292,10 @@ fn load(file: &Path) -> Result<Module, ModulesError> {
         None => (name, read_bounded(opened).map_err(failed)?),
     };
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_MODULE) {
-        return Err(ModulesError::TooLarge {
-            file: file.to_owned(),
-        });
+        return Err(ModulesError::TooLarge { file: file.to_owned() });
     }
     if !bytes.starts_with(b"\x7fELF") {
-        return Err(ModulesError::NotElf {
-            file: file.to_owned(),
-        });
+        return Err(ModulesError::NotElf { file: file.to_owned() });
     }
     Ok(Module { file_name, bytes })
 }

@@ -20,10 +20,7 @@ pub fn of_bzimage(head: &[u8]) -> Option<String> {
     }
     let text = head.get(0x200 + offset..)?;
     let end = text.iter().take(MAX_TEXT).position(|byte| *byte == 0)?;
-    let release = std::str::from_utf8(&text[..end])
-        .ok()?
-        .split_whitespace()
-        .next()?;
+    let release = std::str::from_utf8(&text[..end]).ok()?.split_whitespace().next()?;
     // It becomes a part of a path.
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-~".contains(c);
     (release.chars().all(plain) && !release.starts_with('.')).then(|| release.to_owned())

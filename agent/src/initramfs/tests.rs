@@ -30,11 +30,7 @@ fn elf(interpreter: Option<&str>) -> Vec<u8> {
 }
 
 fn policy() -> Policy {
-    Policy::parse(
-        "dormouse.toml",
-        "[image]\ndevice = \"/dev/vda\"\n[save]\nlevel = 3\n",
-    )
-    .unwrap()
+    Policy::parse("dormouse.toml", "[image]\ndevice = \"/dev/vda\"\n[save]\nlevel = 3\n").unwrap()
 }
 
 fn two_modules() -> Vec<Module> {
@@ -72,10 +68,7 @@ fn everything_is_in_it() {
     let built = build(&policy(), &init, &two_modules()).unwrap();
     let unpacked = zstd::decode_all(built.as_slice()).unwrap();
     let entries = entries(&unpacked);
-    let summary: Vec<(u32, &str)> = entries
-        .iter()
-        .map(|(mode, name, _)| (*mode, name.as_str()))
-        .collect();
+    let summary: Vec<(u32, &str)> = entries.iter().map(|(mode, name, _)| (*mode, name.as_str())).collect();
     let expected = [
         (0o040_755, "dev"),
         (0o020_600, "dev/console"),

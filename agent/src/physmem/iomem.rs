@@ -49,9 +49,13 @@ impl Iomem {
             if line.starts_with(' ') || line.is_empty() {
                 continue;
             }
-            let (range, name) = range(line)
-                .ok_or_else(|| IomemError::Malformed { line: number + 1, text: line.to_string() })?;
-            let Some(range) = range else { return Err(IomemError::Hidden) };
+            let (range, name) = range(line).ok_or_else(|| IomemError::Malformed {
+                line: number + 1,
+                text: line.to_string(),
+            })?;
+            let Some(range) = range else {
+                return Err(IomemError::Hidden);
+            };
             let kind = match name {
                 "System RAM" => {
                     iomem.ram.push(range);
@@ -65,7 +69,11 @@ impl Iomem {
                 // What buses and drivers claim, not what the firmware's memory map says.
                 _ => continue,
             };
-            iomem.firmware.push(FirmwareRange { start: range.start, end: range.end, kind });
+            iomem.firmware.push(FirmwareRange {
+                start: range.start,
+                end: range.end,
+                kind,
+            });
         }
         if iomem.ram.is_empty() {
             return Err(IomemError::NoRam);
@@ -85,8 +93,17 @@ impl Iomem {
     /// The page frames that are reserved, ascending and merged.
     #[must_use]
     pub fn reserved_frames(&self) -> Vec<PfnRange> {
-        let reserved = self.firmware.iter().filter(|range| range.kind == FirmwareKind::Reserved);
-        merge(reserved.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
+        let reserved = self
+            .firmware
+            .iter()
+            .filter(|range| range.kind == FirmwareKind::Reserved);
+        merge(reserved.map(|range| {
+            PhysRange {
+                start: range.start,
+                end: range.end,
+            }
+            .frames()
+        }))
     }
 
     /// The ranges that are System RAM as a whole, ascending, rounded to whole pages and merged.
@@ -147,7 +164,6 @@ pub fn subtract(ranges: &[PfnRange], holes: &[PfnRange]) -> Vec<PfnRange> {
 }
 
 /// `start-end : name`, with an end that is the last byte. `None` for the range `0-0`, which stands for a hidden one.
-#[expect(clippy::option_option, reason = "malformed and hidden are two answers")]
 fn range(line: &str) -> Option<(Option<PhysRange>, &str)> {
     let (range, name) = line.split_once(" : ")?;
     let (start, last) = range.split_once('-')?;
@@ -195,9 +211,19 @@ fee00000-fee00fff : Local APIC
     #[test]
     fn a_pc_is_read() {
         let iomem = Iomem::parse(PC).unwrap();
-        assert_eq!(iomem.ram, [phys(0x1000, 0x9fc00), phys(0x10_0000, 0x2ffe_0000), phys(1 << 32, 6 << 30)]);
+        assert_eq!(
+            iomem.ram,
+            [
+                phys(0x1000, 0x9fc00),
+                phys(0x10_0000, 0x2ffe_0000),
+                phys(1 << 32, 6 << 30)
+            ]
+        );
         assert_eq!(iomem.firmware.len(), 4);
-        assert_eq!(iomem.ram_frames(), [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
+        assert_eq!(
+            iomem.ram_frames(),
+            [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]
+        );
         assert_eq!(iomem.whole_ram()[0], phys(0x1000, 0x9f000));
     }
 
@@ -211,10 +237,21 @@ fee00000-fee00fff : Local APIC
 
     #[test]
     fn what_cannot_be_used_is_refused() {
-        assert_eq!(Iomem::parse("00000000-00000000 : System RAM\n"), Err(IomemError::Hidden));
+        assert_eq!(
+            Iomem::parse("00000000-00000000 : System RAM\n"),
+            Err(IomemError::Hidden)
+        );
         assert_eq!(Iomem::parse("00001000-00001fff : Reserved\n"), Err(IomemError::NoRam));
-        for bad in ["zz-1 : System RAM", "1000 : System RAM", "2000-1000 : System RAM", "1000-2000"] {
-            assert!(matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })), "{bad}");
+        for bad in [
+            "zz-1 : System RAM",
+            "1000 : System RAM",
+            "2000-1000 : System RAM",
+            "1000-2000",
+        ] {
+            assert!(
+                matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })),
+                "{bad}"
+            );
         }
     }
 

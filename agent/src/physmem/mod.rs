@@ -57,13 +57,13 @@ impl Restorable {
     ///
     /// # Errors
     /// [`PhysmemError::NotRestorable`] names the first range that may not.
-    pub fn new(
-        frames: &[PfnRange],
-        own: &[PhysRange],
-        running: &iomem::Iomem,
-    ) -> Result<Restorable, PhysmemError> {
+    pub fn new(frames: &[PfnRange], own: &[PhysRange], running: &iomem::Iomem) -> Result<Restorable, PhysmemError> {
         let refuse = |range: &PfnRange, what| {
-            Err(PhysmemError::NotRestorable { start: range.start, end: range.end, what })
+            Err(PhysmemError::NotRestorable {
+                start: range.start,
+                end: range.end,
+                what,
+            })
         };
         for range in frames {
             if own.iter().any(|own| own.overlaps(&range.bytes())) {
@@ -98,12 +98,20 @@ impl PhysicalMemory {
         for path in DEVICES {
             // Without O_SYNC, or the mapping would be uncached.
             match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) => return Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) }),
+                Ok(file) => {
+                    return Ok(PhysicalMemory {
+                        file,
+                        windows: Windows::new(frames.0.clone()),
+                    });
+                }
                 Err(source) => failure = Some(PhysmemError::Open { path, source }),
             }
         }
         // There is at least one device to try.
-        let missing = || PhysmemError::Open { path: DEVICES[1], source: io::ErrorKind::NotFound.into() };
+        let missing = || PhysmemError::Open {
+            path: DEVICES[1],
+            source: io::ErrorKind::NotFound.into(),
+        };
         Err(failure.unwrap_or_else(missing))
     }
 }
@@ -114,7 +122,10 @@ impl PageSink for PhysicalMemory {
         let (frames, window) = self.windows.get(run, |window| {
             WriteWindow::map(&self.file, window.start * PAGE_SIZE, byte_len(window.pages())?)
         })?;
-        window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
+        window.with(
+            byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?,
+            write,
+        )
     }
 }
 
@@ -133,7 +144,16 @@ fe000000-feffffff : PCI Bus 0000:00
 ";
 
     fn check(start: u64, end: u64) -> Result<Restorable, PhysmemError> {
-        let own = [PhysRange { start: 0x100_0000, end: 0x900_0000 }, PhysRange { start: 0x1000, end: 0x9f000 }];
+        let own = [
+            PhysRange {
+                start: 0x100_0000,
+                end: 0x900_0000,
+            },
+            PhysRange {
+                start: 0x1000,
+                end: 0x9f000,
+            },
+        ];
         Restorable::new(&[PfnRange { start, end }], &own, &iomem::Iomem::parse(RUNNING).unwrap())
     }
 

@@ -16,7 +16,7 @@ use dormouse_image::{Header, PfnRange};
 use crate::cmdline::Cmdline;
 use crate::exit::{self, Ending, WayBack};
 use crate::machine;
-use crate::mode::{self, Evidence, Mode, RestorePlan, SavePlan};
+use crate::mode::{self, Decline, Evidence, Mode, RestorePlan, SavePlan};
 use crate::phase::Phase;
 use crate::physmem::iomem::Iomem;
 use crate::physmem::{PhysicalMemory, Restorable};
@@ -38,34 +38,34 @@ pub fn main() -> ! {
         // Not PID 1: an ordinary process may end.
         std::process::exit(2);
     }
-    exit::end(catch_unwind(live).unwrap_or_else(|panic| {
-        log::error!("the agent panicked: {}", panic_text(panic.as_ref()));
-        std::thread::sleep(READING_TIME);
-        Ending::Reboot
+    let _ = caught(|| {
+        system::begin();
+        Ok(())
+    });
+    // The way back before all else: whatever goes wrong in B, A must come back.
+    let line = machine::text("/proc/cmdline").unwrap_or_default();
+    let way = mode::way_back(&Cmdline::parse_way_back(&line));
+    let ending = caught(|| Ok(live(&Cmdline::parse(line.trim())?)?));
+    exit::end(ending.unwrap_or_else(|error| match way {
+        Some(way) => {
+            log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
+            Ending::JumpBack(way)
+        }
+        None => reboot(&error),
     }))
 }
 
-fn live() -> Ending {
-    system::begin();
-    // The way back first: whatever else is wrong in B, A must come back.
-    let cmdline = machine::text("/proc/cmdline").and_then(|text| Ok(Cmdline::parse(text.trim())?));
-    let cmdline = match cmdline {
-        Ok(cmdline) => cmdline,
-        Err(error) => return reboot(&error),
-    };
+/// B or D, whichever this is.
+fn live(cmdline: &Cmdline) -> Result<Ending, Decline> {
     let session = Path::new("/").join(SESSION_FILE);
-    let evidence = Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: session.exists() };
-    match mode::decide(&cmdline, evidence) {
-        Ok(Mode::Save(plan)) => save_session(&plan, &session),
-        Ok(Mode::Restore(plan)) => restore_session(&plan),
-        Err(reason) => match mode::way_back(&cmdline) {
-            Some(way) => {
-                log::error!("{}: {reason}; jumping back", Phase::SaveStart);
-                Ending::JumpBack(way)
-            }
-            None => reboot(&reason.into()),
-        },
-    }
+    let evidence = Evidence {
+        vmcore: Path::new(vmcore::PATH).exists(),
+        session: session.exists(),
+    };
+    Ok(match mode::decide(cmdline, evidence)? {
+        Mode::Save(plan) => save_session(&plan, &session),
+        Mode::Restore(plan) => restore_session(&plan),
+    })
 }
 
 /// B, from the first word to the last.
@@ -140,14 +140,18 @@ fn caught<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 /// Puts B's report into A's mailbox. Nothing more can be done where that fails: A goes on without it.
 fn leave_word(header: &Header, report: &Report) {
     let delivered = caught(|| {
         let Some(mailbox) = &header.mailbox else { return Ok(()) };
-        let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
+        let page = PfnRange {
+            start: mailbox.pfn,
+            end: mailbox.pfn + 1,
+        };
         let running = Iomem::parse(&machine::text("/proc/iomem")?)?;
         let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
         deliver(header, &PhysicalMemory::open(&frames)?, report)
@@ -163,7 +167,10 @@ fn leave_word(header: &Header, report: &Report) {
 /// The page cannot be reached, or it is not the one that A pinned.
 pub fn deliver(header: &Header, memory: &PhysicalMemory, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &header.mailbox else { return Ok(()) };
-    let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
+    let page = PfnRange {
+        start: mailbox.pfn,
+        end: mailbox.pfn + 1,
+    };
     memory
         .write(page, |bytes| mailbox::write(bytes, &mailbox.nonce, report))
         .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))??;

@@ -116,9 +116,7 @@ impl Policy {
     /// impossible value. The error names file, line and key.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => PolicyError::Missing {
-                file: path.to_owned(),
-            },
+            std::io::ErrorKind::NotFound => PolicyError::Missing { file: path.to_owned() },
             _ => PolicyError::Read {
                 file: path.to_owned(),
                 source,
@@ -132,10 +130,7 @@ impl Policy {
     /// # Errors
     /// As [`Policy::load`], apart from those of reading.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, PolicyError> {
-        let source = source::Source {
-            name: file_name,
-            text,
-        };
+        let source = source::Source { name: file_name, text };
         resolve::resolve(&source, source.read()?)
     }
 

@@ -10,9 +10,9 @@ use super::schema::{File, Save, Written};
 use super::source::Source;
 use super::values::{Compression, ImageDevice, Then, Verbosity, parse_bytes};
 use super::{
-    ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_WAIT,
-    ImagePolicy, KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_PHYSICAL, MAX_REGION_SIZE, MAX_THREADS,
-    MAX_WAIT, MIN_REGION_SIZE, Policy, REGION_ALIGNMENT, RegionPolicy, SavePolicy,
+    ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_WAIT, ImagePolicy,
+    KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_PHYSICAL, MAX_REGION_SIZE, MAX_THREADS, MAX_WAIT, MIN_REGION_SIZE,
+    Policy, REGION_ALIGNMENT, RegionPolicy, SavePolicy,
 };
 use crate::cmdline;
 
@@ -24,17 +24,12 @@ pub(super) fn resolve(source: &Source<'_>, file: File) -> Result<Policy, PolicyE
 
     let size_at = file.region.size;
     let size = at("region.size").value(size_at, DEFAULT_REGION_SIZE, region_size)?;
-    let address = at("region.address").value(file.region.address, None, |text| {
-        region_address(&text, size).map(Some)
-    })?;
+    let address =
+        at("region.address").value(file.region.address, None, |text| region_address(&text, size).map(Some))?;
 
     let kernel = KernelPolicy {
         image: at("kernel.image").value(file.kernel.image, PathBuf::from(DEFAULT_KERNEL), path)?,
-        initramfs: at("kernel.initramfs").value(
-            file.kernel.initramfs,
-            PathBuf::from(DEFAULT_INITRAMFS),
-            path,
-        )?,
+        initramfs: at("kernel.initramfs").value(file.kernel.initramfs, PathBuf::from(DEFAULT_INITRAMFS), path)?,
         arguments: at("kernel.arguments").value(file.kernel.arguments, String::new(), arguments)?,
     };
     Ok(Policy {
@@ -43,11 +38,7 @@ pub(super) fn resolve(source: &Source<'_>, file: File) -> Result<Policy, PolicyE
         kernel,
         save: save(source, file.save)?,
         console: ConsolePolicy {
-            verbosity: at("console.verbosity").value(
-                file.console.verbosity,
-                Verbosity::default(),
-                verbosity,
-            )?,
+            verbosity: at("console.verbosity").value(file.console.verbosity, Verbosity::default(), verbosity)?,
         },
     })
 }
@@ -108,11 +99,7 @@ impl Key<'_> {
         }
     }
 
-    fn checked<W, V>(
-        &self,
-        value: Spanned<W>,
-        check: impl FnOnce(W) -> Result<V, Problem>,
-    ) -> Result<V, PolicyError> {
+    fn checked<W, V>(&self, value: Spanned<W>, check: impl FnOnce(W) -> Result<V, Problem>) -> Result<V, PolicyError> {
         let line = self.source.line(value.span().start);
         check(value.into_inner()).map_err(|problem| PolicyError::Impossible {
             file: self.source.name.to_owned(),
@@ -207,9 +194,7 @@ fn threads(threads: i64) -> Result<usize, Problem> {
 }
 
 fn verbosity(word: String) -> Result<Verbosity, Problem> {
-    let known = Verbosity::ALL
-        .into_iter()
-        .find(|verbosity| verbosity.as_str() == word);
+    let known = Verbosity::ALL.into_iter().find(|verbosity| verbosity.as_str() == word);
     known.ok_or(Problem::Word {
         word,
         allowed: "\"quiet\", \"normal\", \"verbose\"",

@@ -59,12 +59,7 @@ impl Source<'_> {
                 let nearest = inside.or_else(|| nearest(section_name, sections()));
                 return Err(self.unknown(section, section_name.to_owned(), nearest));
             }
-            for key in content
-                .get_ref()
-                .as_table()
-                .into_iter()
-                .flat_map(|table| table.keys())
-            {
+            for key in content.get_ref().as_table().into_iter().flat_map(|table| table.keys()) {
                 let whole = format!("{section_name}.{}", key.get_ref());
                 if !KEYS.contains(&whole.as_str()) {
                     let nearest = nearest_key(key.get_ref(), &whole);
@@ -92,12 +87,7 @@ fn key_at(tree: &DeTable<'_>, span: &Range<usize>) -> String {
         whole.start <= span.start && span.end <= whole.end
     };
     for (section, content) in tree.iter() {
-        for (key, value) in content
-            .get_ref()
-            .as_table()
-            .into_iter()
-            .flat_map(|table| table.iter())
-        {
+        for (key, value) in content.get_ref().as_table().into_iter().flat_map(|table| table.iter()) {
             if holds(value) {
                 return format!("{}.{}", section.get_ref(), key.get_ref());
             }
@@ -135,9 +125,7 @@ fn distance(left: &str, right: &str) -> usize {
     for (i, a) in left.iter().enumerate() {
         let mut row = vec![i + 1];
         for (j, b) in right.iter().enumerate() {
-            let mut least = (above[j] + usize::from(a != b))
-                .min(above[j + 1] + 1)
-                .min(row[j] + 1);
+            let mut least = (above[j] + usize::from(a != b)).min(above[j + 1] + 1).min(row[j] + 1);
             let exchanged = i > 0 && j > 0 && *a == right[j - 1] && left[i - 1] == *b;
             if exchanged {
                 least = least.min(before[j - 1] + 1);

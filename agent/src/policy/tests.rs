@@ -311,10 +311,7 @@ fn files_that_cannot_be_read() {
         message.contains("none.toml") && message.contains("dormouse image init"),
         "{message}"
     );
-    assert!(matches!(
-        Policy::load(folder.path()),
-        Err(PolicyError::Read { .. })
-    ));
+    assert!(matches!(Policy::load(folder.path()), Err(PolicyError::Read { .. })));
 
     let there = folder.path().join("there.toml");
     fs::write(&there, LEAST).unwrap();

@@ -31,9 +31,7 @@ pub enum ImageDeviceError {
     #[error("`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL= or a path below /dev")]
     Form(String),
     /// `UUID=` with something that is not a UUID.
-    #[error(
-        "`{0}` is not a UUID of the form 01234567-89ab-cdef-0123-456789abcdef (`dormouse image info` shows it)"
-    )]
+    #[error("`{0}` is not a UUID of the form 01234567-89ab-cdef-0123-456789abcdef (`dormouse image info` shows it)")]
     Uuid(String),
     /// `PARTUUID=` with something that is neither a GPT nor an MBR partition's.
     #[error("`{0}` is not a partition UUID (`lsblk -o NAME,PARTUUID` shows them)")]
@@ -59,9 +57,7 @@ impl FromStr for ImageDevice {
             });
         }
         if let Some(uuid) = text.strip_prefix("UUID=") {
-            let parsed = uuid
-                .parse()
-                .map_err(|_| ImageDeviceError::Uuid(uuid.to_owned()))?;
+            let parsed = uuid.parse().map_err(|_| ImageDeviceError::Uuid(uuid.to_owned()))?;
             return Ok(Self::ImageUuid(parsed));
         }
         if let Some(uuid) = text.strip_prefix("PARTUUID=") {
@@ -96,9 +92,7 @@ impl fmt::Display for ImageDevice {
 fn is_part_uuid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
     let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
-    let hexadecimal = groups
-        .iter()
-        .all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()));
+    let hexadecimal = groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()));
     hexadecimal && (lengths == [8, 4, 4, 4, 12] || lengths == [8, 2])
 }
 

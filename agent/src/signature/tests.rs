@@ -79,9 +79,7 @@ fn every_row_is_found_at_each_of_its_places() {
 fn all_places_lie_within_what_is_read() {
     for row in MAGICS {
         assert!(
-            row.offsets
-                .iter()
-                .all(|offset| offset + row.bytes.len() <= HEAD_LEN),
+            row.offsets.iter().all(|offset| offset + row.bytes.len() <= HEAD_LEN),
             "{}",
             row.name
         );

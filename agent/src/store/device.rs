@@ -25,7 +25,10 @@ pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError>
             return Ok(path);
         }
         if began.elapsed() >= wait {
-            return Err(StoreError::NotFound { device: device.clone(), seconds: wait.as_secs() });
+            return Err(StoreError::NotFound {
+                device: device.clone(),
+                seconds: wait.as_secs(),
+            });
         }
         std::thread::sleep(PAUSE);
     }
@@ -43,7 +46,9 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
             Box::new(move |device| device.image_uuid() == Some(uuid))
         }
         ImageDevice::PartUuid(uuid) => Box::new(|device| {
-            device.partition().is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid))
+            device
+                .partition()
+                .is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid))
         }),
         ImageDevice::PartLabel(label) => {
             Box::new(|device| device.partition().is_some_and(|partition| partition.name == *label))
@@ -54,7 +59,11 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
         if is_meant(&candidate) {
             if let Some(first) = found {
                 let second = candidate.path;
-                return Err(StoreError::Ambiguous { device: device.clone(), first, second });
+                return Err(StoreError::Ambiguous {
+                    device: device.clone(),
+                    first,
+                    second,
+                });
             }
             found = Some(candidate.path);
         }
@@ -70,7 +79,9 @@ struct BlockDevice {
 
 impl BlockDevice {
     fn all() -> Vec<BlockDevice> {
-        let Ok(entries) = std::fs::read_dir(CLASS) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(CLASS) else {
+            return Vec::new();
+        };
         let mut devices: Vec<BlockDevice> = entries
             .flatten()
             // The kernel writes a slash in a device's name as an exclamation mark.
@@ -94,9 +105,20 @@ impl BlockDevice {
 
     /// Its entry in the partition table of the disk that it is part of.
     fn partition(&self) -> Option<Partition> {
-        let number: u32 = std::fs::read_to_string(self.sysfs.join("partition")).ok()?.trim().parse().ok()?;
+        let number: u32 = std::fs::read_to_string(self.sysfs.join("partition"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
         // A partition's folder lies in its disk's.
-        let parent = self.sysfs.canonicalize().ok()?.parent()?.file_name()?.to_string_lossy().replace('!', "/");
+        let parent = self
+            .sysfs
+            .canonicalize()
+            .ok()?
+            .parent()?
+            .file_name()?
+            .to_string_lossy()
+            .replace('!', "/");
         Partition::read(&Path::new("/dev").join(parent), number)
     }
 }
@@ -112,7 +134,10 @@ impl Partition {
     fn read(disk: &Path, number: u32) -> Option<Partition> {
         let table = gpt::GptConfig::new().writable(false).open(disk).ok();
         if let Some(entry) = table.as_ref().and_then(|table| table.partitions().get(&number)) {
-            return Some(Partition { uuid: entry.part_guid.to_string(), name: entry.name.clone() });
+            return Some(Partition {
+                uuid: entry.part_guid.to_string(),
+                name: entry.name.clone(),
+            });
         }
         // An MBR has no names; the kernel's own convention for its UUIDs is disk signature and number
         // (block/partitions/msdos.c, set_info).

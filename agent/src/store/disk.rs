@@ -39,15 +39,21 @@ impl Disk {
     /// [`StoreError::Open`], [`StoreError::Busy`].
     pub fn open(path: &Path, access: Access) -> Result<Disk, StoreError> {
         let failed = |source: io::Error| match source.raw_os_error() {
-            Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => {
-                StoreError::Busy { path: path.to_path_buf() }
-            }
-            _ => StoreError::Open { path: path.to_path_buf(), source },
+            Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => StoreError::Busy {
+                path: path.to_path_buf(),
+            },
+            _ => StoreError::Open {
+                path: path.to_path_buf(),
+                source,
+            },
         };
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         let is_block = kind.is_block_device();
         if !is_block && !kind.is_file() {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no block device and no file")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no block device and no file",
+            )));
         }
         let mut flags = OFlag::O_CLOEXEC;
         if is_block && access == Access::Write {
@@ -71,7 +77,11 @@ impl Disk {
             true => dormouse_sys::blockdev::size(&file).map_err(failed)?,
             false => file.metadata().map_err(failed)?.len(),
         };
-        Ok(Disk { file: Arc::new(file), path: path.to_path_buf(), size: size / BLOCK as u64 * BLOCK as u64 })
+        Ok(Disk {
+            file: Arc::new(file),
+            path: path.to_path_buf(),
+            size: size / BLOCK as u64 * BLOCK as u64,
+        })
     }
 
     /// Its path.
@@ -121,8 +131,8 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn write_copy(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let mut buffer = MmapMut::map_anon(bytes.len())
-            .map_err(|source| self.io("writing", offset, bytes.len(), source))?;
+        let mut buffer =
+            MmapMut::map_anon(bytes.len()).map_err(|source| self.io("writing", offset, bytes.len(), source))?;
         buffer.copy_from_slice(bytes);
         self.write(offset, &buffer)
     }
@@ -132,10 +142,19 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Flush`].
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|source| StoreError::Flush { path: self.path.clone(), source })
+        self.file.sync_data().map_err(|source| StoreError::Flush {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     fn io(&self, what: &'static str, offset: u64, len: usize, source: io::Error) -> StoreError {
-        StoreError::Io { path: self.path.clone(), what, offset, len, source }
+        StoreError::Io {
+            path: self.path.clone(),
+            what,
+            offset,
+            len,
+            source,
+        }
     }
 }

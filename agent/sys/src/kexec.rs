@@ -94,15 +94,7 @@ fn kexec_load(entry: u64, segments: &[RawSegment], flags: libc::c_ulong) -> io::
     // SAFETY: `segments` is a live array of `struct kexec_segment` of the length given, and each `buf` is
     // valid for `bufsz` bytes for the whole call, which only reads. `mem` is a physical address that the
     // kernel never follows in this call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_kexec_load,
-            entry,
-            segments.len(),
-            segments.as_ptr(),
-            flags,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_kexec_load, entry, segments.len(), segments.as_ptr(), flags) };
     if result == 0 {
         Ok(())
     } else {

@@ -80,9 +80,8 @@ impl WriteWindow {
         // SAFETY: the range lies inside the mapping, which lives as long as `self`, and the claim keeps every
         // other borrower out of it until the slice is gone. The memory behind it is RAM that this kernel
         // does not manage (a caller that maps anything else breaks no Rust rule, only its machine).
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(self.map.as_mut_ptr().wrapping_add(range.start), range.len())
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().wrapping_add(range.start), range.len()) };
         Ok(write(bytes))
     }
 }

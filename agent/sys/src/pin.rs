@@ -3,10 +3,7 @@
 //! The save and restore kernels leave their report in such a page of the process that asked for the
 //! hibernation: it is the only channel back that no failing device can close.
 
-#![expect(
-    unsafe_code,
-    reason = "vmsplice(2) and access to memory that another kernel writes"
-)]
+#![expect(unsafe_code, reason = "vmsplice(2) and access to memory that another kernel writes")]
 
 use std::fs::File;
 use std::io;
@@ -59,11 +56,7 @@ impl PinnedPage {
             return Err(io::Error::last_os_error());
         }
         let pfn = page_frame(map.as_ptr() as u64)?;
-        Ok(PinnedPage {
-            map,
-            pfn,
-            _pipe: pipe,
-        })
+        Ok(PinnedPage { map, pfn, _pipe: pipe })
     }
 
     /// Where the page lies: its physical address divided by the page size.

@@ -149,11 +149,7 @@ pub fn bridge(pml4: u64, pml5: u64, jump_back: u64) -> Vec<u8> {
     assemble(labels, BRIDGE_CODE_SIZE, [pml4, pml5, jump_back])
 }
 
-fn assemble(
-    (start, values, end): (*const u8, *const u8, *const u8),
-    size: usize,
-    words: [u64; 3],
-) -> Vec<u8> {
+fn assemble((start, values, end): (*const u8, *const u8, *const u8), size: usize, words: [u64; 3]) -> Vec<u8> {
     let len = end as usize - start as usize;
     // SAFETY: `start` and `end` are labels of one contiguous read-only section, in this order.
     let mut page = unsafe { std::slice::from_raw_parts(start, len) }.to_vec();

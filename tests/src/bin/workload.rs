@@ -38,11 +38,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Start { megabytes } => workload::start(megabytes).map(|()| true),
         Command::Check => check(),
-        Command::Role {
-            role,
-            megabytes,
-            seed,
-        } => role.run(megabytes, seed).map(|()| true),
+        Command::Role { role, megabytes, seed } => role.run(megabytes, seed).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -68,8 +68,7 @@ impl Client {
                 Ok(line) => break line,
                 Err(_) if Instant::now() < deadline => std::thread::sleep(POLL),
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("{}: cannot be connected to", self.path.display()));
+                    return Err(error).with_context(|| format!("{}: cannot be connected to", self.path.display()));
                 }
             }
         };
@@ -174,9 +173,7 @@ impl Client {
             // A guest that reads nothing fills the socket; the message is repeated anyway.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             // QEMU has gone, which the guest's owner notices by its process.
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                Ok(())
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
             result => result.context("the command channel cannot be written"),
         }
     }
@@ -190,9 +187,7 @@ impl Client {
         match line.read(&mut buffer) {
             // QEMU has gone, which the guest's owner notices by its process.
             Ok(0) => std::thread::sleep(POLL),
-            Ok(read) => self
-                .received
-                .extend_from_slice(buffer.get(..read).unwrap_or_default()),
+            Ok(read) => self.received.extend_from_slice(buffer.get(..read).unwrap_or_default()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => std::thread::sleep(POLL),
             Err(error) => return Err(error).context("the command channel cannot be read"),

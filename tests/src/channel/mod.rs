@@ -86,12 +86,8 @@ mod tests {
             let mut servers = std::collections::HashMap::new();
             for boot in boots {
                 let (mut stream, _) = listener.accept().unwrap();
-                stream
-                    .write_all(b"\x00\xffgarbage, then half a ~dm1 0011")
-                    .unwrap();
-                let server = servers
-                    .entry(boot.clone())
-                    .or_insert_with(|| server::Server::new(boot));
+                stream.write_all(b"\x00\xffgarbage, then half a ~dm1 0011").unwrap();
+                let server = servers.entry(boot.clone()).or_insert_with(|| server::Server::new(boot));
                 server.serve(stream.try_clone().unwrap(), stream).unwrap();
             }
         });
@@ -130,9 +126,7 @@ mod tests {
         );
         assert_eq!(run(&mut client, "kill -9 $$").status, 128 + 9);
         assert_eq!(
-            run(&mut client, "head -c 300000 /dev/zero | tr '\\0' x")
-                .stdout
-                .len(),
+            run(&mut client, "head -c 300000 /dev/zero | tr '\\0' x").stdout.len(),
             300_000
         );
     }

@@ -14,8 +14,8 @@ use crate::artifacts::Artifacts;
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
 /// The commands of busybox that the guest's scripts and the tests use.
 const APPLETS: &[&str] = &[
-    "blockdev", "cat", "dd", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mount", "poweroff",
-    "printf", "ps", "sed", "seq", "sh", "sleep", "stty", "sync", "tr", "uname",
+    "blockdev", "cat", "dd", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mount", "poweroff", "printf",
+    "ps", "sed", "seq", "sh", "sleep", "stty", "sync", "tr", "uname",
 ];
 
 /// A policy of the guest, and the initramfs of B and D that carries it.
@@ -71,11 +71,7 @@ impl Userland {
             archive = archive.symlink(&format!("/usr/bin/{applet}"), "busybox");
         }
         for binary in ["dormouse", "workload", "command-server"] {
-            archive = archive.file(
-                &format!("/usr/bin/{binary}"),
-                0o755,
-                read(&artifacts.binary(binary))?,
-            );
+            archive = archive.file(&format!("/usr/bin/{binary}"), 0o755, read(&artifacts.binary(binary))?);
         }
         let mut names = String::new();
         for module in self.modules(artifacts)? {
@@ -88,13 +84,11 @@ impl Userland {
             let guest_initramfs = format!("/usr/lib/dormouse/initramfs{number}.img");
             let text = format!("{}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n", policy.text);
             let small = self.small_initramfs(artifacts, folder, &text)?;
-            archive =
-                archive
-                    .file(&guest_initramfs, 0o644, small)
-                    .file(&policy.path, 0o644, text.into_bytes());
+            archive = archive
+                .file(&guest_initramfs, 0o644, small)
+                .file(&policy.path, 0o644, text.into_bytes());
         }
-        fs::write(output, archive.finish()?)
-            .with_context(|| format!("{}: cannot be written", output.display()))
+        fs::write(output, archive.finish()?).with_context(|| format!("{}: cannot be written", output.display()))
     }
 
     /// The initramfs of B and D, by the command that a user runs.
@@ -115,9 +109,7 @@ impl Userland {
                 .arg("--modules-dir")
                 .arg(artifacts.modules());
         }
-        let built = command
-            .output()
-            .context("dormouse build-initramfs cannot be started")?;
+        let built = command.output().context("dormouse build-initramfs cannot be started")?;
         if !built.status.success() {
             bail!(
                 "dormouse build-initramfs failed: {}",

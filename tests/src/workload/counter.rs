@@ -52,8 +52,8 @@ pub fn run() -> Result<()> {
     role::serve(Path::new(FOLDER), "counter", || {
         let count = count.lock().unwrap_or_else(PoisonError::into_inner);
         let file = fs::read_to_string(&path).unwrap_or_default();
-        let fault = (file != count.to_string())
-            .then(|| format!("{} says {file:?}, this process {count}", path.display()));
+        let fault =
+            (file != count.to_string()).then(|| format!("{} says {file:?}, this process {count}", path.display()));
         Answer {
             evidence: Counter { count: *count },
             fault,

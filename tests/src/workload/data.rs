@@ -18,21 +18,14 @@ const BLOCK: usize = 1 << 20;
 /// # Errors
 /// Fails where the file cannot be written.
 pub fn run(megabytes: u64, seed: u64) -> Result<()> {
-    let (file, note) = (
-        Path::new(FOLDER).join("data"),
-        Path::new(FOLDER).join("data.xxh3"),
-    );
-    let kept =
-        write(&file, megabytes, seed).with_context(|| format!("{}: cannot be written", file.display()))?;
+    let (file, note) = (Path::new(FOLDER).join("data"), Path::new(FOLDER).join("data.xxh3"));
+    let kept = write(&file, megabytes, seed).with_context(|| format!("{}: cannot be written", file.display()))?;
     fs::write(&note, &kept.checksum).with_context(|| format!("{}: cannot be written", note.display()))?;
     role::serve(Path::new(FOLDER), "data", || {
         let evidence = read(&file).unwrap_or_default();
         let noted = fs::read_to_string(&note).unwrap_or_default();
         let fault = if evidence != kept {
-            Some(format!(
-                "{} holds {evidence:?} and must hold {kept:?}",
-                file.display()
-            ))
+            Some(format!("{} holds {evidence:?} and must hold {kept:?}", file.display()))
         } else if noted != kept.checksum {
             Some(format!(
                 "{} says {noted:?}, this process {:?}",

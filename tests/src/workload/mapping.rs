@@ -15,8 +15,8 @@ use super::{FOLDER, pattern};
 /// Fails where there is no memory for it.
 pub fn run(megabytes: u64, seed: u64) -> Result<()> {
     let bytes = megabytes << 20;
-    let mut mapping = MmapMut::map_anon(usize::try_from(bytes)?)
-        .with_context(|| format!("{bytes} bytes cannot be mapped"))?;
+    let mut mapping =
+        MmapMut::map_anon(usize::try_from(bytes)?).with_context(|| format!("{bytes} bytes cannot be mapped"))?;
     pattern::fill(&mut mapping, seed, 0);
     // The address is evidence only; nothing is read through it.
     let address = u64::try_from(mapping.as_ptr().addr())?;

@@ -55,13 +55,7 @@ pub enum Role {
 
 impl Role {
     /// In the order in which they must be started: the sender connects to the receiver.
-    const ALL: [Role; 5] = [
-        Role::Data,
-        Role::Counter,
-        Role::Receiver,
-        Role::Sender,
-        Role::Mapping,
-    ];
+    const ALL: [Role; 5] = [Role::Data, Role::Counter, Role::Receiver, Role::Sender, Role::Mapping];
 
     /// The name, as on the command line and of its socket.
     #[must_use]

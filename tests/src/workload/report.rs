@@ -146,8 +146,7 @@ impl Report {
             },
             Verdict {
                 claim: "the same processes",
-                holds: self.processes() == before.processes()
-                    && self.processes().iter().all(|process| process.0 > 0),
+                holds: self.processes() == before.processes() && self.processes().iter().all(|process| process.0 > 0),
                 detail: format!("pids {}", changed(&pids(before), &pids(self))),
             },
             Verdict {
@@ -163,10 +162,7 @@ impl Report {
             Verdict {
                 claim: "the counter went on",
                 holds: self.counter.fault.is_none() && count > count_before && count_before > 0,
-                detail: format!(
-                    "{count_before} before, {count} after{}",
-                    fault(&self.counter.fault)
-                ),
+                detail: format!("{count_before} before, {count} after{}", fault(&self.counter.fault)),
             },
             Verdict {
                 claim: "the TCP connection went on",
@@ -214,9 +210,7 @@ fn changed(before: &str, after: &str) -> String {
 }
 
 fn fault(fault: &Option<String>) -> String {
-    fault
-        .as_ref()
-        .map_or_else(String::new, |fault| format!(": {fault}"))
+    fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"))
 }
 
 #[cfg(test)]

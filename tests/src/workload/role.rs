@@ -26,8 +26,7 @@ pub struct Answer<T> {
 /// Fails where the socket cannot be made.
 pub fn serve<T: Serialize>(folder: &Path, name: &str, mut answer: impl FnMut() -> Answer<T>) -> Result<()> {
     let path = socket(folder, name);
-    let listener =
-        UnixListener::bind(&path).with_context(|| format!("{}: cannot be bound", path.display()))?;
+    let listener = UnixListener::bind(&path).with_context(|| format!("{}: cannot be bound", path.display()))?;
     let pid = std::process::id();
     let started = start_time(pid)?;
     for connection in listener.incoming() {
@@ -50,8 +49,7 @@ pub fn serve<T: Serialize>(folder: &Path, name: &str, mut answer: impl FnMut() -
 /// Fails where no such process answers.
 pub fn ask<T: for<'a> Deserialize<'a>>(folder: &Path, name: &str) -> Result<Proof<T>> {
     let path = socket(folder, name);
-    let mut stream =
-        UnixStream::connect(&path).with_context(|| format!("{}: nobody listens", path.display()))?;
+    let mut stream = UnixStream::connect(&path).with_context(|| format!("{}: nobody listens", path.display()))?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)

@@ -157,10 +157,7 @@ fn take_acknowledgements(shared: &Shared, mut stream: TcpStream) -> Result<()> {
     loop {
         stream.read_exact(&mut answer).context("no acknowledgement")?;
         let mut progress = shared.lock();
-        let expected = progress
-            .awaited
-            .pop_front()
-            .context("an acknowledgement of nothing")?;
+        let expected = progress.awaited.pop_front().context("an acknowledgement of nothing")?;
         let answer = u64::from_le_bytes(answer);
         if answer != expected {
             bail!(
@@ -237,10 +234,7 @@ mod tests {
         start_sender(&sender, near, 5).unwrap();
         receiver.spawn(move |shared| receive_blocks(shared, far, 6, Duration::ZERO));
         wait_for(&receiver, |progress| {
-            progress
-                .fault
-                .as_ref()
-                .is_some_and(|fault| fault.contains("byte 0 "))
+            progress.fault.as_ref().is_some_and(|fault| fault.contains("byte 0 "))
         });
         wait_for(&sender, |progress| progress.fault.is_some());
     }

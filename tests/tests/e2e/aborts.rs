@@ -19,9 +19,7 @@ fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
         kind: DiskKind::Virtio,
         bytes: TOO_SMALL,
     });
-    let policy = |disk: usize| -> Result<String> {
-        Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?))
-    };
+    let policy = |disk: usize| -> Result<String> { Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?)) };
     let small = GuestPolicy {
         path: "/etc/too-small.toml".to_owned(),
         text: policy(1)?,

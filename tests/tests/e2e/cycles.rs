@@ -16,10 +16,7 @@ fn cycle_in(cpus: u32, memory: &str) -> Result<()> {
     let report = power_cycle(&mut guest)?.report()?;
     ensure!(report.outcome == Outcome::Resumed, "{report:?}");
     let accounted = report.stored_pages + report.zero_pages + report.omitted_pages;
-    ensure!(
-        report.ram_pages == accounted,
-        "the pages do not add up: {report:?}"
-    );
+    ensure!(report.ram_pages == accounted, "the pages do not add up: {report:?}");
     // The firmware keeps some of the machine's memory, and the region's pages are saved where the jump put them.
     ensure!(
         report.ram_pages <= pages && report.ram_pages > pages / 10 * 7,
@@ -99,10 +96,6 @@ fn a_save_that_ends_in_a_reboot_resumes() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --then reboot --json")?;
     demand_proofs(&guest, &went_on)?;
-    ensure!(
-        went_on.report()?.outcome == Outcome::Resumed,
-        "{:?}",
-        went_on.report()
-    );
+    ensure!(went_on.report()?.outcome == Outcome::Resumed, "{:?}", went_on.report());
     Ok(())
 }

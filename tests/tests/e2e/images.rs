@@ -37,9 +37,8 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     let disk = guest.disk_file(0);
     let commit = image::commit(&disk)?;
     ensure!(commit.state == State::Complete, "{commit:?}");
-    let info: serde_json::Value =
-        serde_json::from_str(&image::command(&artifacts, &["info", "--json"], &disk)?)
-            .context("dormouse image info --json")?;
+    let info: serde_json::Value = serde_json::from_str(&image::command(&artifacts, &["info", "--json"], &disk)?)
+        .context("dormouse image info --json")?;
     let text = info.to_string();
     ensure!(text.contains(&uuid.to_string()), "no UUID: {text}");
     image::command(&artifacts, &["info"], &disk)?;

@@ -25,11 +25,7 @@ fn q35_with_nvme_uefi_5_level_paging_and_kaslr() -> Result<()> {
 
 #[test]
 fn pc_with_ahci() -> Result<()> {
-    power_cycle(&mut session(shape(
-        MachineType::Pc,
-        DiskKind::Ahci,
-        Firmware::Bios,
-    )?)?)?;
+    power_cycle(&mut session(shape(MachineType::Pc, DiskKind::Ahci, Firmware::Bios)?)?)?;
     Ok(())
 }
 

@@ -164,8 +164,7 @@ impl Header {
     /// [`FormatError`] says what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Header, FormatError> {
         let body = block::open(Block::Header, HEADER_MAGIC, bytes, HEADER_MAX)?;
-        let (raw, mut rest) =
-            RawHeader::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Header))?;
+        let (raw, mut rest) = RawHeader::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Header))?;
         let levels = raw.paging_levels.get();
         if !matches!(levels, 4 | 5) {
             return Err(field("paging levels", levels.into(), "4 or 5"));
@@ -306,12 +305,7 @@ impl Record<'_> {
     }
 }
 
-fn table<T>(
-    kind: u16,
-    content: &[u8],
-    size: usize,
-    read: impl Fn(&[u8]) -> Option<T>,
-) -> Result<Vec<T>, FormatError> {
+fn table<T>(kind: u16, content: &[u8], size: usize, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, FormatError> {
     let why = "is no whole number of entries";
     if !content.len().is_multiple_of(size) {
         return Err(FormatError::Record { kind, why });

@@ -84,17 +84,8 @@ fn the_sums_must_be_those_of_the_commit_record() {
         ..totals(100, 40)
     };
     assert_eq!(coverage.finish(&zero), Ok(()));
-    let count = |what, expected, found| {
-        Err(FormatError::Count {
-            what,
-            expected,
-            found,
-        })
-    };
-    assert_eq!(
-        coverage.finish(&totals(101, 40)),
-        count("pages of memory", 101, 100)
-    );
+    let count = |what, expected, found| Err(FormatError::Count { what, expected, found });
+    assert_eq!(coverage.finish(&totals(101, 40)), count("pages of memory", 101, 100));
     assert_eq!(coverage.finish(&totals(100, 41)), count("pages", 41, 40));
     assert_eq!(coverage.finish(&totals(100, 39)), count("pages", 39, 40));
 }

@@ -146,10 +146,7 @@ fn counts_and_lengths_at_their_extremes_are_refused() {
         assert!(found.is_err(), "{found:?}");
     }
     let found = Header::decode(&with(&bytes, RECORD_COUNT, &[0; 4]));
-    assert!(
-        matches!(found, Err(FormatError::Record { kind: 1, .. })),
-        "{found:?}"
-    );
+    assert!(matches!(found, Err(FormatError::Record { kind: 1, .. })), "{found:?}");
     // The first record longer than the block.
     for len in [4096 - 168 - 7, 4096, u32::MAX - 7, u32::MAX] {
         let found = Header::decode(&with(&bytes, RECORDS + 4, &len.to_le_bytes()));
@@ -263,19 +260,24 @@ fn a_region_that_is_no_whole_pages_or_elsewhere_is_refused() {
 
 #[test]
 fn an_entry_or_mailbox_outside_the_saved_memory_is_refused() {
-    let ends = [0, 0xff, 0x1000, 0x8fff, 0x3_0000, PFN_LIMIT, u64::MAX / 4096];
-    for pfn in ends {
+    for pfn in [0, 0xff, 0x1000, 0x8fff, 0x3_0000, PFN_LIMIT, u64::MAX / 4096] {
         let entry = Header {
-            entry: pfn * 4096,
+            entry: pfn * 4096 + 8,
             ..values::header()
         };
-        assert_eq!(refused(&entry), "jump-back entry");
+        assert_eq!(refused(&entry), "jump-back entry", "{pfn:#x}");
         let mailbox = Header {
             mailbox: Some(Mailbox { pfn, nonce: [1; 16] }),
             ..values::header()
         };
-        assert_eq!(refused(&mailbox), "mailbox page");
+        assert_eq!(refused(&mailbox), "mailbox page", "{pfn:#x}");
     }
+    // 0 stands for an entry that is not known yet.
+    let unknown = Header {
+        entry: 0,
+        ..values::header()
+    };
+    assert_eq!(Header::decode(&unknown.encode().unwrap()), Ok(unknown));
     for pfn in [0x100, 0xfff, 0x9000, 0x2_ffff] {
         let header = Header {
             entry: pfn * 4096 + 4095,
@@ -287,10 +289,7 @@ fn an_entry_or_mailbox_outside_the_saved_memory_is_refused() {
     // Page 0 means that there is no mailbox, even where it is RAM.
     let mut header = values::header();
     header.ram.insert(0, PfnRange { start: 0, end: 1 });
-    header.mailbox = Some(Mailbox {
-        pfn: 0,
-        nonce: [1; 16],
-    });
+    header.mailbox = Some(Mailbox { pfn: 0, nonce: [1; 16] });
     assert_eq!(refused(&header), "mailbox page");
 }
 
@@ -307,12 +306,7 @@ fn firmware_ranges_that_are_empty_or_not_ascending_are_refused() {
             .collect(),
         ..values::header()
     };
-    for ranges in [
-        &[(5, 5)][..],
-        &[(6, 5)],
-        &[(u64::MAX, u64::MAX)],
-        &[(9, 10), (8, 9)],
-    ] {
+    for ranges in [&[(5, 5)][..], &[(6, 5)], &[(u64::MAX, u64::MAX)], &[(9, 10), (8, 9)]] {
         assert_eq!(refused(&with_ranges(ranges)), "firmware range");
     }
     // None, and ranges that overlap: firmware does that.
@@ -325,11 +319,7 @@ fn firmware_ranges_that_are_empty_or_not_ascending_are_refused() {
 #[test]
 fn a_kind_of_firmware_range_with_a_name_gets_that_name() {
     let kinds = |kind| Header {
-        firmware: vec![FirmwareRange {
-            start: 0,
-            end: 1,
-            kind,
-        }],
+        firmware: vec![FirmwareRange { start: 0, end: 1, kind }],
         ..values::header()
     };
     for (number, kind) in [

@@ -147,11 +147,7 @@ fn a_previous_block_that_cannot_be_is_refused() {
         (u64::MAX - 4095, 4096),
         (u64::MAX, 4096),
     ] {
-        assert_eq!(
-            changed(|raw| raw.prev = prev).refused(),
-            "previous block",
-            "{prev:?}"
-        );
+        assert_eq!(changed(|raw| raw.prev = prev).refused(), "previous block", "{prev:?}");
     }
     let behind = changed(|raw| {
         raw.prev = (DATA_OFFSET, 1 << 20);
@@ -189,16 +185,10 @@ fn a_chunk_that_does_not_lie_between_its_neighbours_is_refused() {
 #[test]
 fn a_chunk_of_a_wrong_length_or_codec_is_refused() {
     for stored_len in [0, 1, 8191, 8193, u32::MAX] {
-        assert_eq!(
-            changed(|raw| raw.chunks[0].1 = stored_len).refused(),
-            "chunk's length"
-        );
+        assert_eq!(changed(|raw| raw.chunks[0].1 = stored_len).refused(), "chunk's length");
     }
     for compressed in [0, 4 * 4096, 4 * 4096 + 1, u32::MAX] {
-        assert_eq!(
-            changed(|raw| raw.chunks[1].1 = compressed).refused(),
-            "chunk's length"
-        );
+        assert_eq!(changed(|raw| raw.chunks[1].1 = compressed).refused(), "chunk's length");
     }
     changed(|raw| raw.chunks[1].1 = 4 * 4096 - 1).decode().unwrap();
     for codec in [2, 0x0100, u16::MAX] {
@@ -211,10 +201,7 @@ fn a_chunk_of_no_pages_or_too_many_is_refused() {
     assert_eq!(changed(|raw| raw.chunks[0].3 = 0).refused(), "chunk's pages");
     assert_eq!(changed(|raw| raw.extents[0].1 = 65).refused(), "chunk's pages");
     // Sums that would wrap around.
-    assert_eq!(
-        changed(|raw| raw.extents[2].1 = u32::MAX).refused(),
-        "chunk's pages"
-    );
+    assert_eq!(changed(|raw| raw.extents[2].1 = u32::MAX).refused(), "chunk's pages");
     changed(|raw| {
         raw.chunks[0].1 = 64 * 4096;
         raw.chunks[1].0 += 64 * 4096;
@@ -227,14 +214,8 @@ fn a_chunk_of_no_pages_or_too_many_is_refused() {
 #[test]
 fn extents_that_are_not_the_chunks_own_are_refused() {
     assert_eq!(changed(|raw| raw.chunks[1].3 = 3).refused(), "chunk's extents");
-    assert_eq!(
-        changed(|raw| raw.chunks[1].3 = u16::MAX).refused(),
-        "chunk's extents"
-    );
-    assert_eq!(
-        changed(|raw| raw.extents.push((0x500, 1))).refused(),
-        "extent count"
-    );
+    assert_eq!(changed(|raw| raw.chunks[1].3 = u16::MAX).refused(), "chunk's extents");
+    assert_eq!(changed(|raw| raw.extents.push((0x500, 1))).refused(), "extent count");
 }
 
 #[test]
@@ -261,20 +242,10 @@ fn page_frames_beyond_the_limit_and_empty_runs_are_refused() {
         (7, 0),
     ];
     for extent in wrong {
-        assert_eq!(
-            changed(|raw| raw.extents[2] = extent).refused(),
-            "extent",
-            "{extent:?}"
-        );
-        assert_eq!(
-            changed(|raw| raw.zero[0] = extent).refused(),
-            "extent",
-            "{extent:?}"
-        );
+        assert_eq!(changed(|raw| raw.extents[2] = extent).refused(), "extent", "{extent:?}");
+        assert_eq!(changed(|raw| raw.zero[0] = extent).refused(), "extent", "{extent:?}");
     }
-    changed(|raw| raw.extents[2] = (PFN_LIMIT - 1, 1))
-        .decode()
-        .unwrap();
+    changed(|raw| raw.extents[2] = (PFN_LIMIT - 1, 1)).decode().unwrap();
     changed(|raw| raw.zero[0] = (PFN_LIMIT - u64::from(u32::MAX), u32::MAX))
         .decode()
         .unwrap();

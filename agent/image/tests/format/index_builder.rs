@@ -52,11 +52,7 @@ fn chunks_that_a_reader_would_refuse_are_refused() {
     ];
     for (chunk, extents, field) in cases {
         let mut builder = builder();
-        assert_eq!(
-            field_of(builder.chunk(chunk, extents)),
-            *field,
-            "{chunk:?} {extents:?}"
-        );
+        assert_eq!(field_of(builder.chunk(chunk, extents)), *field, "{chunk:?} {extents:?}");
         assert!(builder.is_empty());
     }
     for chunk in [good, zstd(1), zstd(8191)] {
@@ -84,9 +80,7 @@ fn a_chunk_or_block_that_overlaps_what_is_before_it_is_refused() {
         "chunk's offset"
     );
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 8192)), "offset");
-    builder
-        .chunk(&stored(DATA_OFFSET + 12288, 1), &[extent(9, 1)])
-        .unwrap();
+    builder.chunk(&stored(DATA_OFFSET + 12288, 1), &[extent(9, 1)]).unwrap();
     builder.finish(DATA_OFFSET + 16384).unwrap();
 }
 
@@ -105,19 +99,10 @@ fn zero_runs_that_are_none_are_refused() {
 
 #[test]
 fn zero_runs_that_touch_are_joined() {
-    assert_eq!(
-        joined(&[extent(5, 3), extent(8, 1), extent(9, 1)]),
-        [extent(5, 5)]
-    );
+    assert_eq!(joined(&[extent(5, 3), extent(8, 1), extent(9, 1)]), [extent(5, 5)]);
     // A gap, a step back, and a run that would touch another than the last.
-    assert_eq!(
-        joined(&[extent(5, 3), extent(9, 1)]),
-        [extent(5, 3), extent(9, 1)]
-    );
-    assert_eq!(
-        joined(&[extent(5, 3), extent(4, 1)]),
-        [extent(5, 3), extent(4, 1)]
-    );
+    assert_eq!(joined(&[extent(5, 3), extent(9, 1)]), [extent(5, 3), extent(9, 1)]);
+    assert_eq!(joined(&[extent(5, 3), extent(4, 1)]), [extent(5, 3), extent(4, 1)]);
     assert_eq!(
         joined(&[extent(5, 1), extent(9, 1), extent(6, 1)]),
         [extent(5, 1), extent(9, 1), extent(6, 1)]
@@ -141,10 +126,7 @@ fn a_block_of_the_most_chunks_is_full_and_fits() {
     }
     assert!(builder.is_full());
     let refused = builder.chunk(&stored(offset, 1), &[extent(1, 1)]);
-    assert!(
-        matches!(refused, Err(FormatError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FormatError::TooLarge { .. })), "{refused:?}");
     let bytes = builder.finish(offset).unwrap().0;
     assert_eq!(
         IndexBlock::decode(&bytes, offset).unwrap().chunks().len(),
@@ -155,11 +137,7 @@ fn a_block_of_the_most_chunks_is_full_and_fits() {
 
 #[test]
 fn a_block_of_scattered_pages_is_full_before_it_is_too_large() {
-    let scattered = |chunk: u64| {
-        (0..64)
-            .map(|at| extent((chunk * 64 + at) * 2, 1))
-            .collect::<Vec<_>>()
-    };
+    let scattered = |chunk: u64| (0..64).map(|at| extent((chunk * 64 + at) * 2, 1)).collect::<Vec<_>>();
     let mut builder = builder();
     let mut offset = DATA_OFFSET;
     let mut chunks = 0;
@@ -170,10 +148,7 @@ fn a_block_of_scattered_pages_is_full_before_it_is_too_large() {
     }
     assert!(chunks < INDEX_MAX_CHUNKS as u64);
     let refused = builder.chunk(&stored(offset, 64), &scattered(chunks));
-    assert!(
-        matches!(refused, Err(FormatError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FormatError::TooLarge { .. })), "{refused:?}");
     let bytes = builder.finish(offset).unwrap().0;
     // Full, but not early: no further chunk would have fitted.
     let largest = 24 + 64 * 12;
@@ -206,8 +181,5 @@ fn a_block_of_scattered_zero_runs_is_full_before_it_is_too_large() {
     let bytes = builder.finish(DATA_OFFSET).unwrap().0;
     assert!(bytes.len() <= INDEX_MAX);
     let zero = IndexBlock::decode(&bytes, DATA_OFFSET).unwrap().zero;
-    assert_eq!(
-        (zero.len() as u64, zero.last()),
-        (runs, Some(&extent(runs * 2 - 2, 2)))
-    );
+    assert_eq!((zero.len() as u64, zero.last()), (runs, Some(&extent(runs * 2 - 2, 2))));
 }

@@ -96,8 +96,7 @@ fn pages(runs: &[Extent]) -> Vec<Extent> {
     for run in runs {
         match joined.last_mut() {
             Some(last)
-                if last.pfn + u64::from(last.pages) == run.pfn
-                    && last.pages.checked_add(run.pages).is_some() =>
+                if last.pfn + u64::from(last.pages) == run.pfn && last.pages.checked_add(run.pages).is_some() =>
             {
                 last.pages += run.pages;
             }

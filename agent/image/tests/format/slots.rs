@@ -76,10 +76,7 @@ fn a_slot_that_is_cut_short_does_not_hide_the_other() {
 #[test]
 fn the_slots_lie_where_the_layout_says() {
     assert_eq!([Slot::First.offset(), Slot::Second.offset()], SLOT_OFFSETS);
-    assert_eq!(
-        [Slot::First.other(), Slot::Second.other()],
-        [Slot::Second, Slot::First]
-    );
+    assert_eq!([Slot::First.other(), Slot::Second.other()], [Slot::Second, Slot::First]);
 }
 
 /// A device with the two slots, which may lose power in the middle of a write.
@@ -111,11 +108,13 @@ impl Device {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Power may be lost at any sector of any change: what is found then is the old record or the new one.
     #[test]
     fn a_change_is_made_or_not_made_wherever_power_is_lost(
-        lost in proptest::collection::vec(proptest::option::of(0_usize..16), 1..40),
-        reasons in proptest::collection::vec("[a-z]{0,1024}", 40),
+        lost in proptest::collection::vec(proptest::option::of(0_usize..16), 1..12),
+        reasons in proptest::collection::vec("[a-z]{0,1024}", 12),
     ) {
         let first = Commit::empty(values::commit().image);
         let bytes = first.encode().unwrap();

@@ -1,8 +1,6 @@
 //! Which state may follow which.
 
-use dormouse_image::State::{
-    self, Complete, Consumed, Discarded, Empty, Failed, Restoring, Saving, Snapshot,
-};
+use dormouse_image::State::{self, Complete, Consumed, Discarded, Empty, Failed, Restoring, Saving, Snapshot};
 use dormouse_image::{Commit, FormatError, Uuid};
 
 use crate::values;

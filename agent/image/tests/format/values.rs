@@ -2,8 +2,8 @@
 
 use dormouse_image::layout::{CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, PFN_LIMIT};
 use dormouse_image::{
-    BLOCK, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, Label, Locator, Mailbox,
-    PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
+    BLOCK, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, Label, Locator, Mailbox, PfnRange,
+    PhysRange, SaveStats, State, Totals, Uuid,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -305,13 +305,7 @@ fn any_extents() -> impl Strategy<Value = Vec<Extent>> {
 pub(crate) fn any_index_parts() -> impl Strategy<Value = IndexParts> {
     let zero = (0..PFN_LIMIT / 2, any::<u32>()).prop_map(|(pfn, pages)| extent(pfn, pages.max(1)));
     // A chunk: its pages, the gap before it, whether it is compressed, and how well.
-    let chunk = (
-        any_extents(),
-        0_u64..10_000,
-        any::<bool>(),
-        any::<u32>(),
-        any::<u64>(),
-    );
+    let chunk = (any_extents(), 0_u64..10_000, any::<bool>(), any::<u32>(), any::<u64>());
     (vec(chunk, 0..40), vec(zero, 0..40)).prop_map(|(described, zero)| {
         let mut end = DATA_OFFSET;
         let mut chunks = Vec::new();

@@ -31,10 +31,7 @@ fn a_reader_takes_its_own_major_version_and_no_newer_minor_one() {
 
 #[test]
 fn every_block_refuses_another_version_and_names_it() {
-    let index = IndexBuilder::new(values::commit().save_id)
-        .finish(1 << 20)
-        .unwrap()
-        .0;
+    let index = IndexBuilder::new(values::commit().save_id).finish(1 << 20).unwrap().0;
     type Decode = fn(&[u8]) -> Option<FormatError>;
     let blocks: [(Block, Vec<u8>, Decode); 4] = [
         (Block::Label, values::label().encode().unwrap(), |bytes| {
@@ -46,9 +43,7 @@ fn every_block_refuses_another_version_and_names_it() {
         (Block::Header, values::header().encode().unwrap(), |bytes| {
             Header::decode(bytes).err()
         }),
-        (Block::Index, index, |bytes| {
-            IndexBlock::decode(bytes, 1 << 20).err()
-        }),
+        (Block::Index, index, |bytes| IndexBlock::decode(bytes, 1 << 20).err()),
     ];
     for (block, bytes, decode) in blocks {
         assert_eq!(decode(&bytes), None, "{block}");

@@ -57,14 +57,8 @@ fn cpio_lists_what_was_written() {
     let output = cpio.wait_with_output().unwrap();
     assert!(output.status.success());
     let listing = String::from_utf8(output.stdout).unwrap();
-    let fields: Vec<Vec<&str>> = listing
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    let summary: Vec<(&str, &str)> = fields
-        .iter()
-        .map(|line| (line[0], *line.last().unwrap()))
-        .collect();
+    let fields: Vec<Vec<&str>> = listing.lines().map(|line| line.split_whitespace().collect()).collect();
+    let summary: Vec<(&str, &str)> = fields.iter().map(|line| (line[0], *line.last().unwrap())).collect();
     let expected = [
         ("lrwxrwxrwx", "usr/bin"),
         ("drwxr-xr-x", "dev"),
@@ -82,12 +76,7 @@ fn cpio_lists_what_was_written() {
 fn unusable_paths_are_refused() {
     for path in ["", "/", "a//b", "./a", "a/..", "a/", "a\0b", "TRAILER!!!"] {
         let error = Archive::new().dir(path, 0o755).finish().unwrap_err();
-        assert_eq!(
-            error,
-            CpioError::Path {
-                path: path.to_owned()
-            }
-        );
+        assert_eq!(error, CpioError::Path { path: path.to_owned() });
     }
 }
 
@@ -98,12 +87,7 @@ fn conflicts_are_refused() {
         .file("/a", 0o644, b"")
         .finish()
         .unwrap_err();
-    assert_eq!(
-        twice,
-        CpioError::Twice {
-            path: "/a".to_owned()
-        }
-    );
+    assert_eq!(twice, CpioError::Twice { path: "/a".to_owned() });
     let below = Archive::new()
         .file("a", 0o644, b"")
         .file("a/b/c", 0o644, b"")
@@ -129,10 +113,7 @@ fn lengths_end_where_the_kernel_stops_reading() {
             .is_ok()
     );
     let longer = "x".repeat(PATH_MAX);
-    for archive in [
-        Archive::new().dir(&longer, 0o755),
-        Archive::new().symlink("l", &longer),
-    ] {
+    for archive in [Archive::new().dir(&longer, 0o755), Archive::new().symlink("l", &longer)] {
         assert!(matches!(
             archive.finish(),
             Err(CpioError::TooLong { length: PATH_MAX, .. })
@@ -142,15 +123,6 @@ fn lengths_end_where_the_kernel_stops_reading() {
 
 #[test]
 fn the_first_error_is_the_one_reported() {
-    let error = Archive::new()
-        .dir("..", 0o755)
-        .dir(".", 0o755)
-        .finish()
-        .unwrap_err();
-    assert_eq!(
-        error,
-        CpioError::Path {
-            path: "..".to_owned()
-        }
-    );
+    let error = Archive::new().dir("..", 0o755).dir(".", 0o755).finish().unwrap_err();
+    assert_eq!(error, CpioError::Path { path: "..".to_owned() });
 }

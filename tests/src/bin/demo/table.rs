@@ -51,9 +51,7 @@ const LINES: &[Line] = &[
         half(Some(&row.report.save), |half| format!("{:.2} s", half.seconds))
     }),
     ("restore in D", |row| {
-        half(row.report.restore.as_ref(), |half| {
-            format!("{:.2} s", half.seconds)
-        })
+        half(row.report.restore.as_ref(), |half| format!("{:.2} s", half.seconds))
     }),
     ("threads in B", |row| {
         half(Some(&row.report.save), |half| half.threads.to_string())

@@ -1,0 +1,217 @@
+//! The values of the golden image: a machine with little memory, saved in three chunks.
+
+use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::{
+    BLOCK, Block, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, IndexBuilder, Label, Locator,
+    Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
+};
+
+/// One zstd frame (RFC 8878): single segment, 8192 bytes of content, one RLE block of the byte 0x5a.
+const ZSTD_FRAME: [u8; 13] = [0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0x20, 0, 0, 0x03, 0x00, 0x01, 0x5a];
+
+/// Where the index blocks lie.
+pub(crate) const INDEX_OFFSETS: [u64; 2] = [DATA_OFFSET + 2 * 4096, DATA_OFFSET + 5 * 4096];
+
+/// A chunk with its pages and the bytes that are stored of it.
+pub(crate) struct Stored {
+    pub(crate) chunk: Chunk,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+fn uuid(text: &str) -> Uuid {
+    text.parse().unwrap()
+}
+
+fn extent(pfn: u64, pages: u32) -> Extent {
+    Extent { pfn, pages }
+}
+
+/// What is in page `pfn`: a line of text, again and again.
+fn page(pfn: u64) -> Vec<u8> {
+    format!("{pfn:#06x} is a page").into_bytes().repeat(BLOCK / 16)
+}
+
+pub(crate) fn label() -> Label {
+    Label {
+        uuid: uuid("01234567-89ab-cdef-0123-456789abcdef"),
+        created_unix: 1_700_000_000,
+    }
+}
+
+fn save_id() -> Uuid {
+    uuid("76543210-fedc-ba98-7654-3210fedcba98")
+}
+
+pub(crate) fn header() -> Header {
+    Header {
+        image: label().uuid,
+        save_id: save_id(),
+        boot_id: uuid("00112233-4455-6677-8899-aabbccddeeff"),
+        created_unix: 1_750_000_000,
+        entry: 0x30_1050,
+        region: PhysRange {
+            start: 0x100_0000,
+            end: 0x900_0000,
+        },
+        low: PhysRange {
+            start: 0x1000,
+            end: 0x9_f000,
+        },
+        mailbox: Some(Mailbox {
+            pfn: 0x302,
+            nonce: *b"sixteen bytes ok",
+        }),
+        ram: vec![
+            PfnRange {
+                start: 0x100,
+                end: 0x1000,
+            },
+            PfnRange {
+                start: 0x9000,
+                end: 0x9100,
+            },
+        ],
+        firmware: vec![
+            FirmwareRange {
+                start: 0xf_0000,
+                end: 0x10_0000,
+                kind: FirmwareKind::Reserved,
+            },
+            FirmwareRange {
+                start: 0x910_0000,
+                end: 0x910_2345,
+                kind: FirmwareKind::AcpiTables,
+            },
+            FirmwareRange {
+                start: 0x920_0000,
+                end: 0x930_0000,
+                kind: FirmwareKind::Other(12),
+            },
+        ],
+        cpu: Cpu {
+            vendor: "GenuineDormouse".to_string(),
+            family: 6,
+            model: 85,
+            stepping: 4,
+            name: "Dormouse CPU @ 1.00GHz".to_string(),
+            flags: "fpu sse2 lm la57".to_string(),
+            online: 2,
+            la57: true,
+        },
+        kernel_release: "6.12.117".to_string(),
+        kernel_version: "#1 SMP PREEMPT_DYNAMIC".to_string(),
+        hostname: "höhle".to_string(),
+        cmdline: "console=ttyS0 root=/dev/vda1".to_string(),
+    }
+}
+
+/// Three chunks: a page as it is, two pages compressed behind it, and behind the first index block two scattered pages.
+pub(crate) fn chunks() -> [Stored; 3] {
+    let stored = |offset, codec, extents, pages: &[u8], bytes: Vec<u8>| Stored {
+        chunk: Chunk {
+            offset,
+            stored_len: u32::try_from(bytes.len()).unwrap(),
+            codec,
+            checksum: checksum(pages),
+        },
+        extents,
+        bytes,
+    };
+    let first = page(0x100);
+    let last = [page(0x300), page(0x9000)].concat();
+    [
+        stored(DATA_OFFSET, Codec::Store, vec![extent(0x100, 1)], &first.clone(), first),
+        stored(
+            DATA_OFFSET + 4096,
+            Codec::Zstd,
+            vec![extent(0x102, 2)],
+            &[0x5a; 2 * BLOCK],
+            ZSTD_FRAME.to_vec(),
+        ),
+        stored(
+            DATA_OFFSET + 3 * 4096,
+            Codec::Store,
+            vec![extent(0x300, 1), extent(0x9000, 1)],
+            &last.clone(),
+            last,
+        ),
+    ]
+}
+
+/// The zero runs of each index block.
+pub(crate) fn zero_runs() -> [Vec<Extent>; 2] {
+    [vec![extent(0x200, 16), extent(0x400, 1)], vec![extent(0x9001, 255)]]
+}
+
+/// The image as bytes, as encoded, up to the end of the stream.
+pub(crate) fn encode() -> Vec<u8> {
+    let data_end = INDEX_OFFSETS[1] + 4096;
+    let mut image = vec![0; usize::try_from(data_end).unwrap()];
+    let mut put = |offset: u64, bytes: &[u8]| {
+        let offset = usize::try_from(offset).unwrap();
+        image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    };
+    put(LABEL_OFFSET, &label().encode().unwrap());
+    let header = header().encode().unwrap();
+    put(HEADER_OFFSET, &header);
+
+    let mut builder = IndexBuilder::new(save_id());
+    let mut last_index = Locator::default();
+    let all = chunks();
+    let parts = [&all[..2], &all[2..]];
+    for ((chunks, zero), at) in parts.into_iter().zip(zero_runs()).zip(INDEX_OFFSETS) {
+        for stored in chunks {
+            put(stored.chunk.offset, &stored.bytes);
+            builder.chunk(&stored.chunk, &stored.extents).unwrap();
+        }
+        for run in zero {
+            builder.zero(run).unwrap();
+        }
+        let bytes;
+        (bytes, last_index) = builder.finish(at).unwrap();
+        put(at, &bytes);
+    }
+
+    let header = Locator::of(Block::Header, HEADER_OFFSET, &header).unwrap();
+    let [older, newer] = commits(header, last_index);
+    put(Slot::First.offset(), &older.encode().unwrap());
+    put(Slot::Second.offset(), &newer.encode().unwrap());
+    image
+}
+
+/// The records of both slots. Power was lost after the new one was durable and before it was written again.
+pub(crate) fn commits(header: Locator, last_index: Locator) -> [Commit; 2] {
+    let older = Commit {
+        seq: 4,
+        state: State::Saving,
+        save_id: save_id(),
+        ..Commit::empty(label().uuid)
+    };
+    let newer = Commit {
+        seq: 5,
+        state: State::Complete,
+        header,
+        last_index,
+        data_end: INDEX_OFFSETS[1] + 4096,
+        totals: Totals {
+            ram_pages: 0xf00 + 0x100,
+            stored_pages: 5,
+            zero_pages: 16 + 1 + 255,
+            omitted_pages: 0x1000 - 5 - 272,
+            chunks: 3,
+            index_blocks: 2,
+            stored_bytes: 4096 + 13 + 8192,
+        },
+        stats: SaveStats {
+            started_unix: 1_750_000_001,
+            millis: 1234,
+            threads: 2,
+            agent_peak_kib: 9876,
+            least_available_kib: 54_321,
+        },
+        reason: "lid closed".to_string(),
+        ..older.clone()
+    };
+    [older, newer]
+}
