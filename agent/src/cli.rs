@@ -80,11 +80,12 @@ enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
     /// Refuses a device that carries anything else: a file system, swap space, a partition table, a RAID or
-    /// encrypted volume.
+    /// encrypted volume, an image that can be resumed.
     Init {
         /// A partition, a disk or a file
         device: PathBuf,
-        /// Overwrite an image that could still be resumed; its session is lost
+        /// Overwrite whatever is on it, also an image that could still be resumed; what it was is lost. A device that
+        /// is in use is refused all the same
         #[arg(long)]
         force: bool,
     },
@@ -159,29 +160,19 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
         Command::Config(ConfigCommand::Check) => {
             policy()?;
-            print(&format!(
-                "{}: every key is known and every value possible",
-                cli.config.display()
-            ))
+            print(&format!("{}: every key is known and every value possible", cli.config.display()))
         }
         Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
     }
 }
 
 fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
-    let options = hibernate::Options {
-        then: arguments.then,
-        trust_kernel: arguments.trust_kernel,
-    };
+    let options = hibernate::Options { then: arguments.then, trust_kernel: arguments.trust_kernel };
     let report = hibernate::run(policy, options)?;
     if report.outcome == Outcome::Failed {
         bail!("{report}");
     }
-    if arguments.json {
-        print_json(&report)
-    } else {
-        print(&report.to_string())
-    }
+    if arguments.json { print_json(&report) } else { print(&report.to_string()) }
 }
 
 fn image(command: &ImageCommand) -> anyhow::Result<()> {
@@ -189,11 +180,7 @@ fn image(command: &ImageCommand) -> anyhow::Result<()> {
         ImageCommand::Init { device, force } => print(&image_cmd::init(device, *force)?),
         ImageCommand::Info { device, json } => {
             let info = image_cmd::info(device)?;
-            if *json {
-                print_json(&info)
-            } else {
-                print(&info.to_string())
-            }
+            if *json { print_json(&info) } else { print(&info.to_string()) }
         }
         ImageCommand::Verify { device } => print(&image_cmd::verify(device)?),
         ImageCommand::Discard { device } => print(&image_cmd::discard(device)?),
@@ -212,27 +199,17 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()>
     let output = arguments.output.as_ref().unwrap_or(&policy.kernel.initramfs);
     initramfs::write(output, &bytes)?;
     let names: Vec<&str> = modules.iter().map(|module| module.file_name.as_str()).collect();
-    let with = if names.is_empty() {
-        String::new()
-    } else {
-        format!(", with {}", names.join(" "))
-    };
+    let with = if names.is_empty() { String::new() } else { format!(", with {}", names.join(" ")) };
     print(&format!("{}: {} bytes{with}", output.display(), bytes.len()))
 }
 
 /// The folder of the modules that belong to a bzImage.
 fn modules_folder(bzimage: &Path) -> anyhow::Result<PathBuf> {
-    let cannot = || {
-        format!(
-            "{}: cannot tell this kernel's release; name its modules with --modules-dir",
-            bzimage.display()
-        )
-    };
+    let cannot =
+        || format!("{}: cannot tell this kernel's release; name its modules with --modules-dir", bzimage.display());
     let mut head = Vec::new();
     let limit = u64::try_from(release::HEAD_LEN)?;
-    File::open(bzimage)
-        .and_then(|file| file.take(limit).read_to_end(&mut head))
-        .with_context(cannot)?;
+    File::open(bzimage).and_then(|file| file.take(limit).read_to_end(&mut head)).with_context(cannot)?;
     let release = release::of_bzimage(&head).with_context(cannot)?;
     Ok(Path::new("/lib/modules").join(release))
 }
@@ -262,12 +239,7 @@ mod tests {
         fn check(command: &clap::Command) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {
-                assert!(
-                    argument.get_help().is_some(),
-                    "{} {}",
-                    command.get_name(),
-                    argument.get_id()
-                );
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
             }
             command.get_subcommands().for_each(check);
         }

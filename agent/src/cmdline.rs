@@ -100,11 +100,7 @@ impl Cmdline {
             let last = arguments(text).filter(|argument| argument.name == name).last();
             last.and_then(|argument| argument.value).and_then(hexadecimal)
         };
-        Self {
-            entry: number("dormouse.entry"),
-            bridge: number("dormouse.bridge"),
-            ..Self::default()
-        }
+        Self { entry: number("dormouse.entry"), bridge: number("dormouse.bridge"), ..Self::default() }
     }
 
     /// Reads what a kernel command line says to Dormouse. Where it says something twice, the last one holds,
@@ -128,9 +124,7 @@ impl Cmdline {
         if !argument.is_ours() {
             return Ok(());
         }
-        let text = argument
-            .value
-            .ok_or_else(|| CmdlineError::NoValue(argument.raw.to_owned()))?;
+        let text = argument.value.ok_or_else(|| CmdlineError::NoValue(argument.raw.to_owned()))?;
         match argument.name {
             "dormouse" => self.off = word("dormouse", text, "on, off", &[("on", false), ("off", true)])?,
             "dormouse.mode" => {
@@ -155,9 +149,7 @@ impl fmt::Display for Cmdline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let written = [
             self.mode.map(|mode| format!("dormouse.mode={}", mode.as_str())),
-            self.image
-                .as_ref()
-                .map(|image| quoted("dormouse.image", &image.to_string())),
+            self.image.as_ref().map(|image| quoted("dormouse.image", &image.to_string())),
             self.then.map(|then| format!("dormouse.then={then}")),
             self.bridge.map(|bridge| format!("dormouse.bridge={bridge:#x}")),
             // Always 16 digits: the entry stub overwrites them in place.
@@ -177,29 +169,18 @@ fn word<T: Copy>(
     words: &[(&str, T)],
 ) -> Result<T, CmdlineError> {
     let known = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-    known.ok_or_else(|| CmdlineError::Word {
-        name,
-        text: text.to_owned(),
-        allowed,
-    })
+    known.ok_or_else(|| CmdlineError::Word { name, text: text.to_owned(), allowed })
 }
 
 fn number(name: &'static str, text: &str) -> Result<u64, CmdlineError> {
-    hexadecimal(text).ok_or_else(|| CmdlineError::Number {
-        name,
-        text: text.to_owned(),
-    })
+    hexadecimal(text).ok_or_else(|| CmdlineError::Number { name, text: text.to_owned() })
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x")?;
     // `from_str_radix` would also take a sign.
     let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
-    if plain {
-        u64::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    if plain { u64::from_str_radix(digits, 16).ok() } else { None }
 }
 
 #[cfg(test)]

@@ -63,10 +63,7 @@ pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
     needed.sort_by_key(|range| range.start);
     if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
         let page = dormouse_sys::PAGE_SIZE;
-        return Err(Mismatch::Memory {
-            start: start * page,
-            end: end * page,
-        });
+        return Err(Mismatch::Memory { start: start * page, end: end * page });
     }
 
     let (saved, here) = (&header.cpu, &machine.cpu);
@@ -74,35 +71,21 @@ pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
     if identity(saved) != identity(here) {
         let name = |cpu: &dormouse_image::Cpu| {
             let (vendor, family, model, stepping) = identity(cpu);
-            format!(
-                "{} ({vendor} family {family} model {model} stepping {stepping})",
-                cpu.name
-            )
+            format!("{} ({vendor} family {family} model {model} stepping {stepping})", cpu.name)
         };
-        return Err(Mismatch::Cpu {
-            saved: name(saved),
-            here: name(here),
-        });
+        return Err(Mismatch::Cpu { saved: name(saved), here: name(here) });
     }
     let levels = |la57| if la57 { 5 } else { 4 };
     if saved.la57 != here.la57 {
-        return Err(Mismatch::Paging {
-            saved: levels(saved.la57),
-            here: levels(here.la57),
-        });
+        return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
     }
     let has = |flag: &&str| !here.flags.split(' ').any(|other| other == *flag);
     let missing: Vec<&str> = saved.flags.split(' ').filter(has).collect();
     if !missing.is_empty() {
-        return Err(Mismatch::Features {
-            missing: missing.join(" "),
-        });
+        return Err(Mismatch::Features { missing: missing.join(" ") });
     }
     if here.online < saved.online {
-        return Err(Mismatch::Cpus {
-            saved: saved.online,
-            here: here.online,
-        });
+        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
     }
     Ok(())
 }
@@ -115,13 +98,7 @@ mod tests {
     use dormouse_image::{Cpu, PhysRange};
 
     fn cpu() -> Cpu {
-        Cpu {
-            vendor: "V".into(),
-            family: 6,
-            flags: "fpu lm nx".into(),
-            online: 2,
-            ..Cpu::default()
-        }
+        Cpu { vendor: "V".into(), family: 6, flags: "fpu lm nx".into(), online: 2, ..Cpu::default() }
     }
 
     fn machine() -> Machine {
@@ -137,24 +114,9 @@ mod tests {
 
     fn header() -> Header {
         Header {
-            region: PhysRange {
-                start: 0x100_0000,
-                end: 0x900_0000,
-            },
-            low: PhysRange {
-                start: 0x1000,
-                end: 0x9f000,
-            },
-            ram: vec![
-                PfnRange {
-                    start: 0x100,
-                    end: 0x1000,
-                },
-                PfnRange {
-                    start: 0x9000,
-                    end: 0x3_0000,
-                },
-            ],
+            region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
+            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
             cpu: cpu(),
             ..Header::default()
         }
@@ -164,10 +126,7 @@ mod tests {
     fn the_same_machine_matches_and_so_does_a_larger_one() {
         assert_eq!(check(&header(), &machine()), Ok(()));
         let mut larger = machine();
-        larger.iomem.ram.push(PhysRange {
-            start: 1 << 32,
-            end: 2 << 32,
-        });
+        larger.iomem.ram.push(PhysRange { start: 1 << 32, end: 2 << 32 });
         larger.cpu.online = 4;
         larger.cpu.flags.push_str(" new");
         assert_eq!(check(&header(), &larger), Ok(()));
@@ -179,10 +138,7 @@ mod tests {
         let cases: [(Change, &str); 6] = [
             (|m| m.iomem.ram[1].end = 0x2fff_f000, "0x2ffff000-0x30000000"),
             (|m| m.cpu.model = 1, "model 1"),
-            (
-                |m| m.cpu.la57 = true,
-                "uses 4-level paging, this one 5; boot with no5lvl",
-            ),
+            (|m| m.cpu.la57 = true, "uses 4-level paging, this one 5; boot with no5lvl"),
             (|m| m.cpu.flags = "fpu nx".into(), "may use: lm"),
             (|m| m.cpu.online = 1, "2 CPUs, this machine has 1"),
             (|m| m.iomem.ram.remove(0).end = 0, "0x1000-0x9f000"),

@@ -15,7 +15,6 @@ use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
-use crate::physmem::iomem::subtract;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
 use crate::report::{Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
@@ -29,10 +28,6 @@ pub struct Options {
     /// Whether to jump although this kernel's version is older than the fix that lets it be returned to.
     pub trust_kernel: bool,
 }
-
-/// Below this, memory belongs to the firmware and to the kernel's real-mode code, which A reserves as a whole
-/// (arch/x86/realmode/init.c, `reserve_real_mode`).
-const FIRST_FRAME: u64 = 0x100;
 
 /// How many pages to try until one lies where the mailbox can be: outside the region and low memory.
 const MAILBOX_TRIES: usize = 1 << 16;
@@ -51,11 +46,11 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
              (Fedora's and RHEL's have; Debian's has not)"
         );
     }
-    let release = nix::sys::utsname::uname()
-        .context("uname")?
-        .release()
-        .to_string_lossy()
-        .into_owned();
+    let cmdline_of_a = machine::text("/proc/cmdline")?;
+    if cmdline_of_a.split_whitespace().any(|argument| argument == "mem_encrypt=on") {
+        bail!("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key");
+    }
+    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     if !options.trust_kernel && !machine::can_be_returned_to(&release) {
         bail!(
             "kernel {release} hangs when it is returned to: it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return \
@@ -69,16 +64,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let ram = machine.iomem.whole_ram();
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
-    let memory = subtract(
-        &machine.iomem.ram_frames(),
-        &[
-            PfnRange {
-                start: 0,
-                end: FIRST_FRAME,
-            },
-            region.frames(),
-        ],
-    );
+    let memory = machine.iomem.frames_outside(&region);
     let (page, mailbox) = mailbox_page(&[region, low])?;
     let header = header(&machine, image, region, low, &memory, mailbox)?;
 
@@ -103,10 +89,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
         cmdline: &cmdline(&machine, policy, &told),
-        purpose: Purpose::Save {
-            memory: memory.clone(),
-            note: machine::vmcoreinfo(&[region, low])?,
-        },
+        purpose: Purpose::Save { memory: memory.clone(), note: machine::vmcoreinfo(&[region, low])? },
     })?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
     if policy.save.drop_caches {
@@ -122,10 +105,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: this session goes on", Phase::HibernateReturn);
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     if let Err(error) = kexec::unload() {
-        log::warn!(
-            "{}: cannot free the memory of kernel B: {error}",
-            Phase::HibernateReturn
-        );
+        log::warn!("{}: cannot free the memory of kernel B: {error}", Phase::HibernateReturn);
     }
     jumped.map_err(|error| match error.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
@@ -202,11 +182,7 @@ fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> 
     while misplaced.len() < MAILBOX_TRIES {
         let page = PinnedPage::new(&nonce).context("cannot pin a page for the report")?;
         let pfn = page.pfn();
-        let bytes = PfnRange {
-            start: pfn,
-            end: pfn + 1,
-        }
-        .bytes();
+        let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
         if !swapped.iter().any(|range| range.overlaps(&bytes)) {
             return Ok((page, Mailbox { pfn, nonce }));
         }
@@ -248,10 +224,7 @@ fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
 fn drop_caches() {
     let path = "/proc/sys/vm/drop_caches";
     nix::unistd::sync();
-    let written = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, b"3"));
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"3"));
     if let Err(error) = written {
         log::warn!("{path}: {error}; the caches stay");
     }

@@ -18,28 +18,41 @@ use crate::store::{Access, Disk, Image, Reader, StoreError};
 /// Makes an image device of `path`, and says its identity.
 ///
 /// # Errors
-/// The device is in use, too small, or carries something else; or an image that could be resumed, without `force`.
+/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
     let disk = Disk::open(path, Access::Write)?;
-    refuse_foreign(path)?;
-    match Image::open(disk.clone()) {
-        Ok(image) if !force && matches!(image.commit().state, State::Complete | State::Restoring) => bail!(
-            "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
-            path.display()
-        ),
-        _ => {}
+    if force {
+        wipe(&disk)?;
+    } else {
+        refuse_foreign(path)?;
+        refuse_resumable(&disk)?;
     }
-    let label = Label {
-        uuid: machine::random_uuid()?,
-        created_unix: machine::now_unix(),
-    };
+    let label = Label { uuid: machine::random_uuid()?, created_unix: machine::now_unix() };
     let image = Image::create(disk, label)?;
-    Ok(format!(
-        "{}: UUID={}, {}",
-        path.display(),
-        label.uuid,
-        mib(image.disk().size())
-    ))
+    Ok(format!("{}: UUID={}, {}", path.display(), label.uuid, mib(image.disk().size())))
+}
+
+/// Refuses a device with a session that waits to be resumed.
+fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
+    match Image::open(disk.clone()) {
+        Ok(image) if matches!(image.commit().state, State::Complete | State::Restoring) => bail!(
+            "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
+            disk.path().display()
+        ),
+        // Anything else is about to be made an image, or has an error that the making will show.
+        _ => Ok(()),
+    }
+}
+
+/// Removes the marks of whatever lived on the device, so that nothing takes the image for it: they are all at its start
+/// or at its end.
+fn wipe(disk: &Disk) -> anyhow::Result<()> {
+    let (start, end) = (signature::HEAD_LEN, signature::TAIL_LEN);
+    let size = usize::try_from(disk.size())?;
+    disk.write_copy(0, &vec![0; start.min(size)])?;
+    disk.write_copy(disk.size() - u64::try_from(end.min(size))?, &vec![0; end.min(size)])?;
+    disk.flush()?;
+    Ok(())
 }
 
 /// Refuses a device on which something else lives.
@@ -57,11 +70,7 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let end = device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?);
     let bytes = &part(end, signature::TAIL_LEN).with_context(cannot_read)?;
     if let Some(found) = signature::probe(&head, Some(Tail { device_len, bytes })) {
-        bail!(
-            "image device {}: it carries {found}; wipe it first (`wipefs -a {}`) if that may go",
-            path.display(),
-            path.display()
-        );
+        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
     }
     Ok(())
 }
@@ -203,14 +212,8 @@ pub fn discard(path: &Path) -> anyhow::Result<String> {
     let mut image = Image::open(Disk::open(path, Access::Write)?)?;
     let state = image.commit().state;
     if matches!(state, State::Consumed | State::Discarded | State::Empty) {
-        return Ok(format!(
-            "{}: there is nothing to discard, the image is {state}",
-            path.display()
-        ));
+        return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
     }
     image.transition(State::Discarded, "by `dormouse image discard`")?;
-    Ok(format!(
-        "{}: discarded; the next boot is an ordinary one",
-        path.display()
-    ))
+    Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
 }

@@ -65,10 +65,7 @@ fn entry(level: Level, line: &str) -> String {
     };
     let mut entry = format!("<{priority}>dormouse: {line}");
     if entry.len() >= RECORD_MAX {
-        let cut = (0..RECORD_MAX)
-            .rev()
-            .find(|at| entry.is_char_boundary(*at))
-            .unwrap_or(0);
+        let cut = (0..RECORD_MAX).rev().find(|at| entry.is_char_boundary(*at)).unwrap_or(0);
         entry.truncate(cut);
     }
     entry.push('\n');
@@ -81,10 +78,7 @@ mod tests {
 
     #[test]
     fn a_record_has_its_priority_and_fits() {
-        assert_eq!(
-            entry(Level::Info, "save/start: here"),
-            "<5>dormouse: save/start: here\n"
-        );
+        assert_eq!(entry(Level::Info, "save/start: here"), "<5>dormouse: save/start: here\n");
         let long = entry(Level::Error, &"é".repeat(2000));
         assert!(long.len() <= RECORD_MAX && long.starts_with("<3>dormouse: é") && long.ends_with("é\n"));
     }

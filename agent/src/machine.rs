@@ -62,9 +62,7 @@ pub fn text(path: &str) -> anyhow::Result<String> {
 /// Seconds since 1970, or 0 where the clock is before that.
 #[must_use]
 pub fn now_unix() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Random bytes, from the kernel.
@@ -98,9 +96,7 @@ pub fn random_uuid() -> anyhow::Result<Uuid> {
 fn parse_cpu(cpuinfo: &str) -> Cpu {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let field = |name: &str| {
-        let line = first
-            .lines()
-            .find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+        let line = first.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
         line.map_or("", |(_, value)| value.trim())
     };
     let number = |name| field(name).parse().unwrap_or(0);
@@ -131,9 +127,7 @@ fn parse_systab(systab: &str) -> Option<u64> {
 /// no way to ask a kernel for it, hence the one version check of this program.
 #[must_use]
 pub fn can_be_returned_to(release: &str) -> bool {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     let version = (next(), next(), next());
     version >= (6, 12, 5)
@@ -150,9 +144,7 @@ pub fn vmcoreinfo(swapped: &[PhysRange]) -> anyhow::Result<Note> {
     let path = "/sys/kernel/vmcoreinfo";
     let line = std::fs::read_to_string(path)
         .with_context(|| format!("{path}: cannot read it; this kernel needs CONFIG_CRASH_DUMP"))?;
-    let Some(note) = parse_vmcoreinfo(&line) else {
-        bail!("{path}: not an address and a size: `{line}`")
-    };
+    let Some(note) = parse_vmcoreinfo(&line) else { bail!("{path}: not an address and a size: `{line}`") };
     if !swapped.iter().any(|range| range.overlaps(&note)) {
         return Ok(Note::InMemory(note));
     }
@@ -232,28 +224,16 @@ mod tests {
             "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 15\nmodel\t\t: 107\n\
              model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nflags\t\t: fpu la57 lm\n\nprocessor\t: 1\n",
         );
-        assert_eq!(
-            (cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping),
-            ("AuthenticAMD", 15, 107, 1)
-        );
+        assert_eq!((cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping), ("AuthenticAMD", 15, 107, 1));
         assert_eq!((cpu.flags.as_str(), cpu.la57), ("fpu la57 lm", true));
         assert!(!parse_cpu("flags : fpu la57x\n").la57);
     }
 
     #[test]
     fn firmware_and_kernel_addresses_are_read() {
-        assert_eq!(
-            parse_systab("SMBIOS=0x1\nACPI=0x2\nACPI20=0x3f77e014\n"),
-            Some(0x3f77_e014)
-        );
+        assert_eq!(parse_systab("SMBIOS=0x1\nACPI=0x2\nACPI20=0x3f77e014\n"), Some(0x3f77_e014));
         assert_eq!(parse_systab("SMBIOS=0x1\n"), None);
-        assert_eq!(
-            parse_vmcoreinfo("0x2fee0000 1024\n"),
-            Some(PhysRange {
-                start: 0x2fee_0000,
-                end: 0x2fee_1024
-            })
-        );
+        assert_eq!(parse_vmcoreinfo("0x2fee0000 1024\n"), Some(PhysRange { start: 0x2fee_0000, end: 0x2fee_1024 }));
         assert_eq!(parse_vmcoreinfo("nothing\n"), None);
         assert_eq!(parse_vmcoreinfo("ffffffffffffffff 1024\n"), None);
     }

@@ -76,10 +76,7 @@ pub enum Decline {
 #[must_use]
 pub fn way_back(cmdline: &Cmdline) -> Option<WayBack> {
     let entry = cmdline.entry.filter(|entry| *entry != 0)?;
-    Some(WayBack {
-        entry,
-        bridge: cmdline.bridge?,
-    })
+    Some(WayBack { entry, bridge: cmdline.bridge? })
 }
 
 /// Decides.
@@ -101,12 +98,7 @@ pub fn decide(cmdline: &Cmdline, evidence: Evidence) -> Result<Mode, Decline> {
             match evidence {
                 Evidence { vmcore: false, .. } => Err(Decline::NoVmcore),
                 Evidence { session: false, .. } => Err(Decline::NoSession),
-                _ => Ok(Mode::Save(SavePlan {
-                    way,
-                    image,
-                    session,
-                    then,
-                })),
+                _ => Ok(Mode::Save(SavePlan { way, image, session, then })),
             }
         }
     }
@@ -117,33 +109,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const ALL: Evidence = Evidence {
-        vmcore: true,
-        session: true,
-    };
+    const ALL: Evidence = Evidence { vmcore: true, session: true };
     const SAVE: &str = "dormouse.mode=save dormouse.image=/dev/vda dormouse.then=poweroff dormouse.bridge=0x8ff0000 \
         dormouse.session=01234567-89ab-cdef-0123-456789abcdef dormouse.entry=0x000000002f1e3050";
 
     fn decide_without(argument: &str, evidence: Evidence) -> Result<Mode, Decline> {
-        let line: Vec<&str> = SAVE
-            .split_whitespace()
-            .filter(|word| !word.starts_with(argument))
-            .collect();
+        let line: Vec<&str> = SAVE.split_whitespace().filter(|word| !word.starts_with(argument)).collect();
         decide(&Cmdline::parse(&line.join(" ")).unwrap(), evidence)
     }
 
     #[test]
     fn a_save_has_all_its_arguments_and_a_vmcore() {
-        let Mode::Save(plan) = decide_without("nothing", ALL).unwrap() else {
-            unreachable!()
-        };
-        assert_eq!(
-            plan.way,
-            WayBack {
-                entry: 0x2f1e_3050,
-                bridge: 0x8ff_0000
-            }
-        );
+        let Mode::Save(plan) = decide_without("nothing", ALL).unwrap() else { unreachable!() };
+        assert_eq!(plan.way, WayBack { entry: 0x2f1e_3050, bridge: 0x8ff_0000 });
         for (argument, expected) in [
             ("dormouse.mode", Decline::NoMode),
             ("dormouse.image", Decline::Missing("dormouse.image")),
@@ -154,14 +132,8 @@ mod tests {
         ] {
             assert_eq!(decide_without(argument, ALL), Err(expected));
         }
-        assert_eq!(
-            decide_without("nothing", Evidence { vmcore: false, ..ALL }),
-            Err(Decline::NoVmcore)
-        );
-        assert_eq!(
-            decide_without("nothing", Evidence { session: false, ..ALL }),
-            Err(Decline::NoSession)
-        );
+        assert_eq!(decide_without("nothing", Evidence { vmcore: false, ..ALL }), Err(Decline::NoVmcore));
+        assert_eq!(decide_without("nothing", Evidence { session: false, ..ALL }), Err(Decline::NoSession));
     }
 
     #[test]

@@ -17,12 +17,7 @@ impl Progress {
     /// A phase that has `pages` pages to go through.
     #[must_use]
     pub fn new(phase: Phase, pages: u64) -> Progress {
-        Progress {
-            phase,
-            pages,
-            began: Instant::now(),
-            tenths: 0,
-        }
+        Progress { phase, pages, began: Instant::now(), tenths: 0 }
     }
 
     /// `done` pages are done.
@@ -33,14 +28,7 @@ impl Progress {
         }
         self.tenths = tenths;
         let mib = (done * dormouse_sys::PAGE_SIZE) >> 20;
-        let millis = u64::try_from(self.began.elapsed().as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        log::info!(
-            "{}: {} %, {} MiB/s of memory",
-            self.phase,
-            tenths * 10,
-            mib.saturating_mul(1000) / millis
-        );
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        log::info!("{}: {} %, {} MiB/s of memory", self.phase, tenths * 10, mib.saturating_mul(1000) / millis);
     }
 }

@@ -208,16 +208,11 @@ pub mod mailbox {
         if page.get(..NONCE) != Some(nonce) {
             return Err(MailboxError::WrongNonce);
         }
-        let len = page
-            .get(NONCE..TEXT)
-            .and_then(|len| len.try_into().ok())
-            .map_or(0, u32::from_le_bytes);
+        let len = page.get(NONCE..TEXT).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
         if len == 0 {
             return Err(MailboxError::Empty);
         }
-        let text = usize::try_from(len)
-            .ok()
-            .and_then(|len| page.get(TEXT..TEXT.checked_add(len)?));
+        let text = usize::try_from(len).ok().and_then(|len| page.get(TEXT..TEXT.checked_add(len)?));
         let text = text.ok_or_else(|| MailboxError::Unreadable(format!("{len} bytes")))?;
         serde_json::from_slice(text).map_err(|error| MailboxError::Unreadable(error.to_string()))
     }
@@ -234,11 +229,7 @@ mod tests {
         let mut page = vec![0; 4096];
         page[..16].copy_from_slice(&nonce);
         assert!(matches!(mailbox::read(&page, &nonce), Err(MailboxError::Empty)));
-        let report = Report {
-            restore: Some(Half::default()),
-            image_bytes: 9,
-            ..Report::failed("why".into())
-        };
+        let report = Report { restore: Some(Half::default()), image_bytes: 9, ..Report::failed("why".into()) };
         mailbox::write(&mut page, &nonce, &report).unwrap();
         assert_eq!(mailbox::read(&page, &nonce).unwrap(), report);
     }
@@ -247,10 +238,7 @@ mod tests {
     fn a_strangers_page_is_left_alone() {
         let mut page = vec![3; 4096];
         let report = Report::failed("why".into());
-        assert!(matches!(
-            mailbox::write(&mut page, &[7; 16], &report),
-            Err(MailboxError::WrongNonce)
-        ));
+        assert!(matches!(mailbox::write(&mut page, &[7; 16], &report), Err(MailboxError::WrongNonce)));
         assert!(page.iter().all(|byte| *byte == 3));
     }
 
@@ -258,10 +246,7 @@ mod tests {
     fn a_reason_that_is_too_long_is_refused() {
         let mut page = vec![0; 4096];
         let report = Report::failed("x".repeat(5000));
-        assert!(matches!(
-            mailbox::write(&mut page, &[0; 16], &report),
-            Err(MailboxError::TooLong(_))
-        ));
+        assert!(matches!(mailbox::write(&mut page, &[0; 16], &report), Err(MailboxError::TooLong(_))));
     }
 
     #[test]

@@ -41,21 +41,15 @@ pub fn run(plan: &RestorePlan, policy: &Policy) -> anyhow::Result<WayBack> {
 
 fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
-    log::info!(
-        "{}: verifying header and index on {}",
-        Phase::RestoreVerify,
-        image.disk().path().display()
-    );
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().path().display());
+    let state = image.commit().state;
+    if state != State::Restoring {
+        bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
+    }
     let header = image.header()?;
     if header.save_id != plan.session {
-        bail!(
-            "the image holds the session {}, this kernel was started for {}",
-            header.save_id,
-            plan.session
-        );
+        bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
     }
-    // Counted before anything can go wrong: a restore that dies is not tried forever.
-    image.begin_restore()?;
     let mut reader = Reader::open(image, &header)?;
     let own = [header.region, header.low];
     let frames = Restorable::new(&header.ram, &own, &Iomem::parse(&machine::text("/proc/iomem")?)?)?;
@@ -82,14 +76,9 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
         least_available_kib: vitals.least_available_kib,
     });
     // The point of no return: an image is resumed at most once, whatever happens behind this line.
-    image
-        .transition(State::Consumed, "")
-        .context("the image could not be marked as consumed")?;
+    image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
     if let Err(error) = pid1::deliver(&header, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(WayBack {
-        entry: header.entry,
-        bridge: plan.bridge,
-    })
+    Ok(WayBack { entry: header.entry, bridge: plan.bridge })
 }

@@ -33,7 +33,7 @@ pub fn run(policy: &Policy) -> anyhow::Result<String> {
     kmsg::init();
     match decide(policy)? {
         Decision::GoOn(line) => Ok(line),
-        Decision::Resume(mut image, header) => match start(policy, &image, &header) {
+        Decision::Resume(mut image, header) => match start(policy, &mut image, &header) {
             Ok(never) => match never {},
             Err(error) => {
                 let reason = format!("the restore kernel could not be started: {error:#}");
@@ -63,20 +63,13 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     let commit = image.commit().clone();
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
-            return go_on(format!(
-                "no image to resume: the one on {} is {}",
-                path.display(),
-                commit.state
-            ));
+            return go_on(format!("no image to resume: the one on {} is {}", path.display(), commit.state));
         }
         // Said once; from then on the image is discarded.
         State::Saving => {
             let reason = "the last save never finished";
             discard(&mut image, reason)?;
-            return go_on(format!(
-                "not resuming from {}: {reason}; the session is lost",
-                path.display()
-            ));
+            return go_on(format!("not resuming from {}: {reason}; the session is lost", path.display()));
         }
         State::Failed => {
             discard(&mut image, &commit.reason)?;
@@ -95,10 +88,7 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         Ok(header) => Ok(Decision::Resume(Box::new(image), header)),
         Err(reason) => {
             discard(&mut image, &reason)?;
-            go_on(format!(
-                "not resuming from {}: {reason}; the image is discarded",
-                path.display()
-            ))
+            go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
         }
     }
 }
@@ -116,13 +106,11 @@ fn check(image: &Image) -> Result<Box<Header>, String> {
 }
 
 fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
-    image
-        .transition(State::Discarded, reason)
-        .context("the image could not be discarded")
+    image.transition(State::Discarded, reason).context("the image could not be discarded")
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
-fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
+fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.region);
     let machine = Machine::read()?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
@@ -140,7 +128,7 @@ fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std:
         initramfs: &read(&policy.kernel.initramfs)?,
         region: header.region,
         low: header.low,
-        other_ram: &header.ram,
+        other_ram: &machine.iomem.frames_outside(&header.region),
         firmware: &machine.iomem.firmware,
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
@@ -149,6 +137,8 @@ fn start(policy: &Policy, image: &Image, header: &Header) -> anyhow::Result<std:
     })?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, plan.cmdline);
     kexec::load(plan.entry, &plan.segments, Jump::Discard).context("kexec_load was refused")?;
+    // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
+    image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
     power::reboot(Command::Kexec).context("the jump was refused")?;
     anyhow::bail!("the jump returned")

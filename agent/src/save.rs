@@ -25,17 +25,10 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     let (began, started_unix, watch) = (Instant::now(), machine::now_unix(), Watch::start());
     let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
     if vmcore.frames() != header.ram {
-        bail!(
-            "{} does not show the memory that the session record lists",
-            vmcore::PATH
-        );
+        bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
     if header.save_id != plan.session {
-        bail!(
-            "the session record is of {}, this kernel was started for {}",
-            header.save_id,
-            plan.session
-        );
+        bail!("the session record is of {}, this kernel was started for {}", header.save_id, plan.session);
     }
     header.entry = plan.way.entry;
     let path = store::find(&plan.image, policy.image.wait)?;
@@ -43,23 +36,12 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
 
     let threads = threads(policy);
     let pages = header.ram_pages();
-    log::info!(
-        "{}: {pages} pages to {}, {threads} threads",
-        Phase::SaveWrite,
-        path.display()
-    );
+    log::info!("{}: {pages} pages to {}, {threads} threads", Phase::SaveWrite, path.display());
     let mut writer = Writer::begin(image, &header)?;
     let mut progress = Progress::new(Phase::SaveWrite, pages);
-    let saved = pipeline::save(
-        &vmcore,
-        &header.ram,
-        policy.save.compression,
-        threads,
-        &mut writer,
-        |done| {
-            progress.at(done);
-        },
-    );
+    let saved = pipeline::save(&vmcore, &header.ram, policy.save.compression, threads, &mut writer, |done| {
+        progress.at(done);
+    });
     let counts = match saved {
         Ok(counts) => counts,
         Err(error) => {
@@ -76,11 +58,7 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     }
 
     log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
-    let state = if plan.then == Then::Return {
-        State::Snapshot
-    } else {
-        State::Complete
-    };
+    let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(threads)?;
     let stats = || {
         let vitals = watch.stop();

@@ -64,9 +64,8 @@ const SWAP: &str = "Linux swap space";
 const SWAP_ENDS: &[usize] = &[0xff6, 0x1ff6, 0x3ff6, 0x7ff6, 0xfff6];
 /// Where cryptsetup looks for a second header if the first is damaged (`LUKS2_HDR2_OFFSETS` in its
 /// lib/luks2/luks2.h).
-const LUKS2_SECOND: &[usize] = &[
-    0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000,
-];
+const LUKS2_SECOND: &[usize] =
+    &[0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
 
 /// In the order in which they are looked for.
 const MAGICS: &[Magic] = &[
@@ -82,16 +81,8 @@ const MAGICS: &[Magic] = &[
     // linux_raid.c: superblocks 1.1 at the beginning and 1.2 at 4 KiB. (1.0 and 0.90 are at the end.)
     magic(MD, b"\xfc\x4e\x2b\xa9\x01\0\0\0", &[0, 4096]),
     // bcache.c; bcachefs has its superblock at the same place.
-    magic(
-        "a bcache device",
-        b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81",
-        &[0x1018],
-    ),
-    magic(
-        "a bcachefs file system",
-        b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef",
-        &[0x1018],
-    ),
+    magic("a bcache device", b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", &[0x1018]),
+    magic("a bcachefs file system", b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", &[0x1018]),
     // swap.c; a hibernated kernel writes its own mark over that of the swap space (kernel/power/swap.c).
     magic(SUSPENDED, b"S1SUSPEND", SWAP_ENDS),
     magic(SUSPENDED, b"S2SUSPEND", SWAP_ENDS),
@@ -150,10 +141,7 @@ pub fn probe(head: &[u8], tail: Option<Tail<'_>>) -> Option<Signature> {
 
 fn probe_head(head: &[u8]) -> Option<Signature> {
     let fixed = MAGICS.iter().find_map(|row| {
-        let offset = row
-            .offsets
-            .iter()
-            .find(|offset| bytes_at(head, **offset, row.bytes.len()) == Some(row.bytes))?;
+        let offset = row.offsets.iter().find(|offset| bytes_at(head, **offset, row.bytes.len()) == Some(row.bytes))?;
         Some(found(row.name, *offset))
     });
     // The boot sector comes last: file systems have its 0x55aa too.
@@ -161,10 +149,7 @@ fn probe_head(head: &[u8]) -> Option<Signature> {
 }
 
 fn found(name: &'static str, offset: usize) -> Signature {
-    Signature {
-        name,
-        offset: u64::try_from(offset).unwrap_or(u64::MAX),
-    }
+    Signature { name, offset: u64::try_from(offset).unwrap_or(u64::MAX) }
 }
 
 fn bytes_at(bytes: &[u8], offset: usize, length: usize) -> Option<&[u8]> {
@@ -194,11 +179,8 @@ fn boot_sector(head: &[u8]) -> Option<Signature> {
     let entries = bytes_at(head, TABLE, MARK - TABLE)?;
     let is_used = |entry: &[u8]| entry[4] != 0 && entry[8..12] != [0; 4] && entry[12..16] != [0; 4];
     let flags_fit = entries.chunks_exact(16).all(|entry| matches!(entry[0], 0 | 0x80));
-    let name = if flags_fit && entries.chunks_exact(16).any(is_used) {
-        "an MBR partition table"
-    } else {
-        "a boot sector"
-    };
+    let name =
+        if flags_fit && entries.chunks_exact(16).any(is_used) { "an MBR partition table" } else { "a boot sector" };
     Some(found(name, MARK))
 }
 
@@ -210,12 +192,7 @@ fn probe_tail(tail: Tail<'_>) -> Option<Signature> {
     };
     let from_end = |distance: u64| tail.device_len.checked_sub(distance);
     // gpt.c: the backup header is the last sector, of 512 or 4096 bytes.
-    let gpt = |sector| {
-        Some(Signature {
-            name: GPT,
-            offset: at(from_end(sector)?, b"EFI PART")?,
-        })
-    };
+    let gpt = |sector| Some(Signature { name: GPT, offset: at(from_end(sector)?, b"EFI PART")? });
     // linux_raid.c: 1.0 is 8 KiB before the end, at a multiple of 4 KiB; 0.90 is in the last whole 64 KiB
     // that another 64 KiB follow or could, in the byte order of the machine that made it.
     let md_1_0 = || at(from_end(8192)? & !4095, b"\xfc\x4e\x2b\xa9\x01\0\0\0");
@@ -226,10 +203,7 @@ fn probe_tail(tail: Tail<'_>) -> Option<Signature> {
     // isw_raid.c and ddf_raid.c: firmware RAID in the last two sectors.
     let isw = || at(from_end(1024)?, b"Intel Raid ISM Cfg Sig. ");
     let ddf = || at(from_end(512)?, b"\xde\x11\xde\x11");
-    let firmware = |offset| Signature {
-        name: "a firmware RAID member",
-        offset,
-    };
+    let firmware = |offset| Signature { name: "a firmware RAID member", offset };
     gpt(512)
         .or_else(|| gpt(4096))
         .or_else(|| md_1_0().or_else(md_0_90).map(|offset| Signature { name: MD, offset }))

@@ -86,14 +86,9 @@ impl Batch {
     pub fn chunks(&self) -> impl Iterator<Item = (ChunkView<'_>, Option<&[u8]>)> {
         self.chunks.clone().map(|at| {
             let view = self.index.chunk(at);
-            let start = view
-                .chunk
-                .offset
-                .checked_sub(self.offset)
-                .and_then(|start| usize::try_from(start).ok());
+            let start = view.chunk.offset.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
             let bytes = start.and_then(|start| {
-                self.bytes
-                    .get(start..start.checked_add(usize::try_from(view.chunk.stored_len).ok()?)?)
+                self.bytes.get(start..start.checked_add(usize::try_from(view.chunk.stored_len).ok()?)?)
             });
             (view, bytes)
         })
@@ -120,10 +115,7 @@ impl Buffers {
     /// Buffers of `size` bytes.
     #[must_use]
     pub fn new(size: usize) -> Buffers {
-        Buffers {
-            size,
-            free: Mutex::new(Vec::new()),
-        }
+        Buffers { size, free: Mutex::new(Vec::new()) }
     }
 
     /// The size of each in bytes.

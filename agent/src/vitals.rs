@@ -37,10 +37,7 @@ impl Watch {
                 }
             }
         });
-        Watch {
-            stop,
-            thread: thread.ok(),
-        }
+        Watch { stop, thread: thread.ok() }
     }
 
     /// Stops, and tells what was seen.

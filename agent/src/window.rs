@@ -25,10 +25,7 @@ impl<W> Windows<W> {
     /// Windows onto `ranges`, which must ascend and not overlap. Nothing is mapped yet.
     #[must_use]
     pub fn new(ranges: Vec<PfnRange>) -> Windows<W> {
-        Windows {
-            ranges,
-            recent: Mutex::new(Vec::new()),
-        }
+        Windows { ranges, recent: Mutex::new(Vec::new()) }
     }
 
     /// The ranges.
@@ -44,10 +41,10 @@ impl<W> Windows<W> {
     pub fn get(&self, run: PfnRange, map: impl FnOnce(PfnRange) -> io::Result<W>) -> io::Result<(PfnRange, Arc<W>)> {
         let at = self.ranges.partition_point(|range| range.end <= run.start);
         let aligned = run.start / WINDOW_PAGES * WINDOW_PAGES;
-        let window = self.ranges.get(at).map(|range| PfnRange {
-            start: range.start.max(aligned),
-            end: range.end.min(aligned + WINDOW_PAGES),
-        });
+        let window = self
+            .ranges
+            .get(at)
+            .map(|range| PfnRange { start: range.start.max(aligned), end: range.end.min(aligned + WINDOW_PAGES) });
         let Some(window) = window.filter(|window| window.contains(&run)) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -92,12 +89,7 @@ mod tests {
     fn a_window_is_mapped_once_and_ends_with_its_range() {
         let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9000, 0x3_0000)]);
         let mut mapped = Vec::new();
-        for run in [
-            range(0x100, 0x101),
-            range(0x200, 0x300),
-            range(0x9000, 0xa000),
-            range(0x1_0000, 0x1_0001),
-        ] {
+        for run in [range(0x100, 0x101), range(0x200, 0x300), range(0x9000, 0xa000), range(0x1_0000, 0x1_0001)] {
             let (frames, window) = windows
                 .get(run, |frames| {
                     mapped.push(frames);
@@ -106,21 +98,13 @@ mod tests {
                 .unwrap();
             assert_eq!(frames, *window);
         }
-        assert_eq!(
-            mapped,
-            [range(0x100, 0x1000), range(0x9000, 0x1_0000), range(0x1_0000, 0x2_0000)]
-        );
+        assert_eq!(mapped, [range(0x100, 0x1000), range(0x9000, 0x1_0000), range(0x1_0000, 0x2_0000)]);
     }
 
     #[test]
     fn what_no_window_holds_is_refused() {
         let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9000, 0x3_0000)]);
-        for run in [
-            range(0, 1),
-            range(0xfff, 0x1001),
-            range(0xffff, 0x1_0001),
-            range(0x3_0000, 0x3_0001),
-        ] {
+        for run in [range(0, 1), range(0xfff, 0x1001), range(0xffff, 0x1_0001), range(0x3_0000, 0x3_0001)] {
             assert!(windows.get(run, Ok).is_err(), "{run:?}");
         }
     }
@@ -128,14 +112,7 @@ mod tests {
     #[test]
     fn runs_are_cut_at_boundaries() {
         let cut: Vec<_> = pieces(range(0xfff0, 0x2_0010)).collect();
-        assert_eq!(
-            cut,
-            [
-                range(0xfff0, 0x1_0000),
-                range(0x1_0000, 0x2_0000),
-                range(0x2_0000, 0x2_0010)
-            ]
-        );
+        assert_eq!(cut, [range(0xfff0, 0x1_0000), range(0x1_0000, 0x2_0000), range(0x2_0000, 0x2_0010)]);
         assert_eq!(pieces(range(5, 5)).count(), 0);
     }
 }

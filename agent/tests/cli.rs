@@ -11,11 +11,7 @@ use tempfile::TempDir;
 const POLICY: &str = "[image]\ndevice = \"/dev/vda\"\n";
 
 fn dormouse(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dormouse"))
-        .args(arguments)
-        .env_remove("COLUMNS")
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_dormouse")).args(arguments).env_remove("COLUMNS").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -33,12 +29,7 @@ fn succeeds(arguments: &[&str]) -> String {
 /// Runs the command, which must fail with this status and say nothing on stdout, and returns its complaint.
 fn fails(status: i32, arguments: &[&str]) -> String {
     let output = dormouse(arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "", "{arguments:?}");
     text(&output.stderr).to_owned()
 }
@@ -112,10 +103,7 @@ fn a_good_policy_is_checked_and_shown() {
     let said = succeeds(&["config", "check", "--config", &file]);
     assert_eq!(said, format!("{file}: every key is known and every value possible\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
-    assert!(
-        shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"),
-        "{shown}"
-    );
+    assert!(shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"), "{shown}");
     assert!(shown.ends_with("verbosity = \"normal\"\n"), "{shown}");
 }
 
@@ -123,35 +111,17 @@ fn a_good_policy_is_checked_and_shown() {
 fn a_bad_policy_exits_with_1_and_names_the_place() {
     let (_folder, file) = folder_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
     let complaint = fails(1, &["config", "check", "--config", &file]);
-    assert_eq!(
-        complaint,
-        format!("dormouse: {file}:5: save.level: 40 is not a zstd level (-7 to 19)\n")
-    );
-    for command in [
-        &["config", "show"][..],
-        &["hibernate"],
-        &["resume"],
-        &["build-initramfs"],
-    ] {
-        assert_eq!(
-            fails(1, &[command, &["--config", &file]].concat()),
-            complaint,
-            "{command:?}"
-        );
+    assert_eq!(complaint, format!("dormouse: {file}:5: save.level: 40 is not a zstd level (-7 to 19)\n"));
+    for command in [&["config", "show"][..], &["hibernate"], &["resume"], &["build-initramfs"]] {
+        assert_eq!(fails(1, &[command, &["--config", &file]].concat()), complaint, "{command:?}");
     }
 }
 
 #[test]
 fn a_missing_policy_says_how_to_make_one() {
     let complaint = fails(1, &["hibernate", "--config", "/nonexistent/dormouse.toml"]);
-    assert!(
-        complaint.starts_with("dormouse: /nonexistent/dormouse.toml: "),
-        "{complaint}"
-    );
-    assert!(
-        complaint.contains("copy dormouse.toml") && complaint.lines().count() == 1,
-        "{complaint}"
-    );
+    assert!(complaint.starts_with("dormouse: /nonexistent/dormouse.toml: "), "{complaint}");
+    assert!(complaint.contains("copy dormouse.toml") && complaint.lines().count() == 1, "{complaint}");
 }
 
 #[test]
@@ -169,15 +139,7 @@ fn the_initramfs_is_built_and_reproducible() {
     let build = |name: &str| {
         let output = folder.path().join(name);
         let output_name = output.to_str().unwrap();
-        let arguments = [
-            "build-initramfs",
-            "--config",
-            &policy,
-            "--init",
-            &init,
-            "--output",
-            output_name,
-        ];
+        let arguments = ["build-initramfs", "--config", &policy, "--init", &init, "--output", output_name];
         let said = succeeds(&arguments);
         let bytes = fs::read(&output).unwrap();
         assert_eq!(said, format!("{output_name}: {} bytes\n", bytes.len()));
@@ -197,30 +159,13 @@ fn modules_are_found_and_named() {
         fs::write(modules.join(name), b"\x7fELF").unwrap();
     }
     let output = folder.path().join("initramfs.img");
-    let build = [
-        "build-initramfs",
-        "--config",
-        &policy,
-        "--init",
-        &init,
-        "--output",
-        output.to_str().unwrap(),
-    ];
-    let named = |names| {
-        [
-            &build[..],
-            &["--modules-dir", modules.to_str().unwrap(), "--modules", names],
-        ]
-        .concat()
-    };
+    let build = ["build-initramfs", "--config", &policy, "--init", &init, "--output", output.to_str().unwrap()];
+    let named = |names| [&build[..], &["--modules-dir", modules.to_str().unwrap(), "--modules", names]].concat();
     assert!(succeeds(&named("usb_storage,usbcore")).ends_with(", with usbcore.ko usb-storage.ko\n"));
     assert!(fails(1, &named("usb_storage,zfs")).contains("no kernel module `zfs`"));
     // Without a folder, the release is that of the policy's kernel, which is not there.
     let complaint = fails(1, &[&build[..], &["--modules", "zfs"]].concat());
-    assert!(
-        complaint.contains("/usr/lib/dormouse/vmlinuz: cannot tell this kernel's release"),
-        "{complaint}"
-    );
+    assert!(complaint.contains("/usr/lib/dormouse/vmlinuz: cannot tell this kernel's release"), "{complaint}");
 }
 
 #[test]
@@ -228,18 +173,7 @@ fn what_cannot_become_pid_1_is_refused() {
     let (folder, policy) = folder_with_policy(POLICY);
     let output = folder.path().join("initramfs.img");
     let build = |init: &str| {
-        fails(
-            1,
-            &[
-                "build-initramfs",
-                "--config",
-                &policy,
-                "--init",
-                init,
-                "--output",
-                output.to_str().unwrap(),
-            ],
-        )
+        fails(1, &["build-initramfs", "--config", &policy, "--init", init, "--output", output.to_str().unwrap()])
     };
     assert!(build("/nonexistent/init").starts_with("dormouse: /nonexistent/init: cannot read the program"));
     assert!(build(&policy).starts_with("dormouse: the program for PID 1 is not an ELF file"));

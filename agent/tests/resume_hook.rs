@@ -19,11 +19,7 @@ fn command(folder: &Path, ending: &str) -> String {
 }
 
 fn shell(arguments: &[&str], dormouse: &str) -> Output {
-    Command::new("sh")
-        .args(arguments)
-        .env("DORMOUSE", dormouse)
-        .output()
-        .unwrap()
+    Command::new("sh").args(arguments).env("DORMOUSE", dormouse).output().unwrap()
 }
 
 #[test]

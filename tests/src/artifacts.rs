@@ -35,11 +35,7 @@ impl Artifacts {
         let path = kernel.join("release");
         let release = std::fs::read_to_string(&path)
             .with_context(|| format!("{}: cannot be read; scripts/build-kernel makes it", path.display()))?;
-        let artifacts = Artifacts {
-            kernel,
-            release: release.trim().to_owned(),
-            binaries,
-        };
+        let artifacts = Artifacts { kernel, release: release.trim().to_owned(), binaries };
         for path in [
             artifacts.bzimage(),
             artifacts.binary("dormouse"),
@@ -49,10 +45,7 @@ impl Artifacts {
             artifacts.busybox(),
         ] {
             if !path.is_file() {
-                bail!(
-                    "{}: is not there; scripts/test and scripts/demo see to it",
-                    path.display()
-                );
+                bail!("{}: is not there; scripts/test and scripts/demo see to it", path.display());
             }
         }
         Ok(artifacts)

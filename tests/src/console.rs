@@ -54,15 +54,8 @@ impl Console {
     /// Fails where the file cannot be created.
     pub fn create(log: &Path) -> Result<Arc<Self>> {
         let log = File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
-        let state = State {
-            lines: Vec::new(),
-            log,
-            readers: 0,
-        };
-        Ok(Arc::new(Console {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }))
+        let state = State { lines: Vec::new(), log, readers: 0 };
+        Ok(Arc::new(Console { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// Reads lines from `source` until its end, in a thread of its own.
@@ -90,10 +83,7 @@ impl Console {
         let mut state = self.state();
         // The log is for people; a full disk must not end the test that it explains.
         let _ = writeln!(state.log, "{text}");
-        state.lines.push(Line {
-            at: Instant::now(),
-            text: text.to_owned(),
-        });
+        state.lines.push(Line { at: Instant::now(), text: text.to_owned() });
         drop(state);
         self.changed.notify_all();
     }
@@ -119,11 +109,7 @@ impl Console {
             if left.is_zero() {
                 return Next::TimedOut;
             }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -193,10 +179,7 @@ mod tests {
 
     #[test]
     fn control_sequences_are_left_out() {
-        assert_eq!(
-            plain_text(b"\x1b[2J\x1b[01;01Hhello \x1b[1;31mred\x1b[0m\r\n"),
-            "hello red"
-        );
+        assert_eq!(plain_text(b"\x1b[2J\x1b[01;01Hhello \x1b[1;31mred\x1b[0m\r\n"), "hello red");
         assert_eq!(plain_text(b"cut \x1b["), "cut ");
         assert_eq!(plain_text(b"\x1bcreset\tkeep \xff\x00"), "reset\tkeep \u{fffd}");
     }
@@ -208,17 +191,12 @@ mod tests {
         console.attach(&b"one\r\ntwo\nno line end"[..]);
         let deadline = Instant::now() + Duration::from_secs(10);
         for expected in ["one", "two", "no line end"] {
-            let Next::Line(line) = console.next(&mut cursor, deadline) else {
-                panic!("no line {expected:?}")
-            };
+            let Next::Line(line) = console.next(&mut cursor, deadline) else { panic!("no line {expected:?}") };
             assert_eq!(line.text, expected);
         }
         assert!(matches!(console.next(&mut cursor, deadline), Next::Closed));
         assert_eq!(console.tail(2), "two\nno line end");
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("serial.log")).unwrap(),
-            "one\ntwo\nno line end\n"
-        );
+        assert_eq!(std::fs::read_to_string(dir.path().join("serial.log")).unwrap(), "one\ntwo\nno line end\n");
     }
 
     #[test]

@@ -62,14 +62,8 @@ impl WentOn {
     /// Fails with those that do not.
     pub fn demand_proofs(&self) -> Result<()> {
         let broken = self.proofs().into_iter().filter(|proof| !proof.holds);
-        let broken: Vec<String> = broken
-            .map(|proof| format!("not {}: {}", proof.claim, proof.detail))
-            .collect();
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            bail!("{}", broken.join("\n"))
-        }
+        let broken: Vec<String> = broken.map(|proof| format!("not {}: {}", proof.claim, proof.detail)).collect();
+        if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
     }
 
     /// What `dormouse hibernate --json` reported.
@@ -78,11 +72,7 @@ impl WentOn {
     /// Fails where it failed or printed something else.
     pub fn report(&self) -> Result<AgentReport> {
         if self.output.status != 0 {
-            bail!(
-                "dormouse hibernate failed with {}: {}",
-                self.output.status,
-                self.output.stderr.trim()
-            );
+            bail!("dormouse hibernate failed with {}: {}", self.output.status, self.output.stderr.trim());
         }
         serde_json::from_str(&self.output.stdout)
             .with_context(|| format!("dormouse hibernate --json printed {:?}", self.output.stdout))
@@ -92,7 +82,7 @@ impl WentOn {
 /// The size of the workload's file, in MiB, for a machine with so much memory.
 #[must_use]
 pub fn workload_megabytes(memory: MemorySize) -> u64 {
-    (memory.mib / 6).min(512)
+    (memory.mib / 8).min(512)
 }
 
 /// Makes a device of the guest an image device, once the guest has found it, and returns what that prints.
@@ -122,11 +112,7 @@ pub fn start_workload(guest: &mut Guest) -> Result<()> {
 pub fn check_workload(guest: &mut Guest) -> Result<Report> {
     let report = ask_workload(guest)?;
     let faults = report.faults();
-    if faults.is_empty() {
-        Ok(report)
-    } else {
-        Err(guest.explain(anyhow!("the workload: {}", faults.join("; "))))
-    }
+    if faults.is_empty() { Ok(report) } else { Err(guest.explain(anyhow!("the workload: {}", faults.join("; ")))) }
 }
 
 fn ask_workload(guest: &mut Guest) -> Result<Report> {
@@ -144,11 +130,7 @@ pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<
     let begin = Instant::now();
     let command = guest.send(command)?;
     match guest.follow_command(command, &mut cursor, HALF_TIMEOUT, observe)? {
-        Ending::PoweredOff => Ok(Saved {
-            before,
-            command,
-            to_power_off: begin.elapsed(),
-        }),
+        Ending::PoweredOff => Ok(Saved { before, command, to_power_off: begin.elapsed() }),
         Ending::Answered(output) => Err(guest.explain(anyhow!(
             "dormouse hibernate came back in place of powering off, with status {}: {}{}",
             output.status,
@@ -165,16 +147,12 @@ pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<
 pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<WentOn> {
     let begin = Instant::now();
     let mut cursor = guest.power_on()?;
-    let mut tick = FirstTick {
-        begin,
-        armed: true,
-        after: None,
-    };
+    let mut tick = FirstTick { begin, armed: true, after: None };
     let ending = guest.follow_command(saved.command, &mut cursor, HALF_TIMEOUT, &mut |line| {
         tick.look(line);
         observe(line);
     })?;
-    went_on(guest, saved.before, ending, cursor, tick)
+    went_on(guest, saved.before, ending, cursor, tick, observe)
 }
 
 /// Runs `command`, a `dormouse hibernate` that does not end in a power-off, and waits until the session has gone on.
@@ -186,16 +164,12 @@ pub fn stay_on(guest: &mut Guest, before: Report, command: &str, observe: Observ
     let mut cursor = guest.console().end();
     let begin = Instant::now();
     let command = guest.send(command)?;
-    let mut tick = FirstTick {
-        begin,
-        armed: false,
-        after: None,
-    };
+    let mut tick = FirstTick { begin, armed: false, after: None };
     let ending = guest.follow_command(command, &mut cursor, 2 * HALF_TIMEOUT, &mut |line| {
         tick.look(line);
         observe(line);
     })?;
-    went_on(guest, before, ending, cursor, tick)
+    went_on(guest, before, ending, cursor, tick, observe)
 }
 
 fn went_on(
@@ -204,6 +178,7 @@ fn went_on(
     ending: Ending,
     mut cursor: Cursor,
     mut tick: FirstTick,
+    observe: Observer<'_>,
 ) -> Result<WentOn> {
     let Ending::Answered(output) = ending else {
         return Err(guest.explain(anyhow!("the machine went off in place of going on")));
@@ -215,17 +190,11 @@ fn went_on(
             break after;
         }
     };
-    guest
-        .console()
-        .since(&mut cursor)
-        .iter()
-        .for_each(|line| tick.look(line));
-    Ok(WentOn {
-        before,
-        after,
-        output,
-        to_first_tick: tick.after,
-    })
+    for line in guest.console().since(&mut cursor) {
+        tick.look(&line);
+        observe(&line);
+    }
+    Ok(WentOn { before, after, output, to_first_tick: tick.after })
 }
 
 /// The counter's first line after it was away.

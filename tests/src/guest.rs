@@ -58,10 +58,7 @@ impl Guest {
     /// # Errors
     /// Fails where its files cannot be made.
     pub fn new(config: GuestConfig, userland: &Userland, artifacts: &Artifacts) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("dormouse-guest.")
-            .tempdir()
-            .context("the guest's folder")?;
+        let folder = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's folder")?;
         let files = Files {
             folder: folder.path().to_owned(),
             kernel: artifacts.bzimage(),
@@ -71,15 +68,7 @@ impl Guest {
         userland.build(artifacts, folder.path(), &files.initramfs)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        Ok(Guest {
-            config,
-            files,
-            console,
-            channel,
-            qemu: None,
-            power_ons: 0,
-            _folder: folder,
-        })
+        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
     }
 
     /// A machine that is off, whose policy puts the image on its first disk.
@@ -88,20 +77,8 @@ impl Guest {
     /// As [`Guest::new`].
     pub fn standard(config: GuestConfig, artifacts: &Artifacts) -> Result<Self> {
         let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{}\"\n", config.disk_path(0)?));
-        let modules = config
-            .disks
-            .iter()
-            .flat_map(|disk| disk.kind.modules())
-            .map(|&name| name.to_owned())
-            .collect();
-        Guest::new(
-            config,
-            &Userland {
-                policies: vec![policy],
-                modules,
-            },
-            artifacts,
-        )
+        let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
+        Guest::new(config, &Userland { policies: vec![policy], modules }, artifacts)
     }
 
     /// What the machine is made of.
@@ -132,8 +109,7 @@ impl Guest {
         }
         let begin = self.console.end();
         self.power_ons += 1;
-        self.console
-            .note(&format!("======== power on, number {}", self.power_ons));
+        self.console.note(&format!("======== power on, number {}", self.power_ons));
         self.channel.disconnect();
         self.qemu = Some(Qemu::start(&self.config, &self.files, &self.console)?);
         let connected = self.channel.connect(Duration::from_secs(20));
@@ -180,9 +156,7 @@ impl Guest {
     /// # Errors
     /// Fails where it does not come within `timeout`, where the machine goes off or its kernel panics before.
     pub fn wait_for(&self, cursor: &mut Cursor, text: &str, timeout: Duration) -> Result<Line> {
-        self.follow(cursor, timeout, &format!("{text:?}"), |line| {
-            line.text.contains(text).then(|| line.clone())
-        })
+        self.follow(cursor, timeout, &format!("{text:?}"), |line| line.text.contains(text).then(|| line.clone()))
     }
 
     /// Gives each console line from `cursor` on to `found` until that returns something, which it returns. `what` names
@@ -232,11 +206,7 @@ impl Guest {
     pub fn succeed(&mut self, command: &str) -> Result<String> {
         let output = self.run(command)?;
         if output.status != 0 {
-            let error = anyhow!(
-                "`{command}` failed in the guest with {}: {}",
-                output.status,
-                output.stderr.trim()
-            );
+            let error = anyhow!("`{command}` failed in the guest with {}: {}", output.status, output.stderr.trim());
             return Err(self.explain(error));
         }
         Ok(output.stdout)
@@ -248,9 +218,7 @@ impl Guest {
     /// # Errors
     /// Fails where nobody is there to take it.
     pub fn send(&mut self, command: &str) -> Result<Request> {
-        self.channel
-            .send(command, COMMAND_TIMEOUT)
-            .map_err(|error| self.explain(error))
+        self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
     }
 
     /// Waits for the end of a command that was sent.
@@ -337,11 +305,7 @@ impl Drop for Guest {
 
 /// A failed test's log outlives the guest's folder.
 fn keep_log(log: &Path) {
-    let kept = tempfile::Builder::new()
-        .prefix("dormouse-serial.")
-        .suffix(".log")
-        .disable_cleanup(true)
-        .tempfile();
+    let kept = tempfile::Builder::new().prefix("dormouse-serial.").suffix(".log").disable_cleanup(true).tempfile();
     match kept.and_then(|kept| std::fs::copy(log, kept.path()).map(|_| kept)) {
         Ok(kept) => eprintln!("the whole serial log: {}", kept.path().display()),
         Err(error) => eprintln!("{}: the serial log cannot be kept: {error}", log.display()),
@@ -349,9 +313,5 @@ fn keep_log(log: &Path) {
 }
 
 fn panic_line(line: &Line) -> Result<()> {
-    if line.text.contains("Kernel panic - not syncing") {
-        bail!("a kernel panicked: {}", line.text)
-    } else {
-        Ok(())
-    }
+    if line.text.contains("Kernel panic - not syncing") { bail!("a kernel panicked: {}", line.text) } else { Ok(()) }
 }

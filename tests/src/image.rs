@@ -33,11 +33,7 @@ pub fn command(artifacts: &Artifacts, arguments: &[&str], file: &Path) -> Result
         .output()
         .context("dormouse cannot be started")?;
     if !output.status.success() {
-        bail!(
-            "dormouse image {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("dormouse image {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     String::from_utf8(output.stdout).context("dormouse image prints text")
 }
@@ -60,16 +56,9 @@ pub fn some_chunk(path: &Path) -> Result<StoredChunk> {
     let locator = commit(path)?.last_index;
     let bytes = read(&open(path)?, locator.offset, usize::try_from(locator.len)?)?;
     let index = IndexBlock::decode(&bytes, locator.offset).context("the last index block")?;
-    let view = index
-        .chunks()
-        .nth(index.chunks().len() / 2)
-        .context("the last index block describes no chunk")?;
+    let view = index.chunks().nth(index.chunks().len() / 2).context("the last index block describes no chunk")?;
     let (offset, stored_len) = (view.chunk.offset, view.chunk.stored_len);
-    Ok(StoredChunk {
-        offset,
-        stored_len,
-        extents: view.extents.to_vec(),
-    })
+    Ok(StoredChunk { offset, stored_len, extents: view.extents.to_vec() })
 }
 
 /// Changes every bit of one byte of a file.
@@ -80,8 +69,7 @@ pub fn flip_byte(path: &Path, offset: u64) -> Result<()> {
     let file = File::options().read(true).write(true).open(path);
     let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
     let flipped: Vec<u8> = read(&file, offset, 1)?.iter().map(|byte| !byte).collect();
-    file.write_all_at(&flipped, offset)
-        .with_context(|| format!("{}: cannot be written", path.display()))
+    file.write_all_at(&flipped, offset).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -90,7 +78,6 @@ fn open(path: &Path) -> Result<File> {
 
 fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset)
-        .with_context(|| format!("{len} bytes at {offset}"))?;
+    file.read_exact_at(&mut bytes, offset).with_context(|| format!("{len} bytes at {offset}"))?;
     Ok(bytes)
 }

@@ -73,15 +73,9 @@ impl DiskKind {
             DiskKind::Nvme => vec![format!("nvme,drive={drive},serial=image{ordinal}")],
             DiskKind::Ahci => vec![format!("ahci,id={bus}"), format!("ide-hd,drive={drive},bus={bus}.0")],
             DiskKind::Scsi => {
-                vec![
-                    format!("virtio-scsi-pci,id={bus}"),
-                    format!("scsi-hd,drive={drive},bus={bus}.0"),
-                ]
+                vec![format!("virtio-scsi-pci,id={bus}"), format!("scsi-hd,drive={drive},bus={bus}.0")]
             }
-            DiskKind::Usb => vec![
-                format!("qemu-xhci,id={bus}"),
-                format!("usb-storage,drive={drive},bus={bus}.0"),
-            ],
+            DiskKind::Usb => vec![format!("qemu-xhci,id={bus}"), format!("usb-storage,drive={drive},bus={bus}.0")],
         }
     }
 }
@@ -119,9 +113,8 @@ impl FromStr for MemorySize {
             Some(b'G' | b'g') => (&text[..text.len() - 1], 1024),
             _ => bail!("{text:?} is not a size of memory: write 768M or 5G"),
         };
-        let number: u64 = digits
-            .parse()
-            .with_context(|| format!("{text:?} is not a size of memory: write 768M or 5G"))?;
+        let number: u64 =
+            digits.parse().with_context(|| format!("{text:?} is not a size of memory: write 768M or 5G"))?;
         let mib = number.checked_mul(factor).filter(|mib| (256..=1 << 20).contains(mib));
         let mib = mib.with_context(|| format!("{text} of memory: a guest has 256M to 1024G"))?;
         Ok(MemorySize { mib })
@@ -130,11 +123,7 @@ impl FromStr for MemorySize {
 
 impl fmt::Display for MemorySize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.mib.is_multiple_of(1024) {
-            write!(f, "{}G", self.mib / 1024)
-        } else {
-            write!(f, "{}M", self.mib)
-        }
+        if self.mib.is_multiple_of(1024) { write!(f, "{}G", self.mib / 1024) } else { write!(f, "{}M", self.mib) }
     }
 }
 
@@ -167,10 +156,7 @@ impl GuestConfig {
             cpus,
             cpu_model: "max".to_owned(),
             memory,
-            disks: vec![Disk {
-                kind: DiskKind::Virtio,
-                bytes: image_disk_bytes(memory),
-            }],
+            disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
             kernel_arguments: Vec::new(),
         }
     }
@@ -178,10 +164,7 @@ impl GuestConfig {
     /// The same machine with one disk of another kind.
     #[must_use]
     pub fn disk(mut self, kind: DiskKind) -> Self {
-        self.disks = vec![Disk {
-            kind,
-            bytes: image_disk_bytes(self.memory),
-        }];
+        self.disks = vec![Disk { kind, bytes: image_disk_bytes(self.memory) }];
         self
     }
 
@@ -190,29 +173,15 @@ impl GuestConfig {
     /// # Errors
     /// Fails where there is no such disk.
     pub fn disk_path(&self, index: usize) -> Result<String> {
-        let disk = self
-            .disks
-            .get(index)
-            .with_context(|| format!("the guest has no disk {index}"))?;
+        let disk = self.disks.get(index).with_context(|| format!("the guest has no disk {index}"))?;
         Ok(disk.kind.guest_path(self.disk_ordinal(index)?))
     }
 
     /// The place of disk `index` among those of its kind.
     pub(crate) fn disk_ordinal(&self, index: usize) -> Result<u8> {
-        let disk = self
-            .disks
-            .get(index)
-            .with_context(|| format!("the guest has no disk {index}"))?;
-        let before = self
-            .disks
-            .iter()
-            .take(index)
-            .filter(|other| other.kind == disk.kind)
-            .count();
-        u8::try_from(before)
-            .ok()
-            .filter(|&n| n < 26)
-            .context("more disks of a kind than letters")
+        let disk = self.disks.get(index).with_context(|| format!("the guest has no disk {index}"))?;
+        let before = self.disks.iter().take(index).filter(|other| other.kind == disk.kind).count();
+        u8::try_from(before).ok().filter(|&n| n < 26).context("more disks of a kind than letters")
     }
 }
 
@@ -233,17 +202,7 @@ mod tests {
         assert_eq!("5G".parse::<MemorySize>().unwrap(), MemorySize { mib: 5120 });
         assert_eq!(MemorySize { mib: 5120 }.to_string(), "5G");
         assert_eq!(MemorySize { mib: 768 }.to_string(), "768M");
-        for text in [
-            "",
-            "M",
-            "768",
-            "0G",
-            "128M",
-            "-1G",
-            "1T",
-            "99999999999999999999G",
-            "18014398509481985G",
-        ] {
+        for text in ["", "M", "768", "0G", "128M", "-1G", "1T", "99999999999999999999G", "18014398509481985G"] {
             assert!(text.parse::<MemorySize>().is_err(), "{text:?} was taken");
         }
     }
@@ -251,17 +210,8 @@ mod tests {
     #[test]
     fn disks_of_a_kind_are_counted() {
         let mut config = GuestConfig::new(1, MemorySize { mib: 768 });
-        config.disks.insert(
-            0,
-            Disk {
-                kind: DiskKind::Nvme,
-                bytes: MIB,
-            },
-        );
-        config.disks.push(Disk {
-            kind: DiskKind::Virtio,
-            bytes: MIB,
-        });
+        config.disks.insert(0, Disk { kind: DiskKind::Nvme, bytes: MIB });
+        config.disks.push(Disk { kind: DiskKind::Virtio, bytes: MIB });
         let paths: Vec<_> = (0..3).map(|index| config.disk_path(index).unwrap()).collect();
         assert_eq!(paths, ["/dev/nvme0n1", "/dev/vda", "/dev/vdb"]);
         assert!(config.disk_path(3).is_err());

@@ -140,14 +140,8 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     };
     arguments_of_board(config, machine, &mut add);
     if config.firmware == Firmware::Uefi {
-        add(
-            "-drive",
-            format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}").into(),
-        );
-        add(
-            "-drive",
-            drive("if=pflash,format=raw,unit=1,file=", &files.firmware_variables()),
-        );
+        add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}").into());
+        add("-drive", drive("if=pflash,format=raw,unit=1,file=", &files.firmware_variables()));
     }
     for (index, disk) in config.disks.iter().enumerate() {
         let id = format!("disk{index}");
@@ -161,10 +155,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     }
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
-    add(
-        "-chardev",
-        drive("socket,id=channel,server=on,wait=off,path=", &files.channel()),
-    );
+    add("-chardev", drive("socket,id=channel,server=on,wait=off,path=", &files.channel()));
     add("-serial", "chardev:channel".into());
     add("-kernel", files.kernel.clone().into());
     add("-initrd", files.initramfs.clone().into());

@@ -27,11 +27,7 @@ fn demand_static(bytes: &[u8]) -> Result<()> {
     let elf = Elf::parse(bytes)?;
     let has = |kind: u32| elf.program_headers.iter().any(|header| header.p_type == kind);
     ensure!(!has(PT_INTERP), "a program interpreter is needed");
-    ensure!(
-        !has(PT_DYNAMIC) || elf.libraries.is_empty(),
-        "libraries are needed: {:?}",
-        elf.libraries
-    );
+    ensure!(!has(PT_DYNAMIC) || elf.libraries.is_empty(), "libraries are needed: {:?}", elf.libraries);
     Ok(())
 }
 
@@ -40,10 +36,7 @@ fn the_initramfs_is_small_and_reproducible() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let first = build_initramfs(&folder.path().join("first"))?;
     ensure!(first.len() as u64 <= 3 * MIB, "the initramfs has {} bytes", first.len());
-    ensure!(
-        first == build_initramfs(&folder.path().join("second"))?,
-        "the same inputs gave other bytes"
-    );
+    ensure!(first == build_initramfs(&folder.path().join("second"))?, "the same inputs gave other bytes");
     Ok(())
 }
 

@@ -62,10 +62,7 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
     if prologue.magic != magic {
         return Err(FormatError::Magic(block));
     }
-    let found = Version {
-        major: prologue.major.get(),
-        minor: prologue.minor.get(),
-    };
+    let found = Version { major: prologue.major.get(), minor: prologue.minor.get() };
     if !VERSION.reads(found) {
         return Err(FormatError::Version { block, found });
     }
@@ -78,11 +75,7 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
             why: "a multiple of 4096 within the block's limit",
         });
     }
-    let bytes = bytes.get(..len).ok_or(FormatError::Truncated {
-        block,
-        needed: len,
-        got: bytes.len(),
-    })?;
+    let bytes = bytes.get(..len).ok_or(FormatError::Truncated { block, needed: len, got: bytes.len() })?;
     let mut state = xxhash_rust::xxh3::Xxh3Default::new();
     state.update(&bytes[..CHECKSUM.start]);
     state.update(&[0; 8]);
@@ -96,8 +89,5 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
 
 /// The checksum that a sealed block carries, for the [`Locator`](crate::Locator) that points to it.
 pub(crate) fn sealed_checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .get(CHECKSUM)
-        .and_then(|sum| sum.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
+    bytes.get(CHECKSUM).and_then(|sum| sum.try_into().ok()).map_or(0, u64::from_le_bytes)
 }

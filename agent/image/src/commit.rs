@@ -133,17 +133,9 @@ impl Commit {
     /// [`FormatError::Transition`] where the rules forbid it.
     pub fn transition(&self, next: State, reason: &str) -> Result<Commit, FormatError> {
         if !self.state.may_become(next) {
-            return Err(FormatError::Transition {
-                from: self.state,
-                to: next,
-            });
+            return Err(FormatError::Transition { from: self.state, to: next });
         }
-        Ok(Commit {
-            seq: self.seq.saturating_add(1),
-            state: next,
-            reason: reason.to_string(),
-            ..self.clone()
-        })
+        Ok(Commit { seq: self.seq.saturating_add(1), state: next, reason: reason.to_string(), ..self.clone() })
     }
 
     /// The record's block. A reason that is too long is cut.
@@ -152,9 +144,7 @@ impl Commit {
     /// Whatever [`Commit::decode`] would find wrong with the values.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         self.check()?;
-        let cut = (0..=REASON_MAX.min(self.reason.len()))
-            .rev()
-            .find(|at| self.reason.is_char_boundary(*at));
+        let cut = (0..=REASON_MAX.min(self.reason.len())).rev().find(|at| self.reason.is_char_boundary(*at));
         let reason = &self.reason[..cut.unwrap_or(0)];
         let (totals, stats) = (&self.totals, &self.stats);
         let raw = RawCommit {
@@ -201,10 +191,7 @@ impl Commit {
             .filter(|reason| reason.len() <= REASON_MAX)
             .ok_or_else(|| field("reason length", raw.reason_len.get().into(), "at most 1024"))?;
         let reason = std::str::from_utf8(reason)
-            .map_err(|_| FormatError::Text {
-                block: Block::Commit,
-                field: "reason",
-            })?
+            .map_err(|_| FormatError::Text { block: Block::Commit, field: "reason" })?
             .to_string();
         let totals = Totals {
             ram_pages: raw.ram_pages.get(),
@@ -241,10 +228,8 @@ impl Commit {
     /// The rules that the values must keep.
     fn check(&self) -> Result<(), FormatError> {
         let totals = &self.totals;
-        let sum = totals
-            .stored_pages
-            .checked_add(totals.zero_pages)
-            .and_then(|sum| sum.checked_add(totals.omitted_pages));
+        let sum =
+            totals.stored_pages.checked_add(totals.zero_pages).and_then(|sum| sum.checked_add(totals.omitted_pages));
         if sum != Some(totals.ram_pages) {
             let why = "the sum of the pages stored, zero and left out";
             return Err(field("pages of memory", totals.ram_pages, why));
@@ -268,12 +253,7 @@ impl Commit {
 }
 
 fn field(field: &'static str, value: u64, why: &'static str) -> FormatError {
-    FormatError::Field {
-        block: Block::Commit,
-        field,
-        value,
-        why,
-    }
+    FormatError::Field { block: Block::Commit, field, value, why }
 }
 
 /// One of the two places of the commit record.

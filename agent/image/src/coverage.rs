@@ -28,12 +28,7 @@ impl Coverage {
             pages += range.pages();
         }
         let words = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
-        Coverage {
-            ranges,
-            bits: vec![0; words],
-            added: 0,
-            pages,
-        }
+        Coverage { ranges, bits: vec![0; words], added: 0, pages }
     }
 
     /// Adds a run of pages.
@@ -44,10 +39,7 @@ impl Coverage {
         let run = extent.range();
         let at = self.ranges.partition_point(|(range, _)| range.end <= run.start);
         let Some((range, before)) = self.ranges.get(at).filter(|(range, _)| range.contains(&run)) else {
-            return Err(FormatError::OutsideRam {
-                start: run.start,
-                end: run.end,
-            });
+            return Err(FormatError::OutsideRam { start: run.start, end: run.end });
         };
         let first = before + (run.start - range.start);
         let end = first + run.pages();
@@ -79,10 +71,6 @@ impl Coverage {
             false => Err(FormatError::Count { what, expected, found }),
         };
         count("pages of memory", totals.ram_pages, self.pages)?;
-        count(
-            "pages",
-            totals.stored_pages.saturating_add(totals.zero_pages),
-            self.added,
-        )
+        count("pages", totals.stored_pages.saturating_add(totals.zero_pages), self.added)
     }
 }

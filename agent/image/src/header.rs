@@ -155,11 +155,7 @@ impl Header {
         let mut next = 0;
         for range in &self.ram {
             if range.start < next || range.start >= range.end || range.end > PFN_LIMIT {
-                return Err(field(
-                    "memory",
-                    range.start,
-                    "ascending, not empty, not overlapping, below 2^40",
-                ));
+                return Err(field("memory", range.start, "ascending, not empty, not overlapping, below 2^40"));
             }
             next = range.end;
             if let Some((_, own)) = memory.iter().find(|(_, own)| range.bytes().overlaps(own)) {
@@ -191,10 +187,5 @@ impl Header {
 }
 
 fn field(field: &'static str, value: u64, why: &'static str) -> FormatError {
-    FormatError::Field {
-        block: Block::Header,
-        field,
-        value,
-        why,
-    }
+    FormatError::Field { block: Block::Header, field, value, why }
 }

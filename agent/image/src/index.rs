@@ -32,9 +32,7 @@ impl Codec {
     }
 
     fn from_number(number: u16) -> Option<Codec> {
-        [Codec::Store, Codec::Zstd]
-            .into_iter()
-            .find(|codec| codec.number() == number)
+        [Codec::Store, Codec::Zstd].into_iter().find(|codec| codec.number() == number)
     }
 }
 
@@ -127,18 +125,9 @@ impl IndexBlock {
     /// [`FormatError`] says what is wrong with it.
     pub fn decode(bytes: &[u8], at: u64) -> Result<IndexBlock, FormatError> {
         let body = block::open(Block::Index, INDEX_MAGIC, bytes, INDEX_MAX)?;
-        let field = |field, value, why| FormatError::Field {
-            block: Block::Index,
-            field,
-            value,
-            why,
-        };
+        let field = |field, value, why| FormatError::Field { block: Block::Index, field, value, why };
         let (raw, rest) = RawIndex::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Index))?;
-        let counts = (
-            raw.chunks.get() as usize,
-            raw.extents.get() as usize,
-            raw.zero.get() as usize,
-        );
+        let counts = (raw.chunks.get() as usize, raw.extents.get() as usize, raw.zero.get() as usize);
         if counts.0 > INDEX_MAX_CHUNKS {
             return Err(field("chunk count", counts.0 as u64, "at most 4096"));
         }
@@ -154,11 +143,8 @@ impl IndexBlock {
         let extents = decode_extents(extents)?;
         let zero = decode_extents(zero)?;
 
-        let prev = Locator {
-            offset: raw.prev_offset.get(),
-            len: raw.prev_len.get(),
-            checksum: raw.prev_checksum.get(),
-        };
+        let prev =
+            Locator { offset: raw.prev_offset.get(), len: raw.prev_len.get(), checksum: raw.prev_checksum.get() };
         let mut floor = DATA_OFFSET;
         if prev.is_some() {
             let why = "in the stream, before this block, whole blocks of at most 1 MiB";
@@ -198,11 +184,7 @@ impl IndexBlock {
             first = end;
         }
         if first != block.extents.len() {
-            return Err(field(
-                "extent count",
-                block.extents.len() as u64,
-                "the sum of the chunks' extents",
-            ));
+            return Err(field("extent count", block.extents.len() as u64, "the sum of the chunks' extents"));
         }
         Ok(block)
     }
@@ -216,10 +198,7 @@ impl IndexBlock {
     #[must_use]
     pub fn chunk(&self, at: usize) -> ChunkView<'_> {
         let first = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        ChunkView {
-            chunk: &self.chunks[at],
-            extents: &self.extents[first..self.ends[at]],
-        }
+        ChunkView { chunk: &self.chunks[at], extents: &self.extents[first..self.ends[at]] }
     }
 }
 
@@ -228,10 +207,7 @@ fn decode_extents(table: &[u8]) -> Result<Vec<Extent>, FormatError> {
         .chunks_exact(EXTENT)
         .map(|record| {
             let (raw, _) = RawExtent::ref_from_prefix(record).map_err(|_| FormatError::Magic(Block::Index))?;
-            let extent = Extent {
-                pfn: raw.pfn.get(),
-                pages: raw.pages.get(),
-            };
+            let extent = Extent { pfn: raw.pfn.get(), pages: raw.pages.get() };
             check_extent(&extent)?;
             Ok(extent)
         })
@@ -252,12 +228,7 @@ fn check_extent(extent: &Extent) -> Result<(), FormatError> {
 
 /// Checks one chunk that must lie from `floor` up to `ceiling`; returns its end.
 fn check_chunk(chunk: &Chunk, extents: &[Extent], floor: u64, ceiling: u64) -> Result<u64, FormatError> {
-    let field = |field, value, why| FormatError::Field {
-        block: Block::Index,
-        field,
-        value,
-        why,
-    };
+    let field = |field, value, why| FormatError::Field { block: Block::Index, field, value, why };
     let mut pages: u32 = 0;
     let mut next = 0;
     for extent in extents {
@@ -278,18 +249,10 @@ fn check_chunk(chunk: &Chunk, extents: &[Extent], floor: u64, ceiling: u64) -> R
         Codec::Zstd => (1..raw_len).contains(&stored),
     };
     if !fits {
-        return Err(field(
-            "chunk's length",
-            stored,
-            "its pages' length if stored, less if compressed",
-        ));
+        return Err(field("chunk's length", stored, "its pages' length if stored, less if compressed"));
     }
     match chunk.offset.checked_add(stored) {
         Some(end) if chunk.offset >= floor && end <= ceiling => Ok(end),
-        _ => Err(field(
-            "chunk's offset",
-            chunk.offset,
-            "behind the chunk before it, before its index block",
-        )),
+        _ => Err(field("chunk's offset", chunk.offset, "behind the chunk before it, before its index block")),
     }
 }

@@ -33,10 +33,7 @@ impl Label {
     /// # Errors
     /// None that can happen: the block has one size.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        let raw = RawLabel {
-            uuid: self.uuid.0,
-            created_unix: U64::new(self.created_unix),
-        };
+        let raw = RawLabel { uuid: self.uuid.0, created_unix: U64::new(self.created_unix) };
         block::seal(Block::Label, LABEL_MAGIC, raw.as_bytes(), BLOCK)
     }
 
@@ -47,9 +44,6 @@ impl Label {
     pub fn decode(bytes: &[u8]) -> Result<Label, FormatError> {
         let body = block::open(Block::Label, LABEL_MAGIC, bytes, BLOCK)?;
         let (raw, _) = RawLabel::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Label))?;
-        Ok(Label {
-            uuid: Uuid(raw.uuid),
-            created_unix: raw.created_unix.get(),
-        })
+        Ok(Label { uuid: Uuid(raw.uuid), created_unix: raw.created_unix.get() })
     }
 }

@@ -29,11 +29,7 @@ impl Locator {
             size: block.len(),
             max: INDEX_MAX,
         })?;
-        Ok(Locator {
-            offset,
-            len,
-            checksum: block::sealed_checksum(block),
-        })
+        Ok(Locator { offset, len, checksum: block::sealed_checksum(block) })
     }
 
     /// Whether there is a block at all.
@@ -48,19 +44,11 @@ impl Locator {
     /// [`FormatError::Truncated`] and [`FormatError::Checksum`].
     pub fn check(&self, kind: Block, block: &[u8]) -> Result<(), FormatError> {
         if block.len() != self.len as usize {
-            return Err(FormatError::Truncated {
-                block: kind,
-                needed: self.len as usize,
-                got: block.len(),
-            });
+            return Err(FormatError::Truncated { block: kind, needed: self.len as usize, got: block.len() });
         }
         let computed = block::sealed_checksum(block);
         if computed != self.checksum {
-            return Err(FormatError::Checksum {
-                block: kind,
-                found: self.checksum,
-                computed,
-            });
+            return Err(FormatError::Checksum { block: kind, found: self.checksum, computed });
         }
         Ok(())
     }
@@ -100,10 +88,6 @@ impl From<&Locator> for RawLocator {
 
 impl From<&RawLocator> for Locator {
     fn from(raw: &RawLocator) -> Locator {
-        Locator {
-            offset: raw.offset.get(),
-            len: raw.len.get(),
-            checksum: raw.checksum.get(),
-        }
+        Locator { offset: raw.offset.get(), len: raw.len.get(), checksum: raw.checksum.get() }
     }
 }

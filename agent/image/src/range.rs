@@ -34,10 +34,7 @@ impl PhysRange {
     #[must_use]
     pub fn frames(&self) -> PfnRange {
         let page = crate::BLOCK as u64;
-        PfnRange {
-            start: self.start / page,
-            end: self.end.div_ceil(page),
-        }
+        PfnRange { start: self.start / page, end: self.end.div_ceil(page) }
     }
 }
 
@@ -68,10 +65,7 @@ impl PfnRange {
     #[must_use]
     pub fn bytes(&self) -> PhysRange {
         let page = crate::BLOCK as u64;
-        PhysRange {
-            start: self.start.saturating_mul(page),
-            end: self.end.saturating_mul(page),
-        }
+        PhysRange { start: self.start.saturating_mul(page), end: self.end.saturating_mul(page) }
     }
 
     /// Whether all of `other` lies in `self`.
@@ -94,9 +88,6 @@ impl Extent {
     /// The same run as a range.
     #[must_use]
     pub fn range(&self) -> PfnRange {
-        PfnRange {
-            start: self.pfn,
-            end: self.pfn.saturating_add(u64::from(self.pages)),
-        }
+        PfnRange { start: self.pfn, end: self.pfn.saturating_add(u64::from(self.pages)) }
     }
 }

@@ -15,15 +15,18 @@ use dormouse_image::{
 fn rows(section: &str) -> Vec<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../FORMAT.md");
     let text = std::fs::read_to_string(path).unwrap();
-    let mut lines = text
-        .lines()
-        .skip_while(|line| line.trim_start_matches('#') != format!(" {section}"));
+    let mut lines = text.lines().skip_while(|line| line.trim_start_matches('#') != format!(" {section}"));
     assert!(lines.next().is_some(), "no section {section}");
     let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut in_picture = false;
     for line in lines.take_while(|line| !line.starts_with('#')) {
+        in_picture ^= line.starts_with("```");
         let Some(cells) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
             continue;
         };
+        if in_picture {
+            continue;
+        }
         if cells.starts_with(" ---") {
             rows.pop();
         } else {
@@ -33,43 +36,23 @@ fn rows(section: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// The first table of `section`, as a layout of `bytes`: offset, size and bytes of each field, without gaps.
-fn fields<'a>(section: &str, bytes: &'a [u8]) -> Vec<(String, &'a [u8])> {
-    let mut next = 0;
-    let mut fields = Vec::new();
-    for row in rows(section)
-        .iter()
-        .filter(|row| row.len() == 4 && row[0].parse::<usize>().is_ok())
-    {
-        let offset: usize = row[0].parse().unwrap();
-        assert_eq!(
-            offset, next,
-            "{section}: {} does not begin where the field before ends",
-            row[2]
-        );
-        // Where the size is variable, what follows is up to the test.
-        let Ok(size) = row[1].parse::<usize>() else {
-            fields.push((row[2].clone(), &bytes[offset..]));
-            break;
-        };
-        next = offset + size;
-        fields.push((row[2].clone(), &bytes[offset..next]));
-    }
-    fields
-}
-
-/// Asserts that the fields of `section` are these, and that `bytes` holds their values.
+/// Asserts that the first table of `section` has these fields without gaps, and that they hold these values in `bytes`.
 fn compare(section: &str, bytes: &[u8], expected: &[(&str, &[u8])]) {
-    let found = fields(section, bytes);
-    let names = |fields: Vec<&str>| fields.join(", ");
-    assert_eq!(
-        names(found.iter().map(|(name, _)| name.as_str()).collect()),
-        names(expected.iter().map(|(name, _)| *name).collect()),
-        "{section}"
-    );
-    for ((name, bytes), (_, value)) in found.iter().zip(expected) {
-        let bytes = bytes.get(..value.len()).unwrap_or(bytes);
-        assert_eq!(bytes, *value, "{section}: {name}");
+    let rows = rows(section);
+    let fields: Vec<&Vec<String>> =
+        rows.iter().filter(|row| row.len() == 4 && row[0].parse::<usize>().is_ok()).collect();
+    let names: Vec<&str> = fields.iter().map(|row| row[2].as_str()).collect();
+    let expected_names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, expected_names, "{section}");
+    let mut next = 0;
+    for (row, (name, value)) in fields.iter().zip(expected) {
+        let offset: usize = row[0].parse().unwrap();
+        assert_eq!(offset, next, "{section}: {name} does not begin where the field before ends");
+        // A size of `n` is that of the value, or more.
+        let size = row[1].parse().unwrap_or(value.len());
+        assert!(size == value.len(), "{section}: {name} has {} bytes", value.len());
+        next = offset + size;
+        assert_eq!(&bytes[offset..next], *value, "{section}: {name}");
     }
 }
 
@@ -105,14 +88,9 @@ fn constants() {
         ("PFN_LIMIT", layout::PFN_LIMIT),
         ("DEVICE_MIN", layout::DEVICE_MIN),
     ];
-    let found: Vec<(String, u64)> = rows("Constants")
-        .iter()
-        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
-        .collect();
-    let expected: Vec<(String, u64)> = expected
-        .iter()
-        .map(|(name, value)| ((*name).to_string(), *value))
-        .collect();
+    let found: Vec<(String, u64)> =
+        rows("Constants").iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect();
+    let expected: Vec<(String, u64)> = expected.iter().map(|(name, value)| ((*name).to_string(), *value)).collect();
     assert_eq!(found, expected);
     // The parts of the device do not overlap.
     assert!(HEADER_OFFSET + layout::HEADER_MAX as u64 <= DATA_OFFSET && second + BLOCK as u64 <= HEADER_OFFSET);
@@ -121,7 +99,7 @@ fn constants() {
 
 #[test]
 fn prologue_and_magics() {
-    let label = Label::default_for_test().encode().unwrap();
+    let label = label().encode().unwrap();
     let mut unsealed = label.clone();
     unsealed[16..24].fill(0);
     compare(
@@ -138,26 +116,231 @@ fn prologue_and_magics() {
     let magics: Vec<Vec<u8>> = rows("Prologue")
         .iter()
         .filter(|row| row[1].starts_with('`'))
-        .map(|row| {
-            row[2]
-                .split(' ')
-                .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-                .collect()
-        })
+        .map(|row| row[2].split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect())
         .collect();
     assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
 }
 
-/// A label of distinct values.
-trait DefaultForTest {
-    fn default_for_test() -> Self;
+fn label() -> Label {
+    Label { uuid: Uuid([1; 16]), created_unix: 2 }
 }
 
-impl DefaultForTest for Label {
-    fn default_for_test() -> Label {
-        Label {
-            uuid: Uuid([1; 16]),
-            created_unix: 2,
+#[test]
+fn the_label() {
+    let bytes = label().encode().unwrap();
+    let expected: &[(&str, &[u8])] = &[("prologue", &bytes[..24]), ("image", &[1; 16]), ("created", &u64s(2))];
+    compare("Label", &bytes, expected);
+}
+
+#[test]
+fn the_commit_record() {
+    let commit = Commit {
+        seq: 3,
+        state: State::Failed,
+        attempts: 4,
+        image: Uuid([5; 16]),
+        save_id: Uuid([6; 16]),
+        header: Locator { offset: HEADER_OFFSET, len: 8192, checksum: 7 },
+        last_index: Locator { offset: DATA_OFFSET + 4096, len: 12288, checksum: 8 },
+        data_end: DATA_OFFSET + 16384,
+        totals: Totals {
+            ram_pages: 60,
+            stored_pages: 10,
+            zero_pages: 20,
+            omitted_pages: 30,
+            chunks: 9,
+            index_blocks: 11,
+            stored_bytes: 12,
+        },
+        stats: SaveStats { started_unix: 13, millis: 14, threads: 15, agent_peak_kib: 16, least_available_kib: 17 },
+        reason: "why".to_string(),
+    };
+    let bytes = commit.encode().unwrap();
+    let expected: &[(&str, &[u8])] = &[
+        ("prologue", &bytes[..24]),
+        ("sequence number", &u64s(3)),
+        ("state", b"FAILED  "),
+        ("image", &[5; 16]),
+        ("save", &[6; 16]),
+        ("header offset", &u64s(HEADER_OFFSET)),
+        ("header checksum", &u64s(7)),
+        ("header length", &u32s(8192)),
+        ("reserved", ZERO),
+        ("last index offset", &u64s(DATA_OFFSET + 4096)),
+        ("last index checksum", &u64s(8)),
+        ("last index length", &u32s(12288)),
+        ("reserved", ZERO),
+        ("data end", &u64s(DATA_OFFSET + 16384)),
+        ("memory pages", &u64s(60)),
+        ("stored pages", &u64s(10)),
+        ("zero pages", &u64s(20)),
+        ("omitted pages", &u64s(30)),
+        ("chunks", &u64s(9)),
+        ("index blocks", &u64s(11)),
+        ("stored bytes", &u64s(12)),
+        ("save started", &u64s(13)),
+        ("save duration", &u64s(14)),
+        ("agent peak", &u64s(16)),
+        ("least available", &u64s(17)),
+        ("threads", &u32s(15)),
+        ("attempts", &u32s(4)),
+        ("reason length", &u32s(3)),
+        ("reserved", ZERO),
+        ("reason", b"why"),
+    ];
+    compare("Commit record", &bytes, expected);
+}
+
+fn header() -> Header {
+    Header {
+        image: Uuid([1; 16]),
+        save_id: Uuid([2; 16]),
+        boot_id: Uuid([3; 16]),
+        created_unix: 4,
+        entry: 0x60_0000,
+        region: PhysRange { start: 0x100_0000, end: 0x200_0000 },
+        low: PhysRange { start: 0x1000, end: 0x9000 },
+        mailbox: Some(Mailbox { pfn: 0x601, nonce: [5; 16] }),
+        ram: vec![PfnRange { start: 0x500, end: 0x700 }],
+        firmware: vec![FirmwareRange { start: 6, end: 7, kind: FirmwareKind::AcpiNvs }],
+        cpu: Cpu {
+            vendor: "vendor".to_string(),
+            family: 8,
+            model: 9,
+            stepping: 10,
+            name: "name".to_string(),
+            flags: "flags".to_string(),
+            online: 11,
+            la57: true,
+        },
+        kernel_release: "release".to_string(),
+        kernel_version: "version".to_string(),
+        hostname: "host".to_string(),
+        cmdline: "cmdline".to_string(),
+    }
+}
+
+#[test]
+fn the_header() {
+    let bytes = header().encode().unwrap();
+    let expected: &[(&str, &[u8])] = &[
+        ("prologue", &bytes[..24]),
+        ("image", &[1; 16]),
+        ("save", &[2; 16]),
+        ("boot", &[3; 16]),
+        ("mailbox nonce", &[5; 16]),
+        ("created", &u64s(4)),
+        ("entry", &u64s(0x60_0000)),
+        ("region start", &u64s(0x100_0000)),
+        ("region end", &u64s(0x200_0000)),
+        ("low memory start", &u64s(0x1000)),
+        ("low memory end", &u64s(0x9000)),
+        ("mailbox", &u64s(0x601)),
+        ("cpu family", &u32s(8)),
+        ("cpu model", &u32s(9)),
+        ("cpu stepping", &u32s(10)),
+        ("cpus", &u32s(11)),
+        ("paging levels", &u32s(5)),
+        ("records", &u32s(9)),
+        // The first record: its kind, no flags, its length.
+        ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
+    ];
+    compare("Header", &bytes, expected);
+}
+
+#[test]
+fn the_headers_records() {
+    let bytes = header().encode().unwrap();
+    let words = [
+        ("memory ranges", ""),
+        ("firmware ranges", ""),
+        ("vendor", "vendor"),
+        ("model name", "name"),
+        ("flags", "flags"),
+        ("uname -r", "release"),
+        ("uname -v", "version"),
+        ("host name", "host"),
+        ("command line", "cmdline"),
+    ];
+    let kinds: Vec<Vec<String>> = rows("Header record").into_iter().filter(|row| row.len() == 2).collect();
+    assert_eq!(kinds.len(), words.len());
+    let mut rest = &bytes[168..];
+    for (row, (meaning, text)) in kinds.iter().zip(words) {
+        let kind: u16 = row[0].parse().unwrap();
+        assert!(row[1].contains(meaning), "kind {kind}: {}", row[1]);
+        let len = u32::from_le_bytes(rest[4..8].try_into().unwrap());
+        let content = &rest[8..8 + len as usize];
+        let record: &[(&str, &[u8])] =
+            &[("kind", &u16s(kind)), ("flags", &u16s(0)), ("length", &u32s(len)), ("content", content)];
+        compare("Header record", rest, record);
+        match kind {
+            1 => compare("Memory range", content, &[("start", &u64s(0x500)), ("end", &u64s(0x700))]),
+            2 => compare(
+                "Firmware range",
+                content,
+                &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)],
+            ),
+            _ => assert_eq!(content, text.as_bytes()),
         }
+        rest = &rest[(8 + len as usize).next_multiple_of(8)..];
+    }
+    assert!(rest.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn the_index_block() {
+    let mut builder = IndexBuilder::new(Uuid([1; 16]));
+    let (_, prev) = builder.finish(DATA_OFFSET).unwrap();
+    let chunk = Chunk { offset: DATA_OFFSET + 4096, stored_len: 77, codec: Codec::Zstd, checksum: 2 };
+    let extent = |pfn, pages| Extent { pfn, pages };
+    builder.chunk(&chunk, &[extent(3, 4), extent(0x500, 6)]).unwrap();
+    builder.zero(extent(0x700, 8)).unwrap();
+    let bytes = builder.finish(DATA_OFFSET + 8192).unwrap().0;
+    Locator::of(Block::Index, DATA_OFFSET + 8192, &bytes).unwrap();
+    let expected: &[(&str, &[u8])] = &[
+        ("prologue", &bytes[..24]),
+        ("save", &[1; 16]),
+        ("previous offset", &u64s(DATA_OFFSET)),
+        ("previous checksum", &u64s(prev.checksum)),
+        ("previous length", &u32s(4096)),
+        ("chunks", &u32s(1)),
+        ("extents", &u32s(2)),
+        ("zero runs", &u32s(1)),
+        ("tables", &u64s(DATA_OFFSET + 4096)),
+    ];
+    compare("Index block", &bytes, expected);
+    let (entry, extents) = bytes[72..].split_at(24);
+    let expected: &[(&str, &[u8])] = &[
+        ("chunk offset", &u64s(DATA_OFFSET + 4096)),
+        ("chunk checksum", &u64s(2)),
+        ("stored length", &u32s(77)),
+        ("codec", &u16s(1)),
+        ("extent count", &u16s(2)),
+    ];
+    compare("Chunk entry", entry, expected);
+    for (at, (pfn, pages)) in [(3, 4), (0x500, 6), (0x700, 8)].into_iter().enumerate() {
+        let expected: &[(&str, &[u8])] = &[("first page", &u64s(pfn)), ("pages", &u32s(pages))];
+        compare("Extent", &extents[at * 12..(at + 1) * 12], expected);
+    }
+}
+
+#[test]
+fn the_states() {
+    let rows = rows("States");
+    let name = |state: State| format!("{state:?}").to_lowercase();
+    assert_eq!(rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), State::ALL.map(name));
+    for (row, state) in rows.iter().zip(State::ALL) {
+        let next: Vec<String> = row[2].split(", ").map(str::to_string).collect();
+        let allowed: Vec<String> = State::ALL.into_iter().filter(|next| state.may_become(*next)).map(name).collect();
+        assert_eq!(next, allowed, "{state:?}");
+        let commit = Commit {
+            state,
+            header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0 },
+            last_index: Locator { offset: DATA_OFFSET, len: 4096, checksum: 0 },
+            data_end: DATA_OFFSET + 4096,
+            ..Commit::empty(Uuid::default())
+        };
+        let marker = &commit.encode().unwrap()[32..40];
+        assert_eq!(row[1].trim_matches('`').as_bytes(), marker, "{state:?}");
     }
 }

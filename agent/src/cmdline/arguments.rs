@@ -68,22 +68,14 @@ fn is_blank(c: char) -> bool {
 
 /// Joins arguments to a command line.
 pub fn join<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
-    let present: Vec<&str> = arguments
-        .into_iter()
-        .map(str::trim)
-        .filter(|argument| !argument.is_empty())
-        .collect();
+    let present: Vec<&str> = arguments.into_iter().map(str::trim).filter(|argument| !argument.is_empty()).collect();
     present.join(" ")
 }
 
 /// `name=value`, the value in quotes where the kernel would otherwise split it or take quotes off it. The
 /// value must not contain a quote, which a kernel command line cannot carry.
 pub fn quoted(name: &str, value: &str) -> String {
-    if value.is_empty() || value.contains(is_blank) {
-        format!("{name}=\"{value}\"")
-    } else {
-        format!("{name}={value}")
-    }
+    if value.is_empty() || value.contains(is_blank) { format!("{name}=\"{value}\"") } else { format!("{name}={value}") }
 }
 
 #[cfg(test)]
@@ -96,9 +88,7 @@ mod tests {
     type NameAndValue<'a> = (&'a str, Option<&'a str>);
 
     fn split(text: &str) -> Vec<NameAndValue<'_>> {
-        arguments(text)
-            .map(|argument| (argument.name, argument.value))
-            .collect()
+        arguments(text).map(|argument| (argument.name, argument.value)).collect()
     }
 
     #[test]
@@ -121,9 +111,7 @@ mod tests {
 
     #[test]
     fn an_open_quote_is_noticed() {
-        let closed: Vec<bool> = arguments("a=\"b\" c=\"d e")
-            .map(|argument| argument.is_closed())
-            .collect();
+        let closed: Vec<bool> = arguments("a=\"b\" c=\"d e").map(|argument| argument.is_closed()).collect();
         assert_eq!(closed, [true, false]);
     }
 

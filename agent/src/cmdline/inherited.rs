@@ -84,10 +84,7 @@ mod tests {
 
     #[test]
     fn quotes_are_kept_and_open_ones_left_out() {
-        assert_eq!(
-            inherited("\"console=ttyS0\" pci=\"a b\""),
-            ["\"console=ttyS0\"", "pci=\"a b\""]
-        );
+        assert_eq!(inherited("\"console=ttyS0\" pci=\"a b\""), ["\"console=ttyS0\"", "pci=\"a b\""]);
         assert!(inherited("pci=\"nomsi quiet").is_empty());
     }
 

@@ -35,10 +35,7 @@ fn every_argument_is_read() {
 #[test]
 fn an_ordinary_command_line_says_nothing() {
     let line = "BOOT_IMAGE=/vmlinuz root=UUID=x ro resume=/dev/vda2 xdormouse.mode=save nodormouse noresume=1x -- y";
-    let said = Cmdline {
-        noresume: true,
-        ..Cmdline::default()
-    };
+    let said = Cmdline { noresume: true, ..Cmdline::default() };
     assert_eq!(Cmdline::parse(line), Ok(said));
     assert_eq!(Cmdline::parse(""), Ok(Cmdline::default()));
 }
@@ -46,21 +43,12 @@ fn an_ordinary_command_line_says_nothing() {
 #[test]
 fn the_last_one_wins() {
     let parsed = Cmdline::parse("dormouse.then=reboot dormouse=off dormouse.then=return dormouse=on").unwrap();
-    assert_eq!(
-        parsed,
-        Cmdline {
-            then: Some(Then::Return),
-            ..Cmdline::default()
-        }
-    );
+    assert_eq!(parsed, Cmdline { then: Some(Then::Return), ..Cmdline::default() });
 }
 
 #[test]
 fn what_follows_two_dashes_is_for_init() {
-    assert_eq!(
-        Cmdline::parse("-- dormouse.mode=save noresume dormouse.then=never"),
-        Ok(Cmdline::default())
-    );
+    assert_eq!(Cmdline::parse("-- dormouse.mode=save noresume dormouse.then=never"), Ok(Cmdline::default()));
 }
 
 #[test]
@@ -71,10 +59,7 @@ fn a_quoted_label_is_read() {
 
 #[test]
 fn the_entry_always_has_sixteen_digits() {
-    let line = Cmdline {
-        entry: Some(0),
-        ..Cmdline::default()
-    };
+    let line = Cmdline { entry: Some(0), ..Cmdline::default() };
     assert_eq!(line.to_string(), "dormouse.entry=0x0000000000000000");
 }
 
@@ -85,20 +70,11 @@ fn bad_values_name_the_argument_and_the_text() {
         ("dormouse=maybe", "dormouse: `maybe` is none of on, off"),
         ("dormouse.image=vda", "dormouse.image: `vda` does not name a device"),
         ("dormouse.image=UUID=12", "dormouse.image: `12` is not a UUID"),
-        (
-            "dormouse.then=sleep",
-            "dormouse.then: `sleep` is not what can follow a save",
-        ),
-        (
-            "dormouse.bridge=12",
-            "dormouse.bridge: `12` is not a hexadecimal number",
-        ),
+        ("dormouse.then=sleep", "dormouse.then: `sleep` is not what can follow a save"),
+        ("dormouse.bridge=12", "dormouse.bridge: `12` is not a hexadecimal number"),
         ("dormouse.bridge=0x", "`0x` is not a hexadecimal number"),
         ("dormouse.bridge=0x+1", "`0x+1` is not a hexadecimal number"),
-        (
-            "dormouse.entry=0x10000000000000000",
-            "dormouse.entry: `0x10000000000000000` is not",
-        ),
+        ("dormouse.entry=0x10000000000000000", "dormouse.entry: `0x10000000000000000` is not"),
         ("dormouse.session=1", "dormouse.session: `1` is not a UUID"),
         ("dormouse.mode", "`dormouse.mode` needs a value"),
         ("dormouse", "`dormouse` needs a value"),
@@ -106,10 +82,7 @@ fn bad_values_name_the_argument_and_the_text() {
     ];
     for (line, expected) in table {
         let message = Cmdline::parse(line).unwrap_err().to_string();
-        assert!(
-            message.starts_with("kernel argument") && message.contains(expected),
-            "{line}: {message}"
-        );
+        assert!(message.starts_with("kernel argument") && message.contains(expected), "{line}: {message}");
     }
 }
 
@@ -130,16 +103,7 @@ fn any_cmdline() -> impl Strategy<Value = Cmdline> {
     let session = option::of(any::<[u8; 16]>().prop_map(Uuid));
     (words, places, session, any::<bool>(), any::<bool>()).prop_map(|(words, places, session, off, noresume)| {
         let ((mode, image, then), (bridge, entry)) = (words, places);
-        Cmdline {
-            mode,
-            image,
-            then,
-            bridge,
-            entry,
-            session,
-            off,
-            noresume,
-        }
+        Cmdline { mode, image, then, bridge, entry, session, off, noresume }
     })
 }
 

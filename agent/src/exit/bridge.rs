@@ -40,11 +40,7 @@ pub(super) fn build(way: WayBack) -> io::Result<Vec<u8>> {
             format!("no bridge can lie at {:#x} and lead to {:#x}", way.bridge, way.entry),
         ));
     }
-    let mut tables = Tables {
-        base: way.bridge,
-        pages: vec![[0; 512]; LAST + 1],
-        next: FIRST_SPARE,
-    };
+    let mut tables = Tables { base: way.bridge, pages: vec![[0; 512]; LAST + 1], next: FIRST_SPARE };
     for address in [way.bridge, way.entry] {
         tables.map(address)?;
     }
@@ -52,12 +48,7 @@ pub(super) fn build(way: WayBack) -> io::Result<Vec<u8>> {
     tables.set(PML5, 0, tables.address(PML4) | TABLE);
 
     let mut bytes = stub::bridge(tables.address(PML4), tables.address(PML5), way.entry);
-    bytes.extend(
-        tables.pages[PML5..]
-            .iter()
-            .flatten()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    bytes.extend(tables.pages[PML5..].iter().flatten().flat_map(|word| word.to_le_bytes()));
     Ok(bytes)
 }
 
@@ -73,11 +64,7 @@ impl Tables {
     fn map(&mut self, address: u64) -> io::Result<()> {
         let pdpt = self.below(PML4, index(address, 39))?;
         let directory = self.below(pdpt, index(address, 30))?;
-        self.set(
-            directory,
-            index(address, 21),
-            address & !(LARGE_PAGE_SIZE - 1) | LARGE_PAGE,
-        );
+        self.set(directory, index(address, 21), address & !(LARGE_PAGE_SIZE - 1) | LARGE_PAGE);
         Ok(())
     }
 
@@ -154,23 +141,14 @@ mod tests {
 
     #[test]
     fn a_neighbour_shares_tables() {
-        let bytes = build(WayBack {
-            entry: 0x180_1234,
-            bridge: 0x180_0000,
-        })
-        .unwrap();
+        let bytes = build(WayBack { entry: 0x180_1234, bridge: 0x180_0000 }).unwrap();
         assert_eq!(walk(&bytes, 0x180_0000, 4, 0x180_1234), Some(0x180_1234));
         assert_eq!(walk(&bytes, 0x180_0000, 4, 0x200_0000), None);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for (entry, bridge) in [
-            (0, 0x100_0000),
-            (LIMIT, 0x100_0000),
-            (0x1000, 0x100_1000),
-            (0x1000, LIMIT),
-        ] {
+        for (entry, bridge) in [(0, 0x100_0000), (LIMIT, 0x100_0000), (0x1000, 0x100_1000), (0x1000, LIMIT)] {
             assert!(build(WayBack { entry, bridge }).is_err(), "{entry:#x} {bridge:#x}");
         }
     }

@@ -38,10 +38,7 @@ pub fn end(ending: Ending) -> ! {
         Ending::JumpBack(way) => {
             for context in [Context::Discard, Context::Preserve] {
                 if let Err(error) = jump_back(way, context) {
-                    log::error!(
-                        "could not jump back into the stopped kernel at {:#x}: {error}",
-                        way.entry
-                    );
+                    log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
                 }
             }
         }
@@ -66,11 +63,7 @@ pub fn end(ending: Ending) -> ! {
 /// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A
 /// preserved context only freezes them; it is the second try.
 fn jump_back(way: WayBack, context: Context) -> std::io::Result<()> {
-    let bridge = Segment {
-        start: way.bridge,
-        size: BRIDGE_SIZE,
-        data: bridge::build(way)?,
-    };
+    let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
     kexec::load(way.bridge, &[bridge], context)?;
     power::reboot(Command::Kexec)?;
     Err(std::io::Error::other("the jump returned"))

@@ -57,10 +57,7 @@ pub enum CpioError {
         parent: String,
     },
     /// More than the 32-bit size field can say.
-    #[error(
-        "cpio archive: `{path}` has {size} bytes, more than the {} of the newc form",
-        u32::MAX
-    )]
+    #[error("cpio archive: `{path}` has {size} bytes, more than the {} of the newc form", u32::MAX)]
     TooLarge {
         /// The entry.
         path: String,
@@ -104,55 +101,27 @@ impl<'a> Archive<'a> {
     /// Adds a directory.
     #[must_use]
     pub fn dir(self, path: &str, mode: u32) -> Self {
-        self.entry(
-            path,
-            Entry {
-                mode: S_IFDIR | (mode & PERMISSIONS),
-                device: (0, 0),
-                data: Cow::default(),
-            },
-        )
+        self.entry(path, Entry { mode: S_IFDIR | (mode & PERMISSIONS), device: (0, 0), data: Cow::default() })
     }
 
     /// Adds a file.
     #[must_use]
     pub fn file(self, path: &str, mode: u32, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.entry(
-            path,
-            Entry {
-                mode: S_IFREG | (mode & PERMISSIONS),
-                device: (0, 0),
-                data: bytes.into(),
-            },
-        )
+        self.entry(path, Entry { mode: S_IFREG | (mode & PERMISSIONS), device: (0, 0), data: bytes.into() })
     }
 
     /// Adds a character device node.
     #[must_use]
     pub fn node(self, path: &str, mode: u32, major: u32, minor: u32) -> Self {
         let mode = S_IFCHR | (mode & PERMISSIONS);
-        self.entry(
-            path,
-            Entry {
-                mode,
-                device: (major, minor),
-                data: Cow::default(),
-            },
-        )
+        self.entry(path, Entry { mode, device: (major, minor), data: Cow::default() })
     }
 
     /// Adds a symbolic link.
     #[must_use]
     pub fn symlink(self, path: &str, target: &str) -> Self {
         let data = Cow::Owned(target.as_bytes().to_vec());
-        self.entry(
-            path,
-            Entry {
-                mode: S_IFLNK | 0o777,
-                device: (0, 0),
-                data,
-            },
-        )
+        self.entry(path, Entry { mode: S_IFLNK | 0o777, device: (0, 0), data })
     }
 
     fn entry(mut self, path: &str, entry: Entry<'a>) -> Self {
@@ -171,10 +140,7 @@ impl<'a> Archive<'a> {
         let is_link = entry.mode & !PERMISSIONS == S_IFLNK;
         let longest = name.len().max(if is_link { entry.data.len() } else { 0 });
         if longest >= PATH_MAX {
-            return Err(CpioError::TooLong {
-                path: path.to_owned(),
-                length: longest,
-            });
+            return Err(CpioError::TooLong { path: path.to_owned(), length: longest });
         }
         if self.entries.contains_key(name) {
             return Err(CpioError::Twice { path: path.to_owned() });
@@ -193,27 +159,14 @@ impl<'a> Archive<'a> {
         }
         self.add_parents()?;
         let count = self.entries.len();
-        let size = self
-            .entries
-            .iter()
-            .map(|(name, entry)| 128 + name.len() + entry.data.len())
-            .sum();
+        let size = self.entries.iter().map(|(name, entry)| 128 + name.len() + entry.data.len()).sum();
         let mut bytes = Vec::with_capacity(size);
         // In the order of their names, a directory comes before what is in it.
         for (index, (name, entry)) in self.entries.iter().enumerate() {
             let inode = u32::try_from(index + 1).map_err(|_| CpioError::TooMany { count })?;
             write_entry(&mut bytes, inode, name, entry)?;
         }
-        write_entry(
-            &mut bytes,
-            0,
-            TRAILER,
-            &Entry {
-                mode: 0,
-                device: (0, 0),
-                data: Cow::default(),
-            },
-        )?;
+        write_entry(&mut bytes, 0, TRAILER, &Entry { mode: 0, device: (0, 0), data: Cow::default() })?;
         pad(&mut bytes, ARCHIVE_BLOCK);
         Ok(bytes)
     }
@@ -223,17 +176,10 @@ impl<'a> Archive<'a> {
         for name in names {
             for (end, _) in name.match_indices('/') {
                 let parent = &name[..end];
-                let directory = Entry {
-                    mode: S_IFDIR | 0o755,
-                    device: (0, 0),
-                    data: Cow::default(),
-                };
+                let directory = Entry { mode: S_IFDIR | 0o755, device: (0, 0), data: Cow::default() };
                 let entry = self.entries.entry(parent.to_owned()).or_insert(directory);
                 if entry.mode & !PERMISSIONS != S_IFDIR {
-                    return Err(CpioError::Parent {
-                        path: name.clone(),
-                        parent: parent.to_owned(),
-                    });
+                    return Err(CpioError::Parent { path: name.clone(), parent: parent.to_owned() });
                 }
             }
         }
@@ -242,10 +188,7 @@ impl<'a> Archive<'a> {
 }
 
 fn write_entry(bytes: &mut Vec<u8>, inode: u32, name: &str, entry: &Entry<'_>) -> Result<(), CpioError> {
-    let too_large = || CpioError::TooLarge {
-        path: name.to_owned(),
-        size: entry.data.len(),
-    };
+    let too_large = || CpioError::TooLarge { path: name.to_owned(), size: entry.data.len() };
     let data_size = u32::try_from(entry.data.len()).map_err(|_| too_large())?;
     let name_size = u32::try_from(name.len() + 1).map_err(|_| too_large())?;
     // More than one link on a file would make the kernel look for hard links; a directory has two.
@@ -253,9 +196,7 @@ fn write_entry(bytes: &mut Vec<u8>, inode: u32, name: &str, entry: &Entry<'_>) -
     let (major, minor) = entry.device;
     bytes.extend_from_slice(MAGIC.as_bytes());
     // ino, mode, uid, gid, nlink, mtime, filesize, maj, min, rmaj, rmin, namesize, chksum
-    for field in [
-        inode, entry.mode, 0, 0, links, 0, data_size, 0, 0, major, minor, name_size, 0,
-    ] {
+    for field in [inode, entry.mode, 0, 0, links, 0, data_size, 0, 0, major, minor, name_size, 0] {
         bytes.extend_from_slice(format!("{field:08x}").as_bytes());
     }
     bytes.extend_from_slice(name.as_bytes());

@@ -93,11 +93,7 @@ fn archive(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, 
         .file(DEFAULT_PATH, 0o644, policy.to_toml().into_bytes())
         .file(MODULES_LIST, 0o644, list.into_bytes());
     let with_modules = modules.iter().fold(fixed, |archive, module| {
-        archive.file(
-            &format!("{MODULES_DIR}/{}", module.file_name),
-            0o644,
-            module.bytes.as_slice(),
-        )
+        archive.file(&format!("{MODULES_DIR}/{}", module.file_name), 0o644, module.bytes.as_slice())
     });
     with_modules.finish()
 }
@@ -128,18 +124,13 @@ pub fn write(file: &Path, bytes: &[u8]) -> Result<(), InitramfsError> {
     };
     let replace = || {
         // Temporary files are created with mode 0600, and removed where a step fails.
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".dormouse-initramfs.")
-            .tempfile_in(folder)?;
+        let mut temporary = tempfile::Builder::new().prefix(".dormouse-initramfs.").tempfile_in(folder)?;
         temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         temporary.persist(file).map_err(|error| error.error)?;
         File::open(folder)?.sync_all()
     };
-    replace().map_err(|source| InitramfsError::Write {
-        file: file.to_owned(),
-        source,
-    })
+    replace().map_err(|source| InitramfsError::Write { file: file.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -106,11 +106,7 @@ pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesEr
         return Ok(Vec::new());
     }
     let index = Index::read(folder)?;
-    let mut order = Order {
-        index: &index,
-        seen: BTreeSet::new(),
-        paths: Vec::new(),
-    };
+    let mut order = Order { index: &index, seen: BTreeSet::new(), paths: Vec::new() };
     for name in names {
         order.require(name)?;
     }
@@ -140,19 +136,10 @@ impl Index {
         let mut modules = BTreeMap::new();
         for (number, line) in read_index(&dep)?.lines().enumerate() {
             let Some((path, needs)) = line.split_once(':') else {
-                return Err(ModulesError::Line {
-                    file: dep,
-                    line: number + 1,
-                });
+                return Err(ModulesError::Line { file: dep, line: number + 1 });
             };
             let needs = needs.split_whitespace().map(name_of_path).collect();
-            modules.insert(
-                name_of_path(path),
-                Entry {
-                    path: path.to_owned(),
-                    needs,
-                },
-            );
+            modules.insert(name_of_path(path), Entry { path: path.to_owned(), needs });
         }
         // depmod always writes these two, but neither is needed to load what modules.dep names.
         let builtin = optional(read_index(&folder.join("modules.builtin")))?;
@@ -167,24 +154,10 @@ impl Index {
 
     fn unknown(&self, name: &str) -> ModulesError {
         let beginning: String = canonical(name).chars().take(3).collect();
-        let alike: Vec<String> = self
-            .modules
-            .keys()
-            .filter(|known| known.starts_with(&beginning))
-            .take(LISTED)
-            .cloned()
-            .collect();
-        let similar = if alike.is_empty() {
-            self.modules.keys().take(LISTED).cloned().collect()
-        } else {
-            alike
-        };
-        ModulesError::Unknown {
-            name: name.to_owned(),
-            folder: self.folder.clone(),
-            count: self.modules.len(),
-            similar,
-        }
+        let alike: Vec<String> =
+            self.modules.keys().filter(|known| known.starts_with(&beginning)).take(LISTED).cloned().collect();
+        let similar = if alike.is_empty() { self.modules.keys().take(LISTED).cloned().collect() } else { alike };
+        ModulesError::Unknown { name: name.to_owned(), folder: self.folder.clone(), count: self.modules.len(), similar }
     }
 }
 
@@ -199,11 +172,7 @@ impl Order<'_> {
     fn require(&mut self, name: &str) -> Result<(), ModulesError> {
         let canonical = canonical(name);
         let Some(entry) = self.index.modules.get(&canonical) else {
-            return if self.index.builtin.contains(&canonical) {
-                Ok(())
-            } else {
-                Err(self.index.unknown(name))
-            };
+            return if self.index.builtin.contains(&canonical) { Ok(()) } else { Err(self.index.unknown(name)) };
         };
         // Marked before its dependencies are visited, so that a circle of soft ones ends.
         if !self.seen.insert(canonical.clone()) {
@@ -224,10 +193,7 @@ impl Order<'_> {
 }
 
 fn read_index(file: &Path) -> Result<String, ModulesError> {
-    fs::read_to_string(file).map_err(|source| ModulesError::Index {
-        file: file.to_owned(),
-        source,
-    })
+    fs::read_to_string(file).map_err(|source| ModulesError::Index { file: file.to_owned(), source })
 }
 
 fn optional(text: Result<String, ModulesError>) -> Result<String, ModulesError> {
@@ -244,10 +210,7 @@ fn softdep_line(line: &str) -> Option<(String, Vec<String>)> {
         return None;
     }
     let name = canonical(words.next()?);
-    let before = words
-        .skip_while(|word| *word != "pre:")
-        .skip(1)
-        .take_while(|word| *word != "post:");
+    let before = words.skip_while(|word| *word != "pre:").skip(1).take_while(|word| *word != "post:");
     Some((name, before.map(canonical).collect()))
 }
 
@@ -263,26 +226,15 @@ fn name_of_path(path: &str) -> String {
 }
 
 fn load(file: &Path) -> Result<Module, ModulesError> {
-    let name = file
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let refused = |tool| {
-        Err(ModulesError::Compression {
-            file: file.to_owned(),
-            tool,
-        })
-    };
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let refused = |tool| Err(ModulesError::Compression { file: file.to_owned(), tool });
     if name.ends_with(".ko.xz") {
         return refused("unxz");
     }
     if name.ends_with(".ko.gz") {
         return refused("gunzip");
     }
-    let failed = |source| ModulesError::Read {
-        file: file.to_owned(),
-        source,
-    };
+    let failed = |source| ModulesError::Read { file: file.to_owned(), source };
     let opened = File::open(file).map_err(failed)?;
     let (file_name, bytes) = match name.strip_suffix(".zst") {
         Some(plain) => {

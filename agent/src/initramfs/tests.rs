@@ -34,10 +34,7 @@ fn policy() -> Policy {
 }
 
 fn two_modules() -> Vec<Module> {
-    let module = |name: &str| Module {
-        file_name: name.to_owned(),
-        bytes: name.repeat(1000).into_bytes(),
-    };
+    let module = |name: &str| Module { file_name: name.to_owned(), bytes: name.repeat(1000).into_bytes() };
     // In loading order, which is not the order of their names.
     vec![module("usb-common.ko"), module("a.ko")]
 }
@@ -114,25 +111,14 @@ fn the_frame_says_its_size_and_carries_a_checksum() {
 
 #[test]
 fn programs_that_could_not_start_are_refused() {
-    let message = build(&policy(), &elf(Some("/lib64/ld-linux-x86-64.so.2")), &[])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("/lib64/ld-linux-x86-64.so.2") && message.contains("statically"),
-        "{message}"
-    );
-    assert!(matches!(
-        build(&policy(), b"#!/bin/sh\n", &[]),
-        Err(InitramfsError::NotElf(_))
-    ));
+    let message = build(&policy(), &elf(Some("/lib64/ld-linux-x86-64.so.2")), &[]).unwrap_err().to_string();
+    assert!(message.contains("/lib64/ld-linux-x86-64.so.2") && message.contains("statically"), "{message}");
+    assert!(matches!(build(&policy(), b"#!/bin/sh\n", &[]), Err(InitramfsError::NotElf(_))));
 }
 
 #[test]
 fn two_modules_of_one_name_are_refused() {
-    let module = Module {
-        file_name: "a.ko".to_owned(),
-        bytes: Vec::new(),
-    };
+    let module = Module { file_name: "a.ko".to_owned(), bytes: Vec::new() };
     let error = build(&policy(), &elf(None), &[module.clone(), module]).unwrap_err();
     assert!(matches!(error, InitramfsError::Cpio(CpioError::Twice { .. })));
 }

@@ -83,38 +83,21 @@ pub struct E820Entry {
 /// therefore busy, and `IO_STRICT_DEVMEM` then forbids all of it.
 #[must_use]
 pub fn memory_map(usable: &[PhysRange], other_ram: &[PfnRange], firmware: &[FirmwareRange]) -> Vec<E820Entry> {
-    let mut map: Vec<E820Entry> = usable
-        .iter()
-        .map(|range| E820Entry {
-            range: *range,
-            kind: E820Kind::Ram,
-        })
-        .collect();
+    let mut map: Vec<E820Entry> = usable.iter().map(|range| E820Entry { range: *range, kind: E820Kind::Ram }).collect();
     map.extend(other_ram.iter().map(|frames| E820Entry {
-        range: PhysRange {
-            start: frames.start * PAGE_SIZE,
-            end: frames.end * PAGE_SIZE,
-        },
+        range: PhysRange { start: frames.start * PAGE_SIZE, end: frames.end * PAGE_SIZE },
         kind: E820Kind::Reserved,
     }));
-    map.extend(
-        firmware
-            .iter()
-            .filter(|range| range.start >= 1 << 20)
-            .map(|range| E820Entry {
-                range: PhysRange {
-                    start: range.start,
-                    end: range.end,
-                },
-                kind: match range.kind {
-                    FirmwareKind::AcpiTables => E820Kind::Acpi,
-                    FirmwareKind::AcpiNvs => E820Kind::Nvs,
-                    FirmwareKind::Unusable => E820Kind::Unusable,
-                    FirmwareKind::Persistent => E820Kind::Persistent,
-                    _ => E820Kind::Reserved,
-                },
-            }),
-    );
+    map.extend(firmware.iter().filter(|range| range.start >= 1 << 20).map(|range| E820Entry {
+        range: PhysRange { start: range.start, end: range.end },
+        kind: match range.kind {
+            FirmwareKind::AcpiTables => E820Kind::Acpi,
+            FirmwareKind::AcpiNvs => E820Kind::Nvs,
+            FirmwareKind::Unusable => E820Kind::Unusable,
+            FirmwareKind::Persistent => E820Kind::Persistent,
+            _ => E820Kind::Reserved,
+        },
+    }));
     map.sort_by_key(|entry| entry.range.start);
     let mut merged: Vec<E820Entry> = Vec::with_capacity(map.len());
     for entry in map {
@@ -151,10 +134,7 @@ pub fn build(kernel: &BzImage<'_>, parameters: &Parameters<'_>) -> Result<Vec<u8
     if parameters.template.len() != SIZE {
         return Err(BootParamsError::WrongLength(parameters.template.len()));
     }
-    let Some(entries) = u8::try_from(parameters.e820.len())
-        .ok()
-        .filter(|n| usize::from(*n) <= E820_MAX)
-    else {
+    let Some(entries) = u8::try_from(parameters.e820.len()).ok().filter(|n| usize::from(*n) <= E820_MAX) else {
         return Err(BootParamsError::TooManyRanges(parameters.e820.len()));
     };
     let mut page = parameters.template.to_vec();
@@ -171,12 +151,7 @@ pub fn build(kernel: &BzImage<'_>, parameters: &Parameters<'_>) -> Result<Vec<u8
     page[ALT_MEM_K].fill(0);
 
     put_split(&mut page, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE, parameters.initrd.start);
-    put_split(
-        &mut page,
-        RAMDISK_SIZE,
-        EXT_RAMDISK_SIZE,
-        parameters.initrd.end - parameters.initrd.start,
-    );
+    put_split(&mut page, RAMDISK_SIZE, EXT_RAMDISK_SIZE, parameters.initrd.end - parameters.initrd.start);
     put_split(&mut page, CMD_LINE, EXT_CMD_LINE, parameters.cmdline);
     if let Some(rsdp) = parameters.acpi_rsdp {
         page[ACPI_RSDP..ACPI_RSDP + 8].copy_from_slice(&rsdp.to_le_bytes());
@@ -184,11 +159,7 @@ pub fn build(kernel: &BzImage<'_>, parameters: &Parameters<'_>) -> Result<Vec<u8
 
     page[E820_ENTRIES] = entries;
     page[E820_TABLE..E820_TABLE + E820_MAX * E820_ENTRY].fill(0);
-    for (entry, place) in parameters
-        .e820
-        .iter()
-        .zip(page[E820_TABLE..].chunks_exact_mut(E820_ENTRY))
-    {
+    for (entry, place) in parameters.e820.iter().zip(page[E820_TABLE..].chunks_exact_mut(E820_ENTRY)) {
         place[..8].copy_from_slice(&entry.range.start.to_le_bytes());
         place[8..16].copy_from_slice(&(entry.range.end - entry.range.start).to_le_bytes());
         place[16..].copy_from_slice(&(entry.kind as u32).to_le_bytes());
@@ -215,42 +186,13 @@ mod tests {
     #[test]
     fn the_map_reserves_what_is_not_ours_and_leaves_low_firmware_out() {
         let firmware = [
-            FirmwareRange {
-                start: 0xf_0000,
-                end: 0x10_0000,
-                kind: FirmwareKind::Reserved,
-            },
-            FirmwareRange {
-                start: 0x900_0000,
-                end: 0x901_0000,
-                kind: FirmwareKind::AcpiTables,
-            },
-            FirmwareRange {
-                start: 0x901_0000,
-                end: 0x902_0000,
-                kind: FirmwareKind::Reserved,
-            },
-            FirmwareRange {
-                start: 0x902_0000,
-                end: 0x903_0000,
-                kind: FirmwareKind::Reserved,
-            },
+            FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved },
+            FirmwareRange { start: 0x900_0000, end: 0x901_0000, kind: FirmwareKind::AcpiTables },
+            FirmwareRange { start: 0x901_0000, end: 0x902_0000, kind: FirmwareKind::Reserved },
+            FirmwareRange { start: 0x902_0000, end: 0x903_0000, kind: FirmwareKind::Reserved },
         ];
-        let other = [
-            PfnRange {
-                start: 0x100,
-                end: 0x1000,
-            },
-            PfnRange {
-                start: 0x2000,
-                end: 0x9000,
-            },
-        ];
-        let map = memory_map(
-            &[phys(0x1000, 0x9f000), phys(0x100_0000, 0x200_0000)],
-            &other,
-            &firmware,
-        );
+        let other = [PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x2000, end: 0x9000 }];
+        let map = memory_map(&[phys(0x1000, 0x9f000), phys(0x100_0000, 0x200_0000)], &other, &firmware);
         let expected = [
             (0x1000, 0x9f000, E820Kind::Ram),
             (0x10_0000, 0x100_0000, E820Kind::Reserved),
@@ -259,10 +201,7 @@ mod tests {
             (0x900_0000, 0x901_0000, E820Kind::Acpi),
             (0x901_0000, 0x903_0000, E820Kind::Reserved),
         ];
-        let expected = expected.map(|(start, end, kind)| E820Entry {
-            range: phys(start, end),
-            kind,
-        });
+        let expected = expected.map(|(start, end, kind)| E820Entry { range: phys(start, end), kind });
         assert_eq!(map, expected);
     }
 
@@ -270,10 +209,7 @@ mod tests {
     fn the_page_names_our_memory_and_none_of_as() {
         let file = crate::loader::bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
-        let e820 = [E820Entry {
-            range: phys(0x1000, 0x9f000),
-            kind: E820Kind::Ram,
-        }];
+        let e820 = [E820Entry { range: phys(0x1000, 0x9f000), kind: E820Kind::Ram }];
         let parameters = Parameters {
             template: &[0xaa; SIZE],
             e820: &e820,
@@ -285,36 +221,18 @@ mod tests {
         let u32_at = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().unwrap());
         assert_eq!((u32_at(RAMDISK_IMAGE), u32_at(EXT_RAMDISK_IMAGE)), (0x2345_0000, 1));
         assert_eq!((u32_at(RAMDISK_SIZE), u32_at(CMD_LINE)), (0x1_0000, 0x77_0000));
-        assert_eq!(
-            (page[E820_ENTRIES], u32_at(E820_TABLE), u32_at(E820_TABLE + 16)),
-            (1, 0x1000, 1)
-        );
+        assert_eq!((page[E820_ENTRIES], u32_at(E820_TABLE), u32_at(E820_TABLE + 16)), (1, 0x1000, 1));
         assert_eq!(&page[0x202..0x206], b"HdrS");
         assert!(page[SETUP_DATA].iter().chain(&page[EFI_INFO]).all(|byte| *byte == 0));
         assert_eq!(page[0], 0xaa, "the screen is A's");
 
         assert_eq!(
-            build(
-                &kernel,
-                &Parameters {
-                    template: &[0; 7],
-                    ..parameters
-                }
-            )
-            .unwrap_err(),
+            build(&kernel, &Parameters { template: &[0; 7], ..parameters }).unwrap_err(),
             BootParamsError::WrongLength(7)
         );
         let many = [e820[0]; 129];
         assert_eq!(
-            build(
-                &kernel,
-                &Parameters {
-                    template: &[0; SIZE],
-                    e820: &many,
-                    ..parameters
-                }
-            )
-            .unwrap_err(),
+            build(&kernel, &Parameters { template: &[0; SIZE], e820: &many, ..parameters }).unwrap_err(),
             BootParamsError::TooManyRanges(129)
         );
     }

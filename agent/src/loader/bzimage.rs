@@ -128,9 +128,7 @@ impl<'a> BzImage<'a> {
 }
 
 fn bytes<const N: usize>(file: &[u8], offset: usize) -> Result<[u8; N], BzImageError> {
-    file.get(offset..offset + N)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(BzImageError::NotBzImage("cut short"))
+    file.get(offset..offset + N).and_then(|bytes| bytes.try_into().ok()).ok_or(BzImageError::NotBzImage("cut short"))
 }
 
 fn u16_at(file: &[u8], offset: usize) -> Result<u16, BzImageError> {
@@ -173,10 +171,7 @@ pub(super) mod tests {
         let file = sample(8192);
         let bz = BzImage::parse(&file).unwrap();
         assert_eq!((bz.kernel.len(), bz.header.len()), (8192, 0x26c - HEADER));
-        assert_eq!(
-            (bz.alignment, bz.init_size, bz.preferred),
-            (0x20_0000, 16 << 20, 0x100_0000)
-        );
+        assert_eq!((bz.alignment, bz.init_size, bz.preferred), (0x20_0000, 16 << 20, 0x100_0000));
         assert_eq!(bz.cmdline_size, 2047);
     }
 
@@ -189,15 +184,9 @@ pub(super) mod tests {
             (|f| f[VERSION] = 0x0b, BzImageError::OldProtocol(0x020b)),
             (|f| f[XLOADFLAGS] = 0, BzImageError::Not64Bit),
             (|f| f[RELOCATABLE] = 0, BzImageError::NotRelocatable),
-            (
-                |f| f[KERNEL_ALIGNMENT] = 1,
-                BzImageError::Damaged("kernel_alignment", 0x20_0001),
-            ),
+            (|f| f[KERNEL_ALIGNMENT] = 1, BzImageError::Damaged("kernel_alignment", 0x20_0001)),
             (|f| f[INIT_SIZE + 3] = 0, BzImageError::Damaged("init_size", 0)),
-            (
-                |f| f.truncate(1024),
-                BzImageError::NotBzImage("no kernel behind the setup code"),
-            ),
+            (|f| f.truncate(1024), BzImageError::NotBzImage("no kernel behind the setup code")),
         ];
         for (change, expected) in cases {
             let mut file = sample(8192);

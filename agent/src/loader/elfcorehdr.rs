@@ -33,12 +33,7 @@ pub fn build(ram: &[PfnRange], note: PhysRange) -> Option<Vec<u8>> {
     }
     program_header(&mut bytes, PT_NOTE, note.start, note.end - note.start);
     for range in ram {
-        program_header(
-            &mut bytes,
-            PT_LOAD,
-            range.start * PAGE_SIZE,
-            (range.end - range.start) * PAGE_SIZE,
-        );
+        program_header(&mut bytes, PT_LOAD, range.start * PAGE_SIZE, (range.end - range.start) * PAGE_SIZE);
     }
     Some(bytes)
 }
@@ -59,34 +54,12 @@ mod tests {
 
     #[test]
     fn goblin_reads_it_back() {
-        let ram = [
-            PfnRange {
-                start: 0x100,
-                end: 0x1000,
-            },
-            PfnRange {
-                start: 0x9000,
-                end: 0x18_0000,
-            },
-        ];
-        let bytes = build(
-            &ram,
-            PhysRange {
-                start: 0x12_3000,
-                end: 0x12_3444,
-            },
-        )
-        .unwrap();
+        let ram = [PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x18_0000 }];
+        let bytes = build(&ram, PhysRange { start: 0x12_3000, end: 0x12_3444 }).unwrap();
         let header = goblin::elf::Elf::parse_header(&bytes).unwrap();
-        assert_eq!(
-            (header.e_type, header.e_machine, header.e_phnum),
-            (ET_CORE, EM_X86_64, 3)
-        );
+        assert_eq!((header.e_type, header.e_machine, header.e_phnum), (ET_CORE, EM_X86_64, 3));
         let headers = goblin::elf64::program_header::ProgramHeader::from_bytes(&bytes[64..], 3);
-        assert_eq!(
-            (headers[0].p_type, headers[0].p_offset, headers[0].p_memsz),
-            (PT_NOTE, 0x12_3000, 0x444)
-        );
+        assert_eq!((headers[0].p_type, headers[0].p_offset, headers[0].p_memsz), (PT_NOTE, 0x12_3000, 0x444));
         assert_eq!((headers[2].p_type, headers[2].p_paddr), (PT_LOAD, 0x900_0000));
         assert_eq!(headers[2].p_filesz, (0x18_0000 - 0x9000) * 4096);
     }

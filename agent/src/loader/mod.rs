@@ -130,14 +130,8 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
     let own = layout.own;
     let usable = [
         request.low,
-        PhysRange {
-            start: request.region.start,
-            end: own.range.start,
-        },
-        PhysRange {
-            start: own.range.end,
-            end: request.region.end,
-        },
+        PhysRange { start: request.region.start, end: own.range.start },
+        PhysRange { start: own.range.end, end: request.region.end },
     ];
     let e820 = boot_params::memory_map(&usable, request.other_ram, request.firmware);
 
@@ -155,10 +149,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
         pages[at..at + bytes.len()].copy_from_slice(bytes);
     };
     let kernel_entry = layout.kernel.start + BzImage::ENTRY;
-    place(
-        own.stub,
-        &stub::entry(digits.map(|at| own.cmdline + at), own.boot_params, kernel_entry),
-    );
+    place(own.stub, &stub::entry(digits.map(|at| own.cmdline + at), own.boot_params, kernel_entry));
     place(own.boot_params, &boot_params::build(request.kernel, &parameters)?);
     place(own.cmdline, cmdline.as_bytes());
     if let Purpose::Save { memory, note } = &request.purpose {
@@ -166,10 +157,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
             Note::InMemory(range) => *range,
             Note::Copy(bytes) => {
                 place(own.note, bytes);
-                PhysRange {
-                    start: own.note,
-                    end: own.note + bytes.len() as u64,
-                }
+                PhysRange { start: own.note, end: own.note + bytes.len() as u64 }
             }
         };
         let header = elfcorehdr::build(memory, note).ok_or(LoaderError::TooManyRanges(memory.len()))?;
@@ -177,21 +165,9 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
     }
 
     let mut segments = vec![
-        Segment {
-            start: request.low.start,
-            size: request.low.len(),
-            data: Vec::new(),
-        },
-        Segment {
-            start: layout.kernel.start,
-            size: layout.kernel.len(),
-            data: request.kernel.kernel.to_vec(),
-        },
-        Segment {
-            start: own.range.start,
-            size: own.range.len(),
-            data: pages,
-        },
+        Segment { start: request.low.start, size: request.low.len(), data: Vec::new() },
+        Segment { start: layout.kernel.start, size: layout.kernel.len(), data: request.kernel.kernel.to_vec() },
+        Segment { start: own.range.start, size: own.range.len(), data: pages },
         Segment {
             start: layout.initramfs.start,
             size: request.region.end - layout.initramfs.start,
@@ -205,11 +181,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
             segments.remove(0);
         }
     }
-    Ok(Plan {
-        entry: own.stub,
-        segments,
-        cmdline,
-    })
+    Ok(Plan { entry: own.stub, segments, cmdline })
 }
 
 /// Where everything lies.
@@ -235,10 +207,7 @@ struct OwnPages {
 impl Layout {
     fn new(request: &Request<'_>) -> Result<Layout, LoaderError> {
         let region = request.region;
-        let too_small = |needed| LoaderError::RegionTooSmall {
-            region: region.len(),
-            needed,
-        };
+        let too_small = |needed| LoaderError::RegionTooSmall { region: region.len(), needed };
         let kernel_start = region.start.next_multiple_of(request.kernel.alignment);
         let kernel_size = request.kernel.init_size.next_multiple_of(PAGE_SIZE);
         let initramfs_size = (request.initramfs.len() as u64).next_multiple_of(PAGE_SIZE);
@@ -264,19 +233,10 @@ impl Layout {
         let own = (initramfs - own_size) / BRIDGE_SIZE * BRIDGE_SIZE;
         let elfcorehdr = own + 3 * PAGE_SIZE;
         Ok(Layout {
-            kernel: PhysRange {
-                start: kernel_start,
-                end: kernel_start + kernel_size,
-            },
-            initramfs: PhysRange {
-                start: initramfs,
-                end: initramfs + request.initramfs.len() as u64,
-            },
+            kernel: PhysRange { start: kernel_start, end: kernel_start + kernel_size },
+            initramfs: PhysRange { start: initramfs, end: initramfs + request.initramfs.len() as u64 },
             own: OwnPages {
-                range: PhysRange {
-                    start: own,
-                    end: own + own_size,
-                },
+                range: PhysRange { start: own, end: own + own_size },
                 stub: own,
                 boot_params: own + PAGE_SIZE,
                 cmdline: own + 2 * PAGE_SIZE,
@@ -311,20 +271,12 @@ fn fill(segments: &mut Vec<Segment>, region: PhysRange) {
     let mut gaps = Vec::new();
     for segment in segments.iter().filter(|segment| segment.start >= region.start) {
         if segment.start > next {
-            gaps.push(Segment {
-                start: next,
-                size: segment.start - next,
-                data: Vec::new(),
-            });
+            gaps.push(Segment { start: next, size: segment.start - next, data: Vec::new() });
         }
         next = segment.start + segment.size;
     }
     if next < region.end {
-        gaps.push(Segment {
-            start: next,
-            size: region.end - next,
-            data: Vec::new(),
-        });
+        gaps.push(Segment { start: next, size: region.end - next, data: Vec::new() });
     }
     segments.extend(gaps);
     segments.sort_by_key(|segment| segment.start);
@@ -346,24 +298,9 @@ mod tests {
         Request {
             kernel,
             initramfs,
-            region: PhysRange {
-                start: 16 * MIB,
-                end: 144 * MIB,
-            },
-            low: PhysRange {
-                start: 0x1000,
-                end: 0x9f000,
-            },
-            other_ram: &[
-                PfnRange {
-                    start: 0x100,
-                    end: 0x1000,
-                },
-                PfnRange {
-                    start: 0x9000,
-                    end: 0x3_0000,
-                },
-            ],
+            region: PhysRange { start: 16 * MIB, end: 144 * MIB },
+            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            other_ram: &[PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
             firmware: &[],
             boot_params: &[0; 4096],
             acpi_rsdp: None,
@@ -374,16 +311,7 @@ mod tests {
 
     fn save() -> Purpose {
         Purpose::Save {
-            memory: vec![
-                PfnRange {
-                    start: 0x100,
-                    end: 0x1000,
-                },
-                PfnRange {
-                    start: 0x9000,
-                    end: 0x3_0000,
-                },
-            ],
+            memory: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
             note: Note::Copy(vec![5; 5000]),
         }
     }
@@ -435,16 +363,9 @@ mod tests {
         let kernel = BzImage::parse(&file).unwrap();
         let initramfs = vec![0; 120 << 20];
         let error = plan(&request(&kernel, &initramfs, save())).unwrap_err();
-        assert!(
-            matches!(error, LoaderError::RegionTooSmall { needed, .. } if needed > 136 * MIB),
-            "{error}"
-        );
+        assert!(matches!(error, LoaderError::RegionTooSmall { needed, .. } if needed > 136 * MIB), "{error}");
         let long = "x".repeat(2000);
-        let error = plan(&Request {
-            cmdline: &long,
-            ..request(&kernel, &[1], save())
-        })
-        .unwrap_err();
+        let error = plan(&Request { cmdline: &long, ..request(&kernel, &[1], save()) }).unwrap_err();
         assert!(matches!(error, LoaderError::CommandLine { max: 2047, .. }), "{error}");
     }
 }

@@ -56,27 +56,17 @@ pub fn choose(ram: &[PhysRange], size: u64, address: Option<u64>) -> Result<Phys
     };
     if let Some(start) = address {
         return match ram.iter().any(|range| fits(range, start)) {
-            true => Ok(PhysRange {
-                start,
-                end: start + size,
-            }),
+            true => Ok(PhysRange { start, end: start + size }),
             false => Err(RegionError::AddressNotRam { address: start, size }),
         };
     }
     let start_in = |range: &PhysRange| range.start.max(LOWEST).next_multiple_of(ALIGNMENT);
     ram.iter()
         .find(|range| fits(range, start_in(range)))
-        .map(|range| PhysRange {
-            start: start_in(range),
-            end: start_in(range) + size,
-        })
+        .map(|range| PhysRange { start: start_in(range), end: start_in(range) + size })
         .ok_or_else(|| RegionError::NoPlace {
             size,
-            longest: ram
-                .iter()
-                .map(|range| range.end.saturating_sub(start_in(range)))
-                .max()
-                .unwrap_or(0),
+            longest: ram.iter().map(|range| range.end.saturating_sub(start_in(range))).max().unwrap_or(0),
         })
 }
 
@@ -87,10 +77,7 @@ pub fn choose(ram: &[PhysRange], size: u64, address: Option<u64>) -> Result<Phys
 /// [`RegionError::NoLowMemory`].
 pub fn low_memory(ram: &[PhysRange]) -> Result<PhysRange, RegionError> {
     ram.iter()
-        .map(|range| PhysRange {
-            start: range.start.max(0x1000),
-            end: range.end.min(LOW_END),
-        })
+        .map(|range| PhysRange { start: range.start.max(0x1000), end: range.end.min(LOW_END) })
         .filter(|range| range.start < range.end && range.end - range.start >= LOW_LEAST)
         .max_by_key(|range| range.end - range.start)
         .ok_or(RegionError::NoLowMemory)
@@ -115,21 +102,11 @@ mod tests {
 
     #[test]
     fn a_hole_is_never_crossed() {
-        let ram = [
-            range(MIB, 100 * MIB),
-            range(101 * MIB + 4096, 400 * MIB),
-            range(4096 * MIB, 8192 * MIB),
-        ];
+        let ram = [range(MIB, 100 * MIB), range(101 * MIB + 4096, 400 * MIB), range(4096 * MIB, 8192 * MIB)];
         assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(102 * MIB, 230 * MIB)));
         assert_eq!(choose(&ram, 298 * MIB, None), Ok(range(102 * MIB, 400 * MIB)));
         assert_eq!(choose(&ram, 300 * MIB, None), Ok(range(4096 * MIB, 4396 * MIB)));
-        assert_eq!(
-            choose(&ram, 8192 * MIB, None),
-            Err(RegionError::NoPlace {
-                size: 8192 * MIB,
-                longest: 4096 * MIB
-            })
-        );
+        assert_eq!(choose(&ram, 8192 * MIB, None), Err(RegionError::NoPlace { size: 8192 * MIB, longest: 4096 * MIB }));
     }
 
     #[test]
@@ -139,23 +116,14 @@ mod tests {
         for address in [64 * MIB, 150 * MIB, u64::MAX - 5] {
             assert_eq!(
                 choose(&ram, 64 * MIB, Some(address)),
-                Err(RegionError::AddressNotRam {
-                    address,
-                    size: 64 * MIB
-                })
+                Err(RegionError::AddressNotRam { address, size: 64 * MIB })
             );
         }
     }
 
     #[test]
     fn low_memory_under_uefi_and_none_at_all() {
-        assert_eq!(
-            low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]),
-            Ok(range(0x1000, 0xa_0000))
-        );
-        assert_eq!(
-            low_memory(&[range(0x1000, 0x8000), range(MIB, 9 * MIB)]),
-            Err(RegionError::NoLowMemory)
-        );
+        assert_eq!(low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]), Ok(range(0x1000, 0xa_0000)));
+        assert_eq!(low_memory(&[range(0x1000, 0x8000), range(MIB, 9 * MIB)]), Err(RegionError::NoLowMemory));
     }
 }

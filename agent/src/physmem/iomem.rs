@@ -22,6 +22,17 @@ pub enum IomemError {
     /// All addresses are shown as zero to who may not see them.
     #[error("/proc/iomem hides its addresses; run as root")]
     Hidden,
+    /// Memory that a driver has added, which the firmware's map does not show to the next boot.
+    #[error(
+        "/proc/iomem:{line}: `{name}`: memory that a driver has added (virtio-mem, persistent or CXL memory as RAM) \
+         cannot be hibernated; take it offline first"
+    )]
+    DriverMemory {
+        /// Line number, from 1.
+        line: usize,
+        /// Its name there.
+        name: String,
+    },
     /// There is no System RAM in it.
     #[error("/proc/iomem lists no System RAM")]
     NoRam,
@@ -45,14 +56,16 @@ impl Iomem {
     pub fn parse(text: &str) -> Result<Iomem, IomemError> {
         let mut iomem = Iomem::default();
         for (number, line) in text.lines().enumerate() {
-            // Nested ranges are indented.
+            // Nested ranges are indented. RAM among them was added by a driver, and so was RAM with a driver's name.
+            let name = line.split_once(" : ").map_or("", |(_, name)| name);
+            if line.starts_with(' ') && name == "System RAM" || name.starts_with("System RAM (") {
+                return Err(IomemError::DriverMemory { line: number + 1, name: name.to_string() });
+            }
             if line.starts_with(' ') || line.is_empty() {
                 continue;
             }
-            let (range, name) = range(line).ok_or_else(|| IomemError::Malformed {
-                line: number + 1,
-                text: line.to_string(),
-            })?;
+            let (range, name) =
+                range(line).ok_or_else(|| IomemError::Malformed { line: number + 1, text: line.to_string() })?;
             let Some(range) = range else {
                 return Err(IomemError::Hidden);
             };
@@ -69,11 +82,7 @@ impl Iomem {
                 // What buses and drivers claim, not what the firmware's memory map says.
                 _ => continue,
             };
-            iomem.firmware.push(FirmwareRange {
-                start: range.start,
-                end: range.end,
-                kind,
-            });
+            iomem.firmware.push(FirmwareRange { start: range.start, end: range.end, kind });
         }
         if iomem.ram.is_empty() {
             return Err(IomemError::NoRam);
@@ -90,20 +99,20 @@ impl Iomem {
         merge(self.ram.iter().map(PhysRange::frames))
     }
 
+    /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must leave
+    /// alone. Below 1 MiB, memory belongs to the firmware and to the real-mode code of the kernel, which reserves all of it
+    /// (arch/x86/realmode/init.c, `reserve_real_mode`).
+    #[must_use]
+    pub fn frames_outside(&self, region: &PhysRange) -> Vec<PfnRange> {
+        let low = PfnRange { start: 0, end: (1 << 20) / PAGE_SIZE };
+        subtract(&self.ram_frames(), &[low, region.frames()])
+    }
+
     /// The page frames that are reserved, ascending and merged.
     #[must_use]
     pub fn reserved_frames(&self) -> Vec<PfnRange> {
-        let reserved = self
-            .firmware
-            .iter()
-            .filter(|range| range.kind == FirmwareKind::Reserved);
-        merge(reserved.map(|range| {
-            PhysRange {
-                start: range.start,
-                end: range.end,
-            }
-            .frames()
-        }))
+        let reserved = self.firmware.iter().filter(|range| range.kind == FirmwareKind::Reserved);
+        merge(reserved.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
     }
 
     /// The ranges that are System RAM as a whole, ascending, rounded to whole pages and merged.
@@ -211,19 +220,9 @@ fee00000-fee00fff : Local APIC
     #[test]
     fn a_pc_is_read() {
         let iomem = Iomem::parse(PC).unwrap();
-        assert_eq!(
-            iomem.ram,
-            [
-                phys(0x1000, 0x9fc00),
-                phys(0x10_0000, 0x2ffe_0000),
-                phys(1 << 32, 6 << 30)
-            ]
-        );
+        assert_eq!(iomem.ram, [phys(0x1000, 0x9fc00), phys(0x10_0000, 0x2ffe_0000), phys(1 << 32, 6 << 30)]);
         assert_eq!(iomem.firmware.len(), 4);
-        assert_eq!(
-            iomem.ram_frames(),
-            [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]
-        );
+        assert_eq!(iomem.ram_frames(), [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
         assert_eq!(iomem.whole_ram()[0], phys(0x1000, 0x9f000));
     }
 
@@ -236,22 +235,25 @@ fee00000-fee00fff : Local APIC
     }
 
     #[test]
+    fn memory_that_a_driver_added_is_refused() {
+        for added in ["  180000000-1ffffffff : System RAM (kmem)", "    180000000-1ffffffff : System RAM"] {
+            let error = Iomem::parse(&format!("{PC}140000000-1ffffffff : Persistent Memory\n{added}\n")).unwrap_err();
+            assert!(matches!(error, IomemError::DriverMemory { line: 13, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_second_kernel_leaves_all_but_its_region_alone() {
+        let outside = Iomem::parse(PC).unwrap().frames_outside(&phys(0x100_0000, 0x900_0000));
+        assert_eq!(outside, [pfn(0x100, 0x1000), pfn(0x9000, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused() {
-        assert_eq!(
-            Iomem::parse("00000000-00000000 : System RAM\n"),
-            Err(IomemError::Hidden)
-        );
+        assert_eq!(Iomem::parse("00000000-00000000 : System RAM\n"), Err(IomemError::Hidden));
         assert_eq!(Iomem::parse("00001000-00001fff : Reserved\n"), Err(IomemError::NoRam));
-        for bad in [
-            "zz-1 : System RAM",
-            "1000 : System RAM",
-            "2000-1000 : System RAM",
-            "1000-2000",
-        ] {
-            assert!(
-                matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })),
-                "{bad}"
-            );
+        for bad in ["zz-1 : System RAM", "1000 : System RAM", "2000-1000 : System RAM", "1000-2000"] {
+            assert!(matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })), "{bad}");
         }
     }
 

@@ -58,13 +58,8 @@ impl Restorable {
     /// # Errors
     /// [`PhysmemError::NotRestorable`] names the first range that may not.
     pub fn new(frames: &[PfnRange], own: &[PhysRange], running: &iomem::Iomem) -> Result<Restorable, PhysmemError> {
-        let refuse = |range: &PfnRange, what| {
-            Err(PhysmemError::NotRestorable {
-                start: range.start,
-                end: range.end,
-                what,
-            })
-        };
+        let refuse =
+            |range: &PfnRange, what| Err(PhysmemError::NotRestorable { start: range.start, end: range.end, what });
         for range in frames {
             if own.iter().any(|own| own.overlaps(&range.bytes())) {
                 return refuse(range, "part of the region or of low memory");
@@ -99,19 +94,13 @@ impl PhysicalMemory {
             // Without O_SYNC, or the mapping would be uncached.
             match OpenOptions::new().read(true).write(true).open(path) {
                 Ok(file) => {
-                    return Ok(PhysicalMemory {
-                        file,
-                        windows: Windows::new(frames.0.clone()),
-                    });
+                    return Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) });
                 }
                 Err(source) => failure = Some(PhysmemError::Open { path, source }),
             }
         }
         // There is at least one device to try.
-        let missing = || PhysmemError::Open {
-            path: DEVICES[1],
-            source: io::ErrorKind::NotFound.into(),
-        };
+        let missing = || PhysmemError::Open { path: DEVICES[1], source: io::ErrorKind::NotFound.into() };
         Err(failure.unwrap_or_else(missing))
     }
 }
@@ -119,13 +108,10 @@ impl PhysicalMemory {
 impl PageSink for PhysicalMemory {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
         let byte_len = |pages: u64| usize::try_from(pages * PAGE_SIZE).map_err(io::Error::other);
-        let (frames, window) = self.windows.get(run, |window| {
-            WriteWindow::map(&self.file, window.start * PAGE_SIZE, byte_len(window.pages())?)
-        })?;
-        window.with(
-            byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?,
-            write,
-        )
+        let (frames, window) = self
+            .windows
+            .get(run, |window| WriteWindow::map(&self.file, window.start * PAGE_SIZE, byte_len(window.pages())?))?;
+        window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
     }
 }
 
@@ -144,16 +130,7 @@ fe000000-feffffff : PCI Bus 0000:00
 ";
 
     fn check(start: u64, end: u64) -> Result<Restorable, PhysmemError> {
-        let own = [
-            PhysRange {
-                start: 0x100_0000,
-                end: 0x900_0000,
-            },
-            PhysRange {
-                start: 0x1000,
-                end: 0x9f000,
-            },
-        ];
+        let own = [PhysRange { start: 0x100_0000, end: 0x900_0000 }, PhysRange { start: 0x1000, end: 0x9f000 }];
         Restorable::new(&[PfnRange { start, end }], &own, &iomem::Iomem::parse(RUNNING).unwrap())
     }
 

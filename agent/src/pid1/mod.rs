@@ -58,10 +58,7 @@ pub fn main() -> ! {
 /// B or D, whichever this is.
 fn live(cmdline: &Cmdline) -> Result<Ending, Decline> {
     let session = Path::new("/").join(SESSION_FILE);
-    let evidence = Evidence {
-        vmcore: Path::new(vmcore::PATH).exists(),
-        session: session.exists(),
-    };
+    let evidence = Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: session.exists() };
     Ok(match mode::decide(cmdline, evidence)? {
         Mode::Save(plan) => save_session(&plan, &session),
         Mode::Restore(plan) => restore_session(&plan),
@@ -140,18 +137,14 @@ fn caught<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// Puts B's report into A's mailbox. Nothing more can be done where that fails: A goes on without it.
 fn leave_word(header: &Header, report: &Report) {
     let delivered = caught(|| {
         let Some(mailbox) = &header.mailbox else { return Ok(()) };
-        let page = PfnRange {
-            start: mailbox.pfn,
-            end: mailbox.pfn + 1,
-        };
+        let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
         let running = Iomem::parse(&machine::text("/proc/iomem")?)?;
         let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
         deliver(header, &PhysicalMemory::open(&frames)?, report)
@@ -167,10 +160,7 @@ fn leave_word(header: &Header, report: &Report) {
 /// The page cannot be reached, or it is not the one that A pinned.
 pub fn deliver(header: &Header, memory: &PhysicalMemory, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &header.mailbox else { return Ok(()) };
-    let page = PfnRange {
-        start: mailbox.pfn,
-        end: mailbox.pfn + 1,
-    };
+    let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
     memory
         .write(page, |bytes| mailbox::write(bytes, &mailbox.nonce, report))
         .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))??;

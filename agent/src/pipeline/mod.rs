@@ -23,10 +23,7 @@ struct FirstFailure(Mutex<Option<PipelineError>>);
 
 impl FirstFailure {
     fn set(&self, error: PipelineError) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     fn is_set(&self) -> bool {
@@ -34,10 +31,7 @@ impl FirstFailure {
     }
 
     fn into_result(self) -> Result<(), PipelineError> {
-        self.0
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map_or(Ok(()), Err)
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

@@ -74,10 +74,7 @@ fn feed(
         match &work {
             Work::Zero(run) => counts.zero += u64::from(run.pages),
             Work::Chunks(batch) => {
-                counts.stored += batch
-                    .chunks()
-                    .map(|(view, _)| (view.raw_len() / BLOCK) as u64)
-                    .sum::<u64>();
+                counts.stored += batch.chunks().map(|(view, _)| (view.raw_len() / BLOCK) as u64).sum::<u64>();
             }
         }
         if sender.send(work).is_err() {
@@ -99,12 +96,7 @@ struct Worker<'a, S> {
 impl<'a, S: PageSink> Worker<'a, S> {
     fn new(sink: &'a S, buffers: &'a Buffers) -> Result<Worker<'a, S>, PipelineError> {
         let zstd = zstd::bulk::Decompressor::new().map_err(PipelineError::Codec)?;
-        Ok(Worker {
-            sink,
-            zstd,
-            scratch: vec![0; CHUNK_MAX],
-            buffers,
-        })
+        Ok(Worker { sink, zstd, scratch: vec![0; CHUNK_MAX], buffers })
     }
 
     /// Works until there is no more, or until it fails.
@@ -159,17 +151,9 @@ impl<'a, S: PageSink> Worker<'a, S> {
         let raw = scratch.get_mut(..len).ok_or_else(|| damaged(view, "it is too long"))?;
         decode(&mut self.zstd, view, stored, raw)?;
         let mut rest = &*raw;
-        for piece in view
-            .extents
-            .iter()
-            .flat_map(|extent: &Extent| window::pieces(extent.range()))
-        {
-            let len = usize::try_from(piece.pages())
-                .unwrap_or(usize::MAX)
-                .saturating_mul(BLOCK);
-            let (pages, after) = rest
-                .split_at_checked(len)
-                .ok_or_else(|| damaged(view, "it is too short"))?;
+        for piece in view.extents.iter().flat_map(|extent: &Extent| window::pieces(extent.range())) {
+            let len = usize::try_from(piece.pages()).unwrap_or(usize::MAX).saturating_mul(BLOCK);
+            let (pages, after) = rest.split_at_checked(len).ok_or_else(|| damaged(view, "it is too short"))?;
             self.write(piece, |bytes| bytes.copy_from_slice(pages))?;
             rest = after;
         }
@@ -177,9 +161,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
     }
 
     fn write(&self, run: PfnRange, write: impl FnOnce(&mut [u8])) -> Result<(), PipelineError> {
-        self.sink
-            .write(run, write)
-            .map_err(|source| PipelineError::Memory { pfn: run.start, source })
+        self.sink.write(run, write).map_err(|source| PipelineError::Memory { pfn: run.start, source })
     }
 }
 
@@ -205,19 +187,13 @@ fn decode(
     let found = checksum(pages);
     if found != view.chunk.checksum {
         let expected = view.chunk.checksum;
-        return Err(damaged(
-            view,
-            &format!("its checksum is {found:016x}, the index says {expected:016x}"),
-        ));
+        return Err(damaged(view, &format!("its checksum is {found:016x}, the index says {expected:016x}")));
     }
     Ok(())
 }
 
 fn damaged(view: &ChunkView<'_>, why: &str) -> PipelineError {
-    PipelineError::Chunk {
-        offset: view.chunk.offset,
-        why: why.to_string(),
-    }
+    PipelineError::Chunk { offset: view.chunk.offset, why: why.to_string() }
 }
 
 /// Decodes and checks everything that `source` has and keeps none of it.

@@ -48,10 +48,7 @@ pub fn save<S: PageSource>(
         .num_threads(threads)
         .build()
         .map_err(|source| PipelineError::Threads { threads, source })?;
-    let spans = Spans {
-        memory,
-        next: AtomicUsize::new(0),
-    };
+    let spans = Spans { memory, next: AtomicUsize::new(0) };
     let failure = FirstFailure::default();
     let buffers = Mutex::new(Vec::new());
     let (sender, receiver) = sync_channel(threads * IN_FLIGHT);
@@ -129,11 +126,7 @@ impl<'a, S: PageSource> Worker<'a, S> {
         sender: &'a SyncSender<Output>,
         buffers: &'a Mutex<Vec<Vec<u8>>>,
     ) -> Result<Worker<'a, S>, PipelineError> {
-        Ok(Worker {
-            source,
-            encoder: Encoder::new(compression, buffers)?,
-            sender,
-        })
+        Ok(Worker { source, encoder: Encoder::new(compression, buffers)?, sender })
     }
 
     fn run(&mut self, spans: &Spans<'_>, failure: &FirstFailure) -> Result<(), PipelineError> {
@@ -144,13 +137,8 @@ impl<'a, S: PageSource> Worker<'a, S> {
             let (encoder, sender) = (&mut self.encoder, self.sender);
             let delivered = self
                 .source
-                .read(span, |bytes| {
-                    encoder.span(span, bytes, |output| sender.send(output).is_ok())
-                })
-                .map_err(|source| PipelineError::Memory {
-                    pfn: span.start,
-                    source,
-                })?;
+                .read(span, |bytes| encoder.span(span, bytes, |output| sender.send(output).is_ok()))
+                .map_err(|source| PipelineError::Memory { pfn: span.start, source })?;
             if !delivered {
                 // The writer has stopped listening, and knows why.
                 break;
@@ -174,11 +162,7 @@ impl<'a> Encoder<'a> {
             Compression::Store => None,
             Compression::Zstd { level } => Some(zstd::bulk::Compressor::new(level).map_err(PipelineError::Codec)?),
         };
-        Ok(Encoder {
-            zstd,
-            scratch: Vec::with_capacity(CHUNK_MAX),
-            buffers,
-        })
+        Ok(Encoder { zstd, scratch: Vec::with_capacity(CHUNK_MAX), buffers })
     }
 
     /// Hands all of `span`, whose pages are `bytes`, to `deliver`, until that says no. Returns whether it never did.
@@ -239,12 +223,7 @@ impl<'a> Encoder<'a> {
                 &self.scratch
             }
         };
-        let mut bytes = self
-            .buffers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default();
+        let mut bytes = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         bytes.clear();
         let checksum = checksum(raw);
         let compressed = self.zstd.as_mut().is_some_and(|zstd| {
@@ -260,17 +239,11 @@ impl<'a> Encoder<'a> {
             bytes.extend_from_slice(raw);
             Codec::Store
         };
-        Encoded {
-            extents,
-            codec,
-            checksum,
-            bytes,
-        }
+        Encoded { extents, codec, checksum, bytes }
     }
 }
 
 /// Whether a page is all zero. Leaves at the first line that is not, which is nearly always the first.
 fn is_zero(page: &[u8]) -> bool {
-    page.chunks_exact(64)
-        .all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
+    page.chunks_exact(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -45,11 +45,7 @@ struct Store {
 
 impl Store {
     fn new(room: usize) -> Store {
-        Store {
-            stream: Vec::new(),
-            index: IndexBuilder::new(Uuid([1; 16])),
-            room,
-        }
+        Store { stream: Vec::new(), index: IndexBuilder::new(Uuid([1; 16])), room }
     }
 
     fn reader(mut self) -> Reader {
@@ -63,12 +59,7 @@ impl Store {
             let mut bytes = Buffers::new(1 << 20).take().unwrap();
             bytes[..stored.len()].copy_from_slice(stored);
             let index = Arc::clone(&index);
-            work.push(Work::Chunks(Batch {
-                bytes,
-                offset: view.chunk.offset,
-                index,
-                chunks: at..at + 1,
-            }));
+            work.push(Work::Chunks(Batch { bytes, offset: view.chunk.offset, index, chunks: at..at + 1 }));
         }
         Reader(work)
     }
@@ -122,9 +113,7 @@ fn page(kind: u8, pfn: u64) -> Vec<u8> {
 
 fn memory(ranges: &[PfnRange], kinds: &[u8]) -> Memory {
     let frames = ranges.iter().flat_map(|range| range.start..range.end);
-    let pages = frames
-        .zip(kinds.iter().cycle())
-        .map(|(pfn, kind)| (pfn, page(*kind, pfn)));
+    let pages = frames.zip(kinds.iter().cycle()).map(|(pfn, kind)| (pfn, page(*kind, pfn)));
     Memory(Mutex::new(pages.collect()))
 }
 
@@ -162,15 +151,7 @@ proptest! {
 #[test]
 fn a_store_that_fails_stops_the_save_with_its_words() {
     let ranges = [PfnRange { start: 0, end: 5000 }];
-    let error = save(
-        &memory(&ranges, &[2]),
-        &ranges,
-        zstd(1),
-        3,
-        &mut Store::new(1 << 20),
-        |_| (),
-    )
-    .unwrap_err();
+    let error = save(&memory(&ranges, &[2]), &ranges, zstd(1), 3, &mut Store::new(1 << 20), |_| ()).unwrap_err();
     assert_eq!(error.to_string(), "the store is full");
 }
 

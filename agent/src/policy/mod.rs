@@ -117,10 +117,7 @@ impl Policy {
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => PolicyError::Missing { file: path.to_owned() },
-            _ => PolicyError::Read {
-                file: path.to_owned(),
-                source,
-            },
+            _ => PolicyError::Read { file: path.to_owned(), source },
         })?;
         Self::parse(&path.display().to_string(), &text)
     }
@@ -138,9 +135,10 @@ impl Policy {
     /// [`Policy::parse`] makes the same policy of it.
     pub fn to_toml(&self) -> String {
         let quoted = |text: &str| toml::Value::from(text).to_string();
-        let address = self.region.address.map_or_else(String::new, |address| {
-            format!("address = {}\n", quoted(&format_bytes(address)))
-        });
+        let address = self
+            .region
+            .address
+            .map_or_else(String::new, |address| format!("address = {}\n", quoted(&format_bytes(address))));
         let compression = match self.save.compression {
             Compression::Store => "compression = \"store\"\n".to_owned(),
             Compression::Zstd { level } => format!("compression = \"zstd\"\nlevel = {level}\n"),

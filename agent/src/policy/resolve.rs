@@ -51,18 +51,12 @@ fn save(source: &Source<'_>, written: Save) -> Result<SavePolicy, PolicyError> {
         compression: at("save.compression").value(written.compression, zstd, |word| match word.as_str() {
             "zstd" => Ok(zstd),
             "store" => Ok(Compression::Store),
-            _ => Err(Problem::Word {
-                word,
-                allowed: "\"zstd\", \"store\"",
-            }),
+            _ => Err(Problem::Word { word, allowed: "\"zstd\", \"store\"" }),
         })?,
         threads: at("save.threads").value(written.threads, 0, threads)?,
         drop_caches: written.drop_caches.is_some_and(Spanned::into_inner),
         then: at("save.then").value(written.then, Then::default(), |word| {
-            word.parse::<Then>().map_err(|_| Problem::Word {
-                word,
-                allowed: "\"poweroff\", \"reboot\", \"return\"",
-            })
+            word.parse::<Then>().map_err(|_| Problem::Word { word, allowed: "\"poweroff\", \"reboot\", \"return\"" })
         })?,
     })
 }
@@ -92,10 +86,7 @@ impl Key<'_> {
     ) -> Result<V, PolicyError> {
         match written {
             Some(value) => self.checked(value, check),
-            None => Err(PolicyError::MissingKey {
-                file: self.source.name.to_owned(),
-                key: self.key,
-            }),
+            None => Err(PolicyError::MissingKey { file: self.source.name.to_owned(), key: self.key }),
         }
     }
 
@@ -119,20 +110,12 @@ fn wait(seconds: i64) -> Result<Duration, Problem> {
 
 fn aligned_bytes(text: &str) -> Result<u64, Problem> {
     let bytes = parse_bytes(text).ok_or_else(|| Problem::Size(text.to_owned()))?;
-    if bytes.is_multiple_of(REGION_ALIGNMENT) {
-        Ok(bytes)
-    } else {
-        Err(Problem::Alignment(text.to_owned()))
-    }
+    if bytes.is_multiple_of(REGION_ALIGNMENT) { Ok(bytes) } else { Err(Problem::Alignment(text.to_owned())) }
 }
 
 fn region_size(text: String) -> Result<u64, Problem> {
     let size = aligned_bytes(&text)?;
-    if (MIN_REGION_SIZE..=MAX_REGION_SIZE).contains(&size) {
-        Ok(size)
-    } else {
-        Err(Problem::RegionSize(text))
-    }
+    if (MIN_REGION_SIZE..=MAX_REGION_SIZE).contains(&size) { Ok(size) } else { Err(Problem::RegionSize(text)) }
 }
 
 fn region_address(text: &str, size: u64) -> Result<u64, Problem> {
@@ -142,10 +125,7 @@ fn region_address(text: &str, size: u64) -> Result<u64, Problem> {
     }
     match address.checked_add(size) {
         Some(end) if end <= MAX_PHYSICAL => Ok(address),
-        _ => Err(Problem::RegionEnd {
-            size,
-            address: text.to_owned(),
-        }),
+        _ => Err(Problem::RegionEnd { size, address: text.to_owned() }),
     }
 }
 
@@ -153,11 +133,7 @@ fn path(text: String) -> Result<PathBuf, Problem> {
     if text.contains(char::is_control) {
         return Err(Problem::PathCharacter(text));
     }
-    if text.starts_with('/') {
-        Ok(PathBuf::from(text))
-    } else {
-        Err(Problem::Path(text))
-    }
+    if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err(Problem::Path(text)) }
 }
 
 fn arguments(text: String) -> Result<String, Problem> {
@@ -195,8 +171,5 @@ fn threads(threads: i64) -> Result<usize, Problem> {
 
 fn verbosity(word: String) -> Result<Verbosity, Problem> {
     let known = Verbosity::ALL.into_iter().find(|verbosity| verbosity.as_str() == word);
-    known.ok_or(Problem::Word {
-        word,
-        allowed: "\"quiet\", \"normal\", \"verbose\"",
-    })
+    known.ok_or(Problem::Word { word, allowed: "\"quiet\", \"normal\", \"verbose\"" })
 }

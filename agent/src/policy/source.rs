@@ -53,9 +53,7 @@ impl Source<'_> {
             let section_name = section.get_ref().as_ref();
             if !sections().any(|known| known == section_name) {
                 // A key above the first section header most likely belongs into a section.
-                let inside = KEYS
-                    .into_iter()
-                    .find(|key| key.rsplit('.').next() == Some(section_name));
+                let inside = KEYS.into_iter().find(|key| key.rsplit('.').next() == Some(section_name));
                 let nearest = inside.or_else(|| nearest(section_name, sections()));
                 return Err(self.unknown(section, section_name.to_owned(), nearest));
             }
@@ -71,12 +69,7 @@ impl Source<'_> {
     }
 
     fn unknown<T>(&self, at: &Spanned<T>, key: String, nearest: Option<&'static str>) -> PolicyError {
-        PolicyError::UnknownKey {
-            file: self.name.to_owned(),
-            line: self.line(at.span().start),
-            key,
-            nearest,
-        }
+        PolicyError::UnknownKey { file: self.name.to_owned(), line: self.line(at.span().start), key, nearest }
     }
 }
 
@@ -144,13 +137,9 @@ mod tests {
 
     #[test]
     fn distance_counts_each_kind_of_change_once() {
-        for (left, right, changes) in [
-            ("level", "level", 0),
-            ("levle", "level", 1),
-            ("leve", "level", 1),
-            ("", "abc", 3),
-            ("lavels", "level", 2),
-        ] {
+        for (left, right, changes) in
+            [("level", "level", 0), ("levle", "level", 1), ("leve", "level", 1), ("", "abc", 3), ("lavels", "level", 2)]
+        {
             assert_eq!(distance(left, right), changes, "{left} {right}");
             assert_eq!(distance(right, left), changes, "{right} {left}");
         }

@@ -22,14 +22,8 @@ fn refusal(text: &str) -> String {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy {
-            device: "/dev/vda".parse().unwrap(),
-            wait: Duration::from_secs(10),
-        },
-        region: RegionPolicy {
-            size: 128 << 20,
-            address: None,
-        },
+        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
+        region: RegionPolicy { size: 128 << 20, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/usr/lib/dormouse/vmlinuz"),
             initramfs: PathBuf::from("/usr/lib/dormouse/initramfs.img"),
@@ -41,9 +35,7 @@ fn defaults() {
             drop_caches: false,
             then: Then::PowerOff,
         },
-        console: ConsolePolicy {
-            verbosity: Verbosity::Normal,
-        },
+        console: ConsolePolicy { verbosity: Verbosity::Normal },
     };
     assert_eq!(parse(LEAST).unwrap(), expected);
 }
@@ -73,10 +65,7 @@ fn every_key_is_read() {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             wait: Duration::ZERO,
         },
-        region: RegionPolicy {
-            size: 1 << 30,
-            address: Some(4 << 30),
-        },
+        region: RegionPolicy { size: 1 << 30, address: Some(4 << 30) },
         kernel: KernelPolicy {
             image: PathBuf::from("/boot/k"),
             initramfs: PathBuf::from("/boot/i"),
@@ -88,9 +77,7 @@ fn every_key_is_read() {
             drop_caches: true,
             then: Then::Return,
         },
-        console: ConsolePolicy {
-            verbosity: Verbosity::Quiet,
-        },
+        console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(text).unwrap(), expected);
     let stored = text.replace("'zstd'", "'store'");
@@ -100,154 +87,46 @@ fn every_key_is_read() {
 #[test]
 fn refusals_name_file_line_and_key() {
     let table = [
-        (
-            "[save]\nlevel = 40",
-            "dormouse.toml:4: save.level: 40 is not a zstd level (-7 to 19)",
-        ),
-        (
-            "[save]\nlevel = -8",
-            "dormouse.toml:4: save.level: -8 is not a zstd level (-7 to 19)",
-        ),
-        (
-            "[save]\n\nlevel = 0",
-            "dormouse.toml:5: save.level: 0 leaves the level to zstd",
-        ),
-        (
-            "[save]\nlevel = 9223372036854775807",
-            "save.level: 9223372036854775807 is not a zstd level",
-        ),
-        (
-            "[save]\nlevel = \"1\"",
-            "dormouse.toml:4: save.level: invalid type: string \"1\", expected",
-        ),
-        (
-            "[save]\nlevel = 1.5",
-            "dormouse.toml:4: save.level: invalid type: floating point `1.5`",
-        ),
-        (
-            "[save]\nthreads = 257",
-            "dormouse.toml:4: save.threads: 257 is not a number of threads",
-        ),
-        (
-            "[save]\nthreads = -1",
-            "dormouse.toml:4: save.threads: -1 is not a number of threads",
-        ),
-        (
-            "[save]\ndrop_caches = 1",
-            "dormouse.toml:4: save.drop_caches: invalid type: integer `1`",
-        ),
-        (
-            "[save]\nthen = \"sleep\"",
-            "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\"",
-        ),
-        (
-            "[save]\ncompression = \"xz\"",
-            "dormouse.toml:4: save.compression: `xz` is none of \"zstd\"",
-        ),
-        (
-            "[console]\nverbosity = \"loud\"",
-            "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\"",
-        ),
-        (
-            "[region]\nsize = 128",
-            "dormouse.toml:4: region.size: invalid type: integer `128`",
-        ),
-        (
-            "[region]\nsize = \"128 M\"",
-            "dormouse.toml:4: region.size: `128 M` is not a size",
-        ),
-        (
-            "[region]\nsize = \"M\"",
-            "dormouse.toml:4: region.size: `M` is not a size",
-        ),
-        (
-            "[region]\nsize = \"+128M\"",
-            "dormouse.toml:4: region.size: `+128M` is not a size",
-        ),
-        (
-            "[region]\nsize = \"99999999999999999G\"",
-            "dormouse.toml:4: region.size: `99999999999999999G` is not",
-        ),
-        (
-            "[region]\nsize = \"65M\"",
-            "dormouse.toml:4: region.size: `65M` is not a multiple of 2M",
-        ),
-        (
-            "[region]\nsize = \"62M\"",
-            "dormouse.toml:4: region.size: `62M` is not a size from 64M to 4G",
-        ),
-        (
-            "[region]\nsize = \"5G\"",
-            "dormouse.toml:4: region.size: `5G` is not a size from 64M to 4G",
-        ),
-        (
-            "[region]\naddress = \"14M\"",
-            "dormouse.toml:4: region.address: `14M` is below 16M",
-        ),
-        (
-            "[region]\naddress = \"17M\"",
-            "dormouse.toml:4: region.address: `17M` is not a multiple of 2M",
-        ),
-        (
-            "[region]\naddress = \"4194304G\"",
-            "dormouse.toml:4: region.address: a region of 128 MiB at `4194304G`",
-        ),
-        (
-            "[kernel]\nimage = \"vmlinuz\"",
-            "dormouse.toml:4: kernel.image: `vmlinuz` is not an absolute path",
-        ),
-        (
-            "[kernel]\ninitramfs = \"\"",
-            "dormouse.toml:4: kernel.initramfs: `` is not an absolute path",
-        ),
-        (
-            "[kernel]\ninitramfs = \"/a\\nb\"",
-            "dormouse.toml:4: kernel.initramfs: \"/a\\nb\" contains a control",
-        ),
-        (
-            "[kernel]\narguments = \"a -- b\"",
-            "dormouse.toml:4: kernel.arguments: `--` would hide the arguments",
-        ),
-        (
-            "[kernel]\narguments = 'a=\"b c'",
-            "dormouse.toml:4: kernel.arguments: `a=\"b c` would hide",
-        ),
-        (
-            "[kernel]\narguments = \"a\\nb\"",
-            "dormouse.toml:4: kernel.arguments: `\\n` would hide",
-        ),
-        (
-            "[kernel]\narguments = \"dormouse.mode=save\"",
-            "kernel.arguments: `dormouse.mode=save` is for Dormouse",
-        ),
-        (
-            "[save]\nlevle = 3",
-            "dormouse.toml:4: save.levle: there is no such key; did you mean save.level?",
-        ),
-        (
-            "[region]\nlevel = 3",
-            "dormouse.toml:4: region.level: there is no such key; did you mean save.level?",
-        ),
-        (
-            "[sav]\nlevel = 3",
-            "dormouse.toml:3: sav: there is no such key; did you mean save?",
-        ),
-        (
-            "[save]\nencryption = 3",
-            "dormouse.toml:4: save.encryption: there is no such key",
-        ),
-        (
-            "[save]\nlevel = 1\nlevel = 2",
-            "dormouse.toml:5: this is not TOML: duplicate key",
-        ),
+        ("[save]\nlevel = 40", "dormouse.toml:4: save.level: 40 is not a zstd level (-7 to 19)"),
+        ("[save]\nlevel = -8", "dormouse.toml:4: save.level: -8 is not a zstd level (-7 to 19)"),
+        ("[save]\n\nlevel = 0", "dormouse.toml:5: save.level: 0 leaves the level to zstd"),
+        ("[save]\nlevel = 9223372036854775807", "save.level: 9223372036854775807 is not a zstd level"),
+        ("[save]\nlevel = \"1\"", "dormouse.toml:4: save.level: invalid type: string \"1\", expected"),
+        ("[save]\nlevel = 1.5", "dormouse.toml:4: save.level: invalid type: floating point `1.5`"),
+        ("[save]\nthreads = 257", "dormouse.toml:4: save.threads: 257 is not a number of threads"),
+        ("[save]\nthreads = -1", "dormouse.toml:4: save.threads: -1 is not a number of threads"),
+        ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
+        ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
+        ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"zstd\""),
+        ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\""),
+        ("[region]\nsize = 128", "dormouse.toml:4: region.size: invalid type: integer `128`"),
+        ("[region]\nsize = \"128 M\"", "dormouse.toml:4: region.size: `128 M` is not a size"),
+        ("[region]\nsize = \"M\"", "dormouse.toml:4: region.size: `M` is not a size"),
+        ("[region]\nsize = \"+128M\"", "dormouse.toml:4: region.size: `+128M` is not a size"),
+        ("[region]\nsize = \"99999999999999999G\"", "dormouse.toml:4: region.size: `99999999999999999G` is not"),
+        ("[region]\nsize = \"65M\"", "dormouse.toml:4: region.size: `65M` is not a multiple of 2M"),
+        ("[region]\nsize = \"62M\"", "dormouse.toml:4: region.size: `62M` is not a size from 64M to 4G"),
+        ("[region]\nsize = \"5G\"", "dormouse.toml:4: region.size: `5G` is not a size from 64M to 4G"),
+        ("[region]\naddress = \"14M\"", "dormouse.toml:4: region.address: `14M` is below 16M"),
+        ("[region]\naddress = \"17M\"", "dormouse.toml:4: region.address: `17M` is not a multiple of 2M"),
+        ("[region]\naddress = \"4194304G\"", "dormouse.toml:4: region.address: a region of 128 MiB at `4194304G`"),
+        ("[kernel]\nimage = \"vmlinuz\"", "dormouse.toml:4: kernel.image: `vmlinuz` is not an absolute path"),
+        ("[kernel]\ninitramfs = \"\"", "dormouse.toml:4: kernel.initramfs: `` is not an absolute path"),
+        ("[kernel]\ninitramfs = \"/a\\nb\"", "dormouse.toml:4: kernel.initramfs: \"/a\\nb\" contains a control"),
+        ("[kernel]\narguments = \"a -- b\"", "dormouse.toml:4: kernel.arguments: `--` would hide the arguments"),
+        ("[kernel]\narguments = 'a=\"b c'", "dormouse.toml:4: kernel.arguments: `a=\"b c` would hide"),
+        ("[kernel]\narguments = \"a\\nb\"", "dormouse.toml:4: kernel.arguments: `\\n` would hide"),
+        ("[kernel]\narguments = \"dormouse.mode=save\"", "kernel.arguments: `dormouse.mode=save` is for Dormouse"),
+        ("[save]\nlevle = 3", "dormouse.toml:4: save.levle: there is no such key; did you mean save.level?"),
+        ("[region]\nlevel = 3", "dormouse.toml:4: region.level: there is no such key; did you mean save.level?"),
+        ("[sav]\nlevel = 3", "dormouse.toml:3: sav: there is no such key; did you mean save?"),
+        ("[save]\nencryption = 3", "dormouse.toml:4: save.encryption: there is no such key"),
+        ("[save]\nlevel = 1\nlevel = 2", "dormouse.toml:5: this is not TOML: duplicate key"),
         ("[save", "dormouse.toml:3: this is not TOML: "),
     ];
     for (rest, expected) in table {
         let message = refusal(&format!("{LEAST}{rest}\n"));
-        assert!(
-            message.contains(expected),
-            "{rest:?}\n  said:     {message}\n  expected: {expected}"
-        );
+        assert!(message.contains(expected), "{rest:?}\n  said:     {message}\n  expected: {expected}");
     }
 }
 
@@ -268,17 +147,11 @@ fn the_device_is_checked() {
     for (device, expected) in table {
         let message = refusal(&format!("[image]\ndevice = \"{device}\"\n"));
         let place = "dormouse.toml:2: image.device: ";
-        assert!(
-            message.starts_with(place) && message.contains(expected),
-            "{device}: {message}"
-        );
+        assert!(message.starts_with(place) && message.contains(expected), "{device}: {message}");
     }
     for wait in [-1, 601] {
         let message = refusal(&format!("{LEAST}wait = {wait}\n"));
-        assert!(
-            message.starts_with(&format!("dormouse.toml:3: image.wait: {wait} is not")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("dormouse.toml:3: image.wait: {wait} is not")), "{message}");
     }
     let upper: ImageDevice = "PARTUUID=ABCDEF01-02".parse().unwrap();
     assert_eq!(upper, ImageDevice::PartUuid("abcdef01-02".to_owned()));
@@ -287,16 +160,10 @@ fn the_device_is_checked() {
 #[test]
 fn the_device_has_no_default() {
     for text in ["", "[image]\nwait = 3\n", "[save]\n"] {
-        assert!(
-            refusal(text).starts_with("dormouse.toml: image.device is missing"),
-            "{text}"
-        );
+        assert!(refusal(text).starts_with("dormouse.toml: image.device is missing"), "{text}");
     }
     let top = refusal("device = \"/dev/vda\"\n");
-    assert_eq!(
-        top,
-        "dormouse.toml:1: device: there is no such key; did you mean image.device?"
-    );
+    assert_eq!(top, "dormouse.toml:1: device: there is no such key; did you mean image.device?");
     assert!(refusal("image = 3\n").starts_with("dormouse.toml:1: image: invalid type"));
 }
 
@@ -307,10 +174,7 @@ fn files_that_cannot_be_read() {
     let error = Policy::load(&missing).unwrap_err();
     assert!(matches!(error, PolicyError::Missing { .. }));
     let message = error.to_string();
-    assert!(
-        message.contains("none.toml") && message.contains("dormouse image init"),
-        "{message}"
-    );
+    assert!(message.contains("none.toml") && message.contains("dormouse image init"), "{message}");
     assert!(matches!(Policy::load(folder.path()), Err(PolicyError::Read { .. })));
 
     let there = folder.path().join("there.toml");
@@ -318,8 +182,5 @@ fn files_that_cannot_be_read() {
     assert_eq!(Policy::load(&there).unwrap(), parse(LEAST).unwrap());
     fs::write(&there, format!("{LEAST}what = 1\n")).unwrap();
     let message = Policy::load(&there).unwrap_err().to_string();
-    assert!(
-        message.starts_with(&format!("{}:3: image.what: ", there.display())),
-        "{message}"
-    );
+    assert!(message.starts_with(&format!("{}:3: image.what: ", there.display())), "{message}");
 }

@@ -51,10 +51,7 @@ impl FromStr for ImageDevice {
 
     fn from_str(text: &str) -> Result<Self, ImageDeviceError> {
         if let Some(character) = text.chars().find(|c| c.is_control() || *c == '"') {
-            return Err(ImageDeviceError::Character {
-                text: text.to_owned(),
-                character,
-            });
+            return Err(ImageDeviceError::Character { text: text.to_owned(), character });
         }
         if let Some(uuid) = text.strip_prefix("UUID=") {
             let parsed = uuid.parse().map_err(|_| ImageDeviceError::Uuid(uuid.to_owned()))?;
@@ -191,9 +188,7 @@ const SUFFIXES: [(char, u64); 3] = [('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 1
 /// Reads a number of bytes with an optional suffix K, M or G (powers of 1024). `None` if it is not one, or
 /// does not fit into 64 bits.
 pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
-    let suffix = SUFFIXES
-        .iter()
-        .find_map(|&(letter, unit)| Some((text.strip_suffix(letter)?, unit)));
+    let suffix = SUFFIXES.iter().find_map(|&(letter, unit)| Some((text.strip_suffix(letter)?, unit)));
     let (digits, unit) = suffix.unwrap_or((text, 1));
     // `u64::from_str` would also take a leading plus sign.
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -204,9 +199,7 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 
 /// Writes a number of bytes with the largest suffix that keeps it whole: what [`parse_bytes`] reads.
 pub(crate) fn format_bytes(bytes: u64) -> String {
-    let whole = SUFFIXES
-        .iter()
-        .find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit));
+    let whole = SUFFIXES.iter().find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit));
     match whole {
         Some((letter, unit)) => format!("{}{letter}", bytes / unit),
         None => bytes.to_string(),

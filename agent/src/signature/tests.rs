@@ -25,25 +25,14 @@ fn tail_with(bytes: &[u8], distance: usize) -> Vec<u8> {
 }
 
 fn probe_end(bytes: &[u8]) -> Option<Signature> {
-    probe(
-        &vec![0; HEAD_LEN],
-        Some(Tail {
-            device_len: DEVICE_LEN,
-            bytes,
-        }),
-    )
+    probe(&vec![0; HEAD_LEN], Some(Tail { device_len: DEVICE_LEN, bytes }))
 }
 
 /// What `dormouse image init` leaves behind.
 fn our_head() -> Vec<u8> {
     let uuid = Uuid([7; 16]);
     let mut head = vec![0; HEAD_LEN];
-    let label = Label {
-        uuid,
-        created_unix: 1_800_000_000,
-    }
-    .encode()
-    .unwrap();
+    let label = Label { uuid, created_unix: 1_800_000_000 }.encode().unwrap();
     head[..label.len()].copy_from_slice(&label);
     let commit = Commit::empty(uuid).encode().unwrap();
     for offset in layout::SLOT_OFFSETS {
@@ -58,19 +47,9 @@ fn every_row_is_found_at_each_of_its_places() {
     for row in MAGICS {
         for offset in row.offsets {
             let head = head_with(row.bytes, *offset);
-            assert_eq!(
-                probe(&head, None),
-                Some(found(row.name, *offset)),
-                "{} at {offset}",
-                row.name
-            );
+            assert_eq!(probe(&head, None), Some(found(row.name, *offset)), "{} at {offset}", row.name);
             // One byte less of the device, and it is not there.
-            assert_eq!(
-                probe(&head[..offset + row.bytes.len() - 1], None),
-                None,
-                "{} at {offset}",
-                row.name
-            );
+            assert_eq!(probe(&head[..offset + row.bytes.len() - 1], None), None, "{} at {offset}", row.name);
         }
     }
 }
@@ -78,27 +57,14 @@ fn every_row_is_found_at_each_of_its_places() {
 #[test]
 fn all_places_lie_within_what_is_read() {
     for row in MAGICS {
-        assert!(
-            row.offsets.iter().all(|offset| offset + row.bytes.len() <= HEAD_LEN),
-            "{}",
-            row.name
-        );
+        assert!(row.offsets.iter().all(|offset| offset + row.bytes.len() <= HEAD_LEN), "{}", row.name);
     }
 }
 
 #[test]
 fn a_device_of_zeroes_or_of_nothing_is_free() {
     assert_eq!(probe(&vec![0; HEAD_LEN], None), None);
-    assert_eq!(
-        probe(
-            &[],
-            Some(Tail {
-                device_len: 0,
-                bytes: &[]
-            })
-        ),
-        None
-    );
+    assert_eq!(probe(&[], Some(Tail { device_len: 0, bytes: &[] })), None);
     assert_eq!(probe_end(&vec![0; TAIL_LEN]), None);
 }
 
@@ -148,11 +114,7 @@ fn what_lies_at_the_end_is_found() {
     ];
     for (bytes, distance, name) in table {
         let offset = DEVICE_LEN - u64::try_from(distance).unwrap();
-        assert_eq!(
-            probe_end(&tail_with(bytes, distance)),
-            Some(Signature { name, offset }),
-            "{name}"
-        );
+        assert_eq!(probe_end(&tail_with(bytes, distance)), Some(Signature { name, offset }), "{name}");
     }
     assert_eq!(probe_end(&tail_with(md, 8192 + 4096)), None);
 }
@@ -162,20 +124,8 @@ fn md_1_0_is_at_a_multiple_of_4_kib() {
     let device_len = DEVICE_LEN + 0xa00;
     let mut bytes = vec![0; TAIL_LEN];
     bytes[TAIL_LEN - 8192 - 0xa00..][..8].copy_from_slice(b"\xfc\x4e\x2b\xa9\x01\0\0\0");
-    let found = probe(
-        &[],
-        Some(Tail {
-            device_len,
-            bytes: &bytes,
-        }),
-    );
-    assert_eq!(
-        found,
-        Some(Signature {
-            name: MD,
-            offset: DEVICE_LEN - 8192
-        })
-    );
+    let found = probe(&[], Some(Tail { device_len, bytes: &bytes }));
+    assert_eq!(found, Some(Signature { name: MD, offset: DEVICE_LEN - 8192 }));
 }
 
 #[test]
@@ -190,10 +140,7 @@ fn on_our_device_only_what_lies_before_the_data_counts() {
     let data = usize::try_from(layout::DATA_OFFSET).unwrap();
     head[data..data + 6].copy_from_slice(b"SKUL\xba\xbe");
     let end = tail_with(b"EFI PART", 512);
-    let tail = Tail {
-        device_len: DEVICE_LEN,
-        bytes: &end,
-    };
+    let tail = Tail { device_len: DEVICE_LEN, bytes: &end };
     assert_eq!(probe(&head, Some(tail)), None);
     head[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
     assert_eq!(probe(&head, Some(tail)).unwrap().name, "a btrfs file system");
@@ -207,11 +154,7 @@ fn real_swap_space_is_recognised() {
         let file = folder.path().join(page_size);
         std::fs::write(&file, vec![0; HEAD_LEN]).unwrap();
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let made = Command::new("mkswap")
-            .args(["--pagesize", page_size])
-            .arg(&file)
-            .env("PATH", path)
-            .output();
+        let made = Command::new("mkswap").args(["--pagesize", page_size]).arg(&file).env("PATH", path).output();
         assert!(made.unwrap().status.success());
         let found = probe(&std::fs::read(&file).unwrap(), None).unwrap();
         assert_eq!(found.name, SWAP);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use dormouse_image::layout::DEVICE_MIN;
 use dormouse_image::{BLOCK, Label, Uuid};
 
 use super::{Access, Disk, StoreError};
@@ -10,6 +11,9 @@ use crate::policy::ImageDevice;
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";
+
+/// The unit of a block device's `size` in sysfs, in bytes, whatever the device's own sectors are.
+const SECTOR: u64 = 512;
 
 /// How long to wait between two looks for a device that is not there yet.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -25,10 +29,7 @@ pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError>
             return Ok(path);
         }
         if began.elapsed() >= wait {
-            return Err(StoreError::NotFound {
-                device: device.clone(),
-                seconds: wait.as_secs(),
-            });
+            return Err(StoreError::NotFound { device: device.clone(), seconds: wait.as_secs() });
         }
         std::thread::sleep(PAUSE);
     }
@@ -45,11 +46,9 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
             let uuid = *uuid;
             Box::new(move |device| device.image_uuid() == Some(uuid))
         }
-        ImageDevice::PartUuid(uuid) => Box::new(|device| {
-            device
-                .partition()
-                .is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid))
-        }),
+        ImageDevice::PartUuid(uuid) => {
+            Box::new(|device| device.partition().is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid)))
+        }
         ImageDevice::PartLabel(label) => {
             Box::new(|device| device.partition().is_some_and(|partition| partition.name == *label))
         }
@@ -59,11 +58,7 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
         if is_meant(&candidate) {
             if let Some(first) = found {
                 let second = candidate.path;
-                return Err(StoreError::Ambiguous {
-                    device: device.clone(),
-                    first,
-                    second,
-                });
+                return Err(StoreError::Ambiguous { device: device.clone(), first, second });
             }
             found = Some(candidate.path);
         }
@@ -89,9 +84,17 @@ impl BlockDevice {
                 path: Path::new("/dev").join(entry.file_name().to_string_lossy().replace('!', "/")),
                 sysfs: entry.path(),
             })
+            // Empty drives and floppies take seconds to open.
+            .filter(|device| device.size() >= DEVICE_MIN)
             .collect();
         devices.sort_by(|a, b| a.path.cmp(&b.path));
         devices
+    }
+
+    /// Its size in bytes, without opening it; 0 where sysfs does not say.
+    fn size(&self) -> u64 {
+        let sectors = std::fs::read_to_string(self.sysfs.join("size")).ok().and_then(|text| text.trim().parse().ok());
+        sectors.map_or(0, |sectors: u64| sectors.saturating_mul(SECTOR))
     }
 
     /// The UUID of the image label on it.
@@ -105,20 +108,9 @@ impl BlockDevice {
 
     /// Its entry in the partition table of the disk that it is part of.
     fn partition(&self) -> Option<Partition> {
-        let number: u32 = std::fs::read_to_string(self.sysfs.join("partition"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let number: u32 = std::fs::read_to_string(self.sysfs.join("partition")).ok()?.trim().parse().ok()?;
         // A partition's folder lies in its disk's.
-        let parent = self
-            .sysfs
-            .canonicalize()
-            .ok()?
-            .parent()?
-            .file_name()?
-            .to_string_lossy()
-            .replace('!', "/");
+        let parent = self.sysfs.canonicalize().ok()?.parent()?.file_name()?.to_string_lossy().replace('!', "/");
         Partition::read(&Path::new("/dev").join(parent), number)
     }
 }
@@ -134,10 +126,7 @@ impl Partition {
     fn read(disk: &Path, number: u32) -> Option<Partition> {
         let table = gpt::GptConfig::new().writable(false).open(disk).ok();
         if let Some(entry) = table.as_ref().and_then(|table| table.partitions().get(&number)) {
-            return Some(Partition {
-                uuid: entry.part_guid.to_string(),
-                name: entry.name.clone(),
-            });
+            return Some(Partition { uuid: entry.part_guid.to_string(), name: entry.name.clone() });
         }
         // An MBR has no names; the kernel's own convention for its UUIDs is disk signature and number
         // (block/partitions/msdos.c, set_info).
@@ -148,5 +137,43 @@ impl Partition {
             uuid: format!("{:08x}-{number:02x}", u32::from_le_bytes(signature)),
             name: String::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_gpt_partition_has_its_uuid_and_its_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let mut disk = gpt::GptConfig::new().writable(true).create(file.path()).unwrap();
+        disk.add_partition("other", 1 << 20, gpt::partition_types::LINUX_FS, 0, None).unwrap();
+        disk.add_partition("hibernate", 2 << 20, gpt::partition_types::LINUX_FS, 0, None).unwrap();
+        let uuid = disk.partitions()[&2].part_guid.to_string();
+        disk.write().unwrap();
+        let partition = Partition::read(file.path(), 2).unwrap();
+        assert_eq!(partition.name, "hibernate");
+        assert!(partition.uuid.eq_ignore_ascii_case(&uuid));
+    }
+
+    #[test]
+    fn an_mbr_partition_has_the_disk_signature_and_its_number() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut sector = vec![0; 8192];
+        sector[440..444].copy_from_slice(&[0x78, 0x56, 0x34, 0x12]);
+        sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+        std::fs::write(file.path(), sector).unwrap();
+        let partition = Partition::read(file.path(), 3).unwrap();
+        assert_eq!(partition, Partition { uuid: "12345678-03".into(), name: String::new() });
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_waited_for_and_then_named() {
+        let device = ImageDevice::Path("/dev/no-such-device".into());
+        let error = find(&device, Duration::from_millis(10)).unwrap_err().to_string();
+        assert!(error.contains("/dev/no-such-device") && error.contains("not found"), "{error}");
     }
 }

@@ -39,21 +39,13 @@ impl Disk {
     /// [`StoreError::Open`], [`StoreError::Busy`].
     pub fn open(path: &Path, access: Access) -> Result<Disk, StoreError> {
         let failed = |source: io::Error| match source.raw_os_error() {
-            Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => StoreError::Busy {
-                path: path.to_path_buf(),
-            },
-            _ => StoreError::Open {
-                path: path.to_path_buf(),
-                source,
-            },
+            Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => StoreError::Busy { path: path.to_path_buf() },
+            _ => StoreError::Open { path: path.to_path_buf(), source },
         };
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         let is_block = kind.is_block_device();
         if !is_block && !kind.is_file() {
-            return Err(failed(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is no block device and no file",
-            )));
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no block device and no file")));
         }
         let mut flags = OFlag::O_CLOEXEC;
         if is_block && access == Access::Write {
@@ -61,11 +53,7 @@ impl Disk {
             flags |= OFlag::O_EXCL;
         }
         let open = |flags: OFlag| {
-            OpenOptions::new()
-                .read(true)
-                .write(access == Access::Write)
-                .custom_flags(flags.bits())
-                .open(path)
+            OpenOptions::new().read(true).write(access == Access::Write).custom_flags(flags.bits()).open(path)
         };
         let file = match open(flags | OFlag::O_DIRECT) {
             // A tmpfs, for example, has no direct I/O.
@@ -77,11 +65,7 @@ impl Disk {
             true => dormouse_sys::blockdev::size(&file).map_err(failed)?,
             false => file.metadata().map_err(failed)?.len(),
         };
-        Ok(Disk {
-            file: Arc::new(file),
-            path: path.to_path_buf(),
-            size: size / BLOCK as u64 * BLOCK as u64,
-        })
+        Ok(Disk { file: Arc::new(file), path: path.to_path_buf(), size: size / BLOCK as u64 * BLOCK as u64 })
     }
 
     /// Its path.
@@ -111,9 +95,7 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|source| self.io("reading", offset, buffer.len(), source))
+        self.file.read_exact_at(buffer, offset).map_err(|source| self.io("reading", offset, buffer.len(), source))
     }
 
     /// Writes `buffer`, which must be aligned to pages and whole blocks long, at `offset`.
@@ -121,9 +103,7 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn write(&self, offset: u64, buffer: &[u8]) -> Result<(), StoreError> {
-        self.file
-            .write_all_at(buffer, offset)
-            .map_err(|source| self.io("writing", offset, buffer.len(), source))
+        self.file.write_all_at(buffer, offset).map_err(|source| self.io("writing", offset, buffer.len(), source))
     }
 
     /// Writes bytes that lie anywhere, whole blocks of them.
@@ -142,19 +122,10 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Flush`].
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|source| StoreError::Flush {
-            path: self.path.clone(),
-            source,
-        })
+        self.file.sync_data().map_err(|source| StoreError::Flush { path: self.path.clone(), source })
     }
 
     fn io(&self, what: &'static str, offset: u64, len: usize, source: io::Error) -> StoreError {
-        StoreError::Io {
-            path: self.path.clone(),
-            what,
-            offset,
-            len,
-            source,
-        }
+        StoreError::Io { path: self.path.clone(), what, offset, len, source }
     }
 }

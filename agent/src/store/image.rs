@@ -21,16 +21,9 @@ impl Image {
     /// [`StoreError::NotInitialised`] where there is no label; otherwise what is wrong with it.
     pub fn open(disk: Disk) -> Result<Image, StoreError> {
         let path = disk.path().to_path_buf();
-        let format = |source| StoreError::Format {
-            path: path.clone(),
-            source,
-        };
+        let format = |source| StoreError::Format { path: path.clone(), source };
         if disk.size() < DEVICE_MIN {
-            return Err(StoreError::TooSmall {
-                path,
-                size: disk.size(),
-                needed: DEVICE_MIN,
-            });
+            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
         }
         let label = Label::decode(&disk.read(LABEL_OFFSET, BLOCK)?).map_err(|error| match error {
             FormatError::Magic(_) => StoreError::NotInitialised { path: path.clone() },
@@ -46,12 +39,7 @@ impl Image {
                 found: commit.image,
             }));
         }
-        Ok(Image {
-            disk,
-            label,
-            commit,
-            slot,
-        })
+        Ok(Image { disk, label, commit, slot })
     }
 
     /// Makes an empty image device of `disk`, whatever is on it.
@@ -61,16 +49,9 @@ impl Image {
     pub fn create(disk: Disk, label: Label) -> Result<Image, StoreError> {
         let path = disk.path().to_path_buf();
         if disk.size() < DEVICE_MIN {
-            return Err(StoreError::TooSmall {
-                path,
-                size: disk.size(),
-                needed: DEVICE_MIN,
-            });
+            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
         }
-        let format = |source| StoreError::Format {
-            path: path.clone(),
-            source,
-        };
+        let format = |source| StoreError::Format { path: path.clone(), source };
         let commit = Commit::empty(label.uuid);
         let bytes = commit.encode().map_err(format)?;
         for slot in [Slot::First, Slot::Second] {
@@ -80,12 +61,7 @@ impl Image {
         disk.flush()?;
         disk.write_copy(LABEL_OFFSET, &label.encode().map_err(format)?)?;
         disk.flush()?;
-        Ok(Image {
-            disk,
-            label,
-            commit,
-            slot: Slot::First,
-        })
+        Ok(Image { disk, label, commit, slot: Slot::First })
     }
 
     /// The device.
@@ -111,10 +87,7 @@ impl Image {
     /// # Errors
     /// A transition that the rules forbid; a device that fails.
     pub fn transition(&mut self, next: State, reason: &str) -> Result<(), StoreError> {
-        let commit = self
-            .commit
-            .transition(next, reason)
-            .map_err(|source| self.format(source))?;
+        let commit = self.commit.transition(next, reason).map_err(|source| self.format(source))?;
         self.record(commit)
     }
 
@@ -136,10 +109,7 @@ impl Image {
     /// # Errors
     /// As [`Image::transition`].
     pub fn begin_restore(&mut self) -> Result<(), StoreError> {
-        let mut commit = self
-            .commit
-            .transition(State::Restoring, "")
-            .map_err(|source| self.format(source))?;
+        let mut commit = self.commit.transition(State::Restoring, "").map_err(|source| self.format(source))?;
         commit.attempts = commit.attempts.saturating_add(1);
         self.record(commit)
     }
@@ -150,23 +120,10 @@ impl Image {
     /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
-        if !matches!(
-            commit.state,
-            State::Complete | State::Snapshot | State::Restoring | State::Consumed
-        ) {
-            return Err(StoreError::Incomplete {
-                path: self.disk.path().to_path_buf(),
-                state: commit.state,
-            });
+        if !matches!(commit.state, State::Complete | State::Snapshot | State::Restoring | State::Consumed) {
+            return Err(StoreError::Incomplete { path: self.disk.path().to_path_buf(), state: commit.state });
         }
-        let place = |field, value, why| {
-            self.format(FormatError::Field {
-                block: Block::Commit,
-                field,
-                value,
-                why,
-            })
-        };
+        let place = |field, value, why| self.format(FormatError::Field { block: Block::Commit, field, value, why });
         let locator = commit.header;
         let end = locator.offset.saturating_add(locator.len.into());
         if locator.offset != HEADER_OFFSET || end > DATA_OFFSET || !locator.is_some() {
@@ -174,34 +131,19 @@ impl Image {
         }
         if commit.data_end > self.disk.size() {
             let (path, size) = (self.disk.path().to_path_buf(), self.disk.size());
-            return Err(StoreError::Beyond {
-                path,
-                end: commit.data_end,
-                size,
-            });
+            return Err(StoreError::Beyond { path, end: commit.data_end, size });
         }
         // At most 960 KiB, as just checked.
         let bytes = self.disk.read(locator.offset, locator.len as usize)?;
-        locator
-            .check(Block::Header, &bytes)
-            .map_err(|source| self.format(source))?;
+        locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
         let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
         if header.entry == 0 {
             let (field, value, why) = ("jump-back entry", 0, "known, in an image");
-            return Err(self.format(FormatError::Field {
-                block: Block::Header,
-                field,
-                value,
-                why,
-            }));
+            return Err(self.format(FormatError::Field { block: Block::Header, field, value, why }));
         }
         for (expected, found) in [(self.label.uuid, header.image), (commit.save_id, header.save_id)] {
             if expected != found {
-                return Err(self.format(FormatError::Foreign {
-                    block: Block::Header,
-                    expected,
-                    found,
-                }));
+                return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));
             }
         }
         Ok(header)
@@ -209,9 +151,6 @@ impl Image {
 
     /// Puts the device's name to what is wrong with its content.
     pub(super) fn format(&self, source: FormatError) -> StoreError {
-        StoreError::Format {
-            path: self.disk.path().to_path_buf(),
-            source,
-        }
+        StoreError::Format { path: self.disk.path().to_path_buf(), source }
     }
 }

@@ -45,27 +45,15 @@ impl Reader {
             {
                 let why = "whole blocks in the stream, before the block behind it";
                 let field = "index block's place";
-                return Err(format(FormatError::Field {
-                    block: Block::Index,
-                    field,
-                    value: locator.offset,
-                    why,
-                }));
+                return Err(format(FormatError::Field { block: Block::Index, field, value: locator.offset, why }));
             }
             let index = read_index(image.disk(), commit.save_id, locator)?;
             for view in index.chunks() {
                 chunks += 1;
                 stored_bytes += u64::from(view.chunk.stored_len);
-                view.extents
-                    .iter()
-                    .try_for_each(|extent| coverage.add(*extent))
-                    .map_err(format)?;
+                view.extents.iter().try_for_each(|extent| coverage.add(*extent)).map_err(format)?;
             }
-            index
-                .zero
-                .iter()
-                .try_for_each(|run| coverage.add(*run))
-                .map_err(format)?;
+            index.zero.iter().try_for_each(|run| coverage.add(*run)).map_err(format)?;
             blocks.push_front(locator);
             ceiling = locator.offset;
             locator = index.prev;
@@ -82,13 +70,7 @@ impl Reader {
                 return Err(format(FormatError::Count { what, expected, found }));
             }
         }
-        Ok(Reader {
-            disk: image.disk().clone(),
-            save_id: commit.save_id,
-            blocks,
-            current: None,
-            zero: VecDeque::new(),
-        })
+        Ok(Reader { disk: image.disk().clone(), save_id: commit.save_id, blocks, current: None, zero: VecDeque::new() })
     }
 
     /// Reads as many chunks from `first` on as fit into one buffer.
@@ -105,27 +87,15 @@ impl Reader {
             (last, end) = (at + 1, chunk_end);
         }
         let path = || self.disk.path().to_path_buf();
-        let mut bytes = buffers
-            .take()
-            .map_err(|source| StoreError::Open { path: path(), source })?;
+        let mut bytes = buffers.take().map_err(|source| StoreError::Open { path: path(), source })?;
         let len = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let Some(part) = bytes.get_mut(..len).filter(|_| last > first) else {
             let (field, why) = ("chunk's length", "at most what is read at once");
-            let source = FormatError::Field {
-                block: Block::Index,
-                field,
-                value: offset,
-                why,
-            };
+            let source = FormatError::Field { block: Block::Index, field, value: offset, why };
             return Err(StoreError::Format { path: path(), source });
         };
         self.disk.read_into(offset, part)?;
-        Ok(Batch {
-            bytes,
-            offset,
-            index: Arc::clone(index),
-            chunks: first..last,
-        })
+        Ok(Batch { bytes, offset, index: Arc::clone(index), chunks: first..last })
     }
 }
 
@@ -133,15 +103,9 @@ impl ChunkSource for Reader {
     fn next(&mut self, buffers: &Buffers) -> Result<Option<Work>, StoreFailure> {
         loop {
             if let Some(run) = self.zero.pop_front() {
-                let piece = Extent {
-                    pages: run.pages.min(ZERO_PAGES),
-                    ..run
-                };
+                let piece = Extent { pages: run.pages.min(ZERO_PAGES), ..run };
                 if piece.pages < run.pages {
-                    let rest = Extent {
-                        pfn: piece.range().end,
-                        pages: run.pages - piece.pages,
-                    };
+                    let rest = Extent { pfn: piece.range().end, pages: run.pages - piece.pages };
                     self.zero.push_front(rest);
                 }
                 return Ok(Some(Work::Zero(piece)));
@@ -165,28 +129,17 @@ impl ChunkSource for Reader {
 }
 
 fn read_index(disk: &Disk, save_id: dormouse_image::Uuid, locator: Locator) -> Result<IndexBlock, StoreError> {
-    let format = |source| StoreError::Format {
-        path: disk.path().to_path_buf(),
-        source,
-    };
+    let format = |source| StoreError::Format { path: disk.path().to_path_buf(), source };
     let len = locator.len as usize;
     if len > INDEX_MAX || !len.is_multiple_of(BLOCK) {
-        return Err(format(FormatError::TooLarge {
-            block: Block::Index,
-            size: len,
-            max: INDEX_MAX,
-        }));
+        return Err(format(FormatError::TooLarge { block: Block::Index, size: len, max: INDEX_MAX }));
     }
     let bytes = disk.read(locator.offset, len)?;
     locator.check(Block::Index, &bytes).map_err(format)?;
     let index = IndexBlock::decode(&bytes, locator.offset).map_err(format)?;
     if index.save_id != save_id {
         let (expected, found) = (save_id, index.save_id);
-        return Err(format(FormatError::Foreign {
-            block: Block::Index,
-            expected,
-            found,
-        }));
+        return Err(format(FormatError::Foreign { block: Block::Index, expected, found }));
     }
     Ok(index)
 }

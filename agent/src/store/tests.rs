@@ -10,10 +10,7 @@ use super::*;
 use crate::pipeline;
 use crate::stage::{Buffers, ChunkSink, ChunkSource, Encoded};
 
-const LABEL: Label = Label {
-    uuid: Uuid([7; 16]),
-    created_unix: 1,
-};
+const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1 };
 
 fn device(size: u64) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
@@ -30,18 +27,9 @@ fn header(pages: u64) -> Header {
         image: LABEL.uuid,
         save_id: Uuid([9; 16]),
         entry: 0x10_0000,
-        region: PhysRange {
-            start: 1 << 40,
-            end: (1 << 40) + 4096,
-        },
-        low: PhysRange {
-            start: 0x1000,
-            end: 0x9f000,
-        },
-        ram: vec![PfnRange {
-            start: 0x100,
-            end: 0x100 + pages,
-        }],
+        region: PhysRange { start: 1 << 40, end: (1 << 40) + 4096 },
+        low: PhysRange { start: 0x1000, end: 0x9f000 },
+        ram: vec![PfnRange { start: 0x100, end: 0x100 + pages }],
         ..Header::default()
     }
 }
@@ -49,12 +37,7 @@ fn header(pages: u64) -> Header {
 /// A stored chunk of one page whose bytes are all `value`.
 fn chunk(pfn: u64, value: u8) -> Encoded {
     let bytes = vec![value; 4096];
-    Encoded {
-        extents: vec![Extent { pfn, pages: 1 }],
-        codec: Codec::Store,
-        checksum: checksum(&bytes),
-        bytes,
-    }
+    Encoded { extents: vec![Extent { pfn, pages: 1 }], codec: Codec::Store, checksum: checksum(&bytes), bytes }
 }
 
 /// An image of `stored` pages in chunks of one, and 100 zero pages behind them.
@@ -64,12 +47,7 @@ fn write(file: &NamedTempFile, stored: u64, state: State) -> Result<Image, Store
     for pfn in 0..stored {
         writer.chunk(&chunk(0x100 + pfn, pfn.to_le_bytes()[0])).unwrap();
     }
-    writer
-        .zero(Extent {
-            pfn: 0x100 + stored,
-            pages: 100,
-        })
-        .unwrap();
+    writer.zero(Extent { pfn: 0x100 + stored, pages: 100 }).unwrap();
     writer.finish(state, 0, SaveStats::default)
 }
 
@@ -84,10 +62,7 @@ fn what_was_written_is_read_over_several_index_blocks() {
     write(&file, 9000, State::Complete).unwrap();
     let image = open(&file).unwrap();
     let commit = image.commit();
-    assert_eq!(
-        (commit.state, commit.totals.chunks, commit.totals.index_blocks),
-        (State::Complete, 9000, 3)
-    );
+    assert_eq!((commit.state, commit.totals.chunks, commit.totals.index_blocks), (State::Complete, 9000, 3));
     let counts = verify(&image).unwrap();
     assert_eq!((counts.stored, counts.zero), (9000, 100));
 }
@@ -96,9 +71,7 @@ fn what_was_written_is_read_over_several_index_blocks() {
 fn a_device_that_is_too_small_is_told_what_is_needed() {
     let file = device(DEVICE_MIN);
     let error = write(&file, 2000, State::Complete).unwrap_err();
-    let StoreError::TooSmall { size, needed, .. } = error else {
-        panic!("{error}")
-    };
+    let StoreError::TooSmall { size, needed, .. } = error else { panic!("{error}") };
     assert_eq!(size, DEVICE_MIN);
     assert_eq!(open(&file).unwrap().commit().state, State::Saving);
 
@@ -106,10 +79,7 @@ fn a_device_that_is_too_small_is_told_what_is_needed() {
     let file = device(needed);
     write(&file, 2000, State::Complete).unwrap();
     assert!(verify(&open(&file).unwrap()).is_ok());
-    assert!(matches!(
-        write(&device(needed - 4096), 2000, State::Complete),
-        Err(StoreError::TooSmall { .. })
-    ));
+    assert!(matches!(write(&device(needed - 4096), 2000, State::Complete), Err(StoreError::TooSmall { .. })));
 }
 
 #[test]
@@ -119,28 +89,16 @@ fn a_new_save_makes_the_old_image_unusable_at_once() {
     drop(Writer::begin(image, &header(50)).unwrap());
     let image = open(&file).unwrap();
     assert_eq!(image.commit().state, State::Saving);
-    assert!(matches!(
-        image.header(),
-        Err(StoreError::Incomplete {
-            state: State::Saving,
-            ..
-        })
-    ));
+    assert!(matches!(image.header(), Err(StoreError::Incomplete { state: State::Saving, .. })));
 }
 
 #[test]
 fn a_failed_save_says_why() {
     let file = device(16 << 20);
     let image = Image::create(Disk::open(file.path(), Access::Write).unwrap(), LABEL).unwrap();
-    Writer::begin(image, &header(50))
-        .unwrap()
-        .fail("the disk is on fire")
-        .unwrap();
+    Writer::begin(image, &header(50)).unwrap().fail("the disk is on fire").unwrap();
     let image = open(&file).unwrap();
-    assert_eq!(
-        (image.commit().state, image.commit().reason.as_str()),
-        (State::Failed, "the disk is on fire")
-    );
+    assert_eq!((image.commit().state, image.commit().reason.as_str()), (State::Failed, "the disk is on fire"));
 }
 
 #[test]

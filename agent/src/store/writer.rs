@@ -49,10 +49,7 @@ impl Writer {
             index: IndexBuilder::new(header.save_id),
             last_index: Locator::default(),
             header: locator,
-            totals: Totals {
-                ram_pages: header.ram_pages(),
-                ..Totals::default()
-            },
+            totals: Totals { ram_pages: header.ram_pages(), ..Totals::default() },
             stream: Stream::new(&image)?,
             image,
         })
@@ -78,11 +75,7 @@ impl Writer {
             data_end: self.stream.end(),
             totals,
             stats: stats(),
-            ..self
-                .image
-                .commit()
-                .transition(state, "")
-                .map_err(|source| self.image.format(source))?
+            ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
         };
         self.image.disk().flush()?;
         // The commit point: from here on there is an image.
@@ -124,9 +117,7 @@ impl ChunkSink for Writer {
             codec: chunk.codec,
             checksum: chunk.checksum,
         };
-        self.index
-            .chunk(&record, &chunk.extents)
-            .map_err(|source| self.image.format(source))?;
+        self.index.chunk(&record, &chunk.extents).map_err(|source| self.image.format(source))?;
         self.stream.append(&chunk.bytes)?;
         self.totals.chunks += 1;
         self.totals.stored_bytes += u64::from(record.stored_len);
@@ -136,9 +127,7 @@ impl ChunkSink for Writer {
 
     fn zero(&mut self, run: Extent) -> Result<(), StoreFailure> {
         self.make_room()?;
-        self.index
-            .zero(run)
-            .map_err(|source: FormatError| self.image.format(source))?;
+        self.index.zero(run).map_err(|source: FormatError| self.image.format(source))?;
         self.totals.zero_pages += u64::from(run.pages);
         Ok(())
     }
@@ -171,10 +160,7 @@ struct Piece {
 impl Stream {
     fn new(image: &Image) -> Result<Stream, StoreError> {
         let path = image.disk().path().to_path_buf();
-        let open = |source| StoreError::Open {
-            path: path.clone(),
-            source,
-        };
+        let open = |source| StoreError::Open { path: path.clone(), source };
         let buffers = Arc::new(Buffers::new(PIECE));
         let (sender, receiver) = sync_channel::<Piece>(QUEUE);
         let (disk, give_back) = (image.disk().clone(), Arc::clone(&buffers));
@@ -229,21 +215,12 @@ impl Stream {
         if end <= self.size
             && let Some((sender, _)) = &self.thread
         {
-            let next = self.buffers.take().map_err(|source| StoreError::Open {
-                path: self.path.clone(),
-                source,
-            })?;
+            let next = self.buffers.take().map_err(|source| StoreError::Open { path: self.path.clone(), source })?;
             let bytes = std::mem::replace(&mut self.piece, next);
-            let piece = Piece {
-                bytes,
-                len: self.filled,
-                offset: self.offset,
-            };
+            let piece = Piece { bytes, len: self.filled, offset: self.offset };
             if sender.send(piece).is_err() {
                 self.stop()?;
-                return Err(StoreError::WriterGone {
-                    path: self.path.clone(),
-                });
+                return Err(StoreError::WriterGone { path: self.path.clone() });
             }
         }
         self.offset = end;
@@ -258,11 +235,7 @@ impl Stream {
         }
         self.stop()?;
         if self.offset > self.size {
-            return Err(StoreError::TooSmall {
-                path: self.path.clone(),
-                size: self.size,
-                needed: self.offset,
-            });
+            return Err(StoreError::TooSmall { path: self.path.clone(), size: self.size, needed: self.offset });
         }
         Ok(())
     }
@@ -272,8 +245,6 @@ impl Stream {
             return Ok(());
         };
         drop(sender);
-        thread.join().map_err(|_| StoreError::WriterGone {
-            path: self.path.clone(),
-        })?
+        thread.join().map_err(|_| StoreError::WriterGone { path: self.path.clone() })?
     }
 }

@@ -70,10 +70,7 @@ impl Vmcore {
     /// # Errors
     /// [`VmcoreError`].
     pub fn open(path: &Path) -> Result<Vmcore, VmcoreError> {
-        let error = |source| VmcoreError::Io {
-            path: path.display().to_string(),
-            source,
-        };
+        let error = |source| VmcoreError::Io { path: path.display().to_string(), source };
         let file = File::open(path).map_err(error)?;
         let mut start = [0; SIZEOF_EHDR];
         file.read_exact_at(&mut start, 0).map_err(error)?;
@@ -84,10 +81,7 @@ impl Vmcore {
             return Err(VmcoreError::NotCore(found));
         }
         if usize::from(header.e_phentsize) != SIZEOF_PHDR {
-            return Err(VmcoreError::NotCore(format!(
-                "program headers of {} bytes",
-                header.e_phentsize
-            )));
+            return Err(VmcoreError::NotCore(format!("program headers of {} bytes", header.e_phentsize)));
         }
         let count = usize::from(header.e_phnum);
         let mut table = vec![0; count * SIZEOF_PHDR];
@@ -124,41 +118,22 @@ impl PageSource for Vmcore {
 /// The loadable segments, ascending and checked.
 fn loads(headers: &[ProgramHeader]) -> Result<Vec<Load>, VmcoreError> {
     let mut loads = Vec::new();
-    for header in headers
-        .iter()
-        .filter(|header| header.p_type == PT_LOAD && header.p_filesz > 0)
-    {
+    for header in headers.iter().filter(|header| header.p_type == PT_LOAD && header.p_filesz > 0) {
         let (start, size, offset) = (header.p_paddr, header.p_filesz, header.p_offset);
-        let broken = |why| VmcoreError::Segment {
-            start,
-            size,
-            offset,
-            why,
-        };
+        let broken = |why| VmcoreError::Segment { start, size, offset, why };
         if !start.is_multiple_of(PAGE_SIZE) || !size.is_multiple_of(PAGE_SIZE) || !offset.is_multiple_of(PAGE_SIZE) {
             return Err(broken("it is not made of whole pages"));
         }
         if start.checked_add(size).is_none_or(|end| end > 1 << 52) || offset.checked_add(size).is_none() {
             return Err(broken("it is longer than an address space"));
         }
-        loads.push(Load {
-            frames: PfnRange {
-                start: start / PAGE_SIZE,
-                end: (start + size) / PAGE_SIZE,
-            },
-            offset,
-        });
+        loads.push(Load { frames: PfnRange { start: start / PAGE_SIZE, end: (start + size) / PAGE_SIZE }, offset });
     }
     loads.sort_by_key(|load| load.frames.start);
     for pair in loads.windows(2) {
         if pair[1].frames.start < pair[0].frames.end {
             let (start, size) = (pair[1].frames.start * PAGE_SIZE, pair[1].frames.pages() * PAGE_SIZE);
-            return Err(VmcoreError::Segment {
-                start,
-                size,
-                offset: pair[1].offset,
-                why: "it overlaps another",
-            });
+            return Err(VmcoreError::Segment { start, size, offset: pair[1].offset, why: "it overlaps another" });
         }
     }
     Ok(loads)
@@ -173,10 +148,7 @@ mod tests {
 
     /// A core file as B's kernel shows it: the loader's header with file offsets, then the memory.
     fn sample(ranges: &[PfnRange]) -> tempfile::NamedTempFile {
-        let note = PhysRange {
-            start: 0x1000,
-            end: 0x1010,
-        };
+        let note = PhysRange { start: 0x1000, end: 0x1010 };
         let mut bytes = crate::loader::elfcorehdr::build(ranges, note).unwrap();
         bytes.resize(4096, 0);
         for (at, range) in ranges.iter().enumerate() {
@@ -194,13 +166,7 @@ mod tests {
 
     #[test]
     fn pages_are_where_the_headers_say() {
-        let ranges = [
-            PfnRange { start: 0x10, end: 0x20 },
-            PfnRange {
-                start: 0x1_0000,
-                end: 0x1_0004,
-            },
-        ];
+        let ranges = [PfnRange { start: 0x10, end: 0x20 }, PfnRange { start: 0x1_0000, end: 0x1_0004 }];
         let file = sample(&ranges);
         let vmcore = Vmcore::open(file.path()).unwrap();
         assert_eq!(vmcore.frames(), ranges);

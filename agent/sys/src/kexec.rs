@@ -95,11 +95,7 @@ fn kexec_load(entry: u64, segments: &[RawSegment], flags: libc::c_ulong) -> io::
     // valid for `bufsz` bytes for the whole call, which only reads. `mem` is a physical address that the
     // kernel never follows in this call.
     let result = unsafe { libc::syscall(libc::SYS_kexec_load, entry, segments.len(), segments.as_ptr(), flags) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn to_usize(value: u64) -> io::Result<usize> {

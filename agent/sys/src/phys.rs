@@ -59,10 +59,7 @@ impl WriteWindow {
     /// What `mmap(2)` says: `EPERM` where the kernel guards the range (`CONFIG_STRICT_DEVMEM`, lockdown).
     pub fn map(file: &File, offset: u64, len: usize) -> io::Result<WriteWindow> {
         let map = MmapOptions::new().offset(offset).len(len).map_raw(file)?;
-        Ok(WriteWindow {
-            map,
-            borrowed: Mutex::new(Vec::new()),
-        })
+        Ok(WriteWindow { map, borrowed: Mutex::new(Vec::new()) })
     }
 
     /// Calls `write` with the bytes of `range`, counted from the window's start.
@@ -95,10 +92,7 @@ struct Claim<'a> {
 impl<'a> Claim<'a> {
     fn new(borrowed: &'a Mutex<Vec<Range<usize>>>, range: Range<usize>) -> io::Result<Claim<'a>> {
         let mut ranges = borrowed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = ranges
-            .iter()
-            .find(|other| other.start < range.end && range.start < other.end)
-        {
+        if let Some(other) = ranges.iter().find(|other| other.start < range.end && range.start < other.end) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("bytes {range:?} of a window overlap {other:?}, which is being written"),
@@ -142,10 +136,7 @@ mod tests {
     #[test]
     fn a_range_outside_the_window_is_refused() {
         let window = WriteWindow::map(&file(4096), 0, 4096).unwrap();
-        assert_eq!(
-            window.with(4000..4097, |_| ()).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(window.with(4000..4097, |_| ()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -38,17 +38,11 @@ impl PinnedPage {
         let mut map = MmapMut::map_anon(PAGE)?;
         map.lock()?;
         let Some(start) = map.get_mut(..content.len()) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "more than a page of content",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than a page of content"));
         };
         start.copy_from_slice(content);
         let pipe = nix::unistd::pipe()?;
-        let vector = libc::iovec {
-            iov_base: map.as_mut_ptr().cast(),
-            iov_len: PAGE,
-        };
+        let vector = libc::iovec { iov_base: map.as_mut_ptr().cast(), iov_len: PAGE };
         // SAFETY: the vector describes one page that is mapped for as long as the pipe is open; the pipe is
         // never read, so the kernel only keeps its reference.
         let spliced = unsafe { libc::vmsplice(pipe.1.as_fd().as_raw_fd(), &raw const vector, 1, 0) };
@@ -87,10 +81,7 @@ fn page_frame(address: u64) -> io::Result<u64> {
     File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, address / PAGE_SIZE * 8)?;
     let entry = u64::from_le_bytes(entry);
     match entry & PFN {
-        0 => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "/proc/self/pagemap shows no page frame numbers",
-        )),
+        0 => Err(io::Error::new(io::ErrorKind::PermissionDenied, "/proc/self/pagemap shows no page frame numbers")),
         _ if entry & PRESENT == 0 => Err(io::Error::other("a locked page is not present")),
         pfn => Ok(pfn),
     }

@@ -1,9 +1,6 @@
 //! `reboot(2)`: the ways in which a kernel stops running.
 
-#![expect(
-    unsafe_code,
-    reason = "nix's reboot() cannot report a return, and a kexec jump returns after the resume"
-)]
+#![expect(unsafe_code, reason = "nix's reboot() cannot report a return, and a kexec jump returns after the resume")]
 
 use std::io;
 
@@ -33,9 +30,5 @@ pub fn reboot(command: Command) -> io::Result<()> {
     };
     // SAFETY: the call takes a number and no pointers.
     let result = unsafe { libc::reboot(how) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

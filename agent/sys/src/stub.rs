@@ -126,11 +126,7 @@ unsafe extern "C" {
 /// * `kernel`: physical address of the kernel's 64-bit entry point.
 #[must_use]
 pub fn entry(digits: Option<u64>, boot_params: u64, kernel: u64) -> Vec<u8> {
-    let labels = (
-        &raw const dormouse_entry_start,
-        &raw const dormouse_entry_values,
-        &raw const dormouse_entry_end,
-    );
+    let labels = (&raw const dormouse_entry_start, &raw const dormouse_entry_values, &raw const dormouse_entry_end);
     assemble(labels, ENTRY_SIZE, [digits.unwrap_or(0), boot_params, kernel])
 }
 
@@ -141,11 +137,7 @@ pub fn entry(digits: Option<u64>, boot_params: u64, kernel: u64) -> Vec<u8> {
 /// * `jump_back`: A's jump-back entry, a physical address.
 #[must_use]
 pub fn bridge(pml4: u64, pml5: u64, jump_back: u64) -> Vec<u8> {
-    let labels = (
-        &raw const dormouse_bridge_start,
-        &raw const dormouse_bridge_values,
-        &raw const dormouse_bridge_end,
-    );
+    let labels = (&raw const dormouse_bridge_start, &raw const dormouse_bridge_values, &raw const dormouse_bridge_end);
     assemble(labels, BRIDGE_CODE_SIZE, [pml4, pml5, jump_back])
 }
 
@@ -166,16 +158,10 @@ mod tests {
 
     #[test]
     fn the_stubs_carry_their_values_and_leave_room_for_a_stack() {
-        for page in [
-            entry(Some(0x1122_3344_5566_7788), 2, 3),
-            bridge(0x1122_3344_5566_7788, 2, 3),
-        ] {
+        for page in [entry(Some(0x1122_3344_5566_7788), 2, 3), bridge(0x1122_3344_5566_7788, 2, 3)] {
             let values = 0x1122_3344_5566_7788_u64.to_le_bytes();
             let at = page.windows(8).position(|window| window == values);
-            assert!(
-                at.is_some_and(|at| page[at + 8] == 2 && page[at + 16] == 3 && at < 1024),
-                "{at:?}"
-            );
+            assert!(at.is_some_and(|at| page[at + 8] == 2 && page[at + 16] == 3 && at < 1024), "{at:?}");
             assert_eq!(page.len(), 4096);
             assert!(page[2048..].iter().all(|byte| *byte == 0));
         }

@@ -20,7 +20,5 @@ fn serve() -> Result<()> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("boot_id")?;
     // A server that was started again in the same boot has none of the answers, so it is another one.
     let name = format!("{}/{}", boot_id.trim(), std::process::id());
-    Server::new(name)
-        .serve(std::io::stdin(), std::io::stdout())
-        .context("the line to the host")
+    Server::new(name).serve(std::io::stdin(), std::io::stdout()).context("the line to the host")
 }

@@ -93,12 +93,7 @@ impl Client {
         let server = self.server(timeout)?;
         self.last_request += 1;
         let request = self.last_request;
-        let open = OpenRequest {
-            server,
-            command: command.to_owned(),
-            sent: Instant::now(),
-            output: None,
-        };
+        let open = OpenRequest { server, command: command.to_owned(), sent: Instant::now(), output: None };
         self.open.insert(request, open);
         self.transmit_request(request)?;
         Ok(Request(request))
@@ -110,20 +105,14 @@ impl Client {
     /// Fails where another boot's server answers, and where the line fails.
     pub fn poll(&mut self, request: Request) -> Result<Option<Output>> {
         self.receive()?;
-        let open = self
-            .open
-            .get_mut(&request.0)
-            .context("this request was answered already")?;
+        let open = self.open.get_mut(&request.0).context("this request was answered already")?;
         if let Some(output) = open.output.take() {
             self.open.remove(&request.0);
             return Ok(Some(output));
         }
         match &self.server {
             Some(server) if *server != open.server => {
-                bail!(
-                    "the guest that was asked ({}) is gone: {server} answers in its place",
-                    open.server
-                )
+                bail!("the guest that was asked ({}) is gone: {server} answers in its place", open.server)
             }
             _ if open.sent.elapsed() >= REPEAT => self.transmit_request(request.0).map(|()| None),
             _ => Ok(None),
@@ -151,24 +140,15 @@ impl Client {
     }
 
     fn transmit_request(&mut self, request: u64) -> Result<()> {
-        let open = self
-            .open
-            .get_mut(&request)
-            .context("this request was answered already")?;
+        let open = self.open.get_mut(&request).context("this request was answered already")?;
         open.sent = Instant::now();
-        let message = Message::Run {
-            server: open.server.clone(),
-            request,
-            command: open.command.clone(),
-        };
+        let message = Message::Run { server: open.server.clone(), request, command: open.command.clone() };
         self.transmit(&message)
     }
 
     fn transmit(&mut self, message: &Message) -> Result<()> {
         let bytes = frame::encode(message)?;
-        let Some(line) = &mut self.line else {
-            bail!("the command channel is not connected")
-        };
+        let Some(line) = &mut self.line else { bail!("the command channel is not connected") };
         match line.write_all(&bytes) {
             // A guest that reads nothing fills the socket; the message is repeated anyway.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
@@ -180,9 +160,7 @@ impl Client {
 
     /// Takes what the line holds, waiting for it at most [`POLL`].
     fn receive(&mut self) -> Result<()> {
-        let Some(line) = &mut self.line else {
-            bail!("the command channel is not connected")
-        };
+        let Some(line) = &mut self.line else { bail!("the command channel is not connected") };
         let mut buffer = [0; 16384];
         match line.read(&mut buffer) {
             // QEMU has gone, which the guest's owner notices by its process.
@@ -204,11 +182,7 @@ impl Client {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Done {
-                server,
-                request,
-                output,
-            } => {
+            Message::Done { server, request, output } => {
                 // An answer to a request of another boot has a number of that boot's and means nothing here.
                 if let Some(open) = self.open.get_mut(&request).filter(|open| open.server == server) {
                     open.output = Some(output);

@@ -33,11 +33,7 @@ mod tests {
 
     #[test]
     fn messages_survive_the_line_and_damage_is_noticed() {
-        let message = Message::Run {
-            server: "b".into(),
-            request: 7,
-            command: "echo 'a\nb' \u{1b}ü".into(),
-        };
+        let message = Message::Run { server: "b".into(), request: 7, command: "echo 'a\nb' \u{1b}ü".into() };
         let line = encode(&message).unwrap();
         let body = &line[1..line.len() - 1];
         assert!(!body.contains(&b'\n'), "a message is one line");

@@ -120,15 +120,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut client = client(&serve(dir.path(), &["boot"]));
         let output = run(&mut client, "echo out; echo \"err: ü\" >&2; exit 3");
-        assert_eq!(
-            (output.status, output.stdout.as_str(), output.stderr.as_str()),
-            (3, "out\n", "err: ü\n")
-        );
+        assert_eq!((output.status, output.stdout.as_str(), output.stderr.as_str()), (3, "out\n", "err: ü\n"));
         assert_eq!(run(&mut client, "kill -9 $$").status, 128 + 9);
-        assert_eq!(
-            run(&mut client, "head -c 300000 /dev/zero | tr '\\0' x").stdout.len(),
-            300_000
-        );
+        assert_eq!(run(&mut client, "head -c 300000 /dev/zero | tr '\\0' x").stdout.len(), 300_000);
     }
 
     #[test]
@@ -136,9 +130,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut client = client(&serve(dir.path(), &["boot", "boot"]));
         let file = dir.path().join("runs");
-        let request = client
-            .send(&format!("sleep 0.4; echo run >>{}", file.display()), SOON)
-            .unwrap();
+        let request = client.send(&format!("sleep 0.4; echo run >>{}", file.display()), SOON).unwrap();
         // The command must have been taken before the line is cut.
         run(&mut client, "true");
         client.disconnect();
@@ -152,9 +144,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut client = client(&serve(dir.path(), &["first", "second"]));
         let file = dir.path().join("runs");
-        let request = client
-            .send(&format!("echo run >>{}; sleep 60", file.display()), SOON)
-            .unwrap();
+        let request = client.send(&format!("echo run >>{}; sleep 60", file.display()), SOON).unwrap();
         run(&mut client, "true");
         client.disconnect();
         client.connect(SOON).unwrap();
@@ -172,10 +162,7 @@ mod tests {
         assert_eq!(client.poll(request).unwrap(), None);
         let silent = dir.path().join("silent");
         let _listener = UnixListener::bind(&silent).unwrap();
-        let error = self::client(&silent)
-            .send("true", Duration::from_millis(300))
-            .unwrap_err()
-            .to_string();
+        let error = self::client(&silent).send("true", Duration::from_millis(300)).unwrap_err().to_string();
         assert!(error.contains("nobody answers"), "{error}");
     }
 }

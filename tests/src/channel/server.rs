@@ -28,10 +28,7 @@ impl Server {
     /// A server with a name that no other boot's server has.
     #[must_use]
     pub fn new(name: String) -> Self {
-        Server {
-            name,
-            jobs: Arc::default(),
-        }
+        Server { name, jobs: Arc::default() }
     }
 
     /// Reads requests until the end of `input` and writes answers to `output`. A request that is still running then
@@ -45,20 +42,11 @@ impl Server {
         let mut line = Vec::new();
         while input.read_until(b'\n', &mut line)? > 0 {
             match frame::decode(&line) {
-                Some(Message::Run {
-                    server,
-                    request,
-                    command,
-                }) if server == self.name => {
+                Some(Message::Run { server, request, command }) if server == self.name => {
                     self.run(request, command, &output)?;
                 }
                 Some(Message::Hello | Message::Run { .. }) => {
-                    send(
-                        &output,
-                        &Message::Here {
-                            server: self.name.clone(),
-                        },
-                    )?;
+                    send(&output, &Message::Here { server: self.name.clone() })?;
                 }
                 // Ours never reach us, and garbage is what the frame is there for.
                 Some(_) | None => {}
@@ -73,14 +61,7 @@ impl Server {
         let mut jobs = lock(&self.jobs);
         match jobs.get(&request) {
             Some(Some(output)) => {
-                return send(
-                    line,
-                    &Message::Done {
-                        server,
-                        request,
-                        output: output.clone(),
-                    },
-                );
+                return send(line, &Message::Done { server, request, output: output.clone() });
             }
             Some(None) => return send(line, &Message::Running { server, request }),
             None => {}
@@ -95,40 +76,20 @@ impl Server {
             let output = execute(&command);
             lock(&jobs).insert(request, Some(output.clone()));
             // Where nobody listens now, the repeated request is answered.
-            let _ = send(
-                &line,
-                &Message::Done {
-                    server,
-                    request,
-                    output,
-                },
-            );
+            let _ = send(&line, &Message::Done { server, request, output });
         });
         Ok(())
     }
 }
 
 fn execute(command: &str) -> Output {
-    match Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .stdin(Stdio::null())
-        .output()
-    {
+    match Command::new("/bin/sh").arg("-c").arg(command).stdin(Stdio::null()).output() {
         Ok(output) => Output {
-            status: output
-                .status
-                .code()
-                .or(output.status.signal().map(|signal| 128 + signal))
-                .unwrap_or(-1),
+            status: output.status.code().or(output.status.signal().map(|signal| 128 + signal)).unwrap_or(-1),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         },
-        Err(error) => Output {
-            status: 127,
-            stdout: String::new(),
-            stderr: format!("/bin/sh: {error}\n"),
-        },
+        Err(error) => Output { status: 127, stdout: String::new(), stderr: format!("/bin/sh: {error}\n") },
     }
 }
 

@@ -31,10 +31,7 @@ impl GuestPolicy {
     /// The policy that the guest's commands read by themselves.
     #[must_use]
     pub fn standard(text: String) -> Self {
-        GuestPolicy {
-            path: POLICY_PATH.to_owned(),
-            text,
-        }
+        GuestPolicy { path: POLICY_PATH.to_owned(), text }
     }
 }
 
@@ -84,9 +81,7 @@ impl Userland {
             let guest_initramfs = format!("/usr/lib/dormouse/initramfs{number}.img");
             let text = format!("{}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n", policy.text);
             let small = self.small_initramfs(artifacts, folder, &text)?;
-            archive = archive
-                .file(&guest_initramfs, 0o644, small)
-                .file(&policy.path, 0o644, text.into_bytes());
+            archive = archive.file(&guest_initramfs, 0o644, small).file(&policy.path, 0o644, text.into_bytes());
         }
         fs::write(output, archive.finish()?).with_context(|| format!("{}: cannot be written", output.display()))
     }
@@ -97,24 +92,13 @@ impl Userland {
         fs::write(&config, policy).with_context(|| format!("{}: cannot be written", config.display()))?;
         let mut command = Command::new(artifacts.binary("dormouse"));
         command.arg("--config").arg(&config).arg("build-initramfs");
-        command
-            .arg("--output")
-            .arg(&output)
-            .arg("--init")
-            .arg(artifacts.binary("dormouse-init"));
+        command.arg("--output").arg(&output).arg("--init").arg(artifacts.binary("dormouse-init"));
         if !self.modules.is_empty() {
-            command
-                .arg("--modules")
-                .arg(self.modules.join(","))
-                .arg("--modules-dir")
-                .arg(artifacts.modules());
+            command.arg("--modules").arg(self.modules.join(",")).arg("--modules-dir").arg(artifacts.modules());
         }
         let built = command.output().context("dormouse build-initramfs cannot be started")?;
         if !built.status.success() {
-            bail!(
-                "dormouse build-initramfs failed: {}",
-                String::from_utf8_lossy(&built.stderr).trim()
-            );
+            bail!("dormouse build-initramfs failed: {}", String::from_utf8_lossy(&built.stderr).trim());
         }
         read(&output)
     }

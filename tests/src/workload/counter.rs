@@ -54,10 +54,7 @@ pub fn run() -> Result<()> {
         let file = fs::read_to_string(&path).unwrap_or_default();
         let fault =
             (file != count.to_string()).then(|| format!("{} says {file:?}, this process {count}", path.display()));
-        Answer {
-            evidence: Counter { count: *count },
-            fault,
-        }
+        Answer { evidence: Counter { count: *count }, fault }
     })
 }
 
@@ -71,8 +68,5 @@ fn tick(count: &Mutex<u64>, path: &Path) -> Result<u64> {
 fn announce(count: u64) {
     // One write, so that it stays one line between the kernel's. Without a console there is nobody to tell.
     let line = format!("{CONSOLE_MARK}{count}\n");
-    let _ = File::options()
-        .write(true)
-        .open("/dev/console")
-        .and_then(|mut file| file.write_all(line.as_bytes()));
+    let _ = File::options().write(true).open("/dev/console").and_then(|mut file| file.write_all(line.as_bytes()));
 }

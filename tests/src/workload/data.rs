@@ -27,11 +27,7 @@ pub fn run(megabytes: u64, seed: u64) -> Result<()> {
         let fault = if evidence != kept {
             Some(format!("{} holds {evidence:?} and must hold {kept:?}", file.display()))
         } else if noted != kept.checksum {
-            Some(format!(
-                "{} says {noted:?}, this process {:?}",
-                note.display(),
-                kept.checksum
-            ))
+            Some(format!("{} says {noted:?}, this process {:?}", note.display(), kept.checksum))
         } else {
             None
         };
@@ -50,10 +46,7 @@ fn write(path: &Path, megabytes: u64, seed: u64) -> Result<Data> {
         file.write_all(&block)?;
     }
     file.flush()?;
-    Ok(Data {
-        bytes: megabytes * words * 8,
-        checksum: format!("{:016x}", hash.digest()),
-    })
+    Ok(Data { bytes: megabytes * words * 8, checksum: format!("{:016x}", hash.digest()) })
 }
 
 fn read(path: &Path) -> Result<Data> {
@@ -64,10 +57,7 @@ fn read(path: &Path) -> Result<Data> {
     loop {
         let read = file.read(&mut block)?;
         if read == 0 {
-            return Ok(Data {
-                bytes,
-                checksum: format!("{:016x}", hash.digest()),
-            });
+            return Ok(Data { bytes, checksum: format!("{:016x}", hash.digest()) });
         }
         hash.update(block.get(..read).unwrap_or_default());
         bytes += u64::try_from(read)?;

@@ -94,21 +94,10 @@ pub fn start(megabytes: u64) -> Result<()> {
     let seed = pattern::random_seed()?;
     for role in Role::ALL {
         // They live on after this process, so they must not hold the pipes of whoever started it.
-        let console = || {
-            fs::File::options()
-                .write(true)
-                .open("/dev/console")
-                .map_or_else(|_| Stdio::null(), Stdio::from)
-        };
+        let console =
+            || fs::File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
         Command::new(&program)
-            .args([
-                "role",
-                role.name(),
-                "--megabytes",
-                &megabytes.to_string(),
-                "--seed",
-                &seed.to_string(),
-            ])
+            .args(["role", role.name(), "--megabytes", &megabytes.to_string(), "--seed", &seed.to_string()])
             .stdin(Stdio::null())
             .stdout(console())
             .stderr(console())
@@ -144,8 +133,6 @@ pub fn check() -> Result<Report> {
 }
 
 fn ask<T: for<'a> Deserialize<'a> + Default>(role: Role) -> Proof<T> {
-    role::ask(Path::new(FOLDER), role.name()).unwrap_or_else(|error| Proof {
-        fault: Some(format!("{error:#}")),
-        ..Proof::default()
-    })
+    role::ask(Path::new(FOLDER), role.name())
+        .unwrap_or_else(|error| Proof { fault: Some(format!("{error:#}")), ..Proof::default() })
 }

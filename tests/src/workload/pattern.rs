@@ -36,9 +36,7 @@ pub fn mismatch(bytes: &[u8], seed: u64, first: u64) -> Option<u64> {
 /// Fails where the kernel's random numbers cannot be read.
 pub fn random_seed() -> Result<u64> {
     let mut seed = [0; 8];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut seed))
-        .context("/dev/urandom")?;
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed)).context("/dev/urandom")?;
     Ok(u64::from_le_bytes(seed))
 }
 
@@ -60,11 +58,7 @@ mod tests {
     #[test]
     fn the_sequence_is_splitmix64() {
         // The first outputs of the reference implementation with seed 1234567.
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([0, 1, 2].map(|place| word(1_234_567, place)), expected);
     }
 }

@@ -103,10 +103,8 @@ impl Report {
             ("receiver", &self.receiver.fault),
             ("mapping", &self.mapping.fault),
         ];
-        let mut faults: Vec<String> = faults
-            .into_iter()
-            .filter_map(|(name, fault)| Some(format!("{name}: {}", fault.as_ref()?)))
-            .collect();
+        let mut faults: Vec<String> =
+            faults.into_iter().filter_map(|(name, fault)| Some(format!("{name}: {}", fault.as_ref()?))).collect();
         if faults.is_empty() && self.in_flight == 0 {
             faults.push("stream: no bytes are in flight".to_owned());
         }
@@ -202,11 +200,7 @@ fn pids(report: &Report) -> String {
 }
 
 fn changed(before: &str, after: &str) -> String {
-    if before == after {
-        after.to_owned()
-    } else {
-        format!("{before} before, {after} after")
-    }
+    if before == after { after.to_owned() } else { format!("{before} before, {after} after") }
 }
 
 fn fault(fault: &Option<String>) -> String {
@@ -218,12 +212,7 @@ mod tests {
     use super::*;
 
     fn proof<T>(pid: u32, evidence: T) -> Proof<T> {
-        Proof {
-            fault: None,
-            pid,
-            started: u64::from(pid) * 10,
-            evidence,
-        }
+        Proof { fault: None, pid, started: u64::from(pid) * 10, evidence }
     }
 
     fn report(count: u64) -> Report {
@@ -232,36 +221,11 @@ mod tests {
         Report {
             ok: true,
             boot_id: "b".to_owned(),
-            data: proof(
-                1,
-                Data {
-                    bytes: 5,
-                    checksum: "c".to_owned(),
-                },
-            ),
+            data: proof(1, Data { bytes: 5, checksum: "c".to_owned() }),
             counter: proof(2, Counter { count }),
-            sender: proof(
-                3,
-                Sender {
-                    connection: ends,
-                    sent: count * 100,
-                    acknowledged: count * 90,
-                },
-            ),
-            receiver: proof(
-                4,
-                Receiver {
-                    connection: turned,
-                    received: count * 100 - 50,
-                },
-            ),
-            mapping: proof(
-                5,
-                Mapping {
-                    bytes: 7,
-                    address: 4096,
-                },
-            ),
+            sender: proof(3, Sender { connection: ends, sent: count * 100, acknowledged: count * 90 }),
+            receiver: proof(4, Receiver { connection: turned, received: count * 100 - 50 }),
+            mapping: proof(5, Mapping { bytes: 7, address: 4096 }),
             in_flight: 50,
         }
     }
@@ -270,12 +234,7 @@ mod tests {
     fn broken(change: impl Fn(&mut Report)) -> Vec<&'static str> {
         let mut after = report(20);
         change(&mut after);
-        after
-            .proofs_since(&report(10))
-            .into_iter()
-            .filter(|verdict| !verdict.holds)
-            .map(|v| v.claim)
-            .collect()
+        after.proofs_since(&report(10)).into_iter().filter(|verdict| !verdict.holds).map(|v| v.claim).collect()
     }
 
     #[test]
@@ -289,45 +248,17 @@ mod tests {
         assert_eq!(broken(|after| after.boot_id = "x".to_owned()), ["the same boot"]);
         assert_eq!(broken(|after| after.counter.started += 1), ["the same processes"]);
         assert_eq!(broken(|after| after.mapping.pid = 77), ["the same processes"]);
-        assert_eq!(
-            broken(|after| after.data.evidence.checksum = "x".to_owned()),
-            ["the tmpfs file is intact"]
-        );
-        assert_eq!(
-            broken(|after| after.data.fault = Some("x".to_owned())),
-            ["the tmpfs file is intact"]
-        );
-        assert_eq!(
-            broken(|after| after.counter.evidence.count = 10),
-            ["the counter went on"]
-        );
-        assert_eq!(
-            broken(|after| after.receiver.evidence.received = 999),
-            ["the TCP connection went on"]
-        );
-        assert_eq!(
-            broken(|after| after.sender.evidence.sent = 1000),
-            ["the TCP connection went on"]
-        );
-        assert_eq!(
-            broken(|after| after.sender.evidence.connection[0].push('0')),
-            ["the TCP connection went on"]
-        );
-        assert_eq!(
-            broken(|after| after.mapping.fault = Some("x".to_owned())),
-            ["the anonymous mapping is intact"]
-        );
+        assert_eq!(broken(|after| after.data.evidence.checksum = "x".to_owned()), ["the tmpfs file is intact"]);
+        assert_eq!(broken(|after| after.data.fault = Some("x".to_owned())), ["the tmpfs file is intact"]);
+        assert_eq!(broken(|after| after.counter.evidence.count = 10), ["the counter went on"]);
+        assert_eq!(broken(|after| after.receiver.evidence.received = 999), ["the TCP connection went on"]);
+        assert_eq!(broken(|after| after.sender.evidence.sent = 1000), ["the TCP connection went on"]);
+        assert_eq!(broken(|after| after.sender.evidence.connection[0].push('0')), ["the TCP connection went on"]);
+        assert_eq!(broken(|after| after.mapping.fault = Some("x".to_owned())), ["the anonymous mapping is intact"]);
     }
 
     #[test]
     fn a_connection_at_rest_is_a_fault() {
-        assert_eq!(
-            Report {
-                in_flight: 0,
-                ..report(1)
-            }
-            .faults(),
-            ["stream: no bytes are in flight"]
-        );
+        assert_eq!(Report { in_flight: 0, ..report(1) }.faults(), ["stream: no bytes are in flight"]);
     }
 }

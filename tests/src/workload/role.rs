@@ -31,12 +31,7 @@ pub fn serve<T: Serialize>(folder: &Path, name: &str, mut answer: impl FnMut() -
     let started = start_time(pid)?;
     for connection in listener.incoming() {
         let Answer { evidence, fault } = answer();
-        let proof = Proof {
-            fault,
-            pid,
-            started,
-            evidence,
-        };
+        let proof = Proof { fault, pid, started, evidence };
         // Who has asked and gone again needs no answer; the next one does.
         let _ = connection.and_then(|mut stream| stream.write_all(&serde_json::to_vec(&proof)?));
     }
@@ -51,9 +46,7 @@ pub fn ask<T: for<'a> Deserialize<'a>>(folder: &Path, name: &str) -> Result<Proo
     let path = socket(folder, name);
     let mut stream = UnixStream::connect(&path).with_context(|| format!("{}: nobody listens", path.display()))?;
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .with_context(|| format!("{}: no answer", path.display()))?;
+    stream.read_to_string(&mut answer).with_context(|| format!("{}: no answer", path.display()))?;
     serde_json::from_str(&answer).with_context(|| format!("{}: not an answer: {answer:?}", path.display()))
 }
 
@@ -82,13 +75,8 @@ fn start_time(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
     // The second field is the program's name in parentheses, which may contain anything. The start time is the 22nd.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = after_name
-        .split_whitespace()
-        .nth(22 - 3)
-        .with_context(|| format!("{path}: {stat:?} is too short"))?;
-    field
-        .parse()
-        .with_context(|| format!("{path}: {field:?} is not a time"))
+    let field = after_name.split_whitespace().nth(22 - 3).with_context(|| format!("{path}: {stat:?} is too short"))?;
+    field.parse().with_context(|| format!("{path}: {field:?} is not a time"))
 }
 
 #[cfg(test)]
@@ -105,23 +93,14 @@ mod tests {
             let mut count = 0;
             serve(&path, "counter", || {
                 count += 1;
-                Answer {
-                    evidence: Counter { count },
-                    fault: (count > 2).then(|| "too far".to_owned()),
-                }
+                Answer { evidence: Counter { count }, fault: (count > 2).then(|| "too far".to_owned()) }
             })
         });
         wait_until_ready(folder.path(), "counter", Duration::from_secs(10)).unwrap();
         let proof: Proof<Counter> = ask(folder.path(), "counter").unwrap();
-        assert_eq!(
-            (proof.pid, proof.evidence.count, proof.fault),
-            (std::process::id(), 2, None)
-        );
+        assert_eq!((proof.pid, proof.evidence.count, proof.fault), (std::process::id(), 2, None));
         assert!(proof.started > 0);
-        assert_eq!(
-            ask::<Counter>(folder.path(), "counter").unwrap().fault.unwrap(),
-            "too far"
-        );
+        assert_eq!(ask::<Counter>(folder.path(), "counter").unwrap().fault.unwrap(), "too far");
         assert!(ask::<Counter>(folder.path(), "nobody").is_err());
     }
 }

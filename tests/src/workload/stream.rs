@@ -76,11 +76,7 @@ pub fn send(seed: u64) -> Result<()> {
         let progress = shared.lock();
         let (sent, acknowledged) = (progress.sent, progress.received);
         Answer {
-            evidence: Sender {
-                connection: connection.clone(),
-                sent,
-                acknowledged,
-            },
+            evidence: Sender { connection: connection.clone(), sent, acknowledged },
             fault: progress.fault.clone(),
         }
     })
@@ -107,13 +103,7 @@ pub fn receive(seed: u64) -> Result<()> {
     role::serve(Path::new(FOLDER), "receiver", || {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let progress = shared.lock();
-        Answer {
-            evidence: Receiver {
-                connection,
-                received: progress.received,
-            },
-            fault: progress.fault.clone(),
-        }
+        Answer { evidence: Receiver { connection, received: progress.received }, fault: progress.fault.clone() }
     })
 }
 
@@ -136,17 +126,12 @@ fn send_blocks(shared: &Shared, mut stream: TcpStream, seed: u64) -> Result<()> 
         checksum = xxh3_64_with_seed(&block, checksum);
         let mut progress = shared.lock();
         while progress.awaited.len() >= WINDOW {
-            progress = shared
-                .window_opened
-                .wait(progress)
-                .unwrap_or_else(PoisonError::into_inner);
+            progress = shared.window_opened.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
         // Before the write, since the answer may come before this thread runs again.
         progress.awaited.push_back(checksum);
         drop(progress);
-        stream
-            .write_all(&block)
-            .with_context(|| format!("block {number} cannot be sent"))?;
+        stream.write_all(&block).with_context(|| format!("block {number} cannot be sent"))?;
         shared.lock().sent += BLOCK_BYTES;
     }
     Ok(())
@@ -160,10 +145,7 @@ fn take_acknowledgements(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         let expected = progress.awaited.pop_front().context("an acknowledgement of nothing")?;
         let answer = u64::from_le_bytes(answer);
         if answer != expected {
-            bail!(
-                "acknowledged {answer:016x} in place of {expected:016x} at byte {}",
-                progress.received
-            );
+            bail!("acknowledged {answer:016x} in place of {expected:016x} at byte {}", progress.received);
         }
         progress.received += BLOCK_BYTES;
         drop(progress);
@@ -175,16 +157,12 @@ fn receive_blocks(shared: &Shared, mut stream: TcpStream, seed: u64, rest: Durat
     let mut block = vec![0; BLOCK];
     let mut checksum = 0;
     for number in 0_u64.. {
-        stream
-            .read_exact(&mut block)
-            .with_context(|| format!("block {number} cannot be read"))?;
+        stream.read_exact(&mut block).with_context(|| format!("block {number} cannot be read"))?;
         if let Some(word) = pattern::mismatch(&block, seed, number * BLOCK_WORDS) {
             bail!("byte {} of the stream is not the one that was sent", word * 8);
         }
         checksum = xxh3_64_with_seed(&block, checksum);
-        stream
-            .write_all(&checksum.to_le_bytes())
-            .with_context(|| format!("block {number} cannot be acknowledged"))?;
+        stream.write_all(&checksum.to_le_bytes()).with_context(|| format!("block {number} cannot be acknowledged"))?;
         shared.lock().received += BLOCK_BYTES;
         std::thread::sleep(rest);
     }
@@ -221,10 +199,7 @@ mod tests {
         assert_eq!(sender.lock().received, 0);
         receiver.spawn(move |shared| receive_blocks(shared, far, 5, Duration::ZERO));
         wait_for(&sender, |progress| progress.received > BLOCK_BYTES * 200);
-        assert_eq!(
-            (sender.lock().fault.clone(), receiver.lock().fault.clone()),
-            (None, None)
-        );
+        assert_eq!((sender.lock().fault.clone(), receiver.lock().fault.clone()), (None, None));
     }
 
     #[test]
@@ -233,9 +208,7 @@ mod tests {
         let (sender, receiver) = (Arc::new(Shared::default()), Arc::new(Shared::default()));
         start_sender(&sender, near, 5).unwrap();
         receiver.spawn(move |shared| receive_blocks(shared, far, 6, Duration::ZERO));
-        wait_for(&receiver, |progress| {
-            progress.fault.as_ref().is_some_and(|fault| fault.contains("byte 0 "))
-        });
+        wait_for(&receiver, |progress| progress.fault.as_ref().is_some_and(|fault| fault.contains("byte 0 ")));
         wait_for(&sender, |progress| progress.fault.is_some());
     }
 }

@@ -18,21 +18,10 @@ fn cycle_in(cpus: u32, memory: &str) -> Result<()> {
     let accounted = report.stored_pages + report.zero_pages + report.omitted_pages;
     ensure!(report.ram_pages == accounted, "the pages do not add up: {report:?}");
     // The firmware keeps some of the machine's memory, and the region's pages are saved where the jump put them.
-    ensure!(
-        report.ram_pages <= pages && report.ram_pages > pages / 10 * 7,
-        "{pages} pages, but {report:?}"
-    );
-    let restore = report
-        .restore
-        .ok_or_else(|| anyhow::anyhow!("no word of the restore: {report:?}"))?;
-    ensure!(
-        report.save.threads == cpus && restore.threads == cpus,
-        "not every CPU was used: {report:?}"
-    );
-    ensure!(
-        report.save.least_available_kib > 0 && restore.least_available_kib > 0,
-        "{report:?}"
-    );
+    ensure!(report.ram_pages <= pages && report.ram_pages > pages / 10 * 7, "{pages} pages, but {report:?}");
+    let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no word of the restore: {report:?}"))?;
+    ensure!(report.save.threads == cpus && restore.threads == cpus, "not every CPU was used: {report:?}");
+    ensure!(report.save.least_available_kib > 0 && restore.least_available_kib > 0, "{report:?}");
     Ok(())
 }
 
@@ -58,10 +47,7 @@ fn three_cycles_in_one_session() -> Result<()> {
     power_cycle(&mut guest)?;
     let third = power_cycle(&mut guest)?;
     let proofs = third.after.proofs_since(&first.before);
-    ensure!(
-        proofs.iter().all(|proof| proof.holds),
-        "from the first to the third: {proofs:?}"
-    );
+    ensure!(proofs.iter().all(|proof| proof.holds), "from the first to the third: {proofs:?}");
     Ok(())
 }
 
@@ -72,19 +58,12 @@ fn a_snapshot_goes_on_and_is_never_resumed() -> Result<()> {
     let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
     demand_proofs(&guest, &went_on)?;
     let report = went_on.report()?;
-    ensure!(
-        report.outcome == Outcome::Returned && report.restore.is_none(),
-        "{report:?}"
-    );
+    ensure!(report.outcome == Outcome::Returned && report.restore.is_none(), "{report:?}");
     ensure!(report.image_bytes > 0 && report.stored_pages > 0, "{report:?}");
 
     guest.succeed("sync")?;
     guest.cut_power();
-    ensure!(
-        image::commit(&guest.disk_file(0))?.state == State::Snapshot,
-        "{:?}",
-        image::commit(&guest.disk_file(0))?
-    );
+    ensure!(image::commit(&guest.disk_file(0))?.state == State::Snapshot, "{:?}", image::commit(&guest.disk_file(0))?);
     guest.boot()?;
     let boot_id_after = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(boot_id_after != boot_id, "the snapshot was resumed");

@@ -21,14 +21,7 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     image::command(&artifacts, &["init"], blank.path())?;
     let uuid = image::commit(blank.path())?.image;
     let policy = GuestPolicy::standard(format!("[image]\ndevice = \"UUID={uuid}\"\n"));
-    let mut guest = Guest::new(
-        config,
-        &Userland {
-            policies: vec![policy],
-            modules: Vec::new(),
-        },
-        &artifacts,
-    )?;
+    let mut guest = Guest::new(config, &Userland { policies: vec![policy], modules: Vec::new() }, &artifacts)?;
     std::fs::copy(blank.path(), guest.disk_file(0))?;
     guest.boot()?;
     cycle::start_workload(&mut guest)?;
@@ -47,19 +40,9 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
     let report = went_on.report()?;
-    ensure!(
-        report.stored_pages == commit.totals.stored_pages,
-        "{report:?} and {commit:?}"
-    );
-    ensure!(
-        report.zero_pages == commit.totals.zero_pages,
-        "{report:?} and {commit:?}"
-    );
+    ensure!(report.stored_pages == commit.totals.stored_pages, "{report:?} and {commit:?}");
+    ensure!(report.zero_pages == commit.totals.zero_pages, "{report:?} and {commit:?}");
     guest.cut_power();
-    ensure!(
-        image::commit(&disk)?.state == State::Consumed,
-        "{:?}",
-        image::commit(&disk)?
-    );
+    ensure!(image::commit(&disk)?.state == State::Consumed, "{:?}", image::commit(&disk)?);
     Ok(())
 }

@@ -27,12 +27,7 @@ fn session(config: GuestConfig) -> Result<Guest> {
 /// Saves and powers off.
 fn save(guest: &mut Guest) -> Result<Saved> {
     let before = cycle::check_workload(guest)?;
-    cycle::save(
-        guest,
-        before,
-        "dormouse hibernate --then poweroff --json",
-        &mut unobserved,
-    )
+    cycle::save(guest, before, "dormouse hibernate --then poweroff --json", &mut unobserved)
 }
 
 /// Runs a `dormouse hibernate` after which the power is still on.

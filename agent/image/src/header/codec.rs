@@ -88,14 +88,7 @@ impl Header {
         let ram: Vec<u8> = self
             .ram
             .iter()
-            .flat_map(|range| {
-                RawRange {
-                    start: range.start.into(),
-                    end: range.end.into(),
-                }
-                .as_bytes()
-                .to_vec()
-            })
+            .flat_map(|range| RawRange { start: range.start.into(), end: range.end.into() }.as_bytes().to_vec())
             .collect();
         let firmware: Vec<u8> = self
             .firmware
@@ -144,14 +137,7 @@ impl Header {
         let mut body = raw.as_bytes().to_vec();
         for (kind, bytes) in records {
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            body.extend(
-                RawRecord {
-                    kind: kind.into(),
-                    flags: U16::new(0),
-                    len: len.into(),
-                }
-                .as_bytes(),
-            );
+            body.extend(RawRecord { kind: kind.into(), flags: U16::new(0), len: len.into() }.as_bytes());
             body.extend(bytes);
             body.resize(body.len().next_multiple_of(8), 0);
         }
@@ -175,19 +161,10 @@ impl Header {
             boot_id: Uuid(raw.boot_id),
             created_unix: raw.created_unix.get(),
             entry: raw.entry.get(),
-            region: PhysRange {
-                start: raw.region_start.get(),
-                end: raw.region_end.get(),
-            },
-            low: PhysRange {
-                start: raw.low_start.get(),
-                end: raw.low_end.get(),
-            },
-            mailbox: Some(Mailbox {
-                pfn: raw.mailbox_pfn.get(),
-                nonce: raw.mailbox_nonce,
-            })
-            .filter(|mailbox| mailbox.pfn != 0),
+            region: PhysRange { start: raw.region_start.get(), end: raw.region_end.get() },
+            low: PhysRange { start: raw.low_start.get(), end: raw.low_end.get() },
+            mailbox: Some(Mailbox { pfn: raw.mailbox_pfn.get(), nonce: raw.mailbox_nonce })
+                .filter(|mailbox| mailbox.pfn != 0),
             cpu: Cpu {
                 family: raw.cpu_family.get(),
                 model: raw.cpu_model.get(),
@@ -205,27 +182,18 @@ impl Header {
             rest = record.rest;
             match seen.get_mut(usize::from(kind)).filter(|_| kind != 0) {
                 Some(seen) if *seen => {
-                    return Err(FormatError::Record {
-                        kind,
-                        why: "is there twice",
-                    });
+                    return Err(FormatError::Record { kind, why: "is there twice" });
                 }
                 Some(seen) => *seen = true,
                 None if record.flags & MAY_IGNORE != 0 => continue,
                 None => {
-                    return Err(FormatError::Record {
-                        kind,
-                        why: "is unknown to this version",
-                    });
+                    return Err(FormatError::Record { kind, why: "is unknown to this version" });
                 }
             }
             header.set(kind, record.content)?;
         }
         if let Some(kind) = (1..=kind::LAST).find(|kind| !seen[usize::from(*kind)]) {
-            return Err(FormatError::Record {
-                kind,
-                why: "is missing",
-            });
+            return Err(FormatError::Record { kind, why: "is missing" });
         }
         header.check()?;
         Ok(header)
@@ -234,30 +202,20 @@ impl Header {
     fn set(&mut self, kind: u16, content: &[u8]) -> Result<(), FormatError> {
         let text = |field| {
             let text = std::str::from_utf8(content);
-            text.map(str::to_string).map_err(|_| FormatError::Text {
-                block: Block::Header,
-                field,
-            })
+            text.map(str::to_string).map_err(|_| FormatError::Text { block: Block::Header, field })
         };
         match kind {
             kind::RAM => {
                 self.ram = table(kind, content, RANGE, |bytes| {
                     let (raw, _) = RawRange::ref_from_prefix(bytes).ok()?;
-                    Some(PfnRange {
-                        start: raw.start.get(),
-                        end: raw.end.get(),
-                    })
+                    Some(PfnRange { start: raw.start.get(), end: raw.end.get() })
                 })?;
             }
             kind::FIRMWARE => {
                 self.firmware = table(kind, content, FIRMWARE, |bytes| {
                     let (raw, _) = RawFirmware::ref_from_prefix(bytes).ok()?;
                     let kind = FirmwareKind::from_number(raw.kind.get());
-                    Some(FirmwareRange {
-                        start: raw.start.get(),
-                        end: raw.end.get(),
-                        kind,
-                    })
+                    Some(FirmwareRange { start: raw.start.get(), end: raw.end.get(), kind })
                 })?;
             }
             kind::CPU_VENDOR => self.cpu.vendor = text("cpu vendor")?,
@@ -268,10 +226,7 @@ impl Header {
             kind::HOSTNAME => self.hostname = text("host name")?,
             kind::CMDLINE => self.cmdline = text("command line")?,
             _ => {
-                return Err(FormatError::Record {
-                    kind,
-                    why: "is unknown to this version",
-                });
+                return Err(FormatError::Record { kind, why: "is unknown to this version" });
             }
         }
         Ok(())
@@ -288,11 +243,7 @@ struct Record<'a> {
 
 impl Record<'_> {
     fn split(bytes: &[u8]) -> Result<Record<'_>, FormatError> {
-        let truncated = |needed| FormatError::Truncated {
-            block: Block::Header,
-            needed,
-            got: bytes.len(),
-        };
+        let truncated = |needed| FormatError::Truncated { block: Block::Header, needed, got: bytes.len() };
         let (raw, rest) = RawRecord::ref_from_prefix(bytes).map_err(|_| truncated(RECORD))?;
         let len = raw.len.get() as usize;
         let padded = len.next_multiple_of(8);
@@ -310,8 +261,5 @@ fn table<T>(kind: u16, content: &[u8], size: usize, read: impl Fn(&[u8]) -> Opti
     if !content.len().is_multiple_of(size) {
         return Err(FormatError::Record { kind, why });
     }
-    content
-        .chunks_exact(size)
-        .map(|bytes| read(bytes).ok_or(FormatError::Record { kind, why }))
-        .collect()
+    content.chunks_exact(size).map(|bytes| read(bytes).ok_or(FormatError::Record { kind, why })).collect()
 }

@@ -120,13 +120,7 @@ impl IndexBuilder {
         body.extend(raw.as_bytes());
         body.extend(self.chunks.as_bytes());
         for extent in self.extents.iter().chain(&self.zero) {
-            body.extend(
-                RawExtent {
-                    pfn: extent.pfn.into(),
-                    pages: extent.pages.into(),
-                }
-                .as_bytes(),
-            );
+            body.extend(RawExtent { pfn: extent.pfn.into(), pages: extent.pages.into() }.as_bytes());
         }
         let bytes = block::seal(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
         self.prev = Locator::of(Block::Index, at, &bytes)?;
@@ -142,10 +136,6 @@ impl IndexBuilder {
     }
 
     fn too_large(&self) -> FormatError {
-        FormatError::TooLarge {
-            block: Block::Index,
-            size: PROLOGUE + self.body_len(),
-            max: INDEX_MAX,
-        }
+        FormatError::TooLarge { block: Block::Index, size: PROLOGUE + self.body_len(), max: INDEX_MAX }
     }
 }

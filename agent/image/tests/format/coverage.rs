@@ -14,12 +14,7 @@ fn outside(extent: Extent) -> Result<(), FormatError> {
 }
 
 fn totals(ram: u64, held: u64) -> Totals {
-    Totals {
-        ram_pages: ram,
-        stored_pages: held,
-        omitted_pages: ram - held,
-        ..Totals::default()
-    }
+    Totals { ram_pages: ram, stored_pages: held, omitted_pages: ram - held, ..Totals::default() }
 }
 
 #[test]
@@ -78,11 +73,7 @@ fn the_sums_must_be_those_of_the_commit_record() {
     let mut coverage = Coverage::new(&ram);
     coverage.add(extent(5, 40)).unwrap();
     assert_eq!(coverage.finish(&totals(100, 40)), Ok(()));
-    let zero = Totals {
-        stored_pages: 30,
-        zero_pages: 10,
-        ..totals(100, 40)
-    };
+    let zero = Totals { stored_pages: 30, zero_pages: 10, ..totals(100, 40) };
     assert_eq!(coverage.finish(&zero), Ok(()));
     let count = |what, expected, found| Err(FormatError::Count { what, expected, found });
     assert_eq!(coverage.finish(&totals(101, 40)), count("pages of memory", 101, 100));

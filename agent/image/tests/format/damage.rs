@@ -18,16 +18,12 @@ const DECODERS: [(Block, Decode); 4] = [
     (Block::Label, |bytes| Ok(format!("{:?}", Label::decode(bytes)?))),
     (Block::Commit, |bytes| Ok(format!("{:?}", Commit::decode(bytes)?))),
     (Block::Header, |bytes| Ok(format!("{:?}", Header::decode(bytes)?))),
-    (Block::Index, |bytes| {
-        Ok(format!("{:?}", IndexBlock::decode(bytes, INDEX_AT)?))
-    }),
+    (Block::Index, |bytes| Ok(format!("{:?}", IndexBlock::decode(bytes, INDEX_AT)?))),
 ];
 
 fn blocks() -> [(Block, Decode, Vec<u8>); 4] {
     let mut index = IndexBuilder::new(values::commit().save_id);
-    index
-        .chunk(&stored(1 << 20, 3), &[extent(0x100, 1), extent(0x200, 2)])
-        .unwrap();
+    index.chunk(&stored(1 << 20, 3), &[extent(0x100, 1), extent(0x200, 2)]).unwrap();
     index.zero(extent(0x300, 64)).unwrap();
     let bytes = [
         values::label().encode().unwrap(),
@@ -119,14 +115,7 @@ fn a_block_that_is_cut_anywhere_is_refused() {
     for (block, decode, bytes) in blocks() {
         for len in 0..bytes.len() {
             let needed = if len < PROLOGUE { PROLOGUE } else { bytes.len() };
-            assert_eq!(
-                decode(&bytes[..len]),
-                Err(FormatError::Truncated {
-                    block,
-                    needed,
-                    got: len
-                })
-            );
+            assert_eq!(decode(&bytes[..len]), Err(FormatError::Truncated { block, needed, got: len }));
         }
     }
 }
@@ -134,9 +123,7 @@ fn a_block_that_is_cut_anywhere_is_refused() {
 #[test]
 fn a_torn_block_is_refused() {
     // Sectors of 512 bytes from a new block, the others from an old one.
-    let old = values::commit()
-        .transition(dormouse_image::State::Restoring, &"x".repeat(1000))
-        .unwrap();
+    let old = values::commit().transition(dormouse_image::State::Restoring, &"x".repeat(1000)).unwrap();
     let old = old.encode().unwrap();
     let new = values::commit().encode().unwrap();
     for sectors in 1..8 {

@@ -14,11 +14,7 @@ const REASON: usize = 232;
 /// The field for which `commit` is refused, which must be so when it is written too.
 fn refused(commit: &Commit) -> &'static str {
     match commit.encode() {
-        Err(FormatError::Field {
-            block: Block::Commit,
-            field,
-            ..
-        }) => field,
+        Err(FormatError::Field { block: Block::Commit, field, .. }) => field,
         other => panic!("{other:?} of {commit:?}"),
     }
 }
@@ -30,19 +26,13 @@ fn an_unknown_state_is_refused() {
     for marker in [*b"complete", *b"COMPLET\0", *b"WARM    ", [0; 8], [0xff; 8]] {
         let found = Commit::decode(&with(&bytes, STATE, &marker));
         let value = u64::from_le_bytes(marker);
-        assert!(
-            matches!(found, Err(FormatError::Field { field: "state", value: v, .. }) if v == value),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(FormatError::Field { field: "state", value: v, .. }) if v == value), "{found:?}");
     }
 }
 
 #[test]
 fn a_reason_that_is_too_long_or_no_text_is_refused() {
-    let commit = Commit {
-        reason: "x".repeat(1024),
-        ..values::commit()
-    };
+    let commit = Commit { reason: "x".repeat(1024), ..values::commit() };
     let bytes = commit.encode().unwrap();
     assert_eq!(Commit::decode(&bytes), Ok(commit));
     for len in [1025_u32, 3864, 3865, 4096, u32::MAX] {
@@ -60,13 +50,7 @@ fn a_reason_that_is_too_long_or_no_text_is_refused() {
 #[test]
 fn totals_that_do_not_add_up_are_refused() {
     let with_totals = |ram_pages, stored_pages, zero_pages, omitted_pages| Commit {
-        totals: Totals {
-            ram_pages,
-            stored_pages,
-            zero_pages,
-            omitted_pages,
-            ..Totals::default()
-        },
+        totals: Totals { ram_pages, stored_pages, zero_pages, omitted_pages, ..Totals::default() },
         ..values::commit()
     };
     for commit in [
@@ -83,14 +67,7 @@ fn totals_that_do_not_add_up_are_refused() {
 
 #[test]
 fn a_header_anywhere_else_or_too_long_is_refused() {
-    let header = |offset, len| Commit {
-        header: Locator {
-            offset,
-            len,
-            checksum: 1,
-        },
-        ..values::commit()
-    };
+    let header = |offset, len| Commit { header: Locator { offset, len, checksum: 1 }, ..values::commit() };
     for (offset, len) in [
         (0, 4096),
         (HEADER_OFFSET - 4096, 4096),
@@ -109,11 +86,7 @@ fn a_header_anywhere_else_or_too_long_is_refused() {
 #[test]
 fn an_index_block_outside_the_stream_or_too_long_is_refused() {
     let index = |offset: u64, len: u32, data_end| Commit {
-        last_index: Locator {
-            offset,
-            len,
-            checksum: 1,
-        },
+        last_index: Locator { offset, len, checksum: 1 },
         data_end,
         ..values::commit()
     };
@@ -131,10 +104,7 @@ fn an_index_block_outside_the_stream_or_too_long_is_refused() {
         assert_eq!(refused(&commit), "last index block's offset", "{offset} {len}");
     }
     for data_end in [0, DATA_OFFSET, DATA_OFFSET + 4095, DATA_OFFSET + 8192, u64::MAX] {
-        assert_eq!(
-            refused(&index(DATA_OFFSET, 4096, data_end)),
-            "last index block's offset"
-        );
+        assert_eq!(refused(&index(DATA_OFFSET, 4096, data_end)), "last index block's offset");
     }
     index(DATA_OFFSET, 1 << 20, 2 << 20).encode().unwrap();
 }
@@ -142,18 +112,9 @@ fn an_index_block_outside_the_stream_or_too_long_is_refused() {
 #[test]
 fn a_state_that_holds_a_session_needs_its_header_and_index() {
     for state in State::ALL {
-        let whole = Commit {
-            state,
-            ..values::commit()
-        };
-        let without_header = Commit {
-            header: Locator::default(),
-            ..whole.clone()
-        };
-        let without_index = Commit {
-            last_index: Locator::default(),
-            ..whole
-        };
+        let whole = Commit { state, ..values::commit() };
+        let without_header = Commit { header: Locator::default(), ..whole.clone() };
+        let without_index = Commit { last_index: Locator::default(), ..whole };
         for commit in [without_header, without_index] {
             match state {
                 State::Complete | State::Snapshot | State::Restoring => {
@@ -176,10 +137,7 @@ fn decoding_keeps_the_same_rules_as_encoding() {
         (128, 11, "pages of memory"),
     ] {
         let found = Commit::decode(&with(&bytes, at, &value.to_le_bytes()));
-        assert!(
-            matches!(found, Err(FormatError::Field { field: f, .. }) if f == field),
-            "{at}: {found:?}"
-        );
+        assert!(matches!(found, Err(FormatError::Field { field: f, .. }) if f == field), "{at}: {found:?}");
     }
 }
 
@@ -192,16 +150,7 @@ fn a_block_found_elsewhere_than_meant_is_refused() {
     other.created_unix += 1;
     let other = other.encode().unwrap();
     let found = locator.check(Block::Header, &other);
-    assert!(
-        matches!(
-            found,
-            Err(FormatError::Checksum {
-                block: Block::Header,
-                ..
-            })
-        ),
-        "{found:?}"
-    );
+    assert!(matches!(found, Err(FormatError::Checksum { block: Block::Header, .. })), "{found:?}");
     for len in [0, 23, 4095] {
         let found = locator.check(Block::Header, &bytes[..len]);
         let (block, needed, got) = (Block::Header, 4096, len);

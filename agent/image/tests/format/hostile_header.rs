@@ -55,11 +55,7 @@ fn record_error(records: &[Record]) -> (u16, &'static str) {
 /// The field for which `header` is refused.
 fn refused(header: &Header) -> &'static str {
     match header.encode() {
-        Err(FormatError::Field {
-            block: Block::Header,
-            field,
-            ..
-        }) => field,
+        Err(FormatError::Field { block: Block::Header, field, .. }) => field,
         other => panic!("{other:?}"),
     }
 }
@@ -124,16 +120,7 @@ fn text_that_is_not_utf8_is_refused() {
         let mut records = records();
         records[at].2 = vec![b'a', 0xff];
         let found = Header::decode(&header_of(&records));
-        assert!(
-            matches!(
-                found,
-                Err(FormatError::Text {
-                    block: Block::Header,
-                    ..
-                })
-            ),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(FormatError::Text { block: Block::Header, .. })), "{found:?}");
     }
 }
 
@@ -163,44 +150,21 @@ fn counts_and_lengths_at_their_extremes_are_refused() {
 
 #[test]
 fn a_header_that_is_too_large_is_not_written() {
-    let fitting = |cmdline: usize| Header {
-        cmdline: "x".repeat(cmdline),
-        ..values::header()
-    };
+    let fitting = |cmdline: usize| Header { cmdline: "x".repeat(cmdline), ..values::header() };
     let overhead = fitting(0).encode().unwrap();
-    let used = overhead
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .unwrap()
-        .next_multiple_of(8);
+    let used = overhead.iter().rposition(|byte| *byte != 0).unwrap().next_multiple_of(8);
     let most = HEADER_MAX - used - 8;
     let largest = fitting(most);
     let bytes = largest.encode().unwrap();
     assert_eq!((bytes.len(), Header::decode(&bytes)), (HEADER_MAX, Ok(largest)));
     let found = fitting(most + 64).encode();
-    assert!(
-        matches!(
-            found,
-            Err(FormatError::TooLarge {
-                block: Block::Header,
-                max: HEADER_MAX,
-                ..
-            })
-        ),
-        "{found:?}"
-    );
+    assert!(matches!(found, Err(FormatError::TooLarge { block: Block::Header, max: HEADER_MAX, .. })), "{found:?}");
 }
 
 #[test]
 fn memory_that_is_not_ascending_or_beyond_the_limit_is_refused() {
     let with_ram = |ranges: &[(u64, u64)]| Header {
-        ram: ranges
-            .iter()
-            .map(|(start, end)| PfnRange {
-                start: *start,
-                end: *end,
-            })
-            .collect(),
+        ram: ranges.iter().map(|(start, end)| PfnRange { start: *start, end: *end }).collect(),
         ..values::header()
     };
     for ranges in [
@@ -223,9 +187,7 @@ fn memory_that_is_not_ascending_or_beyond_the_limit_is_refused() {
         assert_eq!(refused(&with_ram(ranges)), "memory", "{ranges:x?}");
     }
     // Ranges that touch one another and the region, and the last page of all.
-    with_ram(&[(0, 1), (0x9f, 0x200), (0x200, 0x1000), (0x9000, PFN_LIMIT)])
-        .encode()
-        .unwrap();
+    with_ram(&[(0, 1), (0x9f, 0x200), (0x200, 0x1000), (0x9000, PFN_LIMIT)]).encode().unwrap();
 }
 
 #[test]
@@ -240,50 +202,29 @@ fn a_region_that_is_no_whole_pages_or_elsewhere_is_refused() {
         range(end - 4096, end + 4096),
         range(0, u64::MAX),
     ] {
-        let region = Header {
-            region: wrong,
-            ..values::header()
-        };
+        let region = Header { region: wrong, ..values::header() };
         assert_eq!(refused(&region), "region");
-        let low = Header {
-            low: wrong,
-            ..values::header()
-        };
+        let low = Header { low: wrong, ..values::header() };
         assert_eq!(refused(&low), "low memory");
     }
-    let both = Header {
-        low: range(0x8ff_f000, 0x900_0000),
-        ..values::header()
-    };
+    let both = Header { low: range(0x8ff_f000, 0x900_0000), ..values::header() };
     assert_eq!(refused(&both), "low memory");
 }
 
 #[test]
 fn an_entry_or_mailbox_outside_the_saved_memory_is_refused() {
     for pfn in [0, 0xff, 0x1000, 0x8fff, 0x3_0000, PFN_LIMIT, u64::MAX / 4096] {
-        let entry = Header {
-            entry: pfn * 4096 + 8,
-            ..values::header()
-        };
+        let entry = Header { entry: pfn * 4096 + 8, ..values::header() };
         assert_eq!(refused(&entry), "jump-back entry", "{pfn:#x}");
-        let mailbox = Header {
-            mailbox: Some(Mailbox { pfn, nonce: [1; 16] }),
-            ..values::header()
-        };
+        let mailbox = Header { mailbox: Some(Mailbox { pfn, nonce: [1; 16] }), ..values::header() };
         assert_eq!(refused(&mailbox), "mailbox page", "{pfn:#x}");
     }
     // 0 stands for an entry that is not known yet.
-    let unknown = Header {
-        entry: 0,
-        ..values::header()
-    };
+    let unknown = Header { entry: 0, ..values::header() };
     assert_eq!(Header::decode(&unknown.encode().unwrap()), Ok(unknown));
     for pfn in [0x100, 0xfff, 0x9000, 0x2_ffff] {
-        let header = Header {
-            entry: pfn * 4096 + 4095,
-            mailbox: Some(Mailbox { pfn, nonce: [1; 16] }),
-            ..values::header()
-        };
+        let header =
+            Header { entry: pfn * 4096 + 4095, mailbox: Some(Mailbox { pfn, nonce: [1; 16] }), ..values::header() };
         assert_eq!(Header::decode(&header.encode().unwrap()), Ok(header));
     }
     // Page 0 means that there is no mailbox, even where it is RAM.
@@ -298,11 +239,7 @@ fn firmware_ranges_that_are_empty_or_not_ascending_are_refused() {
     let with_ranges = |ranges: &[(u64, u64)]| Header {
         firmware: ranges
             .iter()
-            .map(|(start, end)| FirmwareRange {
-                start: *start,
-                end: *end,
-                kind: FirmwareKind::Unusable,
-            })
+            .map(|(start, end)| FirmwareRange { start: *start, end: *end, kind: FirmwareKind::Unusable })
             .collect(),
         ..values::header()
     };
@@ -318,10 +255,7 @@ fn firmware_ranges_that_are_empty_or_not_ascending_are_refused() {
 
 #[test]
 fn a_kind_of_firmware_range_with_a_name_gets_that_name() {
-    let kinds = |kind| Header {
-        firmware: vec![FirmwareRange { start: 0, end: 1, kind }],
-        ..values::header()
-    };
+    let kinds = |kind| Header { firmware: vec![FirmwareRange { start: 0, end: 1, kind }], ..values::header() };
     for (number, kind) in [
         (2, FirmwareKind::Reserved),
         (3, FirmwareKind::AcpiTables),

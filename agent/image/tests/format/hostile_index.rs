@@ -64,11 +64,7 @@ impl Raw {
     /// The field for which it is refused.
     fn refused(&self) -> &'static str {
         match self.decode() {
-            Err(FormatError::Field {
-                block: Block::Index,
-                field,
-                ..
-            }) => field,
+            Err(FormatError::Field { block: Block::Index, field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
@@ -94,23 +90,9 @@ fn counts_at_their_extremes_are_refused() {
     for counts in [[most + 1, 3, 1], [u32::MAX, 3, 1], [u32::MAX, u32::MAX, u32::MAX]] {
         assert_eq!(changed(|raw| raw.counts = Some(counts)).refused(), "chunk count");
     }
-    for counts in [
-        [2, u32::MAX, 1],
-        [2, 3, u32::MAX],
-        [most, u32::MAX, u32::MAX],
-        [most, 3, 1],
-    ] {
+    for counts in [[2, u32::MAX, 1], [2, 3, u32::MAX], [most, u32::MAX, u32::MAX], [most, 3, 1]] {
         let found = changed(|raw| raw.counts = Some(counts)).decode();
-        assert!(
-            matches!(
-                found,
-                Err(FormatError::Truncated {
-                    block: Block::Index,
-                    ..
-                })
-            ),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(FormatError::Truncated { block: Block::Index, .. })), "{found:?}");
     }
     // Counts that lie, but within the block: the tables do not match them.
     for counts in [[1, 3, 1], [3, 3, 1], [2, 2, 2], [2, 4, 0], [0, 3, 1]] {
@@ -122,9 +104,7 @@ fn counts_at_their_extremes_are_refused() {
 #[test]
 fn the_most_chunks_are_read() {
     let raw = changed(|raw| {
-        raw.chunks = (0..INDEX_MAX_CHUNKS as u64)
-            .map(|at| (DATA_OFFSET + at, 1, 1, 1))
-            .collect();
+        raw.chunks = (0..INDEX_MAX_CHUNKS as u64).map(|at| (DATA_OFFSET + at, 1, 1, 1)).collect();
         raw.extents = (0..INDEX_MAX_CHUNKS as u64).map(|at| (at, 1)).collect();
     });
     assert_eq!(raw.decode().unwrap().chunks().len(), INDEX_MAX_CHUNKS);
@@ -160,24 +140,13 @@ fn a_previous_block_that_cannot_be_is_refused() {
 #[test]
 fn a_chunk_that_does_not_lie_between_its_neighbours_is_refused() {
     for offset in [0, DATA_OFFSET - 1, AT - 8191, AT, u64::MAX - 8191, u64::MAX] {
-        assert_eq!(
-            changed(|raw| raw.chunks[0].0 = offset).refused(),
-            "chunk's offset",
-            "{offset:#x}"
-        );
+        assert_eq!(changed(|raw| raw.chunks[0].0 = offset).refused(), "chunk's offset", "{offset:#x}");
     }
     for offset in [DATA_OFFSET, DATA_OFFSET + 8191] {
-        assert_eq!(
-            changed(|raw| raw.chunks[1].0 = offset).refused(),
-            "chunk's offset",
-            "{offset:#x}"
-        );
+        assert_eq!(changed(|raw| raw.chunks[1].0 = offset).refused(), "chunk's offset", "{offset:#x}");
     }
     // Inside the previous block.
-    assert_eq!(
-        changed(|raw| raw.prev = (DATA_OFFSET, 4096)).refused(),
-        "chunk's offset"
-    );
+    assert_eq!(changed(|raw| raw.prev = (DATA_OFFSET, 4096)).refused(), "chunk's offset");
     // With a gap, and up to the index block itself.
     changed(|raw| raw.chunks[1].0 = AT - 100).decode().unwrap();
 }
@@ -221,11 +190,7 @@ fn extents_that_are_not_the_chunks_own_are_refused() {
 #[test]
 fn extents_that_overlap_or_descend_in_a_chunk_are_refused() {
     for pfn in [0, 0x1ff, 0x200] {
-        assert_eq!(
-            changed(|raw| raw.extents[2].0 = pfn).refused(),
-            "chunk's extents",
-            "{pfn:#x}"
-        );
+        assert_eq!(changed(|raw| raw.extents[2].0 = pfn).refused(), "chunk's extents", "{pfn:#x}");
     }
     // Touching is allowed, and so is another order between chunks: chunks are written as they come.
     changed(|raw| raw.extents[2].0 = 0x201).decode().unwrap();
@@ -234,19 +199,11 @@ fn extents_that_overlap_or_descend_in_a_chunk_are_refused() {
 
 #[test]
 fn page_frames_beyond_the_limit_and_empty_runs_are_refused() {
-    let wrong = [
-        (PFN_LIMIT, 1),
-        (PFN_LIMIT - 1, 2),
-        (u64::MAX, 1),
-        (u64::MAX, u32::MAX),
-        (7, 0),
-    ];
+    let wrong = [(PFN_LIMIT, 1), (PFN_LIMIT - 1, 2), (u64::MAX, 1), (u64::MAX, u32::MAX), (7, 0)];
     for extent in wrong {
         assert_eq!(changed(|raw| raw.extents[2] = extent).refused(), "extent", "{extent:?}");
         assert_eq!(changed(|raw| raw.zero[0] = extent).refused(), "extent", "{extent:?}");
     }
     changed(|raw| raw.extents[2] = (PFN_LIMIT - 1, 1)).decode().unwrap();
-    changed(|raw| raw.zero[0] = (PFN_LIMIT - u64::from(u32::MAX), u32::MAX))
-        .decode()
-        .unwrap();
+    changed(|raw| raw.zero[0] = (PFN_LIMIT - u64::from(u32::MAX), u32::MAX)).decode().unwrap();
 }

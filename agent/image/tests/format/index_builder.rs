@@ -30,11 +30,7 @@ fn field_of<T: std::fmt::Debug>(result: Result<T, FormatError>) -> &'static str 
 fn chunks_that_a_reader_would_refuse_are_refused() {
     let good = stored(DATA_OFFSET, 2);
     let pages = [extent(7, 2)];
-    let zstd = |stored_len| Chunk {
-        stored_len,
-        codec: Codec::Zstd,
-        ..good
-    };
+    let zstd = |stored_len| Chunk { stored_len, codec: Codec::Zstd, ..good };
     let cases: &[(Chunk, &[Extent], &str)] = &[
         (good, &[], "chunk's pages"),
         (stored(DATA_OFFSET, 65), &[extent(7, 65)], "chunk's pages"),
@@ -58,27 +54,19 @@ fn chunks_that_a_reader_would_refuse_are_refused() {
     for chunk in [good, zstd(1), zstd(8191)] {
         builder().chunk(&chunk, &pages).unwrap();
     }
-    builder()
-        .chunk(&stored(DATA_OFFSET, 64), &[extent(PFN_LIMIT - 64, 64)])
-        .unwrap();
+    builder().chunk(&stored(DATA_OFFSET, 64), &[extent(PFN_LIMIT - 64, 64)]).unwrap();
 }
 
 #[test]
 fn a_chunk_or_block_that_overlaps_what_is_before_it_is_refused() {
     let mut builder = builder();
     builder.chunk(&stored(DATA_OFFSET, 2), &[extent(7, 2)]).unwrap();
-    assert_eq!(
-        field_of(builder.chunk(&stored(DATA_OFFSET + 8191, 1), &[extent(9, 1)])),
-        "chunk's offset"
-    );
+    assert_eq!(field_of(builder.chunk(&stored(DATA_OFFSET + 8191, 1), &[extent(9, 1)])), "chunk's offset");
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 4096)), "offset");
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 8193)), "offset");
     builder.finish(DATA_OFFSET + 8192).unwrap();
     // The next block begins behind this one.
-    assert_eq!(
-        field_of(builder.chunk(&stored(DATA_OFFSET + 8192, 1), &[extent(9, 1)])),
-        "chunk's offset"
-    );
+    assert_eq!(field_of(builder.chunk(&stored(DATA_OFFSET + 8192, 1), &[extent(9, 1)])), "chunk's offset");
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 8192)), "offset");
     builder.chunk(&stored(DATA_OFFSET + 12288, 1), &[extent(9, 1)]).unwrap();
     builder.finish(DATA_OFFSET + 16384).unwrap();
@@ -86,12 +74,7 @@ fn a_chunk_or_block_that_overlaps_what_is_before_it_is_refused() {
 
 #[test]
 fn zero_runs_that_are_none_are_refused() {
-    for run in [
-        extent(5, 0),
-        extent(PFN_LIMIT, 1),
-        extent(PFN_LIMIT - 1, 2),
-        extent(u64::MAX, 1),
-    ] {
+    for run in [extent(5, 0), extent(PFN_LIMIT, 1), extent(PFN_LIMIT - 1, 2), extent(u64::MAX, 1)] {
         assert_eq!(field_of(builder().zero(run)), "extent");
     }
     assert_eq!(joined(&[extent(PFN_LIMIT - 1, 1)]), [extent(PFN_LIMIT - 1, 1)]);
@@ -103,16 +86,10 @@ fn zero_runs_that_touch_are_joined() {
     // A gap, a step back, and a run that would touch another than the last.
     assert_eq!(joined(&[extent(5, 3), extent(9, 1)]), [extent(5, 3), extent(9, 1)]);
     assert_eq!(joined(&[extent(5, 3), extent(4, 1)]), [extent(5, 3), extent(4, 1)]);
-    assert_eq!(
-        joined(&[extent(5, 1), extent(9, 1), extent(6, 1)]),
-        [extent(5, 1), extent(9, 1), extent(6, 1)]
-    );
+    assert_eq!(joined(&[extent(5, 1), extent(9, 1), extent(6, 1)]), [extent(5, 1), extent(9, 1), extent(6, 1)]);
     // More pages than one run can count.
     let most = extent(0, u32::MAX);
-    assert_eq!(
-        joined(&[most, extent(u64::from(u32::MAX), 1)]),
-        [most, extent(u64::from(u32::MAX), 1)]
-    );
+    assert_eq!(joined(&[most, extent(u64::from(u32::MAX), 1)]), [most, extent(u64::from(u32::MAX), 1)]);
 }
 
 #[test]
@@ -128,10 +105,7 @@ fn a_block_of_the_most_chunks_is_full_and_fits() {
     let refused = builder.chunk(&stored(offset, 1), &[extent(1, 1)]);
     assert!(matches!(refused, Err(FormatError::TooLarge { .. })), "{refused:?}");
     let bytes = builder.finish(offset).unwrap().0;
-    assert_eq!(
-        IndexBlock::decode(&bytes, offset).unwrap().chunks().len(),
-        INDEX_MAX_CHUNKS
-    );
+    assert_eq!(IndexBlock::decode(&bytes, offset).unwrap().chunks().len(), INDEX_MAX_CHUNKS);
     assert!(!builder.is_full() && builder.is_empty());
 }
 
@@ -152,15 +126,8 @@ fn a_block_of_scattered_pages_is_full_before_it_is_too_large() {
     let bytes = builder.finish(offset).unwrap().0;
     // Full, but not early: no further chunk would have fitted.
     let largest = 24 + 64 * 12;
-    assert!(
-        bytes.len() <= INDEX_MAX && bytes.len() + largest + BLOCK > INDEX_MAX,
-        "{}",
-        bytes.len()
-    );
-    assert_eq!(
-        IndexBlock::decode(&bytes, offset).unwrap().chunks().len() as u64,
-        chunks
-    );
+    assert!(bytes.len() <= INDEX_MAX && bytes.len() + largest + BLOCK > INDEX_MAX, "{}", bytes.len());
+    assert_eq!(IndexBlock::decode(&bytes, offset).unwrap().chunks().len() as u64, chunks);
 }
 
 #[test]
@@ -172,10 +139,7 @@ fn a_block_of_scattered_zero_runs_is_full_before_it_is_too_large() {
         runs += 1;
     }
     let refused = builder.zero(extent(runs * 2, 1));
-    assert!(
-        matches!(refused, Err(FormatError::TooLarge { max: INDEX_MAX, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FormatError::TooLarge { max: INDEX_MAX, .. })), "{refused:?}");
     // A run that joins the last one takes no room.
     builder.zero(extent(runs * 2 - 1, 1)).unwrap();
     let bytes = builder.finish(DATA_OFFSET).unwrap().0;

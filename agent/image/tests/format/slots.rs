@@ -7,10 +7,7 @@ use proptest::prelude::*;
 use crate::values;
 
 fn record(seq: u64) -> Commit {
-    Commit {
-        seq,
-        ..values::commit()
-    }
+    Commit { seq, ..values::commit() }
 }
 
 /// What a slot may be found to hold.

@@ -21,21 +21,13 @@ const LEGAL: [(State, &[State]); 8] = [
 fn a_change_that_the_table_does_not_list_is_refused() {
     for (from, allowed) in LEGAL {
         for to in State::ALL {
-            let commit = Commit {
-                state: from,
-                ..values::commit()
-            };
+            let commit = Commit { state: from, ..values::commit() };
             assert_eq!(from.may_become(to), allowed.contains(&to), "{from:?} to {to:?}");
             let changed = commit.transition(to, "because");
             match allowed.contains(&to) {
                 true => assert_eq!(
                     changed,
-                    Ok(Commit {
-                        seq: commit.seq + 1,
-                        state: to,
-                        reason: "because".to_string(),
-                        ..commit
-                    })
+                    Ok(Commit { seq: commit.seq + 1, state: to, reason: "because".to_string(), ..commit })
                 ),
                 false => assert_eq!(changed, Err(FormatError::Transition { from, to })),
             }
@@ -56,10 +48,7 @@ fn what_was_consumed_is_never_resumed_without_a_new_save() {
         }
         at += 1;
     }
-    assert!(
-        !reached.contains(&Complete) && !reached.contains(&Restoring),
-        "{reached:?}"
-    );
+    assert!(!reached.contains(&Complete) && !reached.contains(&Restoring), "{reached:?}");
 }
 
 #[test]
@@ -67,10 +56,7 @@ fn a_new_device_is_empty_and_every_state_survives_its_block() {
     let empty = Commit::empty(Uuid([1; 16]));
     assert_eq!(Commit::decode(&empty.encode().unwrap()), Ok(empty));
     for state in State::ALL {
-        let commit = Commit {
-            state,
-            ..values::commit()
-        };
+        let commit = Commit { state, ..values::commit() };
         assert_eq!(Commit::decode(&commit.encode().unwrap()), Ok(commit));
     }
 }

@@ -10,10 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 pub(crate) fn label() -> Label {
-    Label {
-        uuid: Uuid([0x11; 16]),
-        created_unix: 1_700_000_000,
-    }
+    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000 }
 }
 
 pub(crate) fn commit() -> Commit {
@@ -23,16 +20,8 @@ pub(crate) fn commit() -> Commit {
         attempts: 0,
         image: Uuid([0x11; 16]),
         save_id: Uuid([0x22; 16]),
-        header: Locator {
-            offset: HEADER_OFFSET,
-            len: 4096,
-            checksum: 0x0123_4567_89ab_cdef,
-        },
-        last_index: Locator {
-            offset: DATA_OFFSET + 8192,
-            len: 4096,
-            checksum: 0xfedc_ba98_7654_3210,
-        },
+        header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0x0123_4567_89ab_cdef },
+        last_index: Locator { offset: DATA_OFFSET + 8192, len: 4096, checksum: 0xfedc_ba98_7654_3210 },
         data_end: DATA_OFFSET + 12288,
         totals: Totals {
             ram_pages: 10,
@@ -61,33 +50,11 @@ pub(crate) fn header() -> Header {
         boot_id: Uuid([0x33; 16]),
         created_unix: 1_700_000_000,
         entry: 0x20_0100,
-        region: PhysRange {
-            start: 16 << 20,
-            end: 144 << 20,
-        },
-        low: PhysRange {
-            start: 0x1000,
-            end: 0x9_f000,
-        },
-        mailbox: Some(Mailbox {
-            pfn: 0x201,
-            nonce: [0x44; 16],
-        }),
-        ram: vec![
-            PfnRange {
-                start: 0x100,
-                end: 0x1000,
-            },
-            PfnRange {
-                start: 0x9000,
-                end: 0x3_0000,
-            },
-        ],
-        firmware: vec![FirmwareRange {
-            start: 0xf_0000,
-            end: 0x10_0000,
-            kind: FirmwareKind::Reserved,
-        }],
+        region: PhysRange { start: 16 << 20, end: 144 << 20 },
+        low: PhysRange { start: 0x1000, end: 0x9_f000 },
+        mailbox: Some(Mailbox { pfn: 0x201, nonce: [0x44; 16] }),
+        ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
+        firmware: vec![FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved }],
         cpu: Cpu {
             vendor: "GenuineIntel".to_string(),
             family: 6,
@@ -111,12 +78,7 @@ pub(crate) fn extent(pfn: u64, pages: u32) -> Extent {
 
 /// A chunk that is stored as it is, for `pages` pages.
 pub(crate) fn stored(offset: u64, pages: u32) -> Chunk {
-    Chunk {
-        offset,
-        stored_len: pages * 4096,
-        codec: Codec::Store,
-        checksum: 0x5555_5555_5555_5555,
-    }
+    Chunk { offset, stored_len: pages * 4096, codec: Codec::Store, checksum: 0x5555_5555_5555_5555 }
 }
 
 pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
@@ -140,17 +102,15 @@ fn any_locator(offset: impl Strategy<Value = u64>, max: usize) -> impl Strategy<
 fn any_totals() -> impl Strategy<Value = Totals> {
     let count = 0..PFN_LIMIT;
     let counts = [count.clone(), count.clone(), count];
-    (counts, any::<[u64; 3]>()).prop_map(
-        |([stored, zero, omitted], [chunks, index_blocks, stored_bytes])| Totals {
-            ram_pages: stored + zero + omitted,
-            stored_pages: stored,
-            zero_pages: zero,
-            omitted_pages: omitted,
-            chunks,
-            index_blocks,
-            stored_bytes,
-        },
-    )
+    (counts, any::<[u64; 3]>()).prop_map(|([stored, zero, omitted], [chunks, index_blocks, stored_bytes])| Totals {
+        ram_pages: stored + zero + omitted,
+        stored_pages: stored,
+        zero_pages: zero,
+        omitted_pages: omitted,
+        chunks,
+        index_blocks,
+        stored_bytes,
+    })
 }
 
 fn any_stats() -> impl Strategy<Value = SaveStats> {
@@ -165,17 +125,8 @@ fn any_stats() -> impl Strategy<Value = SaveStats> {
 
 pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
     let index_offset = (DATA_OFFSET / 4096..1 << 51).prop_map(|block| block * 4096);
-    let places = (
-        any_locator(Just(HEADER_OFFSET), HEADER_MAX),
-        any_locator(index_offset, INDEX_MAX),
-    );
-    let identity = (
-        any::<u64>(),
-        select(State::ALL.to_vec()),
-        any::<u32>(),
-        any_uuid(),
-        any_uuid(),
-    );
+    let places = (any_locator(Just(HEADER_OFFSET), HEADER_MAX), any_locator(index_offset, INDEX_MAX));
+    let identity = (any::<u64>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
     (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
         |((seq, state, attempts, image, save_id), (header, last_index), totals, stats, reason)| Commit {
             seq,
@@ -221,11 +172,7 @@ fn any_firmware() -> impl Strategy<Value = Vec<FirmwareRange>> {
     ];
     vec((0..u64::MAX / 2, 1..u64::MAX / 2, kind), 0..20).prop_map(|mut entries| {
         entries.sort_by_key(|(start, ..)| *start);
-        let range = |(start, len, kind)| FirmwareRange {
-            start,
-            end: start + len,
-            kind,
-        };
+        let range = |(start, len, kind)| FirmwareRange { start, end: start + len, kind };
         entries.into_iter().map(range).collect()
     })
 }
@@ -317,12 +264,7 @@ pub(crate) fn any_index_parts() -> impl Strategy<Value = IndexParts> {
             };
             let offset = end + gap;
             end = offset + u64::from(stored_len);
-            let chunk = Chunk {
-                offset,
-                stored_len,
-                codec,
-                checksum,
-            };
+            let chunk = Chunk { offset, stored_len, codec, checksum };
             chunks.push((chunk, extents));
         }
         IndexParts { chunks, zero, end }

@@ -47,11 +47,7 @@ pub(crate) fn read(text: &str) -> Vec<u8> {
         while bytes.len() < offset {
             bytes.extend(&last);
         }
-        assert_eq!(
-            bytes.len(),
-            offset,
-            "the line does not begin where the one before ends: {line}"
-        );
+        assert_eq!(bytes.len(), offset, "the line does not begin where the one before ends: {line}");
         last = numbers.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
         bytes.extend(&last);
     }

@@ -33,10 +33,7 @@ fn page(pfn: u64) -> Vec<u8> {
 }
 
 pub(crate) fn label() -> Label {
-    Label {
-        uuid: uuid("01234567-89ab-cdef-0123-456789abcdef"),
-        created_unix: 1_700_000_000,
-    }
+    Label { uuid: uuid("01234567-89ab-cdef-0123-456789abcdef"), created_unix: 1_700_000_000 }
 }
 
 fn save_id() -> Uuid {
@@ -50,44 +47,14 @@ pub(crate) fn header() -> Header {
         boot_id: uuid("00112233-4455-6677-8899-aabbccddeeff"),
         created_unix: 1_750_000_000,
         entry: 0x30_1050,
-        region: PhysRange {
-            start: 0x100_0000,
-            end: 0x900_0000,
-        },
-        low: PhysRange {
-            start: 0x1000,
-            end: 0x9_f000,
-        },
-        mailbox: Some(Mailbox {
-            pfn: 0x302,
-            nonce: *b"sixteen bytes ok",
-        }),
-        ram: vec![
-            PfnRange {
-                start: 0x100,
-                end: 0x1000,
-            },
-            PfnRange {
-                start: 0x9000,
-                end: 0x9100,
-            },
-        ],
+        region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
+        low: PhysRange { start: 0x1000, end: 0x9_f000 },
+        mailbox: Some(Mailbox { pfn: 0x302, nonce: *b"sixteen bytes ok" }),
+        ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x9100 }],
         firmware: vec![
-            FirmwareRange {
-                start: 0xf_0000,
-                end: 0x10_0000,
-                kind: FirmwareKind::Reserved,
-            },
-            FirmwareRange {
-                start: 0x910_0000,
-                end: 0x910_2345,
-                kind: FirmwareKind::AcpiTables,
-            },
-            FirmwareRange {
-                start: 0x920_0000,
-                end: 0x930_0000,
-                kind: FirmwareKind::Other(12),
-            },
+            FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved },
+            FirmwareRange { start: 0x910_0000, end: 0x910_2345, kind: FirmwareKind::AcpiTables },
+            FirmwareRange { start: 0x920_0000, end: 0x930_0000, kind: FirmwareKind::Other(12) },
         ],
         cpu: Cpu {
             vendor: "GenuineDormouse".to_string(),
@@ -109,12 +76,7 @@ pub(crate) fn header() -> Header {
 /// Three chunks: a page as it is, two pages compressed behind it, and behind the first index block two scattered pages.
 pub(crate) fn chunks() -> [Stored; 3] {
     let stored = |offset, codec, extents, pages: &[u8], bytes: Vec<u8>| Stored {
-        chunk: Chunk {
-            offset,
-            stored_len: u32::try_from(bytes.len()).unwrap(),
-            codec,
-            checksum: checksum(pages),
-        },
+        chunk: Chunk { offset, stored_len: u32::try_from(bytes.len()).unwrap(), codec, checksum: checksum(pages) },
         extents,
         bytes,
     };
@@ -122,20 +84,8 @@ pub(crate) fn chunks() -> [Stored; 3] {
     let last = [page(0x300), page(0x9000)].concat();
     [
         stored(DATA_OFFSET, Codec::Store, vec![extent(0x100, 1)], &first.clone(), first),
-        stored(
-            DATA_OFFSET + 4096,
-            Codec::Zstd,
-            vec![extent(0x102, 2)],
-            &[0x5a; 2 * BLOCK],
-            ZSTD_FRAME.to_vec(),
-        ),
-        stored(
-            DATA_OFFSET + 3 * 4096,
-            Codec::Store,
-            vec![extent(0x300, 1), extent(0x9000, 1)],
-            &last.clone(),
-            last,
-        ),
+        stored(DATA_OFFSET + 4096, Codec::Zstd, vec![extent(0x102, 2)], &[0x5a; 2 * BLOCK], ZSTD_FRAME.to_vec()),
+        stored(DATA_OFFSET + 3 * 4096, Codec::Store, vec![extent(0x300, 1), extent(0x9000, 1)], &last.clone(), last),
     ]
 }
 
@@ -182,12 +132,7 @@ pub(crate) fn encode() -> Vec<u8> {
 
 /// The records of both slots. Power was lost after the new one was durable and before it was written again.
 pub(crate) fn commits(header: Locator, last_index: Locator) -> [Commit; 2] {
-    let older = Commit {
-        seq: 4,
-        state: State::Saving,
-        save_id: save_id(),
-        ..Commit::empty(label().uuid)
-    };
+    let older = Commit { seq: 4, state: State::Saving, save_id: save_id(), ..Commit::empty(label().uuid) };
     let newer = Commit {
         seq: 5,
         state: State::Complete,

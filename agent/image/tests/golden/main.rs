@@ -43,10 +43,7 @@ fn located<'a>(image: &'a [u8], block: Block, locator: &Locator) -> &'a [u8] {
 #[test]
 fn the_values_encode_to_the_golden_bytes() {
     let (golden, encoded) = (golden(), image::encode());
-    let difference = golden
-        .iter()
-        .zip(&encoded)
-        .position(|(golden, encoded)| golden != encoded);
+    let difference = golden.iter().zip(&encoded).position(|(golden, encoded)| golden != encoded);
     assert_eq!(difference, None, "the first byte that differs");
     assert_eq!(golden.len(), encoded.len());
 }

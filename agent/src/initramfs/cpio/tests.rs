@@ -82,42 +82,19 @@ fn unusable_paths_are_refused() {
 
 #[test]
 fn conflicts_are_refused() {
-    let twice = Archive::new()
-        .dir("a", 0o755)
-        .file("/a", 0o644, b"")
-        .finish()
-        .unwrap_err();
+    let twice = Archive::new().dir("a", 0o755).file("/a", 0o644, b"").finish().unwrap_err();
     assert_eq!(twice, CpioError::Twice { path: "/a".to_owned() });
-    let below = Archive::new()
-        .file("a", 0o644, b"")
-        .file("a/b/c", 0o644, b"")
-        .finish()
-        .unwrap_err();
-    assert_eq!(
-        below,
-        CpioError::Parent {
-            path: "a/b/c".to_owned(),
-            parent: "a".to_owned()
-        }
-    );
+    let below = Archive::new().file("a", 0o644, b"").file("a/b/c", 0o644, b"").finish().unwrap_err();
+    assert_eq!(below, CpioError::Parent { path: "a/b/c".to_owned(), parent: "a".to_owned() });
 }
 
 #[test]
 fn lengths_end_where_the_kernel_stops_reading() {
     let longest = "x".repeat(PATH_MAX - 1);
-    assert!(
-        Archive::new()
-            .dir(&longest, 0o755)
-            .symlink("l", &longest)
-            .finish()
-            .is_ok()
-    );
+    assert!(Archive::new().dir(&longest, 0o755).symlink("l", &longest).finish().is_ok());
     let longer = "x".repeat(PATH_MAX);
     for archive in [Archive::new().dir(&longer, 0o755), Archive::new().symlink("l", &longer)] {
-        assert!(matches!(
-            archive.finish(),
-            Err(CpioError::TooLong { length: PATH_MAX, .. })
-        ));
+        assert!(matches!(archive.finish(), Err(CpioError::TooLong { length: PATH_MAX, .. })));
     }
 }
 

@@ -37,11 +37,7 @@ fn elf(name: &str) -> Vec<u8> {
 /// A tree in which every module's contents are its own file name without compression.
 fn tree() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for path in DEP
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(path, _)| path)
-    {
+    for path in DEP.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path) {
         let file = folder.path().join(path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -58,11 +54,7 @@ fn tree() -> TempDir {
     }
     fs::write(folder.path().join("modules.dep"), DEP).unwrap();
     fs::write(folder.path().join("modules.softdep"), SOFTDEP).unwrap();
-    fs::write(
-        folder.path().join("modules.builtin"),
-        "kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme-core.ko\n",
-    )
-    .unwrap();
+    fs::write(folder.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme-core.ko\n").unwrap();
     folder
 }
 
@@ -95,10 +87,7 @@ fn dependencies_come_first_and_once() {
 #[test]
 fn dashes_and_underscores_are_the_same() {
     let tree = tree();
-    assert_eq!(
-        ask(tree.path(), &["usb_common", "usb-common"]).unwrap(),
-        ["usb-common.ko"]
-    );
+    assert_eq!(ask(tree.path(), &["usb_common", "usb-common"]).unwrap(), ["usb-common.ko"]);
 }
 
 #[test]
@@ -116,19 +105,10 @@ fn nothing_asked_for_needs_no_folder() {
 fn unknown_names_are_refused_with_those_that_look_alike() {
     let tree = tree();
     let message = ask(tree.path(), &["usbcor"]).unwrap_err().to_string();
-    assert!(
-        message.contains("`usbcor`") && message.contains(&tree.path().display().to_string()),
-        "{message}"
-    );
-    assert!(
-        message.ends_with("14 modules: usb_common, usb_storage, usbcore, ..."),
-        "{message}"
-    );
+    assert!(message.contains("`usbcor`") && message.contains(&tree.path().display().to_string()), "{message}");
+    assert!(message.ends_with("14 modules: usb_common, usb_storage, usbcore, ..."), "{message}");
     let message = ask(tree.path(), &["zfs"]).unwrap_err().to_string();
-    assert!(
-        message.contains("14 modules: gone, left, lost, packed, right"),
-        "{message}"
-    );
+    assert!(message.contains("14 modules: gone, left, lost, packed, right"), "{message}");
     let message = ask(tree.path(), &["lost"]).unwrap_err().to_string();
     assert!(message.contains("`nowhere`"), "{message}");
 }
@@ -137,10 +117,7 @@ fn unknown_names_are_refused_with_those_that_look_alike() {
 fn files_that_cannot_be_used_say_why() {
     let tree = tree();
     let table = [
-        (
-            "packed",
-            "packed.ko.xz: only .ko and .ko.zst are read; unpack it in its place (`unxz ",
-        ),
+        ("packed", "packed.ko.xz: only .ko and .ko.zst are read; unpack it in its place (`unxz "),
         ("zipped", "`gunzip "),
         ("text", "text.ko: this is not an ELF file"),
         ("torn", "torn.ko.zst: cannot read it"),
@@ -156,15 +133,9 @@ fn files_that_cannot_be_used_say_why() {
 fn a_folder_that_is_not_depmods_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let message = ask(folder.path(), &["ext4"]).unwrap_err().to_string();
-    assert!(
-        message.contains("modules.dep: cannot read it") && message.contains("depmod"),
-        "{message}"
-    );
+    assert!(message.contains("modules.dep: cannot read it") && message.contains("depmod"), "{message}");
     fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\nkernel/b.ko\n").unwrap();
-    assert!(matches!(
-        ask(folder.path(), &["a"]),
-        Err(ModulesError::Line { line: 2, .. })
-    ));
+    assert!(matches!(ask(folder.path(), &["a"]), Err(ModulesError::Line { line: 2, .. })));
     // Without the other two files, what modules.dep names can still be loaded.
     fs::create_dir(folder.path().join("kernel")).unwrap();
     fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\n").unwrap();
@@ -179,8 +150,5 @@ fn the_bound_on_a_module_is_kept() {
     let zeroes = io::repeat(0).take(MAX_MODULE + 4096);
     let packed = zstd::encode_all(zeroes, 1).unwrap();
     fs::write(folder.path().join("big.ko.zst"), packed).unwrap();
-    assert!(matches!(
-        ask(folder.path(), &["big"]),
-        Err(ModulesError::TooLarge { .. })
-    ));
+    assert!(matches!(ask(folder.path(), &["big"]), Err(ModulesError::TooLarge { .. })));
 }

@@ -17,10 +17,8 @@ fn device() -> impl Strategy<Value = ImageDevice> {
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {
-    let image = (device(), 0..=MAX_WAIT).prop_map(|(device, wait)| ImagePolicy {
-        device,
-        wait: Duration::from_secs(wait),
-    });
+    let image =
+        (device(), 0..=MAX_WAIT).prop_map(|(device, wait)| ImagePolicy { device, wait: Duration::from_secs(wait) });
     let address = 8..=(MAX_PHYSICAL - MAX_REGION_SIZE) / REGION_ALIGNMENT;
     let region = (32_u64..=2048, prop::option::of(address)).prop_map(|(size, address)| RegionPolicy {
         size: size * REGION_ALIGNMENT,
@@ -36,15 +34,8 @@ fn any_policy() -> impl Strategy<Value = Policy> {
     let level = prop_oneof![-7..=-1, 1..=19].prop_map(|level| Compression::Zstd { level });
     let compression = prop_oneof![Just(Compression::Store), level];
     let then = prop::sample::select(Then::ALL.to_vec());
-    let save =
-        (compression, 0..=MAX_THREADS, any::<bool>(), then).prop_map(|(compression, threads, drop_caches, then)| {
-            SavePolicy {
-                compression,
-                threads,
-                drop_caches,
-                then,
-            }
-        });
+    let save = (compression, 0..=MAX_THREADS, any::<bool>(), then)
+        .prop_map(|(compression, threads, drop_caches, then)| SavePolicy { compression, threads, drop_caches, then });
     let console = prop::sample::select(Verbosity::ALL.to_vec()).prop_map(|verbosity| ConsolePolicy { verbosity });
     (image, region, kernel, save, console).prop_map(|(image, region, kernel, save, console)| Policy {
         image,

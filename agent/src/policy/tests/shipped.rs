@@ -16,24 +16,12 @@ fn shipped_with_defaults() -> String {
 fn the_shipped_file_is_a_policy_of_defaults() {
     let shipped = parse(SHIPPED).unwrap();
     let defaults = Policy {
-        image: ImagePolicy {
-            device: shipped.image.device.clone(),
-            wait: DEFAULT_WAIT,
-        },
+        image: ImagePolicy { device: shipped.image.device.clone(), wait: DEFAULT_WAIT },
         ..parse(LEAST).unwrap()
     };
     assert_eq!(shipped, defaults);
     let stated = parse(&shipped_with_defaults()).unwrap();
-    assert_eq!(
-        stated,
-        Policy {
-            region: RegionPolicy {
-                address: Some(LOWEST_REGION),
-                ..defaults.region
-            },
-            ..defaults
-        }
-    );
+    assert_eq!(stated, Policy { region: RegionPolicy { address: Some(LOWEST_REGION), ..defaults.region }, ..defaults });
 }
 
 #[test]
@@ -52,14 +40,7 @@ fn the_list_of_keys_is_the_schema() {
     for key in KEYS {
         let (section, name) = key.split_once('.').unwrap();
         let error = toml::from_str::<schema::File>(&format!("[{section}]\n{name} = []\n")).unwrap_err();
-        assert!(
-            error.message().starts_with("invalid type"),
-            "{key}: {}",
-            error.message()
-        );
+        assert!(error.message().starts_with("invalid type"), "{key}: {}", error.message());
     }
-    assert_eq!(
-        KEYS.len(),
-        format!("{:?}", schema::File::default()).matches("None").count()
-    );
+    assert_eq!(KEYS.len(), format!("{:?}", schema::File::default()).matches("None").count());
 }

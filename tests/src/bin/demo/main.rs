@@ -82,21 +82,14 @@ fn run(options: &Options) -> Result<bool> {
         options.memory,
         name(options.disk),
     );
-    println!(
-        "Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.",
-        artifacts.release()
-    );
+    println!("Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.", artifacts.release());
 
     let mut guest = Guest::standard(config, &artifacts)?;
     let mut screen = Screen::new(options.verbose);
     start(&mut guest, &mut screen)?;
     let mut rows = Vec::new();
     for number in 1..=options.cycles {
-        let title = if options.cycles == 1 {
-            String::new()
-        } else {
-            format!(" {number} of {}", options.cycles)
-        };
+        let title = if options.cycles == 1 { String::new() } else { format!(" {number} of {}", options.cycles) };
         let row = match options.then {
             Then::Poweroff => power_cycle(&mut guest, &mut screen, &title)?,
             Then::Return => snapshot(&mut guest, &mut screen, &title)?,
@@ -158,16 +151,9 @@ fn snapshot(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> 
 fn row(guest: &Guest, went_on: &WentOn, to_power_off: Option<f64>) -> Result<Row> {
     let report = went_on.report().map_err(|error| guest.explain(error))?;
     let to_first_tick = went_on.to_first_tick.map(|time| time.as_secs_f64());
-    Ok(Row {
-        report,
-        proofs: went_on.proofs(),
-        to_power_off,
-        to_first_tick,
-    })
+    Ok(Row { report, proofs: went_on.proofs(), to_power_off, to_first_tick })
 }
 
 fn name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .map_or_else(String::new, |value| value.get_name().to_owned())
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -8,6 +8,9 @@ use dormouse_tests::workload::counter::CONSOLE_MARK;
 /// What every line of the agent's in the kernel log carries.
 const AGENT: &str = "dormouse: ";
 
+/// Characters of a phase's text that are shown unless verbose.
+const WIDTH: usize = 110;
+
 /// The demonstration's terminal.
 #[derive(Debug)]
 pub(crate) struct Screen {
@@ -19,11 +22,7 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(verbose: bool) -> Self {
-        Screen {
-            verbose,
-            step_began: Instant::now(),
-            away: false,
-        }
+        Screen { verbose, step_began: Instant::now(), away: false }
     }
 
     /// Begins a step; times count from here.
@@ -43,7 +42,11 @@ impl Screen {
         let first_tick = self.away && line.text.contains(CONSOLE_MARK);
         if let Some((kernel, text)) = phase {
             self.away = matches!(kernel, 'B' | 'D') || (self.away && kernel == 'A');
-            self.print(line.at, kernel, text);
+            if self.verbose {
+                self.print(line.at, kernel, text);
+            } else if !is_halfway(text) {
+                self.print(line.at, kernel, &shortened(text));
+            }
         } else if first_tick {
             self.away = false;
             self.print(line.at, 'A', "the workload goes on");
@@ -72,20 +75,33 @@ fn phase(line: &str) -> Option<(char, &str)> {
     Some((kernel, text))
 }
 
+/// A phase's progress before its end.
+fn is_halfway(text: &str) -> bool {
+    text.contains(" %, ") && !text.contains(" 100 %, ")
+}
+
+/// What fits a wide terminal.
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= WIDTH { text.to_owned() } else { text.chars().take(WIDTH).chain(['…']).collect() }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::phase;
+    use super::{WIDTH, is_halfway, phase, shortened};
+
+    #[test]
+    fn progress_and_long_lines_are_cut_down() {
+        assert!(is_halfway("save/write: 10 %, 57 MiB/s of memory"));
+        assert!(!is_halfway("save/write: 100 %, 57 MiB/s of memory"));
+        assert!(!is_halfway("save/start: kernel B is up"));
+        assert_eq!(shortened("short"), "short");
+        assert_eq!(shortened(&"é".repeat(1000)).chars().count(), WIDTH + 1);
+    }
 
     #[test]
     fn phases_are_told_from_other_lines() {
-        assert_eq!(
-            phase("[ 1.2] dormouse: save/write: 3 threads"),
-            Some(('B', "save/write: 3 threads"))
-        );
-        assert_eq!(
-            phase("dormouse: restore/jump: to 0x1000"),
-            Some(('D', "restore/jump: to 0x1000"))
-        );
+        assert_eq!(phase("[ 1.2] dormouse: save/write: 3 threads"), Some(('B', "save/write: 3 threads")));
+        assert_eq!(phase("dormouse: restore/jump: to 0x1000"), Some(('D', "restore/jump: to 0x1000")));
         assert_eq!(phase("dormouse: no image on /dev/vda"), None);
         assert_eq!(phase("save/write: not ours"), None);
     }

@@ -34,43 +34,19 @@ const LINES: &[Line] = &[
     ("pages stored", |row| row.report.stored_pages.to_string()),
     ("pages zero", |row| row.report.zero_pages.to_string()),
     ("pages left out", |row| row.report.omitted_pages.to_string()),
-    ("memory to image", |row| {
-        ratio(row.report.ram_pages, row.report.image_bytes)
-    }),
-    ("stored pages to image", |row| {
-        ratio(row.report.stored_pages, row.report.image_bytes)
-    }),
+    ("memory to image", |row| ratio(row.report.ram_pages, row.report.image_bytes)),
+    ("stored pages to image", |row| ratio(row.report.stored_pages, row.report.image_bytes)),
     ("command to power-off", |row| seconds(row.to_power_off)),
-    ("power-on to first tick", |row| {
-        seconds(row.to_first_tick.filter(|_| row.to_power_off.is_some()))
-    }),
-    ("command to first tick", |row| {
-        seconds(row.to_first_tick.filter(|_| row.to_power_off.is_none()))
-    }),
-    ("save in B", |row| {
-        half(Some(&row.report.save), |half| format!("{:.2} s", half.seconds))
-    }),
-    ("restore in D", |row| {
-        half(row.report.restore.as_ref(), |half| format!("{:.2} s", half.seconds))
-    }),
-    ("threads in B", |row| {
-        half(Some(&row.report.save), |half| half.threads.to_string())
-    }),
-    ("threads in D", |row| {
-        half(row.report.restore.as_ref(), |half| half.threads.to_string())
-    }),
-    ("agent's peak in B", |row| {
-        half(Some(&row.report.save), |half| kib(half.peak_kib))
-    }),
-    ("agent's peak in D", |row| {
-        half(row.report.restore.as_ref(), |half| kib(half.peak_kib))
-    }),
-    ("least available in B", |row| {
-        half(Some(&row.report.save), |half| kib(half.least_available_kib))
-    }),
-    ("least available in D", |row| {
-        half(row.report.restore.as_ref(), |half| kib(half.least_available_kib))
-    }),
+    ("power-on to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_some()))),
+    ("command to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_none()))),
+    ("save in B", |row| half(Some(&row.report.save), |half| format!("{:.2} s", half.seconds))),
+    ("restore in D", |row| half(row.report.restore.as_ref(), |half| format!("{:.2} s", half.seconds))),
+    ("threads in B", |row| half(Some(&row.report.save), |half| half.threads.to_string())),
+    ("threads in D", |row| half(row.report.restore.as_ref(), |half| half.threads.to_string())),
+    ("agent's peak in B", |row| half(Some(&row.report.save), |half| kib(half.peak_kib))),
+    ("agent's peak in D", |row| half(row.report.restore.as_ref(), |half| kib(half.peak_kib))),
+    ("least available in B", |row| half(Some(&row.report.save), |half| kib(half.least_available_kib))),
+    ("least available in D", |row| half(row.report.restore.as_ref(), |half| kib(half.least_available_kib))),
 ];
 
 /// Prints the columns side by side, then each proof.
@@ -86,17 +62,8 @@ pub(crate) fn print(rows: &[Row]) {
     println!();
     for (number, row) in (1..).zip(rows) {
         for proof in &row.proofs {
-            let cycle = if rows.len() == 1 {
-                String::new()
-            } else {
-                format!("cycle {number}: ")
-            };
-            println!(
-                "{:4}{cycle}{} ({})",
-                if proof.holds { "yes" } else { "NO" },
-                proof.claim,
-                proof.detail
-            );
+            let cycle = if rows.len() == 1 { String::new() } else { format!("cycle {number}: ") };
+            println!("{:4}{cycle}{} ({})", if proof.holds { "yes" } else { "NO" }, proof.claim, proof.detail);
         }
     }
 }
