@@ -71,7 +71,7 @@ pub enum FormatError {
     Field {
         /// Which block.
         block: Block,
-        /// The field's name in FORMAT.md.
+        /// The field, for people; FORMAT.md has it under the same or nearly the same name.
         field: &'static str,
         /// The value found.
         value: u64,
@@ -83,7 +83,7 @@ pub enum FormatError {
     Text {
         /// Which block.
         block: Block,
-        /// The field's name in FORMAT.md.
+        /// The field, for people; FORMAT.md has it under the same or nearly the same name.
         field: &'static str,
     },
     /// A record that this version does not know and may not ignore, or that is missing or doubled.
