@@ -29,8 +29,8 @@ pub struct Options {
     pub trust_kernel: bool,
 }
 
-/// How many pages to try until one lies where the mailbox can be: outside the region and low memory.
-const MAILBOX_TRIES: usize = 1 << 16;
+/// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
+const MAILBOX_SLACK: u64 = 16 << 20;
 
 /// Hibernates this machine. Returns when it goes on: after the resume, after a snapshot, or after a save that failed,
 /// which the report says.
@@ -177,18 +177,15 @@ fn header(
 /// A pinned page outside `swapped` with a fresh nonce.
 fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> {
     let nonce = machine::random()?;
-    // Pages in the wrong place are kept until one is in the right place, or the kernel would hand them out again.
-    let mut misplaced = Vec::new();
-    while misplaced.len() < MAILBOX_TRIES {
-        let page = PinnedPage::new(&nonce).context("cannot pin a page for the report")?;
-        let pfn = page.pfn();
+    // All of what is swapped may be free and be handed out first.
+    let limit = swapped.iter().map(PhysRange::len).sum::<u64>() + MAILBOX_SLACK;
+    let page = PinnedPage::new(&nonce, usize::try_from(limit)?, |pfn| {
         let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
-        if !swapped.iter().any(|range| range.overlaps(&bytes)) {
-            return Ok((page, Mailbox { pfn, nonce }));
-        }
-        misplaced.push(page);
-    }
-    bail!("no page outside the region could be had for the report")
+        !swapped.iter().any(|range| range.overlaps(&bytes))
+    })
+    .context("cannot pin a page outside the region for the report")?;
+    let mailbox = Mailbox { pfn: page.pfn(), nonce };
+    Ok((page, mailbox))
 }
 
 /// The initramfs of B with the session record before it: the kernel unpacks archives one after the other, and the first
