@@ -65,7 +65,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     let memory = machine.iomem.frames_outside(&region);
-    let (page, mailbox) = mailbox_page(&[region, low])?;
+    let (mut page, mailbox) = mailbox_page(&[region, low])?;
     let header = header(&machine, image, region, low, &memory, mailbox)?;
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
@@ -89,7 +89,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
         cmdline: &cmdline(&machine, policy, &told),
-        purpose: Purpose::Save { memory: memory.clone(), note: machine::vmcoreinfo(&[region, low])? },
+        purpose: Purpose::Save { memory: memory.clone(), note: machine::vmcoreinfo_note(&[region, low])? },
     })?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
     if policy.save.drop_caches {
@@ -100,6 +100,8 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     nix::unistd::sync();
+    // As late as can be: B compares it with what it finds.
+    page.write(mailbox::FREE_PAGES, &machine::free_pages().to_le_bytes());
     let jumped = power::reboot(Command::Kexec);
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);

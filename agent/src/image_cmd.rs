@@ -111,9 +111,9 @@ pub struct Session {
     pub ram_pages: u64,
     /// Pages in chunks.
     pub stored_pages: u64,
-    /// Pages that are all zero.
+    /// Pages that are restored as zeroes: they were all zero, or free.
     pub zero_pages: u64,
-    /// Pages left out.
+    /// Pages that are neither read nor restored.
     pub omitted_pages: u64,
     /// Chunks.
     pub chunks: u64,
@@ -171,7 +171,7 @@ impl fmt::Display for Info {
         let page = dormouse_sys::PAGE_SIZE;
         write!(
             f,
-            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
+            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero or free, {} offline",
             session.hostname,
             session.kernel,
             session.boot_id,

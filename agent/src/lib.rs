@@ -11,7 +11,7 @@
 //!   D  restore ────> store::Reader ──> pipeline::restore ──> physmem ──> exit ─────────> A
 //! ```
 //!
-//! The stages (`vmcore`, `pipeline`, `store`, `physmem`) do not import one another: they meet in the types of
+//! The stages (`vmcore`, `select`, `pipeline`, `store`, `physmem`) do not import one another: they meet in the types of
 //! `dormouse_image` and the traits of [`stage`], and only the four conductors wire them together.
 
 #![forbid(unsafe_code)]
@@ -40,9 +40,11 @@ pub mod loader;
 // The stages, and the seams between them.
 pub mod physmem;
 pub mod pipeline;
+pub mod select;
 pub mod stage;
 pub mod store;
 pub mod vmcore;
+pub mod vmcoreinfo;
 pub mod window;
 
 // PID 1 of B and D, and its ends.

@@ -13,6 +13,7 @@ use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
 
 use crate::loader::Note;
 use crate::physmem::iomem::Iomem;
+use crate::vmcoreinfo::{self, find_note};
 
 /// The machine, and the kernel that runs on it.
 #[derive(Debug, Clone)]
@@ -78,6 +79,14 @@ pub fn random() -> anyhow::Result<[u8; 16]> {
     Ok(bytes)
 }
 
+/// How many pages the kernel's page allocator holds free now; 0 where it does not say.
+#[must_use]
+pub fn free_pages() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("nr_free_pages "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
 /// A random UUID (RFC 9562, version 4).
 ///
 /// # Errors
@@ -140,7 +149,7 @@ pub fn can_be_returned_to(release: &str) -> bool {
 ///
 /// # Errors
 /// `/sys/kernel/vmcoreinfo` is missing, which means a kernel without `CONFIG_CRASH_DUMP`.
-pub fn vmcoreinfo(swapped: &[PhysRange]) -> anyhow::Result<Note> {
+pub fn vmcoreinfo_note(swapped: &[PhysRange]) -> anyhow::Result<Note> {
     let path = "/sys/kernel/vmcoreinfo";
     let line = std::fs::read_to_string(path)
         .with_context(|| format!("{path}: cannot read it; this kernel needs CONFIG_CRASH_DUMP"))?;
@@ -197,20 +206,7 @@ fn kcore_note() -> io::Result<Option<Vec<u8>>> {
     };
     let mut bytes = vec![0; usize::try_from(notes.p_filesz.min(1 << 20)).map_err(io::Error::other)?];
     kcore.read_exact_at(&mut bytes, notes.p_offset)?;
-    Ok(find_note(&bytes, b"VMCOREINFO\0"))
-}
-
-/// The content of the note called `name` among `notes`.
-fn find_note(mut notes: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    loop {
-        let word = |at: usize| notes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let (name_len, content_len) = (word(0)? as usize, word(4)? as usize);
-        let content = 12 + name_len.next_multiple_of(4);
-        if notes.get(12..12 + name_len)? == name {
-            return notes.get(content..content + content_len).map(<[u8]>::to_vec);
-        }
-        notes = notes.get(content + content_len.next_multiple_of(4)..)?;
-    }
+    Ok(find_note(&bytes, vmcoreinfo::NOTE))
 }
 
 #[cfg(test)]
@@ -243,7 +239,7 @@ mod tests {
         let mut notes = elf_note("CORE", &[1; 7]);
         notes.truncate(notes.len() - 12);
         notes.extend(elf_note("VMCOREINFO", b"PAGESIZE=4096\n"));
-        assert_eq!(find_note(&notes, b"VMCOREINFO\0").unwrap(), b"PAGESIZE=4096\n");
+        assert_eq!(find_note(&notes, vmcoreinfo::NOTE).unwrap(), b"PAGESIZE=4096\n");
         assert_eq!(find_note(&notes, b"OTHER\0"), None);
         assert_eq!(find_note(&[0xff; 40], b"OTHER\0"), None);
     }

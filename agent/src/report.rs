@@ -53,10 +53,10 @@ pub struct Report {
     /// Pages that are stored, compressed.
     #[serde(default)]
     pub stored_pages: u64,
-    /// Pages that are all zero.
+    /// Pages that are restored as zeroes: they were all zero, or free.
     #[serde(default)]
     pub zero_pages: u64,
-    /// Pages left out because A held them free.
+    /// Pages that are neither read nor restored: offline, or with a hardware error.
     #[serde(default)]
     pub omitted_pages: u64,
     /// The save, in B.
@@ -128,7 +128,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "image    {}: {} stored, {} zero, {} left out, of {} of memory",
+            "image    {}: {} stored, {} zero or free, {} offline, of {} of memory",
             mib(self.image_bytes),
             mib(self.stored_pages * page),
             mib(self.zero_pages * page),
@@ -171,13 +171,23 @@ pub enum MailboxError {
     Unreadable(String),
 }
 
-/// The mailbox: nonce (16 bytes), length of the text (4 bytes, little-endian), the report as JSON.
+/// The mailbox: nonce (16 bytes), length of the text (4 bytes, little-endian), the report as JSON; in its last 8 bytes, on the
+/// way from A to B, how many pages A held free when it jumped (little-endian).
 pub mod mailbox {
     use super::{MailboxError, Report};
 
     /// Bytes of the nonce at the page's start.
     pub const NONCE: usize = 16;
     const TEXT: usize = NONCE + 4;
+    /// Where A says how many pages it held free.
+    pub const FREE_PAGES: usize = 4096 - 8;
+
+    /// How many pages A held free, where the page is the one with `nonce` and says so.
+    #[must_use]
+    pub fn free_pages(page: &[u8], nonce: &[u8; NONCE]) -> Option<u64> {
+        let count = page.get(FREE_PAGES..FREE_PAGES + 8)?.try_into().ok().map(u64::from_le_bytes)?;
+        (page.get(..NONCE)? == nonce && count > 0).then_some(count)
+    }
 
     /// Writes `report` into a page that starts with `nonce`.
     ///

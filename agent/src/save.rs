@@ -1,10 +1,12 @@
 //! The conductor in B: A's memory to the image.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::bail;
-use dormouse_image::{Header, SaveStats, State};
+use dormouse_image::{Header, PfnRange, SaveStats, State};
+use dormouse_sys::PAGE_SIZE;
 
 use crate::machine;
 use crate::mode::SavePlan;
@@ -12,10 +14,13 @@ use crate::phase::Phase;
 use crate::pipeline;
 use crate::policy::{Policy, Then};
 use crate::progress::Progress;
-use crate::report::{Half, Outcome, Report};
+use crate::report::{Half, Outcome, Report, mailbox};
+use crate::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
+use crate::stage::PageSource;
 use crate::store::{self, Access, Disk, Image, Writer};
 use crate::vitals::Watch;
 use crate::vmcore::{self, Vmcore};
+use crate::vmcoreinfo::{self, VmcoreInfo, find_note};
 
 /// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete.
 ///
@@ -37,11 +42,13 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     let threads = threads(policy);
     let pages = header.ram_pages();
     log::info!("{}: {pages} pages to {}, {threads} threads", Phase::SaveWrite, path.display());
+    let selection = selection(&vmcore, &header);
     let mut writer = Writer::begin(image, &header)?;
     let mut progress = Progress::new(Phase::SaveWrite, pages);
-    let saved = pipeline::save(&vmcore, &header.ram, policy.save.compression, threads, &mut writer, |done| {
-        progress.at(done);
-    });
+    let saved =
+        pipeline::save(&vmcore, &header.ram, &selection, policy.save.compression, threads, &mut writer, |done| {
+            progress.at(done);
+        });
     let counts = match saved {
         Ok(counts) => counts,
         Err(error) => {
@@ -53,8 +60,8 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
             return Err(error);
         }
     };
-    if counts.stored + counts.zero != pages {
-        bail!("{} pages were saved of {pages}", counts.stored + counts.zero);
+    if counts.stored + counts.zero + counts.left != pages {
+        bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
     }
 
     log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
@@ -70,8 +77,67 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
             least_available_kib: vitals.least_available_kib,
         }
     };
-    let image = writer.finish(state, 0, stats)?;
+    let image = writer.finish(state, counts.left, stats)?;
     Ok(report(&image, Outcome::Returned))
+}
+
+/// Which pages matter. Where that cannot be found out for certain, all of them do.
+fn selection(vmcore: &Vmcore, header: &Header) -> Selection {
+    match select_pages(vmcore, header) {
+        Ok(selection) => {
+            log::info!("{}: {} pages are free and not stored", Phase::SaveWrite, selection.free_pages());
+            selection
+        }
+        Err(error) => {
+            log::warn!("{}: storing every page: {error}", Phase::SaveWrite);
+            Selection::everything()
+        }
+    }
+}
+
+fn select_pages(vmcore: &Vmcore, header: &Header) -> Result<Selection, SelectError> {
+    if header.cmdline.split_whitespace().any(|argument| argument.starts_with("page_poison")) {
+        return Err(SelectError::Poisoning);
+    }
+    let now = OldMemory { vmcore, swapped: None };
+    let swapped = Swapped { low: header.low, region: header.region };
+    let map = SwapMap::find(&now, header.entry, swapped)?;
+    let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
+    let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+    let mut ram = header.ram.clone();
+    ram.push(header.region.frames());
+    ram.sort_by_key(|range| range.start);
+    let selection = select::select(&OldMemory { vmcore, swapped: Some(&map) }, &layout, &ram, &map)?;
+    selection.check(expected_free(vmcore, header)?, header.ram_pages())?;
+    Ok(selection)
+}
+
+/// How many pages A said it held free when it jumped.
+fn expected_free(vmcore: &Vmcore, header: &Header) -> Result<u64, SelectError> {
+    let missing = SelectError::Missing("count of free pages to compare with");
+    let Some(mailbox) = &header.mailbox else { return Err(missing) };
+    let mut page = vec![0; 4096];
+    OldMemory { vmcore, swapped: None }.read(mailbox.pfn * PAGE_SIZE, &mut page)?;
+    mailbox::free_pages(&page, &mailbox.nonce).ok_or(missing)
+}
+
+/// A's memory by physical address, for the selection.
+struct OldMemory<'a> {
+    vmcore: &'a Vmcore,
+    /// Where swapped pages are now; without it, memory is shown as it is now.
+    swapped: Option<&'a SwapMap>,
+}
+
+impl Physical for OldMemory<'_> {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+        let failed = |source| SelectError::Memory { address, source };
+        let pfn = self.swapped.map_or(address / PAGE_SIZE, |map| map.holder(address / PAGE_SIZE));
+        let within = usize::try_from(address % PAGE_SIZE).unwrap_or(0);
+        let copied = self.vmcore.read(PfnRange { start: pfn, end: pfn + 1 }, |page| {
+            page.get(within..within + bytes.len()).map(|part| bytes.copy_from_slice(part))
+        });
+        copied.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
+    }
 }
 
 /// What an image's commit record says of its save.

@@ -31,6 +31,33 @@ pub trait PageSink: Sync {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T>;
 }
 
+/// What becomes of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is stored, unless it is all zero.
+    Store,
+    /// It is restored as zeroes, whatever is in it; it need not be read.
+    Zero,
+    /// It is neither read nor restored.
+    Leave,
+}
+
+/// Says which pages matter.
+pub trait PageFilter: Sync {
+    /// What becomes of the page at this page frame.
+    fn fate(&self, pfn: u64) -> Fate;
+}
+
+/// All pages matter.
+#[derive(Debug, Clone, Copy)]
+pub struct Everything;
+
+impl PageFilter for Everything {
+    fn fate(&self, _: u64) -> Fate {
+        Fate::Store
+    }
+}
+
 /// A chunk, compressed, on its way to the store.
 #[derive(Debug)]
 pub struct Encoded {

@@ -9,7 +9,7 @@ use dormouse_image::{BLOCK, Codec, Extent, PfnRange, checksum};
 
 use super::{FirstFailure, IN_FLIGHT, PipelineError};
 use crate::policy::Compression;
-use crate::stage::{ChunkSink, Encoded, PageSource};
+use crate::stage::{ChunkSink, Encoded, Fate, PageFilter, PageSource};
 
 /// Pages that a worker takes at once: 1 MiB, from which it makes up to four chunks. Spans begin at multiples of it, so
 /// none crosses a window's boundary.
@@ -20,17 +20,21 @@ const SPAN_PAGES: u64 = 256;
 pub struct Counts {
     /// Stored in chunks.
     pub stored: u64,
-    /// All zero.
+    /// To be restored as zeroes: all zero, or of no use.
     pub zero: u64,
+    /// Neither read nor restored.
+    pub left: u64,
 }
 
 /// What workers send to the thread that writes.
 enum Output {
     Chunk(Encoded),
     Zero(Extent),
+    Left(u64),
 }
 
-/// Saves the page frames of `memory`, which must ascend and not overlap, from `source` to `sink`, with `threads` threads.
+/// Saves those page frames of `memory` that matter to `filter` from `source` to `sink`, with `threads` threads. `memory`
+/// must ascend and not overlap.
 ///
 /// `sink` is called on the calling thread; `progress` is told after each piece how many pages are done.
 ///
@@ -39,6 +43,7 @@ enum Output {
 pub fn save<S: PageSource>(
     source: &S,
     memory: &[PfnRange],
+    filter: &impl PageFilter,
     compression: Compression,
     threads: usize,
     sink: &mut impl ChunkSink,
@@ -58,7 +63,7 @@ pub fn save<S: PageSource>(
         let (spans, failure, buffers) = (&spans, &failure, &buffers);
         scope.spawn(move || {
             pool.broadcast(|_| {
-                let worker = Worker::new(source, compression, &sender, buffers);
+                let worker = Worker::new(source, filter, compression, &sender, buffers);
                 if let Err(error) = worker.and_then(|mut worker| worker.run(spans, failure)) {
                     failure.set(error);
                 }
@@ -78,8 +83,9 @@ pub fn save<S: PageSource>(
                     sink.zero(run)?;
                     counts.zero += u64::from(run.pages);
                 }
+                Output::Left(pages) => counts.left += pages,
             }
-            progress(counts.stored + counts.zero);
+            progress(counts.stored + counts.zero + counts.left);
         }
         Ok(())
     });
@@ -113,20 +119,22 @@ impl Spans<'_> {
     }
 }
 
-struct Worker<'a, S> {
+struct Worker<'a, S, F> {
     source: &'a S,
+    filter: &'a F,
     encoder: Encoder<'a>,
     sender: &'a SyncSender<Output>,
 }
 
-impl<'a, S: PageSource> Worker<'a, S> {
+impl<'a, S: PageSource, F: PageFilter> Worker<'a, S, F> {
     fn new(
         source: &'a S,
+        filter: &'a F,
         compression: Compression,
         sender: &'a SyncSender<Output>,
         buffers: &'a Mutex<Vec<Vec<u8>>>,
-    ) -> Result<Worker<'a, S>, PipelineError> {
-        Ok(Worker { source, encoder: Encoder::new(compression, buffers)?, sender })
+    ) -> Result<Worker<'a, S, F>, PipelineError> {
+        Ok(Worker { source, filter, encoder: Encoder::new(compression, buffers)?, sender })
     }
 
     fn run(&mut self, spans: &Spans<'_>, failure: &FirstFailure) -> Result<(), PipelineError> {
@@ -134,10 +142,10 @@ impl<'a, S: PageSource> Worker<'a, S> {
             if failure.is_set() {
                 break;
             }
-            let (encoder, sender) = (&mut self.encoder, self.sender);
+            let (encoder, filter, sender) = (&mut self.encoder, self.filter, self.sender);
             let delivered = self
                 .source
-                .read(span, |bytes| encoder.span(span, bytes, |output| sender.send(output).is_ok()))
+                .read(span, |bytes| encoder.span(span, bytes, filter, |output| sender.send(output).is_ok()))
                 .map_err(|source| PipelineError::Memory { pfn: span.start, source })?;
             if !delivered {
                 // The writer has stopped listening, and knows why.
@@ -166,12 +174,24 @@ impl<'a> Encoder<'a> {
     }
 
     /// Hands all of `span`, whose pages are `bytes`, to `deliver`, until that says no. Returns whether it never did.
-    fn span(&mut self, span: PfnRange, bytes: &[u8], mut deliver: impl FnMut(Output) -> bool) -> bool {
+    fn span(
+        &mut self,
+        span: PfnRange,
+        bytes: &[u8],
+        filter: &impl PageFilter,
+        mut deliver: impl FnMut(Output) -> bool,
+    ) -> bool {
         let mut extents: Vec<Extent> = Vec::new();
         let mut pages = 0;
         let mut zero: Option<Extent> = None;
+        let mut left = 0;
         for (pfn, page) in (span.start..span.end).zip(bytes.chunks_exact(BLOCK)) {
-            if is_zero(page) {
+            let fate = filter.fate(pfn);
+            if fate == Fate::Leave {
+                left += 1;
+                continue;
+            }
+            if fate == Fate::Zero || is_zero(page) {
                 match &mut zero {
                     Some(run) if run.range().end == pfn => run.pages += 1,
                     _ => {
@@ -203,7 +223,7 @@ impl<'a> Encoder<'a> {
                 return false;
             }
         }
-        zero.is_none_or(|run| deliver(Output::Zero(run)))
+        (left == 0 || deliver(Output::Left(left))) && zero.is_none_or(|run| deliver(Output::Zero(run)))
     }
 
     /// Compresses the pages of `extents`, which are part of the span that begins at page frame `first`.

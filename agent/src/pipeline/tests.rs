@@ -9,7 +9,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::Compression;
-use crate::stage::{Batch, Buffers, ChunkSink, ChunkSource, Encoded, PageSink, PageSource, StoreFailure, Work};
+use crate::stage::{
+    Batch, Buffers, ChunkSink, ChunkSource, Encoded, Everything, Fate, PageFilter, PageSink, PageSource, StoreFailure,
+    Work,
+};
 
 /// Memory by page frame.
 #[derive(Debug, Default)]
@@ -139,7 +142,7 @@ proptest! {
         let before = memory(&ranges, &kinds);
         let compression = level.map_or(Compression::Store, zstd);
         let mut store = Store::new(usize::MAX);
-        let saved = save(&before, &ranges, compression, threads, &mut store, |_| ()).unwrap();
+        let saved = save(&before, &ranges, &Everything, compression, threads, &mut store, |_| ()).unwrap();
         let after = Memory::default();
         let restored = restore(&mut store.reader(), &after, threads, |_| ()).unwrap();
         prop_assert_eq!(saved, restored);
@@ -151,7 +154,8 @@ proptest! {
 #[test]
 fn a_store_that_fails_stops_the_save_with_its_words() {
     let ranges = [PfnRange { start: 0, end: 5000 }];
-    let error = save(&memory(&ranges, &[2]), &ranges, zstd(1), 3, &mut Store::new(1 << 20), |_| ()).unwrap_err();
+    let error =
+        save(&memory(&ranges, &[2]), &ranges, &Everything, zstd(1), 3, &mut Store::new(1 << 20), |_| ()).unwrap_err();
     assert_eq!(error.to_string(), "the store is full");
 }
 
@@ -160,7 +164,7 @@ fn a_damaged_chunk_stops_the_restore() {
     let ranges = [PfnRange { start: 0, end: 4096 }];
     for kind in [1, 2] {
         let mut store = Store::new(usize::MAX);
-        save(&memory(&ranges, &[kind]), &ranges, zstd(1), 2, &mut store, |_| ()).unwrap();
+        save(&memory(&ranges, &[kind]), &ranges, &Everything, zstd(1), 2, &mut store, |_| ()).unwrap();
         let middle = store.stream.len() / 2;
         store.stream[middle] ^= 0x10;
         let error = restore(&mut store.reader(), &Memory::default(), 2, |_| ()).unwrap_err();
@@ -177,6 +181,31 @@ fn memory_that_cannot_be_read_stops_the_save() {
         }
     }
     let ranges = [PfnRange { start: 0x10, end: 5000 }];
-    let error = save(&Broken, &ranges, zstd(1), 2, &mut Store::new(usize::MAX), |_| ()).unwrap_err();
+    let error = save(&Broken, &ranges, &Everything, zstd(1), 2, &mut Store::new(usize::MAX), |_| ()).unwrap_err();
     assert!(error.to_string().starts_with("memory at page frame 0x"), "{error}");
+}
+
+#[test]
+fn what_does_not_matter_is_restored_as_zeroes_or_not_at_all() {
+    struct ByNumber;
+    impl PageFilter for ByNumber {
+        fn fate(&self, pfn: u64) -> Fate {
+            [Fate::Store, Fate::Zero, Fate::Leave][usize::try_from(pfn % 3).unwrap()]
+        }
+    }
+    let ranges = [PfnRange { start: 0x30, end: 0x30 + 3000 }];
+    let before = memory(&ranges, &[1]);
+    let mut store = Store::new(usize::MAX);
+    let counts = save(&before, &ranges, &ByNumber, zstd(1), 2, &mut store, |_| ()).unwrap();
+    assert_eq!((counts.stored, counts.zero, counts.left), (1000, 1000, 1000));
+    let after = Memory::default();
+    restore(&mut store.reader(), &after, 2, |_| ()).unwrap();
+    let (before, after) = (before.0.into_inner().unwrap(), after.0.into_inner().unwrap());
+    for (pfn, page) in before {
+        match pfn % 3 {
+            0 => assert_eq!(after[&pfn], page),
+            1 => assert_eq!(after[&pfn], vec![0; 4096]),
+            _ => assert!(!after.contains_key(&pfn)),
+        }
+    }
 }

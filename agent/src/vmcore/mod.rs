@@ -9,7 +9,7 @@ use dormouse_image::PfnRange;
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::ReadWindow;
 use goblin::elf::header::{EM_X86_64, ET_CORE};
-use goblin::elf::program_header::PT_LOAD;
+use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
 use goblin::elf64::header::{Header, SIZEOF_EHDR};
 use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
 use thiserror::Error;
@@ -19,6 +19,9 @@ use crate::window::Windows;
 
 /// Where the kernel shows it.
 pub const PATH: &str = "/proc/vmcore";
+
+/// The longest notes that are read, in bytes.
+const NOTES_MAX: u64 = 1 << 20;
 
 /// Why it cannot be read.
 #[derive(Debug, Error)]
@@ -62,6 +65,7 @@ pub struct Vmcore {
     file: File,
     loads: Vec<Load>,
     windows: Windows<ReadWindow>,
+    notes: Vec<u8>,
 }
 
 impl Vmcore {
@@ -86,9 +90,22 @@ impl Vmcore {
         let count = usize::from(header.e_phnum);
         let mut table = vec![0; count * SIZEOF_PHDR];
         file.read_exact_at(&mut table, header.e_phoff).map_err(error)?;
-        let loads = loads(&ProgramHeader::from_bytes(&table, count))?;
+        let headers = ProgramHeader::from_bytes(&table, count);
+        let mut notes = Vec::new();
+        if let Some(header) = headers.iter().find(|header| header.p_type == PT_NOTE) {
+            // The kernel limits a note to a page or two; what is longer is none.
+            notes = vec![0; usize::try_from(header.p_filesz.min(NOTES_MAX)).unwrap_or(0)];
+            file.read_exact_at(&mut notes, header.p_offset).map_err(error)?;
+        }
+        let loads = loads(&headers)?;
         let windows = Windows::new(loads.iter().map(|load| load.frames).collect());
-        Ok(Vmcore { file, loads, windows })
+        Ok(Vmcore { file, loads, windows, notes })
+    }
+
+    /// Its ELF notes, one behind the other.
+    #[must_use]
+    pub fn notes(&self) -> &[u8] {
+        &self.notes
     }
 
     /// The page frames that it shows, ascending.

@@ -85,6 +85,14 @@ impl PinnedPage {
         self.pfn
     }
 
+    /// Writes `bytes` at `offset`. What leaves the page is not written.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let page = &mut self.map[self.offset..self.offset + PAGE];
+        if let Some(place) = offset.checked_add(bytes.len()).and_then(|end| page.get_mut(offset..end)) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// What the page holds now, read from memory and not from what this process last wrote.
     #[must_use]
     pub fn read(&self) -> Vec<u8> {

@@ -1,0 +1,290 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::collections::HashMap;
+
+use dormouse_image::{PfnRange, PhysRange};
+use proptest::prelude::*;
+
+use super::layout::PageType;
+use super::*;
+use crate::stage::{Fate, PageFilter};
+use crate::vmcoreinfo::VmcoreInfo;
+
+/// Recorded from the test kernel.
+const LINUX_6_12: &str = include_str!("testdata/vmcoreinfo-6.12.117.txt");
+
+const ROOTS: u64 = 0xff49_afbb_9fde_4000;
+const SECTIONS: u64 = 0xff49_afbb_9fdf_0000;
+const VMEMMAP: u64 = 0xffae_bafb_0000_0000;
+const BUDDY: u32 = 0xf000_0000;
+
+/// A stopped kernel's memory, by page frame.
+struct Memory(HashMap<u64, Vec<u8>>);
+
+impl Physical for Memory {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+        let source = std::io::ErrorKind::NotFound;
+        let page = self.0.get(&(address / 4096)).ok_or(SelectError::Memory { address, source: source.into() })?;
+        let at = usize::try_from(address % 4096).unwrap();
+        bytes.copy_from_slice(&page[at..at + bytes.len()]);
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn put(&mut self, address: u64, bytes: &[u8]) {
+        let at = usize::try_from(address % 4096).unwrap();
+        let page = self.0.entry(address / 4096).or_insert_with(|| vec![0; 4096]);
+        page[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_word(&mut self, address: u64, word: u64) {
+        self.put(address, &word.to_le_bytes());
+    }
+
+    fn word(&self, address: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
+    }
+
+    /// Maps the page at virtual address `from` to physical address `to`, in 4 KiB pages.
+    fn map(&mut self, layout: &KernelLayout, from: u64, to: u64) {
+        let mut table = layout.page_table;
+        for level in (2..=layout.levels).rev() {
+            let slot = table + ((from >> (12 + 9 * (level - 1))) & 511) * 8;
+            if self.word(slot) & 1 == 0 {
+                let next = 0x10_0000 + self.0.len() as u64 * 4096;
+                self.put_word(next, 0);
+                self.put_word(slot, next | 0x63);
+            }
+            table = self.word(slot) & 0x000f_ffff_ffff_f000;
+        }
+        self.put_word(table + ((from >> 12) & 511) * 8, to | 1 << 63 | 0x63);
+    }
+
+    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on.
+    fn page(&mut self, layout: &KernelLayout, pfn: u64, flags: u64, mapcount: u32, private: u64) {
+        let (at, physical) = (VMEMMAP + pfn * 64, 0x20_0000 + pfn * 64);
+        self.map(layout, at / 4096 * 4096, physical / 4096 * 4096);
+        self.put_word(physical + layout.page_flags as u64, flags);
+        self.put(physical + layout.page_mapcount as u64, &mapcount.to_le_bytes());
+        self.put_word(physical + layout.page_private as u64, private);
+    }
+}
+
+fn layout(levels: u32) -> KernelLayout {
+    let info = VmcoreInfo::parse(LINUX_6_12.as_bytes());
+    KernelLayout { page_table: 0x1000, levels, section_roots: ROOTS, ..KernelLayout::new(&info).unwrap() }
+}
+
+/// A kernel with `pages` pages in one section, none of them free.
+fn kernel(levels: u32, pages: u64) -> (Memory, KernelLayout) {
+    let layout = layout(levels);
+    let mut memory = Memory(HashMap::new());
+    memory.map(&layout, ROOTS, 0x3000);
+    memory.put_word(0x3000, SECTIONS);
+    memory.map(&layout, SECTIONS, 0x4000);
+    memory.put_word(0x4000, VMEMMAP | 0xf);
+    for pfn in 0..pages {
+        memory.page(&layout, pfn, 0, u32::MAX, 0);
+    }
+    (memory, layout)
+}
+
+fn fates(selection: &Selection, pages: u64) -> String {
+    (0..pages)
+        .map(|pfn| match selection.fate(pfn) {
+            Fate::Store => 's',
+            Fate::Zero => '.',
+            Fate::Leave => '!',
+        })
+        .collect()
+}
+
+/// A map in which nothing is swapped.
+fn nothing_swapped() -> SwapMap {
+    let mut memory = Memory(HashMap::new());
+    let swapped = swapped(1, 1, &mut memory, &[500, 501]);
+    SwapMap::find(&memory, 0x9000, swapped).unwrap()
+}
+
+#[test]
+fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
+    for levels in [4, 5] {
+        let (mut memory, layout) = kernel(levels, 64);
+        let hwpoison = KernelLayout { hwpoison: Some(21), ..layout.clone() };
+        memory.page(&layout, 4, 0, BUDDY, 2);
+        memory.page(&layout, 8, 0, BUDDY, 0);
+        // The low 24 bits of a page's type are not part of it.
+        memory.page(&layout, 9, 0, BUDDY | 0x1234, 0);
+        // Not aligned to its order; an order that there is not; a type that is not free; offline; poisoned.
+        memory.page(&layout, 14, 0, BUDDY, 2);
+        memory.page(&layout, 16, 0, BUDDY, 11);
+        memory.page(&layout, 20, 0, 0xf500_0000, 0);
+        memory.page(&layout, 24, 0, 0xf100_0000, 0);
+        memory.page(&layout, 25, 1 << 21, BUDDY, 0);
+        // A block that is longer than the memory.
+        memory.page(&layout, 32, 0, BUDDY, 5);
+        let ram = [PfnRange { start: 1, end: 40 }];
+        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped()).unwrap();
+        assert_eq!(fates(&selection, 41), "ssss......ssssssssssssss!!ssssss........s");
+        assert_eq!(selection.free_pages(), 14);
+    }
+}
+
+#[test]
+fn a_free_page_of_the_region_is_left_out_where_its_content_is_now() {
+    let (mut memory, layout) = kernel(4, 64);
+    memory.page(&layout, 48, 0, BUDDY, 1);
+    let mut lists = Memory(HashMap::new());
+    let swapped = swapped(40, 48, &mut lists, &[60, 20]);
+    let map = SwapMap::find(&lists, 0x9000, swapped).unwrap();
+    let selection = select(&memory, &layout, &[PfnRange { start: 1, end: 64 }], &map).unwrap();
+    assert_eq!(selection.fate(20), Fate::Zero);
+    assert_eq!(selection.fate(48), Fate::Store);
+    assert_eq!(selection.fate(49), Fate::Zero);
+}
+
+#[test]
+fn a_section_that_is_absent_or_offline_is_stored() {
+    for coded in [0, VMEMMAP | 0b1011] {
+        let (mut memory, layout) = kernel(4, 64);
+        memory.page(&layout, 4, 0, BUDDY, 2);
+        memory.put_word(0x4000, coded);
+        let selection = select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped()).unwrap();
+        assert_eq!(selection.free_pages(), 0);
+    }
+}
+
+#[test]
+fn data_that_cannot_be_reached_stop_the_selection() {
+    let (memory, layout) = kernel(4, 64);
+    let beyond = [PfnRange { start: 0, end: 65 }];
+    assert!(matches!(select(&memory, &layout, &beyond, &nothing_swapped()), Err(SelectError::Unmapped(_))));
+    let elsewhere = KernelLayout { page_table: 0xdead_0000, ..layout };
+    let ram = [PfnRange { start: 0, end: 64 }];
+    assert!(matches!(select(&memory, &elsewhere, &ram, &nothing_swapped()), Err(SelectError::Memory { .. })));
+}
+
+#[test]
+fn a_count_that_is_far_off_stops_the_selection() {
+    let (mut memory, layout) = kernel(4, 64);
+    memory.page(&layout, 0, 0, BUDDY, 5);
+    let selection = select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped()).unwrap();
+    assert!(selection.check(32 + 4096, 64).is_ok());
+    let error = selection.check(100_000, 64).unwrap_err();
+    assert!(matches!(error, SelectError::Count { found: 32, expected: 100_000 }), "{error}");
+}
+
+#[test]
+fn kernels_of_three_kinds_mark_their_free_pages() {
+    // The numbers that 6.1, 6.11 and 6.12 print, and what a free page and one of another type hold.
+    for (number, free, other) in [
+        (-129_i64, 0xffff_ff7f_u32, 0xffff_feff),
+        (-1_073_741_825, 0xbfff_ffff, 0xdfff_ffff),
+        (-268_435_456, 0xf000_0000, 0xf100_0000),
+    ] {
+        let buddy = PageType::new(number.cast_unsigned());
+        assert!(buddy.matches(free) && !buddy.matches(other) && !buddy.matches(u32::MAX), "{number}");
+        for in_use in [0, 1, 0xffff_fffe, 0x7fff_ffff] {
+            assert!(!buddy.matches(in_use), "{number} {in_use:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_vmcoreinfo_gives_the_layout() {
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_12.as_bytes())).unwrap();
+    assert_eq!((layout.section_roots, layout.section_root_count), (ROOTS, 131_072));
+    assert_eq!((layout.section_pages, layout.section_size, layout.orders), (32_768, 16, 11));
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private), (64, 48, 40));
+    assert!(layout.buddy.matches(BUDDY) && layout.offline.unwrap().matches(0xf100_0000));
+    assert_eq!(layout.levels, 5);
+}
+
+#[test]
+fn a_vmcoreinfo_that_lacks_something_or_lies_is_refused() {
+    for key in ["SYMBOL(mem_section)", "SIZE(page)", "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "NUMBER(phys_base)"] {
+        let text: Vec<&str> = LINUX_6_12.lines().filter(|line| !line.starts_with(key)).collect();
+        let error = KernelLayout::new(&VmcoreInfo::parse(text.join("\n").as_bytes())).unwrap_err();
+        assert!(matches!(error, SelectError::Missing(_)), "{key}: {error}");
+    }
+    for lie in [
+        "SIZE(page)=0",
+        "SIZE(page)=5000",
+        "OFFSET(page._mapcount)=61",
+        "NUMBER(SECTION_SIZE_BITS)=64",
+        "SIZE(mem_section)=0",
+        "LENGTH(zone.free_area)=64",
+        "OFFSET(mem_section.section_mem_map)=9",
+    ] {
+        let text = format!("{lie}\n{LINUX_6_12}");
+        let error = KernelLayout::new(&VmcoreInfo::parse(text.as_bytes())).unwrap_err();
+        assert!(matches!(error, SelectError::Value(..)), "{lie}: {error}");
+    }
+}
+
+/// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the control
+/// page at 0x9000.
+fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapped {
+    let range = |pfn: u64| PhysRange { start: pfn * 4096, end: (pfn + 1) * 4096 };
+    memory.put_word(0x9000 + 0x830, 0xa000 | 2);
+    let mut entries = Vec::new();
+    for (pfn, part) in [low, region].into_iter().zip(sources.chunks(sources.len() / 2)) {
+        entries.push(pfn * 4096 | 1);
+        entries.extend(part.iter().map(|source| source * 4096 | 8));
+    }
+    // The second page of the list holds its end.
+    entries.push(0xb000 | 2);
+    for (at, entry) in entries.iter().enumerate() {
+        memory.put_word(0xa000 + at as u64 * 8, *entry);
+    }
+    memory.put_word(0xb000, 4);
+    Swapped { low: range(low), region: range(region) }
+}
+
+#[test]
+fn the_swap_map_is_found_and_followed() {
+    let mut memory = Memory(HashMap::new());
+    // Other words of the control page look like lists, and are not.
+    memory.put_word(0x9000, 0x9000 | 2);
+    memory.put_word(0x9008, 0xdead_b000 | 2);
+    let swapped = swapped(1, 0x1000, &mut memory, &[700, 800]);
+    let map = SwapMap::find(&memory, 0x90f2, swapped).unwrap();
+    assert_eq!([map.holder(1), map.holder(0x1000), map.holder(2), map.holder(700)], [700, 800, 2, 700]);
+}
+
+#[test]
+fn a_list_that_is_not_exactly_the_loaded_one_is_not_believed() {
+    type Change = fn(&mut Memory);
+    let cases: [Change; 6] = [
+        |memory| memory.put_word(0xa000, 0x2000 | 1),
+        |memory| memory.put_word(0xa008, 0x7000 | 1),
+        |memory| memory.put_word(0xa020, 0xa000 | 2),
+        |memory| memory.put_word(0xb000, 0x3000 | 8),
+        |memory| memory.put_word(0xa018, 4),
+        |memory| memory.put_word(0xb000, 0x40),
+    ];
+    for (number, change) in cases.into_iter().enumerate() {
+        let mut memory = Memory(HashMap::new());
+        let swapped = swapped(1, 0x1000, &mut memory, &[700, 800]);
+        change(&mut memory);
+        let result = SwapMap::find(&memory, 0x90f2, swapped);
+        assert!(matches!(result, Err(SelectError::NoSwapMap(0x9000))), "{number}: {result:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_memory_makes_it_panic(words in proptest::collection::vec((0_u64..0x6000, any::<u64>()), 0..40)) {
+        let (mut memory, layout) = kernel(4, 8);
+        for (at, word) in words {
+            memory.put_word(at / 8 * 8, word);
+        }
+        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &nothing_swapped());
+    }
+
+    #[test]
+    fn no_text_makes_the_layout_panic(text in "[A-Z()=_.a-z0-9\n-]{0,300}") {
+        let _ = KernelLayout::new(&VmcoreInfo::parse(text.as_bytes()));
+    }
+}
