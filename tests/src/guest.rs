@@ -87,6 +87,11 @@ impl Guest {
         &self.config
     }
 
+    /// Adds an argument to the kernel command line of the boots from the next power-on on.
+    pub fn add_kernel_argument(&mut self, argument: &str) {
+        self.config.kernel_arguments.push(argument.to_owned());
+    }
+
     /// The host's file of disk `index`. Its content is the guest's only while the machine is off.
     #[must_use]
     pub fn disk_file(&self, index: usize) -> PathBuf {

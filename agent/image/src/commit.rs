@@ -24,9 +24,9 @@ pub struct Totals {
     pub ram_pages: u64,
     /// Pages stored in chunks.
     pub stored_pages: u64,
-    /// Pages recorded as all zero.
+    /// Pages recorded as zero: they were, or nobody needs what they held.
     pub zero_pages: u64,
-    /// Pages left out because nobody needs them.
+    /// Pages that are neither stored nor restored.
     pub omitted_pages: u64,
     /// Chunks.
     pub chunks: u64,

@@ -73,7 +73,7 @@ pub struct IndexBlock {
     pub save_id: Uuid,
     /// The index block before it; none for the first.
     pub prev: Locator,
-    /// Runs of pages that are all zero.
+    /// Runs of pages that are restored as zeroes.
     pub zero: Vec<Extent>,
     chunks: Vec<Chunk>,
     extents: Vec<Extent>,

@@ -1,15 +1,16 @@
-//! Boots that do not resume, and say why.
+//! Boots that do not resume, and say why; and restores that are tried again.
 
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use dormouse::phase::Phase;
 use dormouse_image::State;
+use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{save, session};
+use crate::{demand_proofs, save, session};
 
 /// Enough for D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
@@ -55,6 +56,70 @@ fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     guest.cut_power();
     let commit = image::commit(&disk)?;
     ensure!(commit.state == State::Discarded && commit.reason.contains(&named), "{commit:?}");
+    Ok(())
+}
+
+#[test]
+fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
+    let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
+    save(&mut guest)?;
+    guest.add_kernel_argument("noresume");
+    let lines = lines_of_boot(&mut guest)?;
+    let expected = "not resuming from /dev/vda: the kernel command line says so; the image is discarded";
+    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    guest.cut_power();
+    let commit = image::commit(&guest.disk_file(0))?;
+    ensure!(commit.state == State::Discarded, "{commit:?}");
+    Ok(())
+}
+
+#[test]
+fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
+    let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
+    let mut cursor = guest.console().end();
+    guest.send("dormouse hibernate --then poweroff --json")?;
+    guest.wait_for(&mut cursor, &format!("dormouse: {}: 10 %", Phase::SaveWrite), TWO_BOOTS)?;
+    guest.cut_power();
+    let commit = image::commit(&guest.disk_file(0))?;
+    ensure!(commit.state == State::Saving, "{commit:?}");
+
+    let lines = lines_of_boot(&mut guest)?;
+    let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
+    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    guest.cut_power();
+    // Said once.
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
+    Ok(())
+}
+
+#[test]
+fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
+    let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
+    let saved = save(&mut guest)?;
+    let mut cursor = guest.power_on()?;
+    guest.wait_for(&mut cursor, &format!("dormouse: {}: 10 %", Phase::RestoreWrite), TWO_BOOTS)?;
+    guest.cut_power();
+    let commit = image::commit(&guest.disk_file(0))?;
+    ensure!(commit.state == State::Restoring && commit.attempts == 1, "{commit:?}");
+
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)?;
+    Ok(())
+}
+
+#[test]
+fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
+    let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
+    save(&mut guest)?;
+    for _ in 0..2 {
+        let mut cursor = guest.power_on()?;
+        guest.wait_for(&mut cursor, &format!("dormouse: {}", Phase::RestoreStart), TWO_BOOTS)?;
+        guest.cut_power();
+    }
+    let lines = lines_of_boot(&mut guest)?;
+    let expected = "not resuming from /dev/vda: 2 restores of it have already died; the image is discarded";
+    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
     Ok(())
 }
 
