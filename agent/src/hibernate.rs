@@ -40,27 +40,10 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     kmsg::init();
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
-    if !kexec::can_preserve_context().map_err(refused)? {
-        bail!(
-            "this kernel cannot be returned to: it lacks CONFIG_KEXEC_JUMP. Boot a kernel that has it \
-             (Fedora's and RHEL's have; Debian's has not)"
-        );
-    }
-    let cmdline_of_a = machine::text("/proc/cmdline")?;
-    if cmdline_of_a.split_whitespace().any(|argument| argument == "mem_encrypt=on") {
-        bail!("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key");
-    }
-    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
-    if !options.trust_kernel && !machine::can_be_returned_to(&release) {
-        bail!(
-            "kernel {release} hangs when it is returned to: it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return \
-             from ::preserve_context kexec\"), which is in Linux 6.13 and 6.12.5. If your distribution has added it, \
-             use --trust-kernel"
-        );
-    }
+    let machine = Machine::read()?;
+    refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
     let image = image_uuid(policy)?;
-    let machine = Machine::read()?;
     let ram = machine.iomem.whole_ram();
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
@@ -118,6 +101,29 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel")?;
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
+}
+
+/// Refuses a kernel that could not be returned to, before anything is changed.
+fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
+    if !kexec::can_preserve_context().map_err(refused)? {
+        bail!(
+            "this kernel cannot be returned to: it lacks CONFIG_KEXEC_JUMP. Boot a kernel that has it \
+             (Fedora's and RHEL's have; Debian's has not)"
+        );
+    }
+    if machine.cmdline.split_whitespace().any(|argument| argument == "mem_encrypt=on") {
+        bail!("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key");
+    }
+    let uname = nix::sys::utsname::uname().context("uname")?;
+    let release = uname.release().to_string_lossy();
+    if !options.trust_kernel && !machine::can_be_returned_to(&release) {
+        bail!(
+            "kernel {release} hangs when it is returned to: it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return \
+             from ::preserve_context kexec\"), which is in Linux 6.13 and 6.12.5. If your distribution has added it, \
+             use --trust-kernel"
+        );
+    }
+    Ok(())
 }
 
 /// What `kexec_load(2)` refuses, and what can be done about it.

@@ -17,6 +17,11 @@ use std::sync::{Mutex, PoisonError};
 /// Results in flight for each worker.
 const IN_FLIGHT: usize = 2;
 
+fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|source| PipelineError::Threads { threads, source })
+}
+
 /// The first failure of several workers, which stops the others.
 #[derive(Debug, Default)]
 struct FirstFailure(Mutex<Option<PipelineError>>);

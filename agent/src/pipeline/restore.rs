@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, ChunkView, Codec, Extent, PfnRange, checksum};
 
-use super::{Counts, FirstFailure, IN_FLIGHT, PipelineError};
+use super::{Counts, FirstFailure, IN_FLIGHT, PipelineError, thread_pool};
 use crate::stage::{Buffers, ChunkSource, PageSink, Work};
 use crate::window;
 
@@ -26,10 +26,7 @@ pub fn restore<S: PageSink>(
     threads: usize,
     mut progress: impl FnMut(u64),
 ) -> Result<Counts, PipelineError> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| PipelineError::Threads { threads, source })?;
+    let pool = thread_pool(threads)?;
     let failure = FirstFailure::default();
     let buffers = Buffers::new(READ_SIZE);
     let (sender, receiver) = sync_channel(threads * IN_FLIGHT);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use dormouse_image::layout::{CHUNK_MAX, CHUNK_PAGES};
 use dormouse_image::{BLOCK, Codec, Extent, PfnRange, checksum};
 
-use super::{FirstFailure, IN_FLIGHT, PipelineError};
+use super::{FirstFailure, IN_FLIGHT, PipelineError, thread_pool};
 use crate::policy::Compression;
 use crate::stage::{ChunkSink, Encoded, Fate, PageFilter, PageSource};
 
@@ -49,10 +49,7 @@ pub fn save<S: PageSource>(
     sink: &mut impl ChunkSink,
     mut progress: impl FnMut(u64),
 ) -> Result<Counts, PipelineError> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| PipelineError::Threads { threads, source })?;
+    let pool = thread_pool(threads)?;
     let spans = Spans { memory, next: AtomicUsize::new(0) };
     let failure = FirstFailure::default();
     let buffers = Mutex::new(Vec::new());

@@ -7,10 +7,33 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{demand_proofs, power_cycle, stay_on};
+use crate::{demand_proofs, power_cycle, session, stay_on};
 
 /// The workload alone is more, and does not compress.
 const TOO_SMALL: u64 = 64 * MIB;
+
+#[test]
+fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
+    let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
+    // The kernel unpacks archives one behind the other, and a later file replaces an earlier one.
+    guest.succeed(
+        "mkdir -p /run/bad/etc && cd /run/bad && echo 'nonsense = 1' >etc/dormouse.toml && \
+         image=/usr/lib/dormouse/initramfs.img && cp $image /run/bad/good.img && \
+         head -c $((512 - $(stat -c %s $image) % 512)) /dev/zero >>$image && \
+         echo etc/dormouse.toml | cpio -o -H newc >>$image",
+    )?;
+    let aborted = stay_on(&mut guest, "dormouse hibernate --json")?;
+    demand_proofs(&guest, &aborted)?;
+    let output = &aborted.output;
+    ensure!(output.status == 1, "{output:?}");
+    for expected in ["/etc/dormouse.toml:1", "nonsense", "the session was not touched"] {
+        ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
+    }
+
+    guest.succeed("cp /run/bad/good.img /usr/lib/dormouse/initramfs.img")?;
+    power_cycle(&mut guest)?;
+    Ok(())
+}
 
 #[test]
 fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
