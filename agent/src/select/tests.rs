@@ -230,8 +230,8 @@ fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapp
     memory.put_word(0x9000 + 0x830, 0xa000 | 2);
     let mut entries = Vec::new();
     for (pfn, part) in [low, region].into_iter().zip(sources.chunks(sources.len() / 2)) {
-        entries.push(pfn * 4096 | 1);
-        entries.extend(part.iter().map(|source| source * 4096 | 8));
+        entries.push((pfn * 4096) | 1);
+        entries.extend(part.iter().map(|source| (source * 4096) | 8));
     }
     // The second page of the list holds its end.
     entries.push(0xb000 | 2);
