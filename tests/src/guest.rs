@@ -98,6 +98,20 @@ impl Guest {
         self.files.disk(index)
     }
 
+    /// The host's file of the guest's memory, where the machine has one.
+    #[must_use]
+    pub fn memory_file(&self) -> PathBuf {
+        self.files.memory()
+    }
+
+    /// Stops the machine between two instructions, for good.
+    ///
+    /// # Errors
+    /// Fails where it is off.
+    pub fn freeze(&self) -> Result<()> {
+        self.qemu.as_ref().context("the machine is off")?.freeze()
+    }
+
     /// The console, through all power cycles.
     #[must_use]
     pub fn console(&self) -> &Console {

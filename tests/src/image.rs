@@ -48,6 +48,28 @@ pub fn commit(file: &Path) -> Result<Commit> {
     Ok(newest(&first?, &second?).context("the commit record")?.0)
 }
 
+/// All that an image says of pages: the runs that it restores as zeroes, and its chunks in the order of the device.
+///
+/// # Errors
+/// Fails where a part of the index cannot be read.
+pub fn pages(path: &Path) -> Result<(Vec<Extent>, Vec<StoredChunk>)> {
+    let (mut zero, mut chunks) = (Vec::new(), Vec::new());
+    let (file, mut locator) = (open(path)?, commit(path)?.last_index);
+    while locator.is_some() {
+        let bytes = read(&file, locator.offset, usize::try_from(locator.len)?)?;
+        let index = IndexBlock::decode(&bytes, locator.offset).context("an index block")?;
+        zero.extend(&index.zero);
+        chunks.extend(index.chunks().map(|view| StoredChunk {
+            offset: view.chunk.offset,
+            stored_len: view.chunk.stored_len,
+            extents: view.extents.to_vec(),
+        }));
+        locator = index.prev;
+    }
+    chunks.sort_by_key(|chunk| chunk.offset);
+    Ok((zero, chunks))
+}
+
 /// A stored chunk from the middle of the image's last index block.
 ///
 /// # Errors

@@ -144,6 +144,8 @@ pub struct GuestConfig {
     pub disks: Vec<Disk>,
     /// Arguments for the kernel beside those that the harness needs.
     pub kernel_arguments: Vec<String>,
+    /// Whether the host can read the memory, as a file.
+    pub memory_is_a_file: bool,
 }
 
 impl GuestConfig {
@@ -158,6 +160,7 @@ impl GuestConfig {
             memory,
             disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
             kernel_arguments: Vec::new(),
+            memory_is_a_file: false,
         }
     }
 

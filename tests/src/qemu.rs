@@ -44,6 +44,12 @@ impl Files {
         self.folder.join("serial.log")
     }
 
+    /// The guest's memory, where the machine has it in a file. Below 3 GiB, offsets are physical addresses.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.folder.join("memory")
+    }
+
     fn firmware_variables(&self) -> PathBuf {
         self.folder.join("firmware-variables.fd")
     }
@@ -81,6 +87,12 @@ impl Qemu {
     /// Fails where QEMU cannot be started.
     pub fn start(config: &GuestConfig, files: &Files, console: &Arc<Console>) -> Result<Self> {
         let arguments = arguments(config, files)?;
+        if config.memory_is_a_file {
+            // Memory does not keep its content without power.
+            let path = files.memory();
+            let memory = std::fs::File::create(&path).and_then(|file| file.set_len(config.memory.bytes()));
+            memory.with_context(|| format!("{}: cannot be made", path.display()))?;
+        }
         // The socket of an earlier run would take a connection and answer nothing.
         let _ = std::fs::remove_file(files.channel());
         // setpriv sees to it that QEMU dies with the thread that started it, whatever ends that.
@@ -116,6 +128,15 @@ impl Qemu {
         }
     }
 
+    /// Stops the machine between two instructions, for good: its memory stays as it is until the power is cut.
+    ///
+    /// # Errors
+    /// Fails where QEMU is gone.
+    pub fn freeze(&self) -> Result<()> {
+        let process = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).context("QEMU cannot be stopped")
+    }
+
     /// Cuts the power.
     pub fn cut_power(&mut self) {
         // An error means that it is off already.
@@ -138,7 +159,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         MachineType::Pc => "pc",
         MachineType::Q35 => "q35",
     };
-    arguments_of_board(config, machine, &mut add);
+    arguments_of_board(config, machine, files, &mut add);
     if config.firmware == Firmware::Uefi {
         add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}").into());
         add("-drive", drive("if=pflash,format=raw,unit=1,file=", &files.firmware_variables()));
@@ -165,8 +186,14 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     Ok(arguments)
 }
 
-fn arguments_of_board(config: &GuestConfig, machine: &str, add: &mut impl FnMut(&str, OsString)) {
-    add("-machine", machine.into());
+fn arguments_of_board(config: &GuestConfig, machine: &str, files: &Files, add: &mut impl FnMut(&str, OsString)) {
+    if config.memory_is_a_file {
+        let options = format!("memory-backend-file,id=memory,size={}M,share=on,mem-path=", config.memory.mib);
+        add("-object", drive(&options, &files.memory()));
+        add("-machine", format!("{machine},memory-backend=memory").into());
+    } else {
+        add("-machine", machine.into());
+    }
     add("-accel", "tcg,thread=multi,tb-size=256".into());
     add("-cpu", config.cpu_model.clone().into());
     add("-smp", config.cpus.to_string().into());

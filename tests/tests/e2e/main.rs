@@ -4,6 +4,7 @@
 
 mod aborts;
 mod cycles;
+mod exactness;
 mod images;
 mod refusals;
 mod shapes;
