@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 
 use anyhow::{Context, bail};
-use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, Uuid};
+use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, State, Uuid};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
@@ -16,7 +16,7 @@ use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
-use crate::report::{Report, mailbox};
+use crate::report::{Outcome, Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
 use crate::{kmsg, pid1};
 
@@ -98,9 +98,29 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         ),
         _ => anyhow::anyhow!("the jump was refused: {error}. Nothing was saved"),
     })?;
-    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel")?;
+    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel");
+    let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
+    if failed && let Err(error) = invalidate(policy) {
+        let reason = report.map_or_else(|error| format!("{error:#}"), |report| report.reason);
+        bail!(
+            "{reason}; and the image could not be invalidated ({error:#}): run `dormouse image discard` before the next \
+             boot, which would resume a session that has gone on"
+        );
+    }
+    let report = report?;
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
+}
+
+/// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
+/// failed it at just that moment, with the image complete in one of the commit record's slots.
+fn invalidate(policy: &Policy) -> anyhow::Result<()> {
+    let path = store::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
+    if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
+        image.transition(State::Failed, "the save failed, and the session went on")?;
+    }
+    Ok(())
 }
 
 /// Refuses a kernel that could not be returned to, before anything is changed.

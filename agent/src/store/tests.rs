@@ -73,7 +73,9 @@ fn a_device_that_is_too_small_is_told_what_is_needed() {
     let error = write(&file, 2000, State::Complete).unwrap_err();
     let StoreError::TooSmall { size, needed, .. } = error else { panic!("{error}") };
     assert_eq!(size, DEVICE_MIN);
-    assert_eq!(open(&file).unwrap().commit().state, State::Saving);
+    let commit = open(&file).unwrap().commit().clone();
+    assert_eq!(commit.state, State::Failed);
+    assert!(commit.reason.contains("the image needs"), "{}", commit.reason);
 
     // What is said to be needed is enough, to the byte.
     let file = device(needed);

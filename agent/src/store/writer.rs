@@ -58,29 +58,45 @@ impl Writer {
     /// Makes the image durable and then gives it its final state: `Complete`, or `Snapshot` where the session goes on.
     ///
     /// # Errors
-    /// [`StoreError`]; the image is not resumable then. [`StoreError::TooSmall`] says how large it would have been.
+    /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have reached
+    /// one of its slots, and nobody must believe it. [`StoreError::TooSmall`] says how large the image would have been.
     pub fn finish(
         mut self,
         state: State,
         omitted_pages: u64,
         stats: impl FnOnce() -> SaveStats,
     ) -> Result<Image, StoreError> {
+        match self.commit(state, omitted_pages, stats) {
+            Ok(()) => Ok(self.image),
+            Err(error) => {
+                if let Err(second) = self.image.transition(State::Failed, &error.to_string()) {
+                    log::warn!("the image could not be marked as failed: {second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        state: State,
+        omitted_pages: u64,
+        stats: impl FnOnce() -> SaveStats,
+    ) -> Result<(), StoreError> {
         self.end_index()?;
         self.stream.finish()?;
         self.totals.omitted_pages = omitted_pages;
-        let totals = self.totals;
         let commit = Commit {
             header: self.header,
             last_index: self.last_index,
             data_end: self.stream.end(),
-            totals,
+            totals: self.totals,
             stats: stats(),
             ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
         };
         self.image.disk().flush()?;
         // The commit point: from here on there is an image.
-        self.image.record(commit)?;
-        Ok(self.image)
+        self.image.record(commit)
     }
 
     /// Marks the image as failed with `reason`, as far as the device lets it.
