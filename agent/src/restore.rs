@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use dormouse_image::State;
 
-use crate::exit::WayBack;
+use crate::exit::{self, WayBack};
 use crate::machine;
 use crate::mode::RestorePlan;
 use crate::phase::Phase;
@@ -66,6 +66,9 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
         bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
     }
 
+    let way = WayBack { entry: header.entry, bridge: plan.bridge };
+    exit::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
+
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
     let mut report = save::report(image, Outcome::Resumed);
@@ -80,5 +83,5 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
     if let Err(error) = pid1::deliver(&header, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(WayBack { entry: header.entry, bridge: plan.bridge })
+    Ok(way)
 }

@@ -58,13 +58,25 @@ pub fn end(ending: Ending) -> ! {
     }
 }
 
+/// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
+///
+/// # Errors
+/// What `kexec_load(2)` says, or a way that no bridge can take.
+pub fn load_bridge(way: WayBack) -> std::io::Result<()> {
+    load(way, Context::Discard)
+}
+
 /// Loads the bridge and crosses it. Returns only with the reason why it could not.
 ///
 /// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A
 /// preserved context only freezes them; it is the second try.
 fn jump_back(way: WayBack, context: Context) -> std::io::Result<()> {
-    let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
-    kexec::load(way.bridge, &[bridge], context)?;
+    load(way, context)?;
     power::reboot(Command::Kexec)?;
     Err(std::io::Error::other("the jump returned"))
+}
+
+fn load(way: WayBack, context: Context) -> std::io::Result<()> {
+    let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
+    kexec::load(way.bridge, &[bridge], context)
 }
