@@ -1,0 +1,9 @@
+//! Placeholder.
+
+use anyhow::Result;
+
+use crate::Options;
+
+pub(crate) fn run(_: &Options) -> Result<()> {
+    Ok(())
+}

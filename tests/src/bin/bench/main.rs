@@ -1,0 +1,71 @@
+//! Measures Dormouse beside its peers, in the same run on the same data; `scripts/bench` builds everything and runs this.
+
+mod file_tier;
+mod guest_tier;
+mod scale;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+/// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
+///
+/// The file tier saves and restores vmcores of real workloads on this machine's processor. The guest tier hibernates
+/// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it is free.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench")]
+pub(crate) struct Options {
+    /// Smaller guests, fewer workloads and contenders: under 15 minutes
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// What to measure [default: file and guest with --quick, everything otherwise]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) tier: Vec<Tier>,
+    /// How often each contender runs [default: 5 in the file tier; in the others 3 with --quick, 5 otherwise]
+    #[arg(long)]
+    pub(crate) runs: Option<usize>,
+    /// Where the CSV files go
+    #[arg(long, default_value = "target/bench")]
+    pub(crate) output: PathBuf,
+    /// Where vmcores and dumps go; a tmpfs, or the disk's speed is measured with everything else
+    #[arg(long, default_value = "/dev/shm")]
+    pub(crate) scratch: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    File,
+    Guest,
+    Scale,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scripts/bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    std::fs::create_dir_all(&options.output)
+        .with_context(|| format!("{}: cannot be made", options.output.display()))?;
+    let tiers = match options.tier.as_slice() {
+        [] if options.quick => vec![Tier::File, Tier::Guest],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale],
+        some => some.to_vec(),
+    };
+    for tier in tiers {
+        match tier {
+            Tier::File => file_tier::run(options)?,
+            Tier::Guest => guest_tier::run(options)?,
+            Tier::Scale => scale::run(options)?,
+        }
+    }
+    Ok(())
+}

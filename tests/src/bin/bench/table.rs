@@ -1,0 +1,70 @@
+//! Results: medians, Markdown tables for people, CSV files for programs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// A table whose rows have as many cells as its header.
+#[derive(Debug)]
+pub(crate) struct Table {
+    header: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(header: &[&'static str]) -> Table {
+        Table { header: header.to_vec(), rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Prints it as Markdown, columns aligned, under a heading.
+    pub(crate) fn print(&self, heading: &str) {
+        let all =
+            || std::iter::once(self.header.iter().map(|cell| (*cell).to_owned()).collect()).chain(self.rows.clone());
+        let width = |column: usize| {
+            all().filter_map(|row: Vec<String>| row.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
+        println!("\n### {heading}\n");
+        for (number, row) in all().enumerate() {
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| {
+                    let numeric = number > 0 && cell.starts_with(|first: char| first.is_ascii_digit());
+                    if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                })
+                .collect();
+            println!("| {} |", cells.join(" | "));
+            if number == 0 {
+                println!("| {} |", widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join(" | "));
+            }
+        }
+    }
+
+    /// Writes it as CSV. No cell has a comma or a quote in it.
+    pub(crate) fn write_csv(&self, path: &Path) -> Result<()> {
+        let mut text = self.header.join(",");
+        text.push('\n');
+        for row in &self.rows {
+            text.push_str(&row.join(","));
+            text.push('\n');
+        }
+        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    }
+}
+
+/// The median; the mean of the two in the middle where their number is even. 0 of nothing.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.get(middle) {
+        None => 0.0,
+        Some(upper) if sorted.len() % 2 == 1 => *upper,
+        Some(upper) => f64::midpoint(sorted[middle - 1], *upper),
+    }
+}
