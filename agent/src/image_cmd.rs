@@ -191,8 +191,7 @@ impl fmt::Display for Info {
 pub fn verify(path: &Path) -> anyhow::Result<String> {
     let image = Image::open(Disk::open(path, Access::Read)?)?;
     let header = image.header()?;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let counts = pipeline::discard(&mut Reader::open(&image, &header)?, threads, |_| ())
+    let counts = pipeline::discard(&mut Reader::open(&image, &header)?, pipeline::Limits::of_threads(0), |_| ())
         .with_context(|| format!("image device {}", path.display()))?;
     Ok(format!(
         "{}: {} chunks with {} pages verified, {} zero pages; the image is {}",

@@ -38,6 +38,7 @@ pub mod initramfs;
 pub mod loader;
 
 // The stages, and the seams between them.
+pub mod buffers;
 pub mod physmem;
 pub mod pipeline;
 pub mod select;

@@ -58,10 +58,11 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
     let pages = totals.stored_pages + totals.zero_pages;
-    let threads = save::threads(policy);
-    log::info!("{}: {pages} pages, {threads} threads", Phase::RestoreWrite);
-    let mut progress = Progress::new(Phase::RestoreWrite, pages);
-    let counts = pipeline::restore(&mut reader, &memory, threads, |done| progress.at(done))?;
+    let limits = save::limits(policy);
+    log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
+    let mut progress = Progress::new(Phase::RestoreWrite, pages, policy.console.verbosity);
+    let counts = pipeline::restore(&mut reader, &memory, limits, |step| progress.at(step))?;
+    drop(progress);
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
         bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
     }
@@ -74,7 +75,7 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
     let mut report = save::report(image, Outcome::Resumed);
     report.restore = Some(Half {
         seconds: began.elapsed().as_secs_f64(),
-        threads: u32::try_from(threads)?,
+        threads: u32::try_from(limits.threads)?,
         peak_kib: vitals.peak_kib,
         least_available_kib: vitals.least_available_kib,
     });

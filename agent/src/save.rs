@@ -39,16 +39,16 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     let path = store::find(&plan.image, policy.image.wait)?;
     let image = Image::open(Disk::open(&path, Access::Write)?)?;
 
-    let threads = threads(policy);
+    let limits = limits(policy);
     let pages = header.ram_pages();
-    log::info!("{}: {pages} pages to {}, {threads} threads", Phase::SaveWrite, path.display());
+    log::info!("{}: {pages} pages to {}, {} threads", Phase::SaveWrite, path.display(), limits.threads);
     let selection = selection(&vmcore, &header);
     let mut writer = Writer::begin(image, &header)?;
-    let mut progress = Progress::new(Phase::SaveWrite, pages);
-    let saved =
-        pipeline::save(&vmcore, &header.ram, &selection, policy.save.compression, threads, &mut writer, |done| {
-            progress.at(done);
-        });
+    let mut progress = Progress::new(Phase::SaveWrite, pages, policy.console.verbosity);
+    let work =
+        pipeline::Task { memory: &header.ram, filter: &selection, most: pages - selection.free_pages().min(pages) };
+    let saved = pipeline::save(&vmcore, &work, policy.save.compression, limits, &mut writer, |step| progress.at(step));
+    drop(progress);
     let counts = match saved {
         Ok(counts) => counts,
         Err(error) => {
@@ -66,7 +66,7 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
 
     log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
     let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
-    let threads = u32::try_from(threads)?;
+    let threads = u32::try_from(limits.threads)?;
     let stats = || {
         let vitals = watch.stop();
         SaveStats {
@@ -165,11 +165,8 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
     }
 }
 
-/// The policy's number of threads, or one for each CPU.
+/// What the policy lets the pipelines use.
 #[must_use]
-pub fn threads(policy: &Policy) -> usize {
-    match policy.save.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        threads => threads,
-    }
+pub fn limits(policy: &Policy) -> pipeline::Limits {
+    pipeline::Limits { memory: policy.save.memory, ..pipeline::Limits::of_threads(policy.save.threads) }
 }

@@ -1,14 +1,16 @@
-//! The narrow seams at which the stages meet: pages in, chunks out, and the other way round.
+//! The narrow seams at which the stages meet: pages in, pieces of an image out, and the other way round.
 //!
 //! `vmcore` is a [`PageSource`] and `physmem` a [`PageSink`]; `store` takes and gives chunks; `pipeline` stands between
 //! them and knows none of them.
 
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 
-use dormouse_image::{ChunkView, Codec, Extent, IndexBlock, PfnRange};
-use memmap2::MmapMut;
+use dormouse_image::{Chunk, ChunkView, Extent, IndexBlock, PfnRange};
+
+use crate::buffers::Buffer;
 
 /// What a store can fail with; its message names device and offset.
 pub type StoreFailure = Box<dyn Error + Send + Sync>;
@@ -58,32 +60,59 @@ impl PageFilter for Everything {
     }
 }
 
-/// A chunk, compressed, on its way to the store.
-#[derive(Debug)]
-pub struct Encoded {
-    /// Where its pages come from, ascending.
+/// What one worker has made of its share of memory: chunks, one behind the other, and runs of zero pages.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// The bytes of the chunks, where there are any: the first `len` of the buffer.
+    pub buffer: Option<Buffer>,
+    /// Bytes in use.
+    pub len: usize,
+    /// The chunks in the order of their bytes; their offsets count from the beginning of the piece.
+    pub chunks: Vec<Chunk>,
+    /// Where the pages of the chunks come from, the chunks' one behind the other.
     pub extents: Vec<Extent>,
-    /// How `bytes` are stored.
-    pub codec: Codec,
-    /// The checksum of the uncompressed pages.
-    pub checksum: u64,
-    /// What is stored.
-    pub bytes: Vec<u8>,
+    /// For each chunk, how many of the extents are its.
+    pub extent_counts: Vec<usize>,
+    /// Runs of pages that are restored as zeroes.
+    pub zero: Vec<Extent>,
+    /// How many pages were left out.
+    pub left: u64,
 }
 
-/// Where chunks go.
-pub trait ChunkSink {
-    /// Stores a chunk.
-    ///
-    /// # Errors
-    /// What the store says.
-    fn chunk(&mut self, chunk: &Encoded) -> Result<(), StoreFailure>;
+impl Piece {
+    /// The chunks, each with its extents.
+    pub fn chunks(&self) -> impl Iterator<Item = (&Chunk, &[Extent])> {
+        let mut rest = self.extents.as_slice();
+        self.chunks.iter().zip(&self.extent_counts).map(move |(chunk, count)| {
+            let (extents, after) = rest.split_at(*count);
+            rest = after;
+            (chunk, extents)
+        })
+    }
 
-    /// Records a run of zero pages.
+    /// Pages in chunks.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.extents.iter().map(|extent| u64::from(extent.pages)).sum()
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.zero.is_empty() && self.left == 0
+    }
+}
+
+/// Where pieces go.
+pub trait PieceSink {
+    /// Stores a piece behind all earlier ones. It may still be on its way when this returns.
     ///
     /// # Errors
-    /// What the store says.
-    fn zero(&mut self, run: Extent) -> Result<(), StoreFailure>;
+    /// What the store says, also of earlier pieces.
+    fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure>;
+
+    /// How many bytes of pieces there is still room for.
+    fn room(&self) -> u64;
 }
 
 /// Something to restore.
@@ -95,75 +124,53 @@ pub enum Work {
     Zero(Extent),
 }
 
-/// Consecutive chunks, read but not decoded.
+/// Consecutive chunks that are read at once.
 #[derive(Debug)]
 pub struct Batch {
-    /// What was read.
-    pub bytes: MmapMut,
-    /// The offset on the device of the first byte of `bytes`.
+    /// The offset on the device of the first byte to be read, in whole blocks.
     pub offset: u64,
+    /// How many bytes are to be read, in whole blocks: at most [`crate::buffers::BUFFER_LEN`].
+    pub len: usize,
     /// The index block that describes the chunks.
     pub index: Arc<IndexBlock>,
-    /// Which of its chunks are in `bytes`.
-    pub chunks: std::ops::Range<usize>,
+    /// Which of its chunks they are.
+    pub chunks: Range<usize>,
 }
 
 impl Batch {
-    /// The chunks, each with its stored bytes, or `None` where they are not in this batch.
-    pub fn chunks(&self) -> impl Iterator<Item = (ChunkView<'_>, Option<&[u8]>)> {
-        self.chunks.clone().map(|at| {
+    /// The chunks, each with its stored bytes of `bytes`, which were read for this batch, or `None` where they are
+    /// not in them.
+    pub fn chunks<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (ChunkView<'a>, Option<&'a [u8]>)> {
+        self.chunks.clone().map(move |at| {
             let view = self.index.chunk(at);
             let start = view.chunk.offset.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
-            let bytes = start.and_then(|start| {
-                self.bytes.get(start..start.checked_add(usize::try_from(view.chunk.stored_len).ok()?)?)
-            });
-            (view, bytes)
+            let stored =
+                start.and_then(|start| bytes.get(start..start.checked_add(view.chunk.stored_len.try_into().ok()?)?));
+            (view, stored)
         })
     }
 }
 
 /// Where chunks come from.
-pub trait ChunkSource {
+pub trait ChunkSource: Send {
+    /// How they are read, from several threads at once.
+    type Device: BlockRead;
+
+    /// The device that the batches are on.
+    fn device(&self) -> Self::Device;
+
     /// The next piece of work, or `None` at the end.
     ///
     /// # Errors
     /// What the store says.
-    fn next(&mut self, buffers: &Buffers) -> Result<Option<Work>, StoreFailure>;
+    fn next(&mut self) -> Result<Option<Work>, StoreFailure>;
 }
 
-/// Page-aligned buffers of one size, for direct I/O, that are used again and again.
-#[derive(Debug)]
-pub struct Buffers {
-    size: usize,
-    free: Mutex<Vec<MmapMut>>,
-}
-
-impl Buffers {
-    /// Buffers of `size` bytes.
-    #[must_use]
-    pub fn new(size: usize) -> Buffers {
-        Buffers { size, free: Mutex::new(Vec::new()) }
-    }
-
-    /// The size of each in bytes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// A buffer, with whatever is in it.
+/// A device that is read in whole blocks.
+pub trait BlockRead: Sync {
+    /// Fills `bytes`, which are aligned to pages, from `offset`.
     ///
     /// # Errors
-    /// Out of memory.
-    pub fn take(&self) -> io::Result<MmapMut> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.map_or_else(|| MmapMut::map_anon(self.size), Ok)
-    }
-
-    /// Takes a buffer back.
-    pub fn give(&self, buffer: MmapMut) {
-        if buffer.len() == self.size {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-        }
-    }
+    /// What the store says.
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreFailure>;
 }

@@ -1,18 +1,19 @@
 //! Windows of bounded size onto long ranges of physical memory.
 //!
-//! Mapping costs page tables (2 MiB for each GiB of 4 KiB entries) and unmapping costs a flush on all CPUs, so memory is
-//! mapped in windows of 256 MiB that the workers share, and only the few most recent ones are kept.
+//! Mapping costs time and page tables for each page (and more of both where the kernel looks up each page, as `/dev/mem`
+//! does under `CONFIG_STRICT_DEVMEM`), unmapping a flush on all CPUs. So memory is mapped once, in windows of 16 MiB that the
+//! workers share and only where it is touched, and the windows used last are kept.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dormouse_image::PfnRange;
 
-/// Pages in one window: 256 MiB. Windows begin at multiples of it.
-pub const WINDOW_PAGES: u64 = 1 << 16;
+/// Pages in one window: 16 MiB. Windows begin at multiples of it.
+pub const WINDOW_PAGES: u64 = 1 << 12;
 
-/// Windows that are kept open beyond their use. Workers go through memory in order, so two neighbours are enough.
-const KEPT: usize = 2;
+/// Windows that are kept open beyond their use. All workers go through memory in order, so they are about as far.
+const KEPT: usize = 16;
 
 /// The windows onto a set of ranges; `W` is what one mapping is.
 #[derive(Debug)]
@@ -53,8 +54,10 @@ impl<W> Windows<W> {
         };
         // Mapping under the lock keeps two workers from mapping the same window.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(position) = recent.iter().position(|(frames, _)| *frames == window) {
-            return Ok(recent[position].clone());
+        if let Some(position) = recent.iter().rposition(|(frames, _)| *frames == window) {
+            let found = recent.remove(position);
+            recent.push(found.clone());
+            return Ok(found);
         }
         let mapped = (window, Arc::new(map(window)?));
         if recent.len() >= KEPT {
@@ -87,9 +90,9 @@ mod tests {
 
     #[test]
     fn a_window_is_mapped_once_and_ends_with_its_range() {
-        let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9000, 0x3_0000)]);
+        let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9800, 0x3_0000)]);
         let mut mapped = Vec::new();
-        for run in [range(0x100, 0x101), range(0x200, 0x300), range(0x9000, 0xa000), range(0x1_0000, 0x1_0001)] {
+        for run in [range(0x100, 0x101), range(0x200, 0x300), range(0x9900, 0xa000), range(0xa000, 0xa001)] {
             let (frames, window) = windows
                 .get(run, |frames| {
                     mapped.push(frames);
@@ -98,21 +101,21 @@ mod tests {
                 .unwrap();
             assert_eq!(frames, *window);
         }
-        assert_eq!(mapped, [range(0x100, 0x1000), range(0x9000, 0x1_0000), range(0x1_0000, 0x2_0000)]);
+        assert_eq!(mapped, [range(0x100, 0x1000), range(0x9800, 0xa000), range(0xa000, 0xb000)]);
     }
 
     #[test]
     fn what_no_window_holds_is_refused() {
         let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9000, 0x3_0000)]);
-        for run in [range(0, 1), range(0xfff, 0x1001), range(0xffff, 0x1_0001), range(0x3_0000, 0x3_0001)] {
+        for run in [range(0, 1), range(0xfff, 0x1001), range(0x9fff, 0xa001), range(0x3_0000, 0x3_0001)] {
             assert!(windows.get(run, Ok).is_err(), "{run:?}");
         }
     }
 
     #[test]
     fn runs_are_cut_at_boundaries() {
-        let cut: Vec<_> = pieces(range(0xfff0, 0x2_0010)).collect();
-        assert_eq!(cut, [range(0xfff0, 0x1_0000), range(0x1_0000, 0x2_0000), range(0x2_0000, 0x2_0010)]);
+        let cut: Vec<_> = pieces(range(0xfff0, 0x1_1010)).collect();
+        assert_eq!(cut, [range(0xfff0, 0x1_0000), range(0x1_0000, 0x1_1000), range(0x1_1000, 0x1_1010)]);
         assert_eq!(pieces(range(5, 5)).count(), 0);
     }
 }

@@ -71,10 +71,30 @@ impl Console {
 
     fn follow(&self, mut source: impl BufRead) {
         let mut bytes = Vec::new();
-        // An error ends a console like its end does: QEMU is gone, and whoever waits is told so.
-        while source.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-            self.note(&plain_text(&bytes));
-            bytes.clear();
+        loop {
+            let part = match source.fill_buf() {
+                Ok(part) if !part.is_empty() => part,
+                // An error ends a console like its end does: QEMU is gone, and whoever waits is told so.
+                _ => break,
+            };
+            // A carriage return ends a line too: what changes in place is a line for each change.
+            let end = part.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            bytes.extend_from_slice(&part[..end.unwrap_or(part.len())]);
+            let used = end.map_or(part.len(), |end| end + 1);
+            source.consume(used);
+            if end.is_some() {
+                self.line(&bytes);
+                bytes.clear();
+            }
+        }
+        self.line(&bytes);
+    }
+
+    fn line(&self, bytes: &[u8]) {
+        let text = plain_text(bytes);
+        let text = text.trim_end();
+        if !text.is_empty() {
+            self.note(text);
         }
     }
 
@@ -188,15 +208,15 @@ mod tests {
     fn lines_come_in_order_and_the_end_is_told() {
         let (console, dir) = console();
         let mut cursor = console.end();
-        console.attach(&b"one\r\ntwo\nno line end"[..]);
+        console.attach(&b"one\r\n\r50 %   \r100 %\n\r\nno line end"[..]);
         let deadline = Instant::now() + Duration::from_secs(10);
-        for expected in ["one", "two", "no line end"] {
+        for expected in ["one", "50 %", "100 %", "no line end"] {
             let Next::Line(line) = console.next(&mut cursor, deadline) else { panic!("no line {expected:?}") };
             assert_eq!(line.text, expected);
         }
         assert!(matches!(console.next(&mut cursor, deadline), Next::Closed));
-        assert_eq!(console.tail(2), "two\nno line end");
-        assert_eq!(std::fs::read_to_string(dir.path().join("serial.log")).unwrap(), "one\ntwo\nno line end\n");
+        assert_eq!(console.tail(2), "100 %\nno line end");
+        assert_eq!(std::fs::read_to_string(dir.path().join("serial.log")).unwrap(), "one\n50 %\n100 %\nno line end\n");
     }
 
     #[test]

@@ -19,8 +19,14 @@ pub enum PipelineError {
         source: rayon::ThreadPoolBuildError,
     },
     /// A compression context could not be made.
-    #[error("cannot set up zstd: {0}")]
+    #[error("cannot set up compression: {0}")]
     Codec(io::Error),
+    /// No memory for a buffer.
+    #[error("no memory for what is in flight: {0}")]
+    Buffers(io::Error),
+    /// A batch that is longer than a buffer.
+    #[error("{0} bytes to be read at once")]
+    Batch(usize),
     /// Memory could not be reached.
     #[error("memory at page frame {pfn:#x}: {source}")]
     Memory {

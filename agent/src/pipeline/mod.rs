@@ -1,20 +1,72 @@
 //! From pages to chunks and back, on all CPUs.
 //!
 //! Both directions have the same shape: workers, one for each thread of the pool and each with its own codec context and
-//! scratch memory, take work off a shared list, and one thread does the I/O. What is in flight between them is bounded,
-//! so memory use depends on the number of threads and not on the size of what is saved.
+//! scratch memory, take work off a shared list; a few threads of the store's do the I/O, so that several requests are in
+//! flight. What is in flight lies in a fixed number of buffers ([`crate::buffers`]), so memory use depends on the policy
+//! and the number of threads, and not on the size of what is saved.
 
+mod codec;
 mod error;
 mod restore;
 mod save;
 
 pub use error::PipelineError;
 pub use restore::{discard, restore};
-pub use save::{Counts, save};
+pub use save::{Task, save};
 
 use std::sync::{Mutex, PoisonError};
 
-/// Results in flight for each worker.
+use crate::buffers::{BUFFER_LEN, Buffers};
+
+/// What was saved or restored, in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Stored in chunks.
+    pub stored: u64,
+    /// To be restored as zeroes: all zero, or of no use.
+    pub zero: u64,
+    /// Neither read nor restored.
+    pub left: u64,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Step {
+    /// Pages that are done.
+    pub done: u64,
+    /// Those of them that are stored in chunks.
+    pub stored: u64,
+    /// The length of these chunks in bytes.
+    pub bytes: u64,
+}
+
+/// How much of the machine may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads that compress or decompress.
+    pub threads: usize,
+    /// Bytes for what is in flight between them and the device.
+    pub memory: u64,
+}
+
+impl Limits {
+    /// So many threads, or one for each CPU where that is 0, and memory that is enough for any device.
+    #[must_use]
+    pub fn of_threads(threads: usize) -> Limits {
+        let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if threads == 0 { cpus() } else { threads };
+        Limits { threads, memory: (threads + 16) as u64 * BUFFER_LEN as u64 }
+    }
+
+    /// The number of workers, and their buffers: there are never so many workers that no buffer is left for the device.
+    fn resolve(self) -> (usize, Buffers) {
+        let buffers = usize::try_from(self.memory).unwrap_or(usize::MAX) / BUFFER_LEN;
+        let buffers = buffers.max(IN_FLIGHT + 1);
+        (self.threads.clamp(1, buffers - IN_FLIGHT), Buffers::new(buffers))
+    }
+}
+
+/// Buffers that workers leave for the device.
 const IN_FLIGHT: usize = 2;
 
 fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {

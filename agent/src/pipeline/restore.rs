@@ -1,19 +1,27 @@
 //! Chunks to memory.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{BLOCK, ChunkView, Codec, Extent, PfnRange, checksum};
+use dormouse_image::{BLOCK, ChunkView, Extent, PfnRange, checksum};
 
-use super::{Counts, FirstFailure, IN_FLIGHT, PipelineError, thread_pool};
-use crate::stage::{Buffers, ChunkSource, PageSink, Work};
+use super::codec::Decoder;
+use super::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
+use crate::buffers::{Buffer, Buffers};
+use crate::stage::{Batch, BlockRead, ChunkSource, PageSink, Work};
 use crate::window;
 
-/// What is read at once, in bytes, at most; chunks are at most a quarter of it.
-const READ_SIZE: usize = 1 << 20;
+/// Reads in flight.
+const READERS: usize = 4;
 
-/// Writes everything that `source` has to `sink`, with `threads` threads, checking each chunk.
+/// Work that has been read.
+enum Ready {
+    Chunks(Batch, Buffer),
+    Zero(Extent),
+}
+
+/// Writes everything that `source` has to `sink`, checking each chunk. `progress` is told what is done.
 ///
 /// A chunk's checksum can only be compared when its pages have been decoded, and they are decoded in place: after an
 /// error, `sink` holds a mixture and must not be used.
@@ -23,107 +31,128 @@ const READ_SIZE: usize = 1 << 20;
 pub fn restore<S: PageSink>(
     source: &mut impl ChunkSource,
     sink: &S,
-    threads: usize,
-    mut progress: impl FnMut(u64),
+    limits: Limits,
+    mut progress: impl FnMut(Step),
 ) -> Result<Counts, PipelineError> {
+    let (threads, buffers) = limits.resolve();
     let pool = thread_pool(threads)?;
     let failure = FirstFailure::default();
-    let buffers = Buffers::new(READ_SIZE);
-    let (sender, receiver) = sync_channel(threads * IN_FLIGHT);
+    let device = source.device();
+    let source = Mutex::new(source);
+    // Batches are limited by their buffers, and with them what waits here: at most as many zero runs.
+    let (sender, receiver) = sync_channel(buffers.limit());
+    let (done, steps) = channel();
 
-    let (counts, read) = std::thread::scope(|scope| {
-        let (failure, buffers) = (&failure, &buffers);
+    let mut counts = Counts::default();
+    let mut bytes = 0;
+    std::thread::scope(|scope| {
+        let (failure, buffers, source, device) = (&failure, &buffers, &source, &device);
         scope.spawn(move || {
-            // Owned here: when all workers are gone, so is the receiver, and the reader below does not wait for them.
+            // Owned here: when all workers are gone, so is the receiver, and no reader waits for them.
             let receiver = Mutex::new(receiver);
             pool.broadcast(|_| {
-                let worker = Worker::new(sink, buffers);
+                let worker = Worker::new(sink, done.clone());
                 if let Err(error) = worker.and_then(|mut worker| worker.run(&receiver)) {
                     failure.set(error);
                 }
             });
+            // The last sender goes with this closure, which ends the loop below.
+            drop(done);
         });
-        let result = feed(source, &sender, failure, buffers, &mut progress);
-        // The end of the work ends the workers.
+        for _ in 0..READERS {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                if let Err(error) = read(source, device, buffers, &sender, failure) {
+                    failure.set(error);
+                }
+            });
+        }
+        // The end of the readers ends the workers.
         drop(sender);
-        result
+        for step in steps {
+            counts.stored += step.stored;
+            counts.zero += step.done - step.stored;
+            bytes += step.bytes;
+            progress(Step { done: counts.stored + counts.zero, stored: counts.stored, bytes });
+        }
     });
     failure.into_result()?;
-    read?;
     Ok(counts)
 }
 
-/// Reads until the end, or until a worker has failed. What is counted is handed out, and done soon after.
-fn feed(
-    source: &mut impl ChunkSource,
-    sender: &SyncSender<Work>,
-    failure: &FirstFailure,
+/// Reads until the end, or until something has failed.
+fn read<C: ChunkSource>(
+    source: &Mutex<&mut C>,
+    device: &C::Device,
     buffers: &Buffers,
-    progress: &mut impl FnMut(u64),
-) -> (Counts, Result<(), PipelineError>) {
-    let mut counts = Counts::default();
+    sender: &SyncSender<Ready>,
+    failure: &FirstFailure,
+) -> Result<(), PipelineError> {
     while !failure.is_set() {
-        let work = match source.next(buffers) {
-            Ok(Some(work)) => work,
-            Ok(None) => break,
-            Err(error) => return (counts, Err(PipelineError::Store(error))),
-        };
-        match &work {
-            Work::Zero(run) => counts.zero += u64::from(run.pages),
-            Work::Chunks(batch) => {
-                counts.stored += batch.chunks().map(|(view, _)| (view.raw_len() / BLOCK) as u64).sum::<u64>();
+        // The buffer first, so that work is read in the order in which it is handed out.
+        let mut buffer = buffers.take().map_err(PipelineError::Buffers)?;
+        let work = source.lock().unwrap_or_else(PoisonError::into_inner).next().map_err(PipelineError::Store)?;
+        let ready = match work {
+            None => break,
+            Some(Work::Zero(run)) => Ready::Zero(run),
+            Some(Work::Chunks(batch)) => {
+                let part = buffer.get_mut(..batch.len).ok_or(PipelineError::Batch(batch.len))?;
+                device.read(batch.offset, part).map_err(PipelineError::Store)?;
+                Ready::Chunks(batch, buffer)
             }
-        }
-        if sender.send(work).is_err() {
+        };
+        if sender.send(ready).is_err() {
             break;
         }
-        progress(counts.stored + counts.zero);
     }
-    (counts, Ok(()))
+    Ok(())
 }
 
 struct Worker<'a, S> {
     sink: &'a S,
-    zstd: zstd::bulk::Decompressor<'static>,
+    decoder: Decoder,
     /// Chunks whose pages do not lie together are decoded here.
     scratch: Vec<u8>,
-    buffers: &'a Buffers,
+    done: Sender<Step>,
 }
 
 impl<'a, S: PageSink> Worker<'a, S> {
-    fn new(sink: &'a S, buffers: &'a Buffers) -> Result<Worker<'a, S>, PipelineError> {
-        let zstd = zstd::bulk::Decompressor::new().map_err(PipelineError::Codec)?;
-        Ok(Worker { sink, zstd, scratch: vec![0; CHUNK_MAX], buffers })
+    fn new(sink: &'a S, done: Sender<Step>) -> Result<Worker<'a, S>, PipelineError> {
+        let decoder = Decoder::new().map_err(PipelineError::Codec)?;
+        Ok(Worker { sink, decoder, scratch: vec![0; CHUNK_MAX], done })
     }
 
     /// Works until there is no more, or until it fails.
-    fn run(&mut self, receiver: &Mutex<Receiver<Work>>) -> Result<(), PipelineError> {
+    fn run(&mut self, receiver: &Mutex<Receiver<Ready>>) -> Result<(), PipelineError> {
         loop {
             // Waits under the lock: the others have nothing to take meanwhile either.
-            let work = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(work) = work else { return Ok(()) };
-            self.work(&work)?;
-            if let Work::Chunks(batch) = work {
-                self.buffers.give(batch.bytes);
-            }
+            let ready = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(ready) = ready else { return Ok(()) };
+            let step = match ready {
+                Ready::Zero(run) => self.zero(run)?,
+                Ready::Chunks(batch, buffer) => self.chunks(&batch, &buffer)?,
+            };
+            // Who listens goes on to the end.
+            let _ = self.done.send(step);
         }
     }
 
-    fn work(&mut self, work: &Work) -> Result<(), PipelineError> {
-        match work {
-            Work::Zero(run) => {
-                for piece in window::pieces(run.range()) {
-                    self.write(piece, |bytes| bytes.fill(0))?;
-                }
-            }
-            Work::Chunks(batch) => {
-                for (view, bytes) in batch.chunks() {
-                    let bytes = bytes.ok_or_else(|| damaged(&view, "it lies outside what was read"))?;
-                    self.chunk(&view, bytes)?;
-                }
-            }
+    fn zero(&mut self, run: Extent) -> Result<Step, PipelineError> {
+        for piece in window::pieces(run.range()) {
+            self.write(piece, |bytes| bytes.fill(0))?;
         }
-        Ok(())
+        Ok(Step { done: run.pages.into(), ..Step::default() })
+    }
+
+    fn chunks(&mut self, batch: &Batch, bytes: &[u8]) -> Result<Step, PipelineError> {
+        let mut step = Step::default();
+        for (view, stored) in batch.chunks(bytes) {
+            let stored = stored.ok_or_else(|| damaged(&view, "it lies outside what was read"))?;
+            self.chunk(&view, stored)?;
+            step.stored += (view.raw_len() / BLOCK) as u64;
+            step.bytes += stored.len() as u64;
+        }
+        Ok(Step { done: step.stored, ..step })
     }
 
     fn chunk(&mut self, view: &ChunkView<'_>, stored: &[u8]) -> Result<(), PipelineError> {
@@ -131,10 +160,10 @@ impl<'a, S: PageSink> Worker<'a, S> {
             && window::pieces(run.range()).nth(1).is_none()
         {
             // In place, without a second copy.
-            let zstd = &mut self.zstd;
+            let decoder = &mut self.decoder;
             return self
                 .sink
-                .write(run.range(), |pages| decode(zstd, view, stored, pages))
+                .write(run.range(), |pages| decode(decoder, view, stored, pages))
                 .map_err(|source| PipelineError::Memory { pfn: run.pfn, source })?;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -146,7 +175,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
     fn scatter(&mut self, view: &ChunkView<'_>, stored: &[u8], scratch: &mut [u8]) -> Result<(), PipelineError> {
         let len = view.raw_len();
         let raw = scratch.get_mut(..len).ok_or_else(|| damaged(view, "it is too long"))?;
-        decode(&mut self.zstd, view, stored, raw)?;
+        decode(&mut self.decoder, view, stored, raw)?;
         let mut rest = &*raw;
         for piece in view.extents.iter().flat_map(|extent: &Extent| window::pieces(extent.range())) {
             let len = usize::try_from(piece.pages()).unwrap_or(usize::MAX).saturating_mul(BLOCK);
@@ -163,24 +192,8 @@ impl<'a, S: PageSink> Worker<'a, S> {
 }
 
 /// Decodes a chunk into exactly the memory that it must fill, and checks what came out.
-fn decode(
-    zstd: &mut zstd::bulk::Decompressor<'_>,
-    view: &ChunkView<'_>,
-    stored: &[u8],
-    pages: &mut [u8],
-) -> Result<(), PipelineError> {
-    match view.chunk.codec {
-        Codec::Store if stored.len() == pages.len() => pages.copy_from_slice(stored),
-        Codec::Store => return Err(damaged(view, "its length is not that of its pages")),
-        Codec::Zstd => {
-            let len = zstd
-                .decompress_to_buffer(stored, pages)
-                .map_err(|error| damaged(view, &format!("zstd says: {error}")))?;
-            if len != pages.len() {
-                return Err(damaged(view, &format!("it has {len} bytes of {}", pages.len())));
-            }
-        }
-    }
+fn decode(decoder: &mut Decoder, view: &ChunkView<'_>, stored: &[u8], pages: &mut [u8]) -> Result<(), PipelineError> {
+    decoder.decode(view.chunk.codec, stored, pages).map_err(|why| damaged(view, &why))?;
     let found = checksum(pages);
     if found != view.chunk.checksum {
         let expected = view.chunk.checksum;
@@ -199,10 +212,10 @@ fn damaged(view: &ChunkView<'_>, why: &str) -> PipelineError {
 /// As [`restore`].
 pub fn discard(
     source: &mut impl ChunkSource,
-    threads: usize,
-    progress: impl FnMut(u64),
+    limits: Limits,
+    progress: impl FnMut(Step),
 ) -> Result<Counts, PipelineError> {
-    restore(source, &Nowhere, threads, progress)
+    restore(source, &Nowhere, limits, progress)
 }
 
 /// A sink that gives each piece fresh memory and forgets it.

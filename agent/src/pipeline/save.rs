@@ -1,66 +1,80 @@
-//! Memory to chunks.
+//! Memory to pieces of an image.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 
 use dormouse_image::layout::{CHUNK_MAX, CHUNK_PAGES};
-use dormouse_image::{BLOCK, Codec, Extent, PfnRange, checksum};
+use dormouse_image::{BLOCK, Chunk, Extent, PfnRange, checksum};
 
-use super::{FirstFailure, IN_FLIGHT, PipelineError, thread_pool};
+use super::codec::{Encoder, Method, room_for};
+use super::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
+use crate::buffers::{BUFFER_LEN, Buffers};
 use crate::policy::Compression;
-use crate::stage::{ChunkSink, Encoded, Fate, PageFilter, PageSource};
+use crate::stage::{Fate, PageFilter, PageSource, Piece, PieceSink};
 
-/// Pages that a worker takes at once: 1 MiB, from which it makes up to four chunks. Spans begin at multiples of it, so
-/// none crosses a window's boundary.
+/// Pages that a worker takes at once: 1 MiB. Spans begin at multiples of it, so none crosses a window's boundary.
 const SPAN_PAGES: u64 = 256;
 
-/// What was saved, in pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Stored in chunks.
-    pub stored: u64,
-    /// To be restored as zeroes: all zero, or of no use.
-    pub zero: u64,
-    /// Neither read nor restored.
-    pub left: u64,
+/// A piece is handed over when it has so many chunks or zero runs, even if there is room for more bytes: then what it
+/// says of them always fits into one index block.
+const PIECE_CHUNKS: usize = 256;
+const PIECE_RUNS: usize = 4096;
+
+/// What is to be saved.
+#[derive(Debug)]
+pub struct Task<'a, F> {
+    /// The memory; it must ascend and not overlap.
+    pub memory: &'a [PfnRange],
+    /// Which of its pages matter.
+    pub filter: &'a F,
+    /// The largest number of pages that may turn out to be stored.
+    pub most: u64,
 }
 
-/// What workers send to the thread that writes.
-enum Output {
-    Chunk(Encoded),
-    Zero(Extent),
-    Left(u64),
+impl<F> Task<'_, F> {
+    /// Whether what is still to come might not fit if it were stored as it is.
+    fn is_tight(&self, sink: &impl PieceSink, stored: u64) -> bool {
+        sink.room() < self.most.saturating_sub(stored).saturating_mul(BLOCK as u64)
+    }
 }
 
-/// Saves those page frames of `memory` that matter to `filter` from `source` to `sink`, with `threads` threads. `memory`
-/// must ascend and not overlap.
+/// Saves what `task` says from `source` to `sink`.
 ///
-/// `sink` is called on the calling thread; `progress` is told after each piece how many pages are done.
+/// `sink` is called on the calling thread; `progress` is told after each piece what is done.
 ///
 /// # Errors
 /// [`PipelineError`]: the first failure of any thread.
 pub fn save<S: PageSource>(
     source: &S,
-    memory: &[PfnRange],
-    filter: &impl PageFilter,
+    task: &Task<'_, impl PageFilter>,
     compression: Compression,
-    threads: usize,
-    sink: &mut impl ChunkSink,
-    mut progress: impl FnMut(u64),
+    limits: Limits,
+    sink: &mut impl PieceSink,
+    mut progress: impl FnMut(Step),
 ) -> Result<Counts, PipelineError> {
+    let (threads, buffers) = limits.resolve();
     let pool = thread_pool(threads)?;
-    let spans = Spans { memory, next: AtomicUsize::new(0) };
+    let spans = Spans { memory: task.memory, next: AtomicUsize::new(0) };
     let failure = FirstFailure::default();
-    let buffers = Mutex::new(Vec::new());
-    let (sender, receiver) = sync_channel(threads * IN_FLIGHT);
+    let chooser = Chooser { compression, buffers: &buffers, threads, tight: AtomicBool::new(task.is_tight(sink, 0)) };
+    let (sender, receiver) = channel();
 
     let mut counts = Counts::default();
+    let mut bytes = 0;
     let written = std::thread::scope(|scope| {
-        let (spans, failure, buffers) = (&spans, &failure, &buffers);
+        let (spans, failure, chooser, buffers) = (&spans, &failure, &chooser, &buffers);
         scope.spawn(move || {
             pool.broadcast(|_| {
-                let worker = Worker::new(source, filter, compression, &sender, buffers);
+                let worker = Encoder::new().map_err(PipelineError::Codec).map(|encoder| Worker {
+                    source,
+                    filter: task.filter,
+                    chooser,
+                    buffers,
+                    sender: sender.clone(),
+                    encoder,
+                    piece: Piece::default(),
+                    chunk: PartChunk::default(),
+                });
                 if let Err(error) = worker.and_then(|mut worker| worker.run(spans, failure)) {
                     failure.set(error);
                 }
@@ -69,26 +83,59 @@ pub fn save<S: PageSource>(
             drop(sender);
         });
         // By value: when this returns early, the receiver is gone, and the workers notice that nobody listens.
-        for output in receiver {
-            match output {
-                Output::Chunk(chunk) => {
-                    sink.chunk(&chunk)?;
-                    counts.stored += chunk.extents.iter().map(|extent| u64::from(extent.pages)).sum::<u64>();
-                    buffers.lock().unwrap_or_else(PoisonError::into_inner).push(chunk.bytes);
-                }
-                Output::Zero(run) => {
-                    sink.zero(run)?;
-                    counts.zero += u64::from(run.pages);
-                }
-                Output::Left(pages) => counts.left += pages,
-            }
-            progress(counts.stored + counts.zero + counts.left);
+        for piece in receiver {
+            counts.stored += piece.stored();
+            counts.zero += piece.zero.iter().map(|run| u64::from(run.pages)).sum::<u64>();
+            counts.left += piece.left;
+            bytes += piece.len as u64;
+            sink.piece(piece)?;
+            chooser.tight.store(task.is_tight(sink, counts.stored), Ordering::Relaxed);
+            progress(Step { done: counts.stored + counts.zero + counts.left, stored: counts.stored, bytes });
         }
         Ok(())
     });
     failure.into_result()?;
     written.map_err(PipelineError::Store)?;
     Ok(counts)
+}
+
+/// Chooses how each chunk is stored.
+struct Chooser<'a> {
+    compression: Compression,
+    buffers: &'a Buffers,
+    threads: usize,
+    /// The device may not hold all that is still to come unless it is compressed well.
+    tight: AtomicBool,
+}
+
+impl Chooser<'_> {
+    fn method(&self) -> Method {
+        match self.compression {
+            Compression::Store => Method::Store,
+            Compression::Lz4 => Method::Lz4,
+            Compression::Zstd { level } => Method::Zstd(level),
+            Compression::Auto if self.tight.load(Ordering::Relaxed) => DENSE,
+            Compression::Auto => {
+                // Each worker has one buffer that it fills; the others are full and wait for the device.
+                let waiting = self.buffers.taken().saturating_sub(self.threads);
+                by_queue(waiting, self.buffers.limit().saturating_sub(self.threads))
+            }
+        }
+    }
+}
+
+/// What `auto` takes while the device keeps up no more, and where there may be too little room.
+const DENSE: Method = Method::Zstd(3);
+
+/// The method that keeps the device busy and compresses as well as there is time for: `waiting` pieces of at most `most`
+/// are on their way to the device.
+fn by_queue(waiting: usize, most: usize) -> Method {
+    match waiting * 8 / most.max(1) {
+        0 => Method::Lz4,
+        1..4 => Method::Zstd(-1),
+        4..7 => Method::Zstd(1),
+        _ => DENSE,
+    }
 }
 
 /// The memory, cut into spans that the workers take in order.
@@ -119,148 +166,199 @@ impl Spans<'_> {
 struct Worker<'a, S, F> {
     source: &'a S,
     filter: &'a F,
-    encoder: Encoder<'a>,
-    sender: &'a SyncSender<Output>,
+    chooser: &'a Chooser<'a>,
+    buffers: &'a Buffers,
+    sender: Sender<Piece>,
+    encoder: Encoder,
+    piece: Piece,
+    chunk: PartChunk,
 }
 
-impl<'a, S: PageSource, F: PageFilter> Worker<'a, S, F> {
-    fn new(
-        source: &'a S,
-        filter: &'a F,
-        compression: Compression,
-        sender: &'a SyncSender<Output>,
-        buffers: &'a Mutex<Vec<Vec<u8>>>,
-    ) -> Result<Worker<'a, S, F>, PipelineError> {
-        Ok(Worker { source, filter, encoder: Encoder::new(compression, buffers)?, sender })
+/// A chunk in the making: pages of this span and of earlier ones.
+#[derive(Default)]
+struct PartChunk {
+    extents: Vec<Extent>,
+    pages: u32,
+    /// The pages, but for the last run where that lies in the span at hand: chunks that are one run are never copied.
+    gathered: Vec<u8>,
+}
+
+/// What a worker is stopped by that is no failure of its own: nobody takes its pieces, because the sink has failed.
+enum Stop {
+    NobodyListens,
+    Failed(PipelineError),
+}
+
+impl From<PipelineError> for Stop {
+    fn from(error: PipelineError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
+    fn run(&mut self, spans: &Spans<'_>, failure: &FirstFailure) -> Result<(), PipelineError> {
+        let result = self.spans(spans, failure);
+        match result {
+            Ok(()) | Err(Stop::NobodyListens) => Ok(()),
+            Err(Stop::Failed(error)) => Err(error),
+        }
     }
 
-    fn run(&mut self, spans: &Spans<'_>, failure: &FirstFailure) -> Result<(), PipelineError> {
+    fn spans(&mut self, spans: &Spans<'_>, failure: &FirstFailure) -> Result<(), Stop> {
         while let Some(span) = spans.take() {
             if failure.is_set() {
-                break;
+                return Ok(());
             }
-            let (encoder, filter, sender) = (&mut self.encoder, self.filter, self.sender);
-            let delivered = self
-                .source
-                .read(span, |bytes| encoder.span(span, bytes, filter, |output| sender.send(output).is_ok()))
-                .map_err(|source| PipelineError::Memory { pfn: span.start, source })?;
-            if !delivered {
-                // The writer has stopped listening, and knows why.
-                break;
+            if (span.start..span.end).any(|pfn| self.filter.fate(pfn) == Fate::Store) {
+                let source = self.source;
+                source
+                    .read(span, |bytes| self.pages(span, Some(bytes)))
+                    .map_err(|source| PipelineError::Memory { pfn: span.start, source })??;
+            } else {
+                // Not even mapped.
+                self.pages(span, None)?;
+            }
+        }
+        if self.chunk.pages > 0 {
+            self.end_chunk(None)?;
+        }
+        self.hand_over()
+    }
+
+    /// Goes through a span, whose bytes are there if any of them are to be stored.
+    fn pages(&mut self, span: PfnRange, bytes: Option<&[u8]>) -> Result<(), Stop> {
+        // The run of pages to be stored that is being followed: its first page frame.
+        let mut run: Option<u64> = None;
+        for (at, pfn) in (span.start..span.end).enumerate() {
+            let page = bytes.and_then(|bytes| bytes.get(at * BLOCK..(at + 1) * BLOCK));
+            let fate = self.filter.fate(pfn);
+            let stored = match (fate, page) {
+                (Fate::Store, Some(page)) => !is_zero(page),
+                _ => false,
+            };
+            if stored {
+                run.get_or_insert(pfn);
+                self.chunk.pages += 1;
+                if self.chunk.pages == CHUNK_PAGES {
+                    let last = run.take().map(|start| (start, pfn + 1 - start));
+                    self.end_chunk(last.and_then(|(start, pages)| run_of(span, bytes, start, pages)))?;
+                }
+                continue;
+            }
+            if let Some(start) = run.take() {
+                self.chunk.gather(run_of(span, bytes, start, pfn - start));
+            }
+            if fate == Fate::Leave {
+                self.piece.left += 1;
+            } else {
+                self.zero(pfn)?;
+            }
+        }
+        if let Some(start) = run {
+            // The mapping ends with the span.
+            self.chunk.gather(run_of(span, bytes, start, span.end - start));
+        }
+        Ok(())
+    }
+
+    fn zero(&mut self, pfn: u64) -> Result<(), Stop> {
+        match self.piece.zero.last_mut() {
+            Some(run) if run.range().end == pfn => run.pages += 1,
+            _ => {
+                if self.piece.zero.len() >= PIECE_RUNS {
+                    self.hand_over()?;
+                }
+                self.piece.zero.push(Extent { pfn, pages: 1 });
             }
         }
         Ok(())
     }
-}
 
-/// Turns the pages of a span into chunks and zero runs.
-struct Encoder<'a> {
-    zstd: Option<zstd::bulk::Compressor<'static>>,
-    /// Pages that do not lie together are gathered here.
-    scratch: Vec<u8>,
-    buffers: &'a Mutex<Vec<Vec<u8>>>,
-}
-
-impl<'a> Encoder<'a> {
-    fn new(compression: Compression, buffers: &'a Mutex<Vec<Vec<u8>>>) -> Result<Encoder<'a>, PipelineError> {
-        let zstd = match compression {
-            Compression::Store => None,
-            Compression::Zstd { level } => Some(zstd::bulk::Compressor::new(level).map_err(PipelineError::Codec)?),
+    /// Compresses the chunk, whose last run, if it was not gathered, is `last`.
+    fn end_chunk(&mut self, last: Option<(Extent, &[u8])>) -> Result<(), Stop> {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        let in_place = match last {
+            Some((extent, bytes)) if chunk.extents.is_empty() => {
+                chunk.extents.push(extent);
+                Some(bytes)
+            }
+            last => {
+                chunk.gather(last);
+                None
+            }
         };
-        Ok(Encoder { zstd, scratch: Vec::with_capacity(CHUNK_MAX), buffers })
-    }
-
-    /// Hands all of `span`, whose pages are `bytes`, to `deliver`, until that says no. Returns whether it never did.
-    fn span(
-        &mut self,
-        span: PfnRange,
-        bytes: &[u8],
-        filter: &impl PageFilter,
-        mut deliver: impl FnMut(Output) -> bool,
-    ) -> bool {
-        let mut extents: Vec<Extent> = Vec::new();
-        let mut pages = 0;
-        let mut zero: Option<Extent> = None;
-        let mut left = 0;
-        for (pfn, page) in (span.start..span.end).zip(bytes.chunks_exact(BLOCK)) {
-            let fate = filter.fate(pfn);
-            if fate == Fate::Leave {
-                left += 1;
-                continue;
-            }
-            if fate == Fate::Zero || is_zero(page) {
-                match &mut zero {
-                    Some(run) if run.range().end == pfn => run.pages += 1,
-                    _ => {
-                        if let Some(run) = zero.replace(Extent { pfn, pages: 1 })
-                            && !deliver(Output::Zero(run))
-                        {
-                            return false;
-                        }
-                    }
-                }
-                continue;
-            }
-            match extents.last_mut() {
-                Some(last) if last.range().end == pfn => last.pages += 1,
-                _ => extents.push(Extent { pfn, pages: 1 }),
-            }
-            pages += 1;
-            if pages == CHUNK_PAGES {
-                pages = 0;
-                let chunk = self.chunk(span.start, bytes, std::mem::take(&mut extents));
-                if !deliver(Output::Chunk(chunk)) {
-                    return false;
-                }
-            }
+        let raw = in_place.unwrap_or(&chunk.gathered);
+        if BUFFER_LEN - self.piece.len < room_for(CHUNK_MAX) || self.piece.chunks.len() >= PIECE_CHUNKS {
+            self.hand_over()?;
         }
-        if pages > 0 {
-            let chunk = self.chunk(span.start, bytes, extents);
-            if !deliver(Output::Chunk(chunk)) {
-                return false;
-            }
-        }
-        (left == 0 || deliver(Output::Left(left))) && zero.is_none_or(|run| deliver(Output::Zero(run)))
-    }
-
-    /// Compresses the pages of `extents`, which are part of the span that begins at page frame `first`.
-    fn chunk(&mut self, first: u64, span: &[u8], extents: Vec<Extent>) -> Encoded {
-        let bytes_of = |extent: &Extent| {
-            // Inside the span, which is mapped: small numbers.
-            let start = usize::try_from(extent.pfn - first).unwrap_or(usize::MAX) * BLOCK;
-            &span[start..start + extent.pages as usize * BLOCK]
+        let buffer = match &mut self.piece.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(self.buffers.take().map_err(PipelineError::Buffers)?),
         };
-        let raw = match extents.as_slice() {
-            [run] => bytes_of(run),
-            runs => {
-                self.scratch.clear();
-                for run in runs {
-                    self.scratch.extend_from_slice(bytes_of(run));
-                }
-                &self.scratch
-            }
-        };
-        let mut bytes = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        bytes.clear();
-        let checksum = checksum(raw);
-        let compressed = self.zstd.as_mut().is_some_and(|zstd| {
-            // One byte less than the pages: what does not get smaller is stored as it is.
-            bytes.resize(raw.len() - 1, 0);
-            let len = zstd.compress_to_buffer(raw, bytes.as_mut_slice());
-            len.map(|len| bytes.truncate(len)).is_ok()
+        let method = self.chooser.method();
+        let encoded = self.encoder.encode(method, raw, &mut buffer[self.piece.len..]);
+        let (codec, len) = encoded.map_err(PipelineError::Codec)?;
+        self.piece.chunks.push(Chunk {
+            offset: self.piece.len as u64,
+            // At most as long as a chunk.
+            stored_len: u32::try_from(len).unwrap_or(u32::MAX),
+            codec,
+            checksum: checksum(raw),
         });
-        let codec = if compressed {
-            Codec::Zstd
-        } else {
-            bytes.clear();
-            bytes.extend_from_slice(raw);
-            Codec::Store
-        };
-        Encoded { extents, codec, checksum, bytes }
+        self.piece.len += len;
+        self.piece.extent_counts.push(chunk.extents.len());
+        self.piece.extents.append(&mut chunk.extents);
+        // Its memory is used again.
+        chunk.gathered.clear();
+        chunk.pages = 0;
+        self.chunk = chunk;
+        Ok(())
     }
+
+    fn hand_over(&mut self) -> Result<(), Stop> {
+        let piece = std::mem::take(&mut self.piece);
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.sender.send(piece).map_err(|_| Stop::NobodyListens)
+    }
+}
+
+impl PartChunk {
+    fn gather(&mut self, run: Option<(Extent, &[u8])>) {
+        if let Some((extent, bytes)) = run {
+            self.extents.push(extent);
+            self.gathered.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// A run within a span, and its bytes.
+fn run_of(span: PfnRange, bytes: Option<&[u8]>, start: u64, pages: u64) -> Option<(Extent, &[u8])> {
+    // Inside the span: small numbers.
+    let first = usize::try_from(start - span.start).ok()? * BLOCK;
+    let pages = u32::try_from(pages).ok()?;
+    Some((Extent { pfn: start, pages }, bytes?.get(first..first + pages as usize * BLOCK)?))
 }
 
 /// Whether a page is all zero. Leaves at the first line that is not, which is nearly always the first.
 fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_compresses_better_the_more_waits_for_the_device() {
+        let methods: Vec<Method> = (0..=16).map(|waiting| by_queue(waiting, 16)).collect();
+        assert_eq!((methods[0], methods[16]), (Method::Lz4, DENSE));
+        let rank = |method: &Method| match method {
+            Method::Store => -200,
+            Method::Lz4 => -100,
+            Method::Zstd(level) => *level,
+        };
+        assert!(methods.is_sorted_by_key(rank), "{methods:?}");
+    }
 }

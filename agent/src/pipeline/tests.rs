@@ -1,16 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use dormouse_image::layout::DATA_OFFSET;
-use dormouse_image::{Chunk, Extent, IndexBlock, IndexBuilder, PfnRange, Uuid};
+use dormouse_image::{Chunk, Codec, IndexBlock, IndexBuilder, PfnRange, Uuid};
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::Compression;
 use crate::stage::{
-    Batch, Buffers, ChunkSink, ChunkSource, Encoded, Everything, Fate, PageFilter, PageSink, PageSource, StoreFailure,
+    Batch, BlockRead, ChunkSource, Everything, Fate, PageFilter, PageSink, PageSource, Piece, PieceSink, StoreFailure,
     Work,
 };
 
@@ -57,42 +57,68 @@ impl Store {
         let index = Arc::new(IndexBlock::decode(&block, at).unwrap());
         let mut work: Vec<Work> = index.zero.iter().map(|run| Work::Zero(*run)).collect();
         for (at, view) in index.chunks().enumerate() {
-            let start = usize::try_from(view.chunk.offset - DATA_OFFSET).unwrap();
-            let stored = &self.stream[start..start + view.chunk.stored_len as usize];
-            let mut bytes = Buffers::new(1 << 20).take().unwrap();
-            bytes[..stored.len()].copy_from_slice(stored);
-            let index = Arc::clone(&index);
-            work.push(Work::Chunks(Batch { bytes, offset: view.chunk.offset, index, chunks: at..at + 1 }));
+            let offset = view.chunk.offset / 4096 * 4096;
+            let end = (view.chunk.offset + u64::from(view.chunk.stored_len)).next_multiple_of(4096);
+            let len = usize::try_from(end - offset).unwrap();
+            work.push(Work::Chunks(Batch { offset, len, index: Arc::clone(&index), chunks: at..at + 1 }));
         }
-        Reader(work)
+        self.stream.resize(self.stream.len().next_multiple_of(4096), 0);
+        Reader { work, stream: Stream(Arc::new(self.stream)) }
+    }
+
+    fn codecs(&mut self) -> Vec<Codec> {
+        let at = (DATA_OFFSET + self.stream.len() as u64).next_multiple_of(4096);
+        let (block, _) = self.index.finish(at).unwrap();
+        IndexBlock::decode(&block, at).unwrap().chunks().map(|view| view.chunk.codec).collect()
     }
 }
 
-impl ChunkSink for Store {
-    fn chunk(&mut self, chunk: &Encoded) -> Result<(), StoreFailure> {
-        if self.stream.len() + chunk.bytes.len() > self.room {
+impl PieceSink for Store {
+    fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure> {
+        if self.stream.len() + piece.len > self.room {
             return Err("the store is full".into());
         }
-        let record = Chunk {
-            offset: DATA_OFFSET + self.stream.len() as u64,
-            stored_len: u32::try_from(chunk.bytes.len())?,
-            codec: chunk.codec,
-            checksum: chunk.checksum,
-        };
-        self.stream.extend(&chunk.bytes);
-        Ok(self.index.chunk(&record, &chunk.extents)?)
+        let start = DATA_OFFSET + self.stream.len() as u64;
+        for (chunk, extents) in piece.chunks() {
+            self.index.chunk(&Chunk { offset: start + chunk.offset, ..*chunk }, extents)?;
+        }
+        for run in &piece.zero {
+            self.index.zero(*run)?;
+        }
+        self.stream.extend(piece.buffer.as_deref().map_or(&[][..], |bytes| &bytes[..piece.len]));
+        Ok(())
     }
 
-    fn zero(&mut self, run: Extent) -> Result<(), StoreFailure> {
-        Ok(self.index.zero(run)?)
+    fn room(&self) -> u64 {
+        (self.room - self.stream.len()) as u64
     }
 }
 
-struct Reader(Vec<Work>);
+struct Reader {
+    work: Vec<Work>,
+    stream: Stream,
+}
+
+#[derive(Clone)]
+struct Stream(Arc<Vec<u8>>);
 
 impl ChunkSource for Reader {
-    fn next(&mut self, _: &Buffers) -> Result<Option<Work>, StoreFailure> {
-        Ok(self.0.pop())
+    type Device = Stream;
+
+    fn device(&self) -> Stream {
+        self.stream.clone()
+    }
+
+    fn next(&mut self) -> Result<Option<Work>, StoreFailure> {
+        Ok(self.work.pop())
+    }
+}
+
+impl BlockRead for Stream {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreFailure> {
+        let start = usize::try_from(offset - DATA_OFFSET)?;
+        bytes.copy_from_slice(self.0.get(start..start + bytes.len()).ok_or("behind the end")?);
+        Ok(())
     }
 }
 
@@ -124,13 +150,32 @@ fn zstd(level: i32) -> Compression {
     Compression::Zstd { level }
 }
 
+/// Saves all pages of `ranges` that matter to `filter`, with so little memory for what is in flight that workers wait.
+fn save_all(
+    memory: &impl PageSource,
+    ranges: &[PfnRange],
+    filter: &impl PageFilter,
+    compression: Compression,
+    threads: usize,
+    store: &mut Store,
+) -> Result<Counts, PipelineError> {
+    let task = Task { memory: ranges, filter, most: ranges.iter().map(PfnRange::pages).sum() };
+    save(memory, &task, compression, Limits { threads, memory: 4 << 20 }, store, |_| ())
+}
+
+fn restore_all(store: Store, memory: &Memory, threads: usize) -> Result<Counts, PipelineError> {
+    restore(&mut store.reader(), memory, Limits { threads, memory: 4 << 20 }, |_| ())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn what_was_saved_comes_back(
         kinds in proptest::collection::vec(0_u8..3, 1..200),
         lens in proptest::collection::vec((1_u64..300, 1_u64..400), 1..4),
-        level in prop_oneof![Just(None), Just(Some(1)), Just(Some(-3))],
+        compression in prop_oneof![
+            Just(Compression::Auto), Just(Compression::Store), Just(Compression::Lz4), Just(zstd(1)), Just(zstd(-3))
+        ],
         threads in 1_usize..4,
     ) {
         let mut ranges = Vec::new();
@@ -140,11 +185,10 @@ proptest! {
             at += gap + len;
         }
         let before = memory(&ranges, &kinds);
-        let compression = level.map_or(Compression::Store, zstd);
         let mut store = Store::new(usize::MAX);
-        let saved = save(&before, &ranges, &Everything, compression, threads, &mut store, |_| ()).unwrap();
+        let saved = save_all(&before, &ranges, &Everything, compression, threads, &mut store).unwrap();
         let after = Memory::default();
-        let restored = restore(&mut store.reader(), &after, threads, |_| ()).unwrap();
+        let restored = restore_all(store, &after, threads).unwrap();
         prop_assert_eq!(saved, restored);
         prop_assert_eq!(saved.stored + saved.zero, ranges.iter().map(PfnRange::pages).sum::<u64>());
         prop_assert!(before.0.into_inner().unwrap() == after.0.into_inner().unwrap());
@@ -155,7 +199,7 @@ proptest! {
 fn a_store_that_fails_stops_the_save_with_its_words() {
     let ranges = [PfnRange { start: 0, end: 5000 }];
     let error =
-        save(&memory(&ranges, &[2]), &ranges, &Everything, zstd(1), 3, &mut Store::new(1 << 20), |_| ()).unwrap_err();
+        save_all(&memory(&ranges, &[2]), &ranges, &Everything, zstd(1), 3, &mut Store::new(1 << 20)).unwrap_err();
     assert_eq!(error.to_string(), "the store is full");
 }
 
@@ -164,10 +208,10 @@ fn a_damaged_chunk_stops_the_restore() {
     let ranges = [PfnRange { start: 0, end: 4096 }];
     for kind in [1, 2] {
         let mut store = Store::new(usize::MAX);
-        save(&memory(&ranges, &[kind]), &ranges, &Everything, zstd(1), 2, &mut store, |_| ()).unwrap();
+        save_all(&memory(&ranges, &[kind]), &ranges, &Everything, zstd(1), 2, &mut store).unwrap();
         let middle = store.stream.len() / 2;
         store.stream[middle] ^= 0x10;
-        let error = restore(&mut store.reader(), &Memory::default(), 2, |_| ()).unwrap_err();
+        let error = restore_all(store, &Memory::default(), 2).unwrap_err();
         assert!(matches!(error, PipelineError::Chunk { .. }), "{error}");
     }
 }
@@ -181,7 +225,7 @@ fn memory_that_cannot_be_read_stops_the_save() {
         }
     }
     let ranges = [PfnRange { start: 0x10, end: 5000 }];
-    let error = save(&Broken, &ranges, &Everything, zstd(1), 2, &mut Store::new(usize::MAX), |_| ()).unwrap_err();
+    let error = save_all(&Broken, &ranges, &Everything, zstd(1), 2, &mut Store::new(usize::MAX)).unwrap_err();
     assert!(error.to_string().starts_with("memory at page frame 0x"), "{error}");
 }
 
@@ -196,10 +240,10 @@ fn what_does_not_matter_is_restored_as_zeroes_or_not_at_all() {
     let ranges = [PfnRange { start: 0x30, end: 0x30 + 3000 }];
     let before = memory(&ranges, &[1]);
     let mut store = Store::new(usize::MAX);
-    let counts = save(&before, &ranges, &ByNumber, zstd(1), 2, &mut store, |_| ()).unwrap();
+    let counts = save_all(&before, &ranges, &ByNumber, zstd(1), 2, &mut store).unwrap();
     assert_eq!((counts.stored, counts.zero, counts.left), (1000, 1000, 1000));
     let after = Memory::default();
-    restore(&mut store.reader(), &after, 2, |_| ()).unwrap();
+    restore_all(store, &after, 2).unwrap();
     let (before, after) = (before.0.into_inner().unwrap(), after.0.into_inner().unwrap());
     for (pfn, page) in before {
         match pfn % 3 {
@@ -208,4 +252,45 @@ fn what_does_not_matter_is_restored_as_zeroes_or_not_at_all() {
             _ => assert!(!after.contains_key(&pfn)),
         }
     }
+}
+
+/// A device on whose way there are always three pieces.
+struct Slow {
+    store: Store,
+    on_the_way: VecDeque<Piece>,
+}
+
+impl PieceSink for Slow {
+    fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure> {
+        self.on_the_way.push_back(piece);
+        if self.on_the_way.len() > 3 {
+            self.store.piece(self.on_the_way.pop_front().unwrap())?;
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> u64 {
+        self.store.room()
+    }
+}
+
+#[test]
+fn auto_uses_the_time_that_a_slow_device_takes_and_the_room_that_a_small_one_has() {
+    let ranges = [PfnRange { start: 0, end: 8192 }];
+    let before = memory(&ranges, &[1, 1, 2]);
+    let task = Task { memory: &ranges, filter: &Everything, most: 8192 };
+    let limits = Limits { threads: 2, memory: 6 << 20 };
+    let dense = |mut store: Store| {
+        let codecs = store.codecs();
+        codecs.iter().filter(|codec| **codec == Codec::Zstd).count() * 2 > codecs.len()
+    };
+
+    let mut slow = Slow { store: Store::new(usize::MAX), on_the_way: VecDeque::new() };
+    save(&before, &task, Compression::Auto, limits, &mut slow, |_| ()).unwrap();
+    assert!(dense(slow.store));
+
+    // Less room than for all pages as they are, but enough for them compressed.
+    let mut small = Store::new(14 << 20);
+    save(&before, &task, Compression::Auto, limits, &mut small, |_| ()).unwrap();
+    assert!(dense(small));
 }

@@ -109,6 +109,9 @@ pub enum Problem {
     /// `region.size` out of its range.
     #[error("`{0}` is not a size from 64M to 4G")]
     RegionSize(String),
+    /// `save.memory` out of its range.
+    #[error("`{0}` is not a size from 4M to 1G")]
+    Memory(String),
     /// `region.address` below 16 MiB.
     #[error("`{0}` is below 16M, where the kernel and its boot loader need the memory themselves")]
     RegionAddress(String),

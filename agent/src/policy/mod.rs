@@ -42,6 +42,8 @@ const DEFAULT_INITRAMFS: &str = "/usr/lib/dormouse/initramfs.img";
 const MAX_ARGUMENTS: usize = 1024;
 const DEFAULT_LEVEL: i32 = 1;
 const MAX_THREADS: usize = 256;
+const MIN_MEMORY: u64 = 4 * MIB;
+const MAX_MEMORY: u64 = 1024 * MIB;
 
 /// The resolved policy. Every value has been checked; [`Policy::parse`] is the only way to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct SavePolicy {
     pub compression: Compression,
     /// Threads that compress or decompress; 0 is one per CPU.
     pub threads: usize,
+    /// Bytes for what is in flight between these threads and the device.
+    pub memory: u64,
     /// Whether A gives up clean caches before the jump.
     pub drop_caches: bool,
     /// What follows a completed save.
@@ -140,7 +144,9 @@ impl Policy {
             .address
             .map_or_else(String::new, |address| format!("address = {}\n", quoted(&format_bytes(address))));
         let compression = match self.save.compression {
+            Compression::Auto => "compression = \"auto\"\n".to_owned(),
             Compression::Store => "compression = \"store\"\n".to_owned(),
+            Compression::Lz4 => "compression = \"lz4\"\n".to_owned(),
             Compression::Zstd { level } => format!("compression = \"zstd\"\nlevel = {level}\n"),
         };
         // Paths were read from TOML, which is UTF-8, so that displaying one loses nothing.
@@ -149,7 +155,7 @@ impl Policy {
             "[image]\ndevice = {device}\nwait = {wait}\n\n\
              [region]\nsize = {size}\n{address}\n\
              [kernel]\nimage = {image}\ninitramfs = {initramfs}\narguments = {arguments}\n\n\
-             [save]\n{compression}threads = {threads}\ndrop_caches = {drop_caches}\nthen = {then}\n\n\
+             [save]\n{compression}threads = {threads}\nmemory = {memory}\ndrop_caches = {drop_caches}\nthen = {then}\n\n\
              [console]\nverbosity = {verbosity}\n",
             device = quoted(&self.image.device.to_string()),
             wait = self.image.wait.as_secs(),
@@ -158,6 +164,7 @@ impl Policy {
             initramfs = path(&self.kernel.initramfs),
             arguments = quoted(&self.kernel.arguments),
             threads = self.save.threads,
+            memory = quoted(&format_bytes(self.save.memory)),
             drop_caches = self.save.drop_caches,
             then = quoted(self.save.then.as_str()),
             verbosity = quoted(self.console.verbosity.as_str()),

@@ -8,7 +8,7 @@ use toml::Spanned;
 pub(super) type Written<T> = Option<Spanned<T>>;
 
 /// Every key, as `section.key`. An unknown key is compared with these.
-pub(super) const KEYS: [&str; 13] = [
+pub(super) const KEYS: [&str; 14] = [
     "image.device",
     "image.wait",
     "region.size",
@@ -19,6 +19,7 @@ pub(super) const KEYS: [&str; 13] = [
     "save.compression",
     "save.level",
     "save.threads",
+    "save.memory",
     "save.drop_caches",
     "save.then",
     "console.verbosity",
@@ -67,6 +68,7 @@ pub(super) struct Save {
     pub(super) compression: Written<String>,
     pub(super) level: Written<i64>,
     pub(super) threads: Written<i64>,
+    pub(super) memory: Written<String>,
     pub(super) drop_caches: Written<bool>,
     pub(super) then: Written<String>,
 }

@@ -30,8 +30,9 @@ fn defaults() {
             arguments: String::new(),
         },
         save: SavePolicy {
-            compression: Compression::Zstd { level: 1 },
+            compression: Compression::Auto,
             threads: 0,
+            memory: 24 << 20,
             drop_caches: false,
             then: Then::PowerOff,
         },
@@ -55,6 +56,7 @@ fn every_key_is_read() {
         compression = 'zstd'
         level = -7
         threads = 256
+        memory = '1G'
         drop_caches = true
         then = 'return'
         [console]
@@ -74,14 +76,19 @@ fn every_key_is_read() {
         save: SavePolicy {
             compression: Compression::Zstd { level: -7 },
             threads: 256,
+            memory: 1 << 30,
             drop_caches: true,
             then: Then::Return,
         },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(text).unwrap(), expected);
-    let stored = text.replace("'zstd'", "'store'");
-    assert_eq!(parse(&stored).unwrap().save.compression, Compression::Store);
+    let others = [("'auto'", Compression::Auto), ("'lz4'", Compression::Lz4), ("'store'", Compression::Store)];
+    for (word, expected) in others {
+        assert_eq!(parse(&text.replace("'zstd'", word)).unwrap().save.compression, expected);
+    }
+    let small = format!("{LEAST}[region]\nsize = \"64M\"\n");
+    assert_eq!(parse(&small).unwrap().save.memory, 12 << 20);
 }
 
 #[test]
@@ -97,7 +104,10 @@ fn refusals_name_file_line_and_key() {
         ("[save]\nthreads = -1", "dormouse.toml:4: save.threads: -1 is not a number of threads"),
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
-        ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"zstd\""),
+        ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"auto\""),
+        ("[save]\nmemory = \"3M\"", "dormouse.toml:4: save.memory: `3M` is not a size from 4M to 1G"),
+        ("[save]\nmemory = \"2G\"", "dormouse.toml:4: save.memory: `2G` is not a size from 4M to 1G"),
+        ("[save]\nmemory = \"much\"", "dormouse.toml:4: save.memory: `much` is not a size"),
         ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\""),
         ("[region]\nsize = 128", "dormouse.toml:4: region.size: invalid type: integer `128`"),
         ("[region]\nsize = \"128 M\"", "dormouse.toml:4: region.size: `128 M` is not a size"),

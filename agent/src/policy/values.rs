@@ -142,8 +142,12 @@ impl fmt::Display for Then {
 /// How the pages of an image are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// Each chunk as the device leaves time for: the better the more waits for it.
+    Auto,
     /// As they are.
     Store,
+    /// As LZ4 blocks.
+    Lz4,
     /// Compressed with zstd, each chunk independently.
     Zstd {
         /// zstd's level: -7 to 19, never 0.

@@ -7,10 +7,11 @@ use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX};
 use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator};
 
 use super::{Disk, Image, StoreError};
-use crate::stage::{Batch, Buffers, ChunkSource, StoreFailure, Work};
+use crate::buffers::BUFFER_LEN;
+use crate::stage::{Batch, BlockRead, ChunkSource, StoreFailure, Work};
 
-/// Zero runs are handed out in pieces of at most this many pages (64 MiB), so that all workers get some.
-const ZERO_PAGES: u32 = 1 << 14;
+/// Zero runs are handed out in pieces of at most this many pages (16 MiB), so that all workers get some.
+const ZERO_PAGES: u32 = 1 << 12;
 
 /// The verified index of a complete image, and its chunks in the order in which they lie on the device.
 #[derive(Debug)]
@@ -21,7 +22,10 @@ pub struct Reader {
     blocks: VecDeque<Locator>,
     /// The block whose chunks are being handed out, and the next of them.
     current: Option<(Arc<IndexBlock>, usize)>,
+    /// The block's zero runs that are left.
     zero: VecDeque<Extent>,
+    /// How many there were.
+    zero_runs: usize,
 }
 
 impl Reader {
@@ -70,50 +74,66 @@ impl Reader {
                 return Err(format(FormatError::Count { what, expected, found }));
             }
         }
-        Ok(Reader { disk: image.disk().clone(), save_id: commit.save_id, blocks, current: None, zero: VecDeque::new() })
+        let (disk, save_id) = (image.disk().clone(), commit.save_id);
+        Ok(Reader { disk, save_id, blocks, current: None, zero: VecDeque::new(), zero_runs: 0 })
     }
 
-    /// Reads as many chunks from `first` on as fit into one buffer.
-    fn batch(&self, index: &Arc<IndexBlock>, first: usize, buffers: &Buffers) -> Result<Batch, StoreError> {
+    /// As many chunks from `first` on as fit into one buffer.
+    fn batch(&self, index: &Arc<IndexBlock>, first: usize) -> Result<Batch, StoreError> {
         let block = BLOCK as u64;
         let offset = index.chunk(first).chunk.offset / block * block;
         let mut last = first;
-        let mut end = offset;
+        let mut len = 0;
         for (at, view) in index.chunks().enumerate().skip(first) {
-            let chunk_end = (view.chunk.offset + u64::from(view.chunk.stored_len)).next_multiple_of(block);
-            if chunk_end - offset > buffers.size() as u64 {
-                break;
+            let end = (view.chunk.offset + u64::from(view.chunk.stored_len)).next_multiple_of(block);
+            match usize::try_from(end - offset) {
+                Ok(fits) if fits <= BUFFER_LEN => (last, len) = (at + 1, fits),
+                _ => break,
             }
-            (last, end) = (at + 1, chunk_end);
         }
-        let path = || self.disk.path().to_path_buf();
-        let mut bytes = buffers.take().map_err(|source| StoreError::Open { path: path(), source })?;
-        let len = usize::try_from(end - offset).unwrap_or(usize::MAX);
-        let Some(part) = bytes.get_mut(..len).filter(|_| last > first) else {
+        if last == first {
             let (field, why) = ("chunk's length", "at most what is read at once");
             let source = FormatError::Field { block: Block::Index, field, value: offset, why };
-            return Err(StoreError::Format { path: path(), source });
+            return Err(StoreError::Format { path: self.disk.path().to_path_buf(), source });
+        }
+        Ok(Batch { offset, len, index: Arc::clone(index), chunks: first..last })
+    }
+
+    /// A piece of the next zero run of this block, if it is its turn: runs and chunks are handed out in proportion, so
+    /// that memory is filled while the device reads, and both go through the same windows at the same time.
+    fn next_zero(&mut self) -> Option<Extent> {
+        let (chunks_left, chunks) = match &self.current {
+            Some((index, next)) => (index.chunks().len() - next, index.chunks().len()),
+            None => (0, 0),
         };
-        self.disk.read_into(offset, part)?;
-        Ok(Batch { bytes, offset, index: Arc::clone(index), chunks: first..last })
+        if self.zero.len() * chunks < chunks_left * self.zero_runs {
+            return None;
+        }
+        let run = self.zero.pop_front()?;
+        let piece = Extent { pages: run.pages.min(ZERO_PAGES), ..run };
+        if piece.pages < run.pages {
+            self.zero.push_front(Extent { pfn: piece.range().end, pages: run.pages - piece.pages });
+        }
+        Some(piece)
     }
 }
 
 impl ChunkSource for Reader {
-    fn next(&mut self, buffers: &Buffers) -> Result<Option<Work>, StoreFailure> {
+    type Device = Disk;
+
+    fn device(&self) -> Disk {
+        self.disk.clone()
+    }
+
+    fn next(&mut self) -> Result<Option<Work>, StoreFailure> {
         loop {
-            if let Some(run) = self.zero.pop_front() {
-                let piece = Extent { pages: run.pages.min(ZERO_PAGES), ..run };
-                if piece.pages < run.pages {
-                    let rest = Extent { pfn: piece.range().end, pages: run.pages - piece.pages };
-                    self.zero.push_front(rest);
-                }
-                return Ok(Some(Work::Zero(piece)));
+            if let Some(run) = self.next_zero() {
+                return Ok(Some(Work::Zero(run)));
             }
             if let Some((index, first)) = &self.current
                 && *first < index.chunks().len()
             {
-                let batch = self.batch(index, *first, buffers)?;
+                let batch = self.batch(index, *first)?;
                 self.current = Some((Arc::clone(index), batch.chunks.end));
                 return Ok(Some(Work::Chunks(batch)));
             }
@@ -123,8 +143,15 @@ impl ChunkSource for Reader {
             // Verified before, and checked again: it is read anew.
             let index = read_index(&self.disk, self.save_id, locator)?;
             self.zero = index.zero.iter().copied().collect();
+            self.zero_runs = self.zero.len();
             self.current = Some((Arc::new(index), 0));
         }
+    }
+}
+
+impl BlockRead for Disk {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreFailure> {
+        Ok(self.read_into(offset, bytes)?)
     }
 }
 

@@ -2,13 +2,15 @@
 use std::os::unix::fs::FileExt;
 
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN};
-use dormouse_image::{Codec, Extent, Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid, checksum};
+use dormouse_image::{Chunk, Codec, Extent, Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid, checksum};
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::buffers::Buffers;
 use crate::pipeline;
-use crate::stage::{Buffers, ChunkSink, ChunkSource, Encoded};
+use crate::pipeline::Limits;
+use crate::stage::{ChunkSource, Piece, PieceSink, Work};
 
 const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1 };
 
@@ -34,26 +36,40 @@ fn header(pages: u64) -> Header {
     }
 }
 
-/// A stored chunk of one page whose bytes are all `value`.
-fn chunk(pfn: u64, value: u8) -> Encoded {
-    let bytes = vec![value; 4096];
-    Encoded { extents: vec![Extent { pfn, pages: 1 }], codec: Codec::Store, checksum: checksum(&bytes), bytes }
+/// Pieces of stored chunks of one page each, up to 256 in a piece, whose bytes are all the same.
+fn pieces(pages: u64) -> impl Iterator<Item = Piece> {
+    let buffers = Buffers::new(4);
+    let starts = (0..pages).step_by(256);
+    starts.map(move |start| {
+        let mut piece = Piece { buffer: Some(buffers.take().unwrap()), ..Piece::default() };
+        for number in start..pages.min(start + 256) {
+            let page = &mut piece.buffer.as_mut().unwrap()[piece.len..][..4096];
+            page.fill(number.to_le_bytes()[0]);
+            let (offset, checksum) = (piece.len as u64, checksum(page));
+            piece.chunks.push(Chunk { offset, stored_len: 4096, codec: Codec::Store, checksum });
+            piece.extents.push(Extent { pfn: 0x100 + number, pages: 1 });
+            piece.extent_counts.push(1);
+            piece.len += 4096;
+        }
+        piece
+    })
 }
 
 /// An image of `stored` pages in chunks of one, and 100 zero pages behind them.
 fn write(file: &NamedTempFile, stored: u64, state: State) -> Result<Image, StoreError> {
     let image = Image::create(Disk::open(file.path(), Access::Write)?, LABEL)?;
     let mut writer = Writer::begin(image, &header(stored + 100))?;
-    for pfn in 0..stored {
-        writer.chunk(&chunk(0x100 + pfn, pfn.to_le_bytes()[0])).unwrap();
+    for piece in pieces(stored) {
+        writer.piece(piece).unwrap();
     }
-    writer.zero(Extent { pfn: 0x100 + stored, pages: 100 }).unwrap();
+    let zero = vec![Extent { pfn: 0x100 + stored, pages: 100 }];
+    writer.piece(Piece { zero, ..Piece::default() }).unwrap();
     writer.finish(state, 0, SaveStats::default)
 }
 
 fn verify(image: &Image) -> anyhow::Result<pipeline::Counts> {
     let header = image.header()?;
-    Ok(pipeline::discard(&mut Reader::open(image, &header)?, 2, |_| ())?)
+    Ok(pipeline::discard(&mut Reader::open(image, &header)?, Limits::of_threads(2), |_| ())?)
 }
 
 #[test]
@@ -152,18 +168,21 @@ fn chunks_of_one_batch_are_read_together() {
     let file = device(16 << 20);
     let image = write(&file, 300, State::Complete).unwrap();
     let mut reader = Reader::open(&image, &image.header().unwrap()).unwrap();
-    let buffers = Buffers::new(1 << 20);
-    let mut batches = 0;
-    while let Some(work) = reader.next(&buffers).unwrap() {
-        if let crate::stage::Work::Chunks(batch) = work {
-            batches += 1;
-            for (view, bytes) in batch.chunks() {
-                let bytes = bytes.unwrap();
-                assert_eq!(checksum(bytes), view.chunk.checksum);
+    let device = reader.device();
+    let (mut batches, mut zero) = (0, 0);
+    while let Some(work) = reader.next().unwrap() {
+        match work {
+            Work::Zero(run) => zero += run.pages,
+            Work::Chunks(batch) => {
+                batches += 1;
+                let bytes = device.read(batch.offset, batch.len).unwrap();
+                for (view, stored) in batch.chunks(&bytes) {
+                    assert_eq!(checksum(stored.unwrap()), view.chunk.checksum);
+                }
             }
-            buffers.give(batch.bytes);
         }
     }
+    assert_eq!(zero, 100);
     assert_eq!(batches, 2);
 }
 

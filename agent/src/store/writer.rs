@@ -1,21 +1,19 @@
 //! Writing an image: strictly forward, in large aligned pieces, with the commit record last.
 
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{BLOCK, Block, Chunk, Commit, Header, IndexBuilder, Locator, SaveStats, State, Totals};
-use dormouse_image::{Extent, FormatError};
-use memmap2::MmapMut;
 
-use super::{Image, StoreError};
-use crate::stage::{Buffers, ChunkSink, Encoded, StoreFailure};
+use super::{Disk, Image, StoreError};
+use crate::stage::{Piece, PieceSink, StoreFailure};
 
-/// What is written at once, in bytes.
-const PIECE: usize = 1 << 20;
-/// Pieces that wait for the device, beside the one being filled and the one being written.
-const QUEUE: usize = 2;
+/// Writes in flight.
+const WRITERS: usize = 4;
 
 /// An image in the making. Dropped without [`Writer::finish`], it leaves an image that is "being saved", which no boot
 /// resumes.
@@ -89,7 +87,7 @@ impl Writer {
         let commit = Commit {
             header: self.header,
             last_index: self.last_index,
-            data_end: self.stream.end(),
+            data_end: self.stream.end,
             totals: self.totals,
             stats: stats(),
             ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
@@ -104,163 +102,172 @@ impl Writer {
     /// # Errors
     /// [`StoreError`]. The image stays "being saved", which is not resumed either.
     pub fn fail(mut self, reason: &str) -> Result<(), StoreError> {
-        // What the stream still wants to write is of no use; its thread must be out of the way.
+        // What the stream still wants to write is of no use; its threads must be out of the way.
+        self.stream.failure.is_over.store(true, Ordering::Relaxed);
         let _ = self.stream.stop();
         self.image.transition(State::Failed, reason)
     }
 
     fn end_index(&mut self) -> Result<(), StoreError> {
-        self.stream.align()?;
-        let at = self.stream.end();
+        let at = self.stream.end;
         let (block, locator) = self.index.finish(at).map_err(|source| self.image.format(source))?;
-        self.stream.append(&block)?;
+        let len = block.len();
+        self.stream.write(Write::Block(block), len)?;
         self.last_index = locator;
         self.totals.index_blocks += 1;
         Ok(())
     }
 
-    fn make_room(&mut self) -> Result<(), StoreError> {
-        if self.index.is_full() { self.end_index() } else { Ok(()) }
-    }
-}
-
-impl ChunkSink for Writer {
-    fn chunk(&mut self, chunk: &Encoded) -> Result<(), StoreFailure> {
-        self.make_room()?;
-        let record = Chunk {
-            offset: self.stream.end(),
-            stored_len: u32::try_from(chunk.bytes.len())?,
-            codec: chunk.codec,
-            checksum: chunk.checksum,
-        };
-        self.index.chunk(&record, &chunk.extents).map_err(|source| self.image.format(source))?;
-        self.stream.append(&chunk.bytes)?;
-        self.totals.chunks += 1;
-        self.totals.stored_bytes += u64::from(record.stored_len);
-        self.totals.stored_pages += chunk.extents.iter().map(|extent| u64::from(extent.pages)).sum::<u64>();
-        Ok(())
-    }
-
-    fn zero(&mut self, run: Extent) -> Result<(), StoreFailure> {
-        self.make_room()?;
-        self.index.zero(run).map_err(|source: FormatError| self.image.format(source))?;
-        self.totals.zero_pages += u64::from(run.pages);
+    fn add(&mut self, mut piece: Piece) -> Result<(), StoreError> {
+        if !self.index.has_room(piece.chunks.len(), piece.extents.len(), piece.zero.len()) {
+            self.end_index()?;
+        }
+        let image = &self.image;
+        for (chunk, extents) in piece.chunks() {
+            let chunk = Chunk { offset: self.stream.end + chunk.offset, ..*chunk };
+            self.index.chunk(&chunk, extents).map_err(|source| image.format(source))?;
+            self.totals.stored_bytes += u64::from(chunk.stored_len);
+        }
+        for run in &piece.zero {
+            self.index.zero(*run).map_err(|source| image.format(source))?;
+            self.totals.zero_pages += u64::from(run.pages);
+        }
+        self.totals.chunks += piece.chunks.len() as u64;
+        self.totals.stored_pages += piece.stored();
+        if let Some(buffer) = &mut piece.buffer {
+            let len = piece.len.next_multiple_of(BLOCK);
+            buffer[piece.len..len].fill(0);
+            self.stream.write(Write::Piece(piece), len)?;
+        }
         Ok(())
     }
 }
 
-/// Bytes one behind the other, written by a thread of their own.
+impl PieceSink for Writer {
+    fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure> {
+        Ok(self.add(piece)?)
+    }
+
+    fn room(&self) -> u64 {
+        self.stream.size.saturating_sub(self.stream.end)
+    }
+}
+
+/// Whole blocks one behind the other, written by threads of their own.
 ///
 /// Behind the device's end nothing is written but everything is counted, so that the error can say what was needed.
 #[derive(Debug)]
 struct Stream {
-    path: std::path::PathBuf,
+    path: PathBuf,
     size: u64,
-    buffers: Arc<Buffers>,
-    piece: MmapMut,
-    filled: usize,
-    /// Offset on the device of the piece's first byte.
-    offset: u64,
-    thread: Option<WriteThread>,
+    /// Offset on the device of the next block.
+    end: u64,
+    threads: Option<Threads>,
+    failure: Arc<Failure>,
 }
 
-/// The thread, and the way to hand it work.
-type WriteThread = (SyncSender<Piece>, JoinHandle<Result<(), StoreError>>);
+/// The threads, and the way to hand them work: what to write, and where.
+type Threads = (Sender<(u64, Write)>, Vec<JoinHandle<()>>);
 
-struct Piece {
-    bytes: MmapMut,
-    len: usize,
-    offset: u64,
+/// What the writing threads have failed with first.
+#[derive(Debug, Default)]
+struct Failure {
+    /// Nothing more need be written.
+    is_over: AtomicBool,
+    first: Mutex<Option<StoreError>>,
+}
+
+impl Failure {
+    fn set(&self, error: StoreError) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn take(&self) -> Result<(), StoreError> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+}
+
+#[derive(Debug)]
+enum Write {
+    Piece(Piece),
+    Block(Vec<u8>),
+}
+
+impl Write {
+    fn to(&self, disk: &Disk, offset: u64) -> Result<(), StoreError> {
+        match self {
+            Write::Piece(piece) => {
+                let bytes = piece.buffer.as_deref().unwrap_or_default();
+                disk.write(offset, &bytes[..piece.len.next_multiple_of(BLOCK)])
+            }
+            Write::Block(block) => disk.write_copy(offset, block),
+        }
+    }
+}
+
+/// Writes what comes until no more does. After a failure of any thread, what comes is dropped, so that nobody waits for
+/// its buffers.
+fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Failure) {
+    loop {
+        // Waits under the lock: the others have nothing to take meanwhile either.
+        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((offset, write)) = next else { return };
+        if !failure.is_over.load(Ordering::Relaxed)
+            && let Err(error) = write.to(disk, offset)
+        {
+            failure.set(error);
+        }
+    }
 }
 
 impl Stream {
     fn new(image: &Image) -> Result<Stream, StoreError> {
         let path = image.disk().path().to_path_buf();
-        let open = |source| StoreError::Open { path: path.clone(), source };
-        let buffers = Arc::new(Buffers::new(PIECE));
-        let (sender, receiver) = sync_channel::<Piece>(QUEUE);
-        let (disk, give_back) = (image.disk().clone(), Arc::clone(&buffers));
-        let thread = std::thread::Builder::new()
-            .name("write".into())
-            .spawn(move || {
-                for piece in receiver {
-                    disk.write(piece.offset, &piece.bytes[..piece.len])?;
-                    give_back.give(piece.bytes);
-                }
-                Ok(())
-            })
-            .map_err(open)?;
-        Ok(Stream {
-            size: image.disk().size(),
-            piece: buffers.take().map_err(open)?,
-            buffers,
-            filled: 0,
-            offset: DATA_OFFSET,
-            thread: Some((sender, thread)),
-            path,
-        })
+        let (sender, receiver) = channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        let failure = Arc::<Failure>::default();
+        let spawn = |_| {
+            let (disk, receiver, failure) = (image.disk().clone(), Arc::clone(&receiver), Arc::clone(&failure));
+            let thread = std::thread::Builder::new().name("write".into());
+            thread.spawn(move || write_all(&disk, &receiver, &failure))
+        };
+        let threads: std::io::Result<Vec<_>> = (0..WRITERS).map(spawn).collect();
+        let threads = threads.map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        Ok(Stream { size: image.disk().size(), end: DATA_OFFSET, threads: Some((sender, threads)), failure, path })
     }
 
-    /// Offset on the device of the next byte.
-    fn end(&self) -> u64 {
-        self.offset + self.filled as u64
-    }
-
-    fn append(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.filled));
-            self.piece[self.filled..self.filled + now.len()].copy_from_slice(now);
-            self.filled += now.len();
-            bytes = later;
-            if self.filled == PIECE {
-                self.send()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills up with zeroes to the next block.
-    fn align(&mut self) -> Result<(), StoreError> {
-        let gap = self.filled.next_multiple_of(BLOCK) - self.filled;
-        self.append(&[0; BLOCK][..gap])
-    }
-
-    /// Hands the piece, which is whole blocks, to the thread and begins another.
-    fn send(&mut self) -> Result<(), StoreError> {
-        let end = self.end();
-        if end <= self.size
-            && let Some((sender, _)) = &self.thread
+    /// Hands over what is to be written next, `len` bytes in whole blocks.
+    fn write(&mut self, write: Write, len: usize) -> Result<(), StoreError> {
+        let offset = self.end;
+        self.end += len as u64;
+        self.failure.take()?;
+        if self.end <= self.size
+            && let Some((sender, _)) = &self.threads
         {
-            let next = self.buffers.take().map_err(|source| StoreError::Open { path: self.path.clone(), source })?;
-            let bytes = std::mem::replace(&mut self.piece, next);
-            let piece = Piece { bytes, len: self.filled, offset: self.offset };
-            if sender.send(piece).is_err() {
-                self.stop()?;
-                return Err(StoreError::WriterGone { path: self.path.clone() });
-            }
+            sender.send((offset, write)).map_err(|_| StoreError::WriterGone { path: self.path.clone() })?;
         }
-        self.offset = end;
-        self.filled = 0;
         Ok(())
     }
 
-    /// Waits until everything is written. The last append must have been whole blocks.
+    /// Waits until everything is written.
     fn finish(&mut self) -> Result<(), StoreError> {
-        if self.filled > 0 {
-            self.send()?;
-        }
         self.stop()?;
-        if self.offset > self.size {
-            return Err(StoreError::TooSmall { path: self.path.clone(), size: self.size, needed: self.offset });
+        if self.end > self.size {
+            return Err(StoreError::TooSmall { path: self.path.clone(), size: self.size, needed: self.end });
         }
         Ok(())
     }
 
+    /// Waits until the threads are gone; what they have been handed is written then.
     fn stop(&mut self) -> Result<(), StoreError> {
-        let Some((sender, thread)) = self.thread.take() else {
+        let Some((sender, threads)) = self.threads.take() else {
             return Ok(());
         };
         drop(sender);
-        thread.join().map_err(|_| StoreError::WriterGone { path: self.path.clone() })?
+        for thread in threads {
+            thread.join().map_err(|_| StoreError::WriterGone { path: self.path.clone() })?;
+        }
+        self.failure.take()
     }
 }

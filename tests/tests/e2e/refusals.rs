@@ -78,7 +78,7 @@ fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let mut cursor = guest.console().end();
     guest.send("dormouse hibernate --then poweroff --json")?;
-    guest.wait_for(&mut cursor, &format!("dormouse: {}: 10 %", Phase::SaveWrite), TWO_BOOTS)?;
+    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Saving, "{commit:?}");
@@ -98,7 +98,7 @@ fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let mut cursor = guest.power_on()?;
-    guest.wait_for(&mut cursor, &format!("dormouse: {}: 10 %", Phase::RestoreWrite), TWO_BOOTS)?;
+    wait_until_under_way(&guest, &mut cursor, Phase::RestoreWrite)?;
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Restoring && commit.attempts == 1, "{commit:?}");
@@ -143,4 +143,14 @@ fn reasons(lines: &[String]) -> Vec<&str> {
         .collect();
     reasons.dedup();
     reasons
+}
+
+/// Waits until the progress of `phase` is a tenth or more.
+fn wait_until_under_way(guest: &Guest, cursor: &mut Cursor, phase: Phase) -> Result<()> {
+    let what = format!("progress of {phase}");
+    guest.follow(cursor, TWO_BOOTS, &what, |line| {
+        let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
+        let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;
+        (10..100).contains(&percent).then_some(())
+    })
 }

@@ -42,6 +42,13 @@ impl IndexBuilder {
         self.chunks.len() >= INDEX_MAX_CHUNKS || most > INDEX_MAX
     }
 
+    /// Whether so many more fit.
+    #[must_use]
+    pub fn has_room(&self, chunks: usize, extents: usize, zero: usize) -> bool {
+        let more = chunks * CHUNK + (extents + zero) * EXTENT;
+        self.chunks.len() + chunks <= INDEX_MAX_CHUNKS && PROLOGUE + self.body_len() + more <= INDEX_MAX
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

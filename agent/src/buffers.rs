@@ -1,0 +1,121 @@
+//! The memory of what is in flight between CPUs and device: a fixed number of page-aligned buffers.
+//!
+//! Whoever wants one waits until one is free. That is all the back-pressure there is: workers stop when the device is
+//! behind with writing, reading stops when the workers are behind with decoding.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use memmap2::MmapMut;
+
+/// The size of each in bytes: enough in one request for every device to be at its full speed.
+pub const BUFFER_LEN: usize = 1 << 20;
+
+/// A pool of buffers of [`BUFFER_LEN`] bytes. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Buffers(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    limit: usize,
+    state: Mutex<State>,
+    given_back: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<MmapMut>,
+    taken: usize,
+}
+
+impl Buffers {
+    /// A pool of at most `limit` buffers, at least one. Memory is taken when it is first needed.
+    #[must_use]
+    pub fn new(limit: usize) -> Buffers {
+        Buffers(Arc::new(Pool { limit: limit.max(1), state: Mutex::default(), given_back: Condvar::new() }))
+    }
+
+    /// How many there can be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// How many are in use.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).taken
+    }
+
+    /// A buffer, with whatever is in it, as soon as there is one.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn take(&self) -> io::Result<Buffer> {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .0
+            .given_back
+            .wait_while(state, |state| state.taken >= self.0.limit)
+            .unwrap_or_else(PoisonError::into_inner);
+        let map = match state.free.pop() {
+            Some(map) => map,
+            None => MmapMut::map_anon(BUFFER_LEN)?,
+        };
+        state.taken += 1;
+        Ok(Buffer { map: Some(map), pool: self.clone() })
+    }
+}
+
+/// A buffer of a pool, to which it goes back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Always there until the drop.
+    map: Option<MmapMut>,
+    pool: Buffers,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut state = self.pool.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.free.extend(self.map.take());
+        state.taken -= 1;
+        self.pool.0.given_back.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_comes_too_many_waits_for_who_gives_back() {
+        let buffers = Buffers::new(2);
+        let (first, _second) = (buffers.take().unwrap(), buffers.take().unwrap());
+        assert_eq!((buffers.taken(), first.len()), (2, BUFFER_LEN));
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| buffers.take().unwrap().len());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!third.is_finished());
+            drop(first);
+            assert_eq!(third.join().unwrap(), BUFFER_LEN);
+        });
+        assert_eq!(buffers.taken(), 1);
+    }
+}
