@@ -97,6 +97,8 @@ pub struct SavePolicy {
     pub threads: usize,
     /// Whether A gives up clean caches before the jump.
     pub drop_caches: bool,
+    /// Whether pages that A's allocator holds free are left out.
+    pub skip_free: bool,
     /// What follows a completed save.
     pub then: Then,
 }
@@ -149,7 +151,7 @@ impl Policy {
             "[image]\ndevice = {device}\nwait = {wait}\n\n\
              [region]\nsize = {size}\n{address}\n\
              [kernel]\nimage = {image}\ninitramfs = {initramfs}\narguments = {arguments}\n\n\
-             [save]\n{compression}threads = {threads}\ndrop_caches = {drop_caches}\nthen = {then}\n\n\
+             [save]\n{compression}threads = {threads}\ndrop_caches = {drop_caches}\nskip_free = {skip_free}\nthen = {then}\n\n\
              [console]\nverbosity = {verbosity}\n",
             device = quoted(&self.image.device.to_string()),
             wait = self.image.wait.as_secs(),
@@ -159,6 +161,7 @@ impl Policy {
             arguments = quoted(&self.kernel.arguments),
             threads = self.save.threads,
             drop_caches = self.save.drop_caches,
+            skip_free = self.save.skip_free,
             then = quoted(self.save.then.as_str()),
             verbosity = quoted(self.console.verbosity.as_str()),
         )

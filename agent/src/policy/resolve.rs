@@ -55,6 +55,7 @@ fn save(source: &Source<'_>, written: Save) -> Result<SavePolicy, PolicyError> {
         })?,
         threads: at("save.threads").value(written.threads, 0, threads)?,
         drop_caches: written.drop_caches.is_some_and(Spanned::into_inner),
+        skip_free: written.skip_free.is_none_or(Spanned::into_inner),
         then: at("save.then").value(written.then, Then::default(), |word| {
             word.parse::<Then>().map_err(|_| Problem::Word { word, allowed: "\"poweroff\", \"reboot\", \"return\"" })
         })?,

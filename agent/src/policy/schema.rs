@@ -8,7 +8,7 @@ use toml::Spanned;
 pub(super) type Written<T> = Option<Spanned<T>>;
 
 /// Every key, as `section.key`. An unknown key is compared with these.
-pub(super) const KEYS: [&str; 13] = [
+pub(super) const KEYS: [&str; 14] = [
     "image.device",
     "image.wait",
     "region.size",
@@ -20,6 +20,7 @@ pub(super) const KEYS: [&str; 13] = [
     "save.level",
     "save.threads",
     "save.drop_caches",
+    "save.skip_free",
     "save.then",
     "console.verbosity",
 ];
@@ -68,6 +69,7 @@ pub(super) struct Save {
     pub(super) level: Written<i64>,
     pub(super) threads: Written<i64>,
     pub(super) drop_caches: Written<bool>,
+    pub(super) skip_free: Written<bool>,
     pub(super) then: Written<String>,
 }
 

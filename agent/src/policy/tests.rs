@@ -33,6 +33,7 @@ fn defaults() {
             compression: Compression::Zstd { level: 1 },
             threads: 0,
             drop_caches: false,
+            skip_free: true,
             then: Then::PowerOff,
         },
         console: ConsolePolicy { verbosity: Verbosity::Normal },
@@ -56,6 +57,7 @@ fn every_key_is_read() {
         level = -7
         threads = 256
         drop_caches = true
+        skip_free = false
         then = 'return'
         [console]
         verbosity = 'quiet'
@@ -75,6 +77,7 @@ fn every_key_is_read() {
             compression: Compression::Zstd { level: -7 },
             threads: 256,
             drop_caches: true,
+            skip_free: false,
             then: Then::Return,
         },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
@@ -96,6 +99,7 @@ fn refusals_name_file_line_and_key() {
         ("[save]\nthreads = 257", "dormouse.toml:4: save.threads: 257 is not a number of threads"),
         ("[save]\nthreads = -1", "dormouse.toml:4: save.threads: -1 is not a number of threads"),
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
+        ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
         ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"zstd\""),
         ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\""),

@@ -34,8 +34,15 @@ fn any_policy() -> impl Strategy<Value = Policy> {
     let level = prop_oneof![-7..=-1, 1..=19].prop_map(|level| Compression::Zstd { level });
     let compression = prop_oneof![Just(Compression::Store), level];
     let then = prop::sample::select(Then::ALL.to_vec());
-    let save = (compression, 0..=MAX_THREADS, any::<bool>(), then)
-        .prop_map(|(compression, threads, drop_caches, then)| SavePolicy { compression, threads, drop_caches, then });
+    let save = (compression, 0..=MAX_THREADS, any::<[bool; 2]>(), then).prop_map(
+        |(compression, threads, [drop_caches, skip_free], then)| SavePolicy {
+            compression,
+            threads,
+            drop_caches,
+            skip_free,
+            then,
+        },
+    );
     let console = prop::sample::select(Verbosity::ALL.to_vec()).prop_map(|verbosity| ConsolePolicy { verbosity });
     (image, region, kernel, save, console).prop_map(|(image, region, kernel, save, console)| Policy {
         image,
