@@ -10,12 +10,14 @@ use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
 
 use crate::cmdline::{BootMode, Cmdline, inherited, join};
+use crate::free_content::FreeContent;
 use crate::initramfs::cpio::Archive;
 use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
+use crate::report::mailbox::FreePages;
 use crate::report::{Outcome, Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
 use crate::{kmsg, pid1};
@@ -50,6 +52,8 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let memory = machine.iomem.frames_outside(&region);
     let (mut page, mailbox) = mailbox_page(&[region, low])?;
     let header = header(&machine, image, region, low, &memory, mailbox)?;
+    let free_content = FreeContent::of_running_kernel(&header.cmdline, &header.kernel_release);
+    log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let kernel_file = read(&policy.kernel.image)?;
@@ -84,7 +88,8 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     nix::unistd::sync();
     // As late as can be: B compares it with what it finds.
-    page.write(mailbox::FREE_PAGES, &machine::free_pages().to_le_bytes());
+    let free = FreePages { content: free_content, count: machine::free_pages() };
+    page.write(mailbox::FREE_PAGES, &free.to_bytes());
     let jumped = power::reboot(Command::Kexec);
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);

@@ -111,9 +111,9 @@ pub struct Session {
     pub ram_pages: u64,
     /// Pages in chunks.
     pub stored_pages: u64,
-    /// Pages that are restored as zeroes: they were all zero, or free.
+    /// Pages that are restored as zeroes.
     pub zero_pages: u64,
-    /// Pages that are neither read nor restored.
+    /// Pages that are left out, and neither stored nor restored: free, offline, or with a hardware error.
     pub omitted_pages: u64,
     /// Chunks.
     pub chunks: u64,
@@ -171,7 +171,7 @@ impl fmt::Display for Info {
         let page = dormouse_sys::PAGE_SIZE;
         write!(
             f,
-            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero or free, {} offline",
+            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
             session.hostname,
             session.kernel,
             session.boot_id,

@@ -31,6 +31,7 @@ pub mod resume;
 
 // What A and C know of their machine.
 pub mod compat;
+pub mod free_content;
 pub mod machine;
 
 // A kernel and an initramfs, made ready to be jumped into.

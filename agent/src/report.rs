@@ -53,10 +53,10 @@ pub struct Report {
     /// Pages that are stored, compressed.
     #[serde(default)]
     pub stored_pages: u64,
-    /// Pages that are restored as zeroes: they were all zero, or free.
+    /// Pages that are restored as zeroes: they were all zero, or free in a kernel that expects its free pages to be zero.
     #[serde(default)]
     pub zero_pages: u64,
-    /// Pages that are neither read nor restored: offline, or with a hardware error.
+    /// Pages that are left out, and neither read nor restored: free, offline, or with a hardware error.
     #[serde(default)]
     pub omitted_pages: u64,
     /// The save, in B.
@@ -128,7 +128,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "image    {}: {} stored, {} zero or free, {} offline, of {} of memory",
+            "image    {}: {} stored, {} zero, {} left out (free or offline), of {} of memory",
             mib(self.image_bytes),
             mib(self.stored_pages * page),
             mib(self.zero_pages * page),
@@ -171,22 +171,48 @@ pub enum MailboxError {
     Unreadable(String),
 }
 
-/// The mailbox: nonce (16 bytes), length of the text (4 bytes, little-endian), the report as JSON; in its last 8 bytes, on the
-/// way from A to B, how many pages A held free when it jumped (little-endian).
+/// The mailbox: nonce (16 bytes), length of the text (4 bytes, little-endian), the report as JSON; in its last 16 bytes, on the
+/// way from A to B, what A says of its free pages: what it expects to find in them ([`FreeContent::code`]), and how many there
+/// were when it jumped (8 bytes each, little-endian).
+///
+/// [`FreeContent::code`]: crate::free_content::FreeContent::code
 pub mod mailbox {
     use super::{MailboxError, Report};
+    use crate::free_content::FreeContent;
 
     /// Bytes of the nonce at the page's start.
     pub const NONCE: usize = 16;
     const TEXT: usize = NONCE + 4;
-    /// Where A says how many pages it held free.
-    pub const FREE_PAGES: usize = 4096 - 8;
+    /// Where A writes what it says of its free pages.
+    pub const FREE_PAGES: usize = 4096 - 16;
 
-    /// How many pages A held free, where the page is the one with `nonce` and says so.
+    /// What A says of its free pages.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct FreePages {
+        /// What it expects to find in them.
+        pub content: FreeContent,
+        /// How many there were when it jumped.
+        pub count: u64,
+    }
+
+    impl FreePages {
+        /// As the mailbox has it.
+        #[must_use]
+        pub fn to_bytes(self) -> [u8; 16] {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&self.content.code().to_le_bytes());
+            bytes[8..].copy_from_slice(&self.count.to_le_bytes());
+            bytes
+        }
+    }
+
+    /// What A says of its free pages, where the page is the one with `nonce` and says so.
     #[must_use]
-    pub fn free_pages(page: &[u8], nonce: &[u8; NONCE]) -> Option<u64> {
-        let count = page.get(FREE_PAGES..FREE_PAGES + 8)?.try_into().ok().map(u64::from_le_bytes)?;
-        (page.get(..NONCE)? == nonce && count > 0).then_some(count)
+    pub fn free_pages(page: &[u8], nonce: &[u8; NONCE]) -> Option<FreePages> {
+        let word = |at: usize| page.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let content = FreeContent::from_code(word(FREE_PAGES)?)?;
+        let count = word(FREE_PAGES + 8)?;
+        (page.get(..NONCE)? == nonce && count > 0).then_some(FreePages { content, count })
     }
 
     /// Writes `report` into a page that starts with `nonce`.
@@ -232,6 +258,7 @@ pub mod mailbox {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::free_content::FreeContent;
 
     #[test]
     fn a_report_comes_back_from_its_page() {
@@ -242,6 +269,27 @@ mod tests {
         let report = Report { restore: Some(Half::default()), image_bytes: 9, ..Report::failed("why".into()) };
         mailbox::write(&mut page, &nonce, &report).unwrap();
         assert_eq!(mailbox::read(&page, &nonce).unwrap(), report);
+    }
+
+    #[test]
+    fn what_is_said_of_free_pages_arrives_or_is_not_believed() {
+        let nonce = [7; 16];
+        let said = mailbox::FreePages { content: FreeContent::Anything, count: 12 };
+        let page = |nonce: &[u8; 16], said: [u8; 16]| {
+            let mut page = vec![0; 4096];
+            page[..16].copy_from_slice(nonce);
+            page[mailbox::FREE_PAGES..].copy_from_slice(&said);
+            page
+        };
+        assert_eq!(mailbox::free_pages(&page(&nonce, said.to_bytes()), &nonce), Some(said));
+        assert_eq!(mailbox::free_pages(&page(&[8; 16], said.to_bytes()), &nonce), None);
+        assert_eq!(mailbox::free_pages(&page(&nonce, [0; 16]), &nonce), None);
+        let none = mailbox::FreePages { count: 0, ..said };
+        assert_eq!(mailbox::free_pages(&page(&nonce, none.to_bytes()), &nonce), None);
+        let mut unknown = said.to_bytes();
+        unknown[0] = 9;
+        assert_eq!(mailbox::free_pages(&page(&nonce, unknown), &nonce), None);
+        assert_eq!(mailbox::free_pages(&page(&nonce, said.to_bytes())[..4095], &nonce), None);
     }
 
     #[test]

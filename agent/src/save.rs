@@ -8,15 +8,17 @@ use anyhow::bail;
 use dormouse_image::{Header, PfnRange, SaveStats, State};
 use dormouse_sys::PAGE_SIZE;
 
+use crate::free_content::FreeContent;
 use crate::machine;
 use crate::mode::SavePlan;
 use crate::phase::Phase;
 use crate::pipeline;
 use crate::policy::{Policy, Then};
 use crate::progress::Progress;
+use crate::report::mailbox::FreePages;
 use crate::report::{Half, Outcome, Report, mailbox};
 use crate::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
-use crate::stage::PageSource;
+use crate::stage::{Fate, PageSource};
 use crate::store::{self, Access, Disk, Image, Writer};
 use crate::vitals::Watch;
 use crate::vmcore::{self, Vmcore};
@@ -42,12 +44,13 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     let limits = limits(policy);
     let pages = header.ram_pages();
     log::info!("{}: {pages} pages to {}, {} threads", Phase::SaveWrite, path.display(), limits.threads);
-    let selection = selection(&vmcore, &header);
+    let selection = selection(&vmcore, &header, policy);
     let mut writer = Writer::begin(image, &header)?;
-    let mut progress = Progress::new(Phase::SaveWrite, pages, policy.console.verbosity);
-    let work =
-        pipeline::Task { memory: &header.ram, filter: &selection, most: pages - selection.free_pages().min(pages) };
-    let saved = pipeline::save(&vmcore, &work, policy.save.compression, limits, &mut writer, |step| progress.at(step));
+    let most = pages.saturating_sub(selection.free_pages());
+    let shown = if selection.leaves_free() { most } else { pages };
+    let mut progress = Progress::new(Phase::SaveWrite, shown, policy.console.verbosity);
+    let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
+    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| progress.at(step));
     drop(progress);
     let counts = match saved {
         Ok(counts) => counts,
@@ -82,10 +85,21 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.
-fn selection(vmcore: &Vmcore, header: &Header) -> Selection {
+fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
+    if !policy.save.skip_free {
+        log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
+        return Selection::everything();
+    }
+    let began = Instant::now();
     match select_pages(vmcore, header) {
         Ok(selection) => {
-            log::info!("{}: {} pages are free and not stored", Phase::SaveWrite, selection.free_pages());
+            let fate = if selection.leaves_free() { "left out" } else { "restored as zeroes" };
+            log::info!(
+                "{}: {} pages are free and {fate}, found in {} ms",
+                Phase::SaveWrite,
+                selection.free_pages(),
+                began.elapsed().as_millis()
+            );
             selection
         }
         Err(error) => {
@@ -96,9 +110,12 @@ fn selection(vmcore: &Vmcore, header: &Header) -> Selection {
 }
 
 fn select_pages(vmcore: &Vmcore, header: &Header) -> Result<Selection, SelectError> {
-    if header.cmdline.split_whitespace().any(|argument| argument.starts_with("page_poison")) {
-        return Err(SelectError::Poisoning);
-    }
+    let said = free_pages(vmcore, header)?;
+    let fate = match said.content {
+        FreeContent::Anything => Fate::Leave,
+        FreeContent::Zero => Fate::Zero,
+        FreeContent::Pattern => return Err(SelectError::Poisoning),
+    };
     let now = OldMemory { vmcore, swapped: None };
     let swapped = Swapped { low: header.low, region: header.region };
     let map = SwapMap::find(&now, header.entry, swapped)?;
@@ -107,14 +124,14 @@ fn select_pages(vmcore: &Vmcore, header: &Header) -> Result<Selection, SelectErr
     let mut ram = header.ram.clone();
     ram.push(header.region.frames());
     ram.sort_by_key(|range| range.start);
-    let selection = select::select(&OldMemory { vmcore, swapped: Some(&map) }, &layout, &ram, &map)?;
-    selection.check(expected_free(vmcore, header)?, header.ram_pages())?;
+    let selection = select::select(&OldMemory { vmcore, swapped: Some(&map) }, &layout, &ram, &map, fate)?;
+    selection.check(said.count, header.ram_pages())?;
     Ok(selection)
 }
 
-/// How many pages A said it held free when it jumped.
-fn expected_free(vmcore: &Vmcore, header: &Header) -> Result<u64, SelectError> {
-    let missing = SelectError::Missing("count of free pages to compare with");
+/// What A said of its free pages when it jumped.
+fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
+    let missing = SelectError::NothingSaid;
     let Some(mailbox) = &header.mailbox else { return Err(missing) };
     let mut page = vec![0; 4096];
     OldMemory { vmcore, swapped: None }.read(mailbox.pfn * PAGE_SIZE, &mut page)?;

@@ -32,7 +32,7 @@ pub struct Counts {
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Step {
-    /// Pages that are done.
+    /// Pages that are done, those that are left out not counted.
     pub done: u64,
     /// Those of them that are stored in chunks.
     pub stored: u64,

@@ -90,7 +90,7 @@ pub fn save<S: PageSource>(
             bytes += piece.len as u64;
             sink.piece(piece)?;
             chooser.tight.store(task.is_tight(sink, counts.stored), Ordering::Relaxed);
-            progress(Step { done: counts.stored + counts.zero + counts.left, stored: counts.stored, bytes });
+            progress(Step { done: counts.stored + counts.zero, stored: counts.stored, bytes });
         }
         Ok(())
     });

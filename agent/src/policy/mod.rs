@@ -101,6 +101,8 @@ pub struct SavePolicy {
     pub memory: u64,
     /// Whether A gives up clean caches before the jump.
     pub drop_caches: bool,
+    /// Whether pages that A's allocator holds free are left out.
+    pub skip_free: bool,
     /// What follows a completed save.
     pub then: Then,
 }
@@ -155,7 +157,8 @@ impl Policy {
             "[image]\ndevice = {device}\nwait = {wait}\n\n\
              [region]\nsize = {size}\n{address}\n\
              [kernel]\nimage = {image}\ninitramfs = {initramfs}\narguments = {arguments}\n\n\
-             [save]\n{compression}threads = {threads}\nmemory = {memory}\ndrop_caches = {drop_caches}\nthen = {then}\n\n\
+             [save]\n{compression}threads = {threads}\nmemory = {memory}\ndrop_caches = {drop_caches}\n\
+             skip_free = {skip_free}\nthen = {then}\n\n\
              [console]\nverbosity = {verbosity}\n",
             device = quoted(&self.image.device.to_string()),
             wait = self.image.wait.as_secs(),
@@ -166,6 +169,7 @@ impl Policy {
             threads = self.save.threads,
             memory = quoted(&format_bytes(self.save.memory)),
             drop_caches = self.save.drop_caches,
+            skip_free = self.save.skip_free,
             then = quoted(self.save.then.as_str()),
             verbosity = quoted(self.console.verbosity.as_str()),
         )

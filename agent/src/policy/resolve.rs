@@ -59,6 +59,7 @@ fn save(source: &Source<'_>, written: Save, region_size: u64) -> Result<SavePoli
         threads: at("save.threads").value(written.threads, 0, threads)?,
         memory: at("save.memory").value(written.memory, default_memory(region_size), memory)?,
         drop_caches: written.drop_caches.is_some_and(Spanned::into_inner),
+        skip_free: written.skip_free.is_none_or(Spanned::into_inner),
         then: at("save.then").value(written.then, Then::default(), |word| {
             word.parse::<Then>().map_err(|_| Problem::Word { word, allowed: "\"poweroff\", \"reboot\", \"return\"" })
         })?,

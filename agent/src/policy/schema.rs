@@ -8,7 +8,7 @@ use toml::Spanned;
 pub(super) type Written<T> = Option<Spanned<T>>;
 
 /// Every key, as `section.key`. An unknown key is compared with these.
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 15] = [
     "image.device",
     "image.wait",
     "region.size",
@@ -21,6 +21,7 @@ pub(super) const KEYS: [&str; 14] = [
     "save.threads",
     "save.memory",
     "save.drop_caches",
+    "save.skip_free",
     "save.then",
     "console.verbosity",
 ];
@@ -70,6 +71,7 @@ pub(super) struct Save {
     pub(super) threads: Written<i64>,
     pub(super) memory: Written<String>,
     pub(super) drop_caches: Written<bool>,
+    pub(super) skip_free: Written<bool>,
     pub(super) then: Written<String>,
 }
 

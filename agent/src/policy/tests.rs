@@ -34,6 +34,7 @@ fn defaults() {
             threads: 0,
             memory: 24 << 20,
             drop_caches: false,
+            skip_free: true,
             then: Then::PowerOff,
         },
         console: ConsolePolicy { verbosity: Verbosity::Normal },
@@ -58,6 +59,7 @@ fn every_key_is_read() {
         threads = 256
         memory = '1G'
         drop_caches = true
+        skip_free = false
         then = 'return'
         [console]
         verbosity = 'quiet'
@@ -78,6 +80,7 @@ fn every_key_is_read() {
             threads: 256,
             memory: 1 << 30,
             drop_caches: true,
+            skip_free: false,
             then: Then::Return,
         },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
@@ -103,6 +106,7 @@ fn refusals_name_file_line_and_key() {
         ("[save]\nthreads = 257", "dormouse.toml:4: save.threads: 257 is not a number of threads"),
         ("[save]\nthreads = -1", "dormouse.toml:4: save.threads: -1 is not a number of threads"),
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
+        ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
         ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"auto\""),
         ("[save]\nmemory = \"3M\"", "dormouse.toml:4: save.memory: `3M` is not a size from 4M to 1G"),

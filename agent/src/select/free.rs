@@ -16,8 +16,10 @@ const SECTION_ONLINE: u64 = 1 << 2;
 const SECTION_FLAGS: u64 = 0xfff;
 
 /// Which pages need not be stored.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
+    /// What becomes of the free ones.
+    free_fate: Fate,
     /// Page frames whose content nobody needs, by the frame that holds it now: bits of 64 frames by their number.
     free: Vec<u64>,
     /// Page frames that must be neither read nor written.
@@ -30,7 +32,18 @@ impl Selection {
     /// Nothing is left out.
     #[must_use]
     pub fn everything() -> Selection {
-        Selection::default()
+        Selection::new(Fate::Store)
+    }
+
+    /// None found yet.
+    fn new(free_fate: Fate) -> Selection {
+        Selection { free_fate, free: Vec::new(), untouchable: Vec::new(), free_pages: 0 }
+    }
+
+    /// Whether free pages are left alone in the restore.
+    #[must_use]
+    pub fn leaves_free(&self) -> bool {
+        self.free_fate == Fate::Leave
     }
 
     /// Compares with `expected`, what the kernel counted itself, of `ram_pages` in all. Some pages come and go while it freezes;
@@ -58,7 +71,7 @@ impl PageFilter for Selection {
         if is_set(&self.untouchable, pfn) {
             Fate::Leave
         } else if is_set(&self.free, pfn) {
-            Fate::Zero
+            self.free_fate
         } else {
             Fate::Store
         }
@@ -80,7 +93,8 @@ fn set(bits: &mut Vec<u64>, pfn: u64) {
 
 /// Reads from the stopped kernel's own data which of its pages are free.
 ///
-/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it.
+/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it. `free_fate` is what is to
+/// become of the free pages.
 ///
 /// # Errors
 /// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
@@ -89,8 +103,9 @@ pub fn select(
     layout: &KernelLayout,
     ram: &[PfnRange],
     swapped: &SwapMap,
+    free_fate: Fate,
 ) -> Result<Selection, SelectError> {
-    let mut selection = Selection::default();
+    let mut selection = Selection::new(free_fate);
     for range in ram {
         let mut start = range.start;
         while start < range.end {

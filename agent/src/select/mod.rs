@@ -1,8 +1,8 @@
 //! Which pages of a stopped kernel matter.
 //!
-//! A page that the kernel's page allocator holds free is not stored: nobody reads it before writing it. It is restored
-//! as zeroes, so that nothing of the machine's meanwhile leaks into it, and so that a kernel with `init_on_free`, which
-//! expects its free pages to be zero, finds them so. Nothing else is left out, and whatever is uncertain is stored.
+//! A page that the kernel's page allocator holds free is not stored: nobody reads it before writing it. It is left alone
+//! in the restore too, unless the kernel has `init_on_free`, or may have: then it expects its free pages to be zero, and
+//! they are restored as zeroes ([`crate::free_content`]). Nothing else is left out, and whatever is uncertain is stored.
 //!
 //! The kernel's own data say which pages those are: its `struct page` array, found from VMCOREINFO through its page
 //! tables. Some of that data lies in the region, whose content the jump has swapped out; [`swap_map`] knows where to.
@@ -46,8 +46,11 @@ pub enum SelectError {
     #[error("no list of swapped pages hangs off the kexec control page at {0:#x}")]
     NoSwapMap(u64),
     /// The kernel checks a pattern in its free pages.
-    #[error("it may check a pattern in its free pages (page_poison)")]
+    #[error("the kernel may check a pattern in its free pages (page_poison or debug_pagealloc on its command line)")]
     Poisoning,
+    /// The kernel did not say how many free pages it has, and what it expects of them.
+    #[error("the kernel left no word of its free pages")]
+    NothingSaid,
     /// The free pages do not add up.
     #[error("{found} free pages were found, the kernel counted {expected}")]
     Count {

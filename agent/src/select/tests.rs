@@ -125,8 +125,12 @@ fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
         // A block that is longer than the memory.
         memory.page(&layout, 32, 0, BUDDY, 5);
         let ram = [PfnRange { start: 1, end: 40 }];
-        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped()).unwrap();
+        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Zero).unwrap();
         assert_eq!(fates(&selection, 41), "ssss......ssssssssssssss!!ssssss........s");
+        assert!(!selection.leaves_free());
+        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+        assert_eq!(fates(&selection, 41), "ssss!!!!!!ssssssssssssss!!ssssss!!!!!!!!s");
+        assert!(selection.leaves_free());
         assert_eq!(selection.free_pages(), 14);
     }
 }
@@ -138,7 +142,7 @@ fn a_free_page_of_the_region_is_left_out_where_its_content_is_now() {
     let mut lists = Memory(HashMap::new());
     let swapped = swapped(40, 48, &mut lists, &[60, 20]);
     let map = SwapMap::find(&lists, 0x9000, swapped).unwrap();
-    let selection = select(&memory, &layout, &[PfnRange { start: 1, end: 64 }], &map).unwrap();
+    let selection = select(&memory, &layout, &[PfnRange { start: 1, end: 64 }], &map, Fate::Zero).unwrap();
     assert_eq!(selection.fate(20), Fate::Zero);
     assert_eq!(selection.fate(48), Fate::Store);
     assert_eq!(selection.fate(49), Fate::Zero);
@@ -150,7 +154,8 @@ fn a_section_that_is_absent_or_offline_is_stored() {
         let (mut memory, layout) = kernel(4, 64);
         memory.page(&layout, 4, 0, BUDDY, 2);
         memory.put_word(0x4000, coded);
-        let selection = select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped()).unwrap();
+        let selection =
+            select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped(), Fate::Leave).unwrap();
         assert_eq!(selection.free_pages(), 0);
     }
 }
@@ -159,17 +164,24 @@ fn a_section_that_is_absent_or_offline_is_stored() {
 fn data_that_cannot_be_reached_stop_the_selection() {
     let (memory, layout) = kernel(4, 64);
     let beyond = [PfnRange { start: 0, end: 65 }];
-    assert!(matches!(select(&memory, &layout, &beyond, &nothing_swapped()), Err(SelectError::Unmapped(_))));
+    assert!(matches!(
+        select(&memory, &layout, &beyond, &nothing_swapped(), Fate::Leave),
+        Err(SelectError::Unmapped(_))
+    ));
     let elsewhere = KernelLayout { page_table: 0xdead_0000, ..layout };
     let ram = [PfnRange { start: 0, end: 64 }];
-    assert!(matches!(select(&memory, &elsewhere, &ram, &nothing_swapped()), Err(SelectError::Memory { .. })));
+    assert!(matches!(
+        select(&memory, &elsewhere, &ram, &nothing_swapped(), Fate::Leave),
+        Err(SelectError::Memory { .. })
+    ));
 }
 
 #[test]
 fn a_count_that_is_far_off_stops_the_selection() {
     let (mut memory, layout) = kernel(4, 64);
     memory.page(&layout, 0, 0, BUDDY, 5);
-    let selection = select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped()).unwrap();
+    let selection =
+        select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped(), Fate::Leave).unwrap();
     assert!(selection.check(32 + 4096, 64).is_ok());
     let error = selection.check(100_000, 64).unwrap_err();
     assert!(matches!(error, SelectError::Count { found: 32, expected: 100_000 }), "{error}");
@@ -280,7 +292,7 @@ proptest! {
         for (at, word) in words {
             memory.put_word(at / 8 * 8, word);
         }
-        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &nothing_swapped());
+        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &nothing_swapped(), Fate::Leave);
     }
 
     #[test]
