@@ -15,9 +15,9 @@ pub(super) enum Method {
     Zstd(i32),
 }
 
-/// The room that [`Encoder::encode`] wants for `len` bytes: LZ4 wants more than it ever uses.
+/// The room that [`Encoder::encode`] wants for `len` bytes: as much as the worst of them makes of it.
 pub(super) fn room_for(len: usize) -> usize {
-    lz4_flex::block::get_maximum_output_size(len)
+    lz4_flex::block::get_maximum_output_size(len).max(zstd::zstd_safe::compress_bound(len))
 }
 
 /// Compresses.
@@ -35,23 +35,24 @@ impl Encoder {
     /// Stores `raw` by `method` at the beginning of `out`, which must have [`room_for`] it, and returns how, and in how many
     /// bytes. What does not get smaller by a thirty-second part is stored as it is: it is restored faster.
     pub(super) fn encode(&mut self, method: Method, raw: &[u8], out: &mut [u8]) -> io::Result<(Codec, usize)> {
-        let most = raw.len() - raw.len() / 32;
         let compressed = match method {
             Method::Store => None,
-            Method::Lz4 => lz4_flex::block::compress_into(raw, out).ok().map(|len| (Codec::Lz4, len)),
+            Method::Lz4 => Some((Codec::Lz4, lz4_flex::block::compress_into(raw, out).map_err(io::Error::other)?)),
             Method::Zstd(level) => {
                 if level != self.level {
                     self.zstd.set_compression_level(level)?;
                     self.level = level;
                 }
-                // It stops with an error when it has filled what it was given.
-                self.zstd.compress_to_buffer(raw, &mut out[..most]).ok().map(|len| (Codec::Zstd, len))
+                Some((Codec::Zstd, self.zstd.compress_to_buffer(raw, out)?))
             }
         };
-        Ok(compressed.filter(|(_, len)| *len <= most).unwrap_or_else(|| {
-            out[..raw.len()].copy_from_slice(raw);
-            (Codec::Store, raw.len())
-        }))
+        match compressed {
+            Some((codec, len)) if len <= raw.len() - raw.len() / 32 => Ok((codec, len)),
+            _ => {
+                out[..raw.len()].copy_from_slice(raw);
+                Ok((Codec::Store, raw.len()))
+            }
+        }
     }
 }
 
@@ -107,10 +108,11 @@ mod tests {
     #[test]
     fn every_method_gives_back_what_it_took() {
         let text: Vec<u8> = (0..65_536_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        let mut encoder = Encoder::new().unwrap();
         for (raw, shrinks) in [(text, true), (random(262_144), false)] {
             for method in [Method::Store, Method::Lz4, Method::Zstd(-5), Method::Zstd(1), Method::Zstd(3)] {
                 let mut out = vec![0; room_for(raw.len())];
-                let (codec, len) = Encoder::new().unwrap().encode(method, &raw, &mut out).unwrap();
+                let (codec, len) = encoder.encode(method, &raw, &mut out).unwrap();
                 assert_eq!(codec == Codec::Store, method == Method::Store || !shrinks, "{method:?}");
                 let mut back = vec![0; raw.len()];
                 Decoder::new().unwrap().decode(codec, &out[..len], &mut back).unwrap();

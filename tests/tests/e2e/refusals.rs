@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use dormouse::phase::Phase;
 use dormouse_image::State;
+use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::image;
