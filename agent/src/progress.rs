@@ -72,8 +72,10 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.width > 0 {
+        if self.width > 0 && !self.consoles.is_empty() {
             self.put("\n");
+            // The kernel's own lines overtake what is still on its way to a serial line, at 115,200 baud for so long.
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
