@@ -1,8 +1,8 @@
 //! Windows of bounded size onto long ranges of physical memory.
 //!
-//! Mapping costs time and page tables for each page (and more of both where the kernel looks up each page, as `/dev/mem`
-//! does under `CONFIG_STRICT_DEVMEM`), unmapping a flush on all CPUs. So memory is mapped once, in windows of 16 MiB that the
-//! workers share and only where it is touched, and the windows used last are kept.
+//! Mapping costs page tables (2 MiB for each GiB of 4 KiB entries), and each mapping and unmapping a lock and a flush on all
+//! CPUs. So memory is mapped in windows of 16 MiB that the workers share, only where it is touched, and the windows used
+//! last are kept.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -19,10 +19,8 @@ pub const INDEX_MAGIC: [u8; 8] = *b"DMINDEX\0";
 pub enum Codec {
     /// As it is.
     Store,
-    /// One zstd frame (RFC 8878).
+    /// One zstd frame.
     Zstd,
-    /// One LZ4 block, without a frame around it.
-    Lz4,
 }
 
 impl Codec {
@@ -30,12 +28,11 @@ impl Codec {
         match self {
             Codec::Store => 0,
             Codec::Zstd => 1,
-            Codec::Lz4 => 2,
         }
     }
 
     fn from_number(number: u16) -> Option<Codec> {
-        [Codec::Store, Codec::Zstd, Codec::Lz4].into_iter().find(|codec| codec.number() == number)
+        [Codec::Store, Codec::Zstd].into_iter().find(|codec| codec.number() == number)
     }
 }
 
@@ -174,7 +171,7 @@ impl IndexBlock {
                 .get(first..end)
                 .ok_or_else(|| field("chunk's extents", end as u64, "within the extent table"))?;
             let codec = Codec::from_number(raw.codec.get())
-                .ok_or_else(|| field("codec", raw.codec.get().into(), "0 (store), 1 (zstd) or 2 (lz4)"))?;
+                .ok_or_else(|| field("codec", raw.codec.get().into(), "0 (store) or 1 (zstd)"))?;
             let chunk = Chunk {
                 offset: raw.offset.get(),
                 stored_len: raw.stored_len.get(),
@@ -249,7 +246,7 @@ fn check_chunk(chunk: &Chunk, extents: &[Extent], floor: u64, ceiling: u64) -> R
     let stored = u64::from(chunk.stored_len);
     let fits = match chunk.codec {
         Codec::Store => stored == raw_len,
-        Codec::Zstd | Codec::Lz4 => (1..raw_len).contains(&stored),
+        Codec::Zstd => (1..raw_len).contains(&stored),
     };
     if !fits {
         return Err(field("chunk's length", stored, "its pages' length if stored, less if compressed"));

@@ -12,7 +12,7 @@ pub struct Version {
 }
 
 /// The version that this crate writes.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 0 };
 
 impl Version {
     /// Whether a reader of version `self` may read `found`: the same major version, and a minor one that is not newer.

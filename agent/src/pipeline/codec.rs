@@ -9,15 +9,13 @@ use dormouse_image::Codec;
 pub(super) enum Method {
     /// As it is.
     Store,
-    /// One LZ4 block.
-    Lz4,
     /// One zstd frame of this level.
     Zstd(i32),
 }
 
-/// The room that [`Encoder::encode`] wants for `len` bytes: as much as the worst of them makes of it.
+/// The room that [`Encoder::encode`] wants for `len` bytes: what does not shrink grows a little before that is noticed.
 pub(super) fn room_for(len: usize) -> usize {
-    lz4_flex::block::get_maximum_output_size(len).max(zstd::zstd_safe::compress_bound(len))
+    zstd::zstd_safe::compress_bound(len)
 }
 
 /// Compresses.
@@ -37,7 +35,6 @@ impl Encoder {
     pub(super) fn encode(&mut self, method: Method, raw: &[u8], out: &mut [u8]) -> io::Result<(Codec, usize)> {
         let compressed = match method {
             Method::Store => None,
-            Method::Lz4 => Some((Codec::Lz4, lz4_flex::block::compress_into(raw, out).map_err(io::Error::other)?)),
             Method::Zstd(level) => {
                 if level != self.level {
                     self.zstd.set_compression_level(level)?;
@@ -81,9 +78,6 @@ impl Decoder {
             Codec::Zstd => {
                 self.zstd.decompress_to_buffer(stored, raw).map_err(|error| format!("zstd says: {error}"))?
             }
-            Codec::Lz4 => {
-                lz4_flex::block::decompress_into(stored, raw).map_err(|error| format!("lz4 says: {error}"))?
-            }
         };
         if len == raw.len() { Ok(()) } else { Err(format!("it has {len} bytes of {}", raw.len())) }
     }
@@ -110,7 +104,7 @@ mod tests {
         let text: Vec<u8> = (0..65_536_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
         let mut encoder = Encoder::new().unwrap();
         for (raw, shrinks) in [(text, true), (random(262_144), false)] {
-            for method in [Method::Store, Method::Lz4, Method::Zstd(-5), Method::Zstd(1), Method::Zstd(3)] {
+            for method in [Method::Store, Method::Zstd(-5), Method::Zstd(1), Method::Zstd(3)] {
                 let mut out = vec![0; room_for(raw.len())];
                 let (codec, len) = encoder.encode(method, &raw, &mut out).unwrap();
                 assert_eq!(codec == Codec::Store, method == Method::Store || !shrinks, "{method:?}");
@@ -124,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_too_long_or_too_short_or_cut_is_refused() {
         let raw: Vec<u8> = (0..4096_u32).flat_map(|number| number.to_le_bytes()).collect();
-        for method in [Method::Lz4, Method::Zstd(1)] {
+        for method in [Method::Zstd(-5), Method::Zstd(1)] {
             let mut out = vec![0; room_for(raw.len())];
             let (codec, len) = Encoder::new().unwrap().encode(method, &raw, &mut out).unwrap();
             let mut decoder = Decoder::new().unwrap();

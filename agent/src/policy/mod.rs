@@ -148,7 +148,6 @@ impl Policy {
         let compression = match self.save.compression {
             Compression::Auto => "compression = \"auto\"\n".to_owned(),
             Compression::Store => "compression = \"store\"\n".to_owned(),
-            Compression::Lz4 => "compression = \"lz4\"\n".to_owned(),
             Compression::Zstd { level } => format!("compression = \"zstd\"\nlevel = {level}\n"),
         };
         // Paths were read from TOML, which is UTF-8, so that displaying one loses nothing.

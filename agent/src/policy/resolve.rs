@@ -51,9 +51,8 @@ fn save(source: &Source<'_>, written: Save, region_size: u64) -> Result<SavePoli
             match word.as_str() {
                 "auto" => Ok(Compression::Auto),
                 "zstd" => Ok(Compression::Zstd { level }),
-                "lz4" => Ok(Compression::Lz4),
                 "store" => Ok(Compression::Store),
-                _ => Err(Problem::Word { word, allowed: "\"auto\", \"zstd\", \"lz4\", \"store\"" }),
+                _ => Err(Problem::Word { word, allowed: "\"auto\", \"zstd\", \"store\"" }),
             }
         })?,
         threads: at("save.threads").value(written.threads, 0, threads)?,

@@ -86,7 +86,7 @@ fn every_key_is_read() {
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(text).unwrap(), expected);
-    let others = [("'auto'", Compression::Auto), ("'lz4'", Compression::Lz4), ("'store'", Compression::Store)];
+    let others = [("'auto'", Compression::Auto), ("'store'", Compression::Store)];
     for (word, expected) in others {
         assert_eq!(parse(&text.replace("'zstd'", word)).unwrap().save.compression, expected);
     }

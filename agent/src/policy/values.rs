@@ -146,8 +146,6 @@ pub enum Compression {
     Auto,
     /// As they are.
     Store,
-    /// As LZ4 blocks.
-    Lz4,
     /// Compressed with zstd, each chunk independently.
     Zstd {
         /// zstd's level: -7 to 19, never 0.

@@ -32,7 +32,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         arguments,
     });
     let level = prop_oneof![-7..=-1, 1..=19].prop_map(|level| Compression::Zstd { level });
-    let compression = prop_oneof![Just(Compression::Auto), Just(Compression::Store), Just(Compression::Lz4), level];
+    let compression = prop_oneof![Just(Compression::Auto), Just(Compression::Store), level];
     let then = prop::sample::select(Then::ALL.to_vec());
     let save = (compression, 0..=MAX_THREADS, MIN_MEMORY..=MAX_MEMORY, any::<[bool; 2]>(), then).prop_map(
         |(compression, threads, memory, [drop_caches, skip_free], then)| SavePolicy {
