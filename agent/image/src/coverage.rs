@@ -1,34 +1,42 @@
 //! Accounting for every page that an image claims to hold.
 
+use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
+
 use crate::error::FormatError;
 use crate::{Extent, PfnRange, Totals};
 
-/// Which pages of the saved memory an image holds: one bit for each.
+/// Runs of so many pages are kept as such: in a bitmap, a hostile image could make much of few bytes.
+const LONG: u64 = 1 << 16;
+
+/// Which pages of the saved memory an image holds.
+///
+/// It needs about a bit for each page of an image, and no more than a few times what the index needs to say so, however much
+/// memory a header claims.
 #[derive(Debug, Clone)]
 pub struct Coverage {
-    /// The memory, each range with the number of pages before it.
-    ranges: Vec<(PfnRange, u64)>,
-    bits: Vec<u64>,
+    ranges: Vec<PfnRange>,
+    /// The pages of short runs.
+    short: RoaringTreemap,
+    /// The long runs: their ends by their starts.
+    long: BTreeMap<u64, u64>,
     added: u64,
-    pages: u64,
 }
 
 impl Coverage {
     /// Nothing of `ram`, which must be ascending and not overlap, as a decoded header's is.
     #[must_use]
     pub fn new(ram: &[PfnRange]) -> Coverage {
-        let mut pages = 0;
-        let mut ranges: Vec<(PfnRange, u64)> = Vec::with_capacity(ram.len());
+        let mut ranges: Vec<PfnRange> = Vec::with_capacity(ram.len());
         for range in ram {
             match ranges.last_mut() {
                 // A run of pages may cross from a range into one that touches it.
-                Some((last, _)) if last.end == range.start => last.end = range.end,
-                _ => ranges.push((*range, pages)),
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(*range),
             }
-            pages += range.pages();
         }
-        let words = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
-        Coverage { ranges, bits: vec![0; words], added: 0, pages }
+        Coverage { ranges, short: RoaringTreemap::new(), long: BTreeMap::new(), added: 0 }
     }
 
     /// Adds a run of pages.
@@ -37,28 +45,30 @@ impl Coverage {
     /// [`FormatError::OutsideRam`] where it leaves the memory, [`FormatError::Twice`] where a page was added before.
     pub fn add(&mut self, extent: Extent) -> Result<(), FormatError> {
         let run = extent.range();
-        let at = self.ranges.partition_point(|(range, _)| range.end <= run.start);
-        let Some((range, before)) = self.ranges.get(at).filter(|(range, _)| range.contains(&run)) else {
+        let at = self.ranges.partition_point(|range| range.end <= run.start);
+        if self.ranges.get(at).is_none_or(|range| !range.contains(&run)) {
             return Err(FormatError::OutsideRam { start: run.start, end: run.end });
-        };
-        let first = before + (run.start - range.start);
-        let end = first + run.pages();
-        let mut bit = first;
-        while bit < end {
-            let (word, shift) = (bit / 64, bit % 64);
-            let count = (64 - shift).min(end - bit);
-            let mask = (u64::MAX >> (64 - count)) << shift;
-            // The run lies inside the ranges, and there is a bit for each page of them.
-            let word = &mut self.bits[usize::try_from(word).unwrap_or(usize::MAX)];
-            if *word & mask != 0 {
-                let twice = bit + u64::from((*word & mask).trailing_zeros()) - shift;
-                return Err(FormatError::Twice(run.start + (twice - first)));
-            }
-            *word |= mask;
-            bit += count;
+        }
+        if let Some(twice) = self.first_of(&run) {
+            return Err(FormatError::Twice(twice));
+        }
+        if run.pages() >= LONG {
+            self.long.insert(run.start, run.end);
+        } else {
+            self.short.insert_range(run.start..run.end);
         }
         self.added += run.pages();
         Ok(())
+    }
+
+    /// The first page of `run` that is held already.
+    fn first_of(&self, run: &PfnRange) -> Option<u64> {
+        let mut short = self.short.iter();
+        short.advance_to(run.start);
+        let short = short.next().filter(|pfn| *pfn < run.end);
+        let before = self.long.range(..run.start).next_back().filter(|(_, end)| **end > run.start).map(|_| run.start);
+        let within = self.long.range(run.start..run.end).next().map(|(start, _)| *start);
+        short.into_iter().chain(before).chain(within).min()
     }
 
     /// Checks that the image holds as many pages as its commit record says.
@@ -70,7 +80,7 @@ impl Coverage {
             true => Ok(()),
             false => Err(FormatError::Count { what, expected, found }),
         };
-        count("pages of memory", totals.ram_pages, self.pages)?;
+        count("pages of memory", totals.ram_pages, self.ranges.iter().map(PfnRange::pages).sum())?;
         count("pages", totals.stored_pages.saturating_add(totals.zero_pages), self.added)
     }
 }

@@ -112,3 +112,16 @@ proptest! {
         prop_assert_eq!(coverage.finish(&totals), Ok(()));
     }
 }
+
+#[test]
+fn memory_that_a_header_only_claims_costs_nothing() {
+    // All that can be claimed: a bit for each page would be 128 GiB.
+    let ram = ranges(0, &[(0, 1 << 40)]);
+    let mut coverage = Coverage::new(&ram);
+    for start in (0..1 << 40).step_by(1 << 32) {
+        coverage.add(extent(start, u32::MAX)).unwrap();
+    }
+    assert_eq!(coverage.add(extent((1 << 32) - 2, 1)), Err(FormatError::Twice((1 << 32) - 2)));
+    assert_eq!(coverage.add(extent((1 << 32) - 1, 2)), Err(FormatError::Twice(1 << 32)));
+    assert_eq!(coverage.add(extent((1 << 32) - 1, 1)), Ok(()));
+}
