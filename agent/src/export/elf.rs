@@ -11,19 +11,19 @@ const OTHERS: usize = 2;
 
 /// A PT_LOAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub(super) struct Load {
     /// Its page frames.
-    pub frames: PfnRange,
+    pub(super) frames: PfnRange,
     /// Where the file holds the first of them, in bytes.
-    pub offset: u64,
+    pub(super) offset: u64,
     /// The virtual address of the first, or 0 where it is not known.
-    pub virt: u64,
+    pub(super) virt: u64,
 }
 
 /// Bytes at the start of a file for the front of a core with `ranges` ranges of memory and notes of at most `notes` bytes,
 /// in whole pages; `None` where there are more ranges than an ELF file can have program headers.
 #[must_use]
-pub fn room(ranges: usize, notes: usize) -> Option<u64> {
+pub(super) fn room(ranges: usize, notes: usize) -> Option<u64> {
     // 0xffff stands for "too many" (PN_XNUM, elf(5)).
     let count = u16::try_from(ranges.checked_add(OTHERS)?).ok().filter(|count| *count < u16::MAX)?;
     let bytes = u64::from(EHDR_SIZE) + u64::from(PHDR_SIZE) * u64::from(count) + u64::try_from(notes).ok()?;
@@ -32,7 +32,7 @@ pub fn room(ranges: usize, notes: usize) -> Option<u64> {
 
 /// The front of a core file with `notes` and `loads`, or `None` where there are too many.
 #[must_use]
-pub fn front(notes: &[u8], loads: &[Load]) -> Option<Vec<u8>> {
+pub(super) fn front(notes: &[u8], loads: &[Load]) -> Option<Vec<u8>> {
     let count = u16::try_from(loads.len() + 1).ok().filter(|count| *count < u16::MAX)?;
     let mut bytes = Vec::new();
     file_header(&mut bytes, count);

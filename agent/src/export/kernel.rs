@@ -14,7 +14,7 @@ use crate::select::{Paging, Physical, START_KERNEL_MAP};
 use crate::vmcoreinfo::{self, VmcoreInfo, find_note};
 
 /// Bytes of VMCOREINFO's note at most: its text has a page, and its head a little more (include/linux/vmcore_info.h).
-pub const NOTE_MAX: usize = 8192;
+pub(super) const NOTE_MAX: usize = 8192;
 
 /// Bytes of a name in `struct new_utsname` (`__NEW_UTS_LEN` + 1, include/uapi/linux/utsname.h).
 const UTS_LEN: u64 = 65;
@@ -37,15 +37,15 @@ const IMAGE_GAP: u64 = 64 << 20;
 
 /// The saved kernel, as its memory describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kernel {
+pub(super) struct Kernel {
     /// VMCOREINFO: a whole ELF note.
-    pub note: Vec<u8>,
+    pub(super) note: Vec<u8>,
     /// Its page tables.
-    pub paging: Paging,
+    pub(super) paging: Paging,
     /// The virtual address of physical address 0 in the direct map, where it is known.
-    pub direct_map: Option<u64>,
+    pub(super) direct_map: Option<u64>,
     /// The kernel's image: its virtual address, and its page frames.
-    pub image: Option<(u64, PfnRange)>,
+    pub(super) image: Option<(u64, PfnRange)>,
 }
 
 impl Kernel {
@@ -53,7 +53,7 @@ impl Kernel {
     ///
     /// Returns `None` where none of them is believable, or where two are that do not say the same.
     #[must_use]
-    pub fn find(memory: &impl Physical, header: &Header, notes: &[u64]) -> Option<Kernel> {
+    pub(super) fn find(memory: &impl Physical, header: &Header, notes: &[u64]) -> Option<Kernel> {
         let mut found: Option<(Vec<u8>, VmcoreInfo, Paging)> = None;
         for pfn in notes {
             let Some((note, info)) = read_note(memory, *pfn) else { continue };
@@ -72,7 +72,7 @@ impl Kernel {
 
     /// Where the direct map shows the first page of `segment`, or 0 where it does not, or is not known.
     #[must_use]
-    pub fn virtual_address(&self, memory: &impl Physical, segment: &Segment) -> u64 {
+    pub(super) fn virtual_address(&self, memory: &impl Physical, segment: &Segment) -> u64 {
         let physical = segment.frames.start * PAGE_SIZE;
         let address = self.direct_map.and_then(|base| base.checked_add(physical));
         let leads_there =

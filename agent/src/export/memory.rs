@@ -24,16 +24,16 @@ const NOTES_MAX: usize = 1024;
 
 /// A stretch of memory, and where the file has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
+pub(super) struct Segment {
     /// Its page frames.
-    pub frames: PfnRange,
+    pub(super) frames: PfnRange,
     /// The offset of the first in bytes.
-    pub offset: u64,
+    pub(super) offset: u64,
 }
 
 /// The file. What is not written to it is a hole, and reads as zeroes.
 #[derive(Debug)]
-pub struct MemoryFile {
+pub(super) struct MemoryFile {
     file: File,
     segments: Vec<Segment>,
     /// Page frames whose content begins as VMCOREINFO's note does.
@@ -47,7 +47,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The file cannot be given its size.
-    pub fn new(file: File, offset: u64, ranges: &[PfnRange]) -> io::Result<MemoryFile> {
+    pub(super) fn new(file: File, offset: u64, ranges: &[PfnRange]) -> io::Result<MemoryFile> {
         let mut next = offset;
         let segments = merge(ranges)
             .into_iter()
@@ -63,13 +63,13 @@ impl MemoryFile {
 
     /// The memory, ascending.
     #[must_use]
-    pub fn segments(&self) -> &[Segment] {
+    pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
     /// The page frames that may begin with VMCOREINFO's note, ascending.
     #[must_use]
-    pub fn notes(&self) -> Vec<u64> {
+    pub(super) fn notes(&self) -> Vec<u64> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         notes.sort_unstable();
         notes
@@ -77,7 +77,7 @@ impl MemoryFile {
 
     /// Where the file has `run`, which must lie in one segment.
     #[must_use]
-    pub fn offset(&self, run: PfnRange) -> Option<u64> {
+    pub(super) fn offset(&self, run: PfnRange) -> Option<u64> {
         let at = self.segments.partition_point(|segment| segment.frames.end <= run.start);
         let segment = self.segments.get(at).filter(|segment| segment.frames.contains(&run))?;
         Some(segment.offset + (run.start - segment.frames.start) * PAGE_SIZE)
@@ -87,7 +87,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The file cannot be written, or the map names a page that is not in it. Some pages may have been moved then.
-    pub fn unswap(&self, map: &SwapMap, swapped: Swapped) -> io::Result<()> {
+    pub(super) fn unswap(&self, map: &SwapMap, swapped: Swapped) -> io::Result<()> {
         let frames = || [swapped.low, swapped.region].into_iter().flat_map(|range| frames_of(range.frames()));
         let is_swapped = |pfn| [swapped.low, swapped.region].iter().any(|range| contains(&range.frames(), pfn));
         let mut moves: Vec<Move> = Vec::new();
@@ -142,7 +142,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write_front(&self, front: &[u8]) -> io::Result<()> {
+    pub(super) fn write_front(&self, front: &[u8]) -> io::Result<()> {
         self.file.write_all_at(front, 0)
     }
 
@@ -150,7 +150,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The file system has failed; some say so only now.
-    pub fn finish(&self) -> io::Result<u64> {
+    pub(super) fn finish(&self) -> io::Result<u64> {
         self.file.sync_all()?;
         // stat(2): blocks of 512 bytes, whatever the file system's are.
         Ok(self.file.metadata()?.blocks() * 512)
