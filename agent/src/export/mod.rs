@@ -1,7 +1,10 @@
 //! The conductor of `dormouse image export`: an image to a core file, on any machine.
 //!
 //! The image holds memory as it was while the save kernel ran. The file shows it as the saved kernel left it, in the form
-//! of kdump's /proc/vmcore: what the jump had swapped is put back to its place.
+//! of kdump's /proc/vmcore: what the jump had swapped is put back to its place, which leaves holes where it was.
+//!
+//! There is no NT_PRSTATUS note: the registers of the only CPU that still ran are among what the kernel stored in its
+//! memory, and the programs that read cores of kernels do without. The page tables give the virtual addresses.
 
 mod elf;
 mod kernel;

@@ -38,7 +38,7 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
     let said = export(&artifacts, &disk, &core)?;
     println!("{}", said.trim());
     ensure!(said.contains(" of memory in ") && !said.contains(';'), "something is missing: {said}");
-    let error = export(&artifacts, &disk, &core).map_or_else(|error| error.to_string(), |said| said);
+    let error = export(&artifacts, &disk, &core).unwrap_or_else(|error| error.to_string());
     ensure!(error.contains("cannot create it"), "a file that was there: {error}");
 
     // The log, through makedumpfile: it needs VMCOREINFO, and the log's pages, wherever they were.
@@ -63,7 +63,7 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
     let chunk = image::some_chunk(&disk)?;
     image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
     let partial = folder.path().join("partial");
-    let error = export(&artifacts, &disk, &partial).map_or_else(|error| error.to_string(), |said| said);
+    let error = export(&artifacts, &disk, &partial).unwrap_or_else(|error| error.to_string());
     ensure!(error.contains("damaged") && !partial.exists(), "a damaged image: {error}");
     Ok(())
 }
