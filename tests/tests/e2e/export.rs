@@ -68,6 +68,33 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
     Ok(())
 }
 
+/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all swapped.
+#[test]
+fn a_kernel_in_the_region_is_read_too() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.kernel_arguments.push("nokaslr".to_owned());
+    config.cpu_model = "qemu64".to_owned();
+    let mut guest = session(config)?;
+    guest.succeed(&format!("echo '{MARKER}' >/dev/kmsg"))?;
+    save(&mut guest)?;
+
+    let folder = tempfile::tempdir()?;
+    let (disk, path, log) = (guest.disk_file(0), folder.path().join("core"), folder.path().join("dmesg"));
+    let said = export(&artifacts, &disk, &path)?;
+    ensure!(!said.contains(';'), "something is missing: {said}");
+    let header = Image::open(Disk::open(&disk, Access::Read)?)?.header()?;
+    let core = Core::open(&path)?;
+    let kernel = core.loads.first().context("no segments")?;
+    let (start, end) = (kernel.p_paddr, kernel.p_paddr + kernel.p_filesz);
+    ensure!(header.region.start <= start && end <= header.region.end, "the kernel is at {start:#x} to {end:#x}");
+    core.check_addresses()?;
+    run(Command::new("makedumpfile").arg("--dump-dmesg").args([&path, &log]))?;
+    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    ensure!(text.contains(MARKER), "the kernel's log lacks the marker:\n{text}");
+    Ok(())
+}
+
 fn export(artifacts: &Artifacts, disk: &Path, file: &Path) -> Result<String> {
     run(Command::new(artifacts.binary("dormouse")).args(["image", "export"]).args([disk, file]))
 }
@@ -147,6 +174,16 @@ impl Core {
         self.file.read_exact_at(&mut bytes, load.p_offset + (address - load.p_vaddr))?;
         Ok(bytes)
     }
+
+    /// Demands that the kernel's image and its direct map are where the kernel says, as gdb finds them.
+    fn check_addresses(&self) -> Result<()> {
+        let symbol = |name| self.info.symbol(name).with_context(|| format!("no {name} in VMCOREINFO"));
+        let name = self.at(symbol("init_uts_ns")?)?;
+        ensure!(&name[..6] == b"Linux\0", "the kernel's name is {name:?}");
+        self.at(symbol("mem_section")?)?;
+        ensure!(self.loads.iter().all(|load| load.p_vaddr != 0), "a segment without virtual address: {:?}", self.loads);
+        Ok(())
+    }
 }
 
 /// Compares every page of the core with the memory that B left.
@@ -177,12 +214,5 @@ fn compare(seen: &Seen, disk: &Path, path: &Path) -> Result<()> {
     println!("{moved} pages were put back to where they belong, {left} are where they were");
     ensure!(moved > 256, "only {moved} pages of the region held something");
     ensure!(left > 10_000, "only {left} pages outside the region held something");
-
-    // By virtual addresses, as gdb reads it: the kernel's image and the direct map.
-    let symbol = |name| core.info.symbol(name).with_context(|| format!("no {name} in VMCOREINFO"));
-    let name = core.at(symbol("init_uts_ns")?)?;
-    ensure!(&name[..6] == b"Linux\0", "the kernel's name is {name:?}");
-    core.at(symbol("mem_section")?)?;
-    ensure!(core.loads.iter().all(|load| load.p_vaddr != 0), "a segment without virtual address: {:?}", core.loads);
-    Ok(())
+    core.check_addresses()
 }
