@@ -102,7 +102,7 @@ enum ImageCommand {
         /// The image device
         device: PathBuf,
     },
-    /// Write the saved machine's memory to a file that crash, gdb, drgn and makedumpfile read
+    /// Write the saved machine's memory to a core file, for makedumpfile, gdb, drgn and crash
     ///
     /// The file is an ELF core as kdump writes it, with memory as the saved kernel left it. It is sparse: copy it
     /// with a program that keeps holes. It holds all secrets that were in memory. The image stays as it is.
