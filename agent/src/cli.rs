@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::initramfs::{self, modules, release};
 use crate::policy::{DEFAULT_PATH, Policy, Then};
 use crate::report::Outcome;
-use crate::{hibernate, image_cmd, resume};
+use crate::{export, hibernate, image_cmd, resume};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -102,6 +102,16 @@ enum ImageCommand {
         /// The image device
         device: PathBuf,
     },
+    /// Write the saved machine's memory to a core file, for makedumpfile, gdb, drgn and crash
+    ///
+    /// The file is an ELF core as kdump writes it, with memory as the saved kernel left it. It is sparse: copy it
+    /// with a program that keeps holes. It holds all secrets that were in memory. The image stays as it is.
+    Export {
+        /// The image device
+        device: PathBuf,
+        /// The file to write; it must not be there yet
+        file: PathBuf,
+    },
     /// Give up the saved session: it will not be resumed
     Discard {
         /// The image device
@@ -183,6 +193,7 @@ fn image(command: &ImageCommand) -> anyhow::Result<()> {
             if *json { print_json(&info) } else { print(&info.to_string()) }
         }
         ImageCommand::Verify { device } => print(&image_cmd::verify(device)?),
+        ImageCommand::Export { device, file } => print(&export::run(device, file)?.to_string()),
         ImageCommand::Discard { device } => print(&image_cmd::discard(device)?),
     }
 }

@@ -9,10 +9,12 @@
 //!   B  save ───────> vmcore ──> pipeline::save ──> store::Writer (commit) ──> exit
 //!   C  resume ─────> store::Image, compat (check) ──> loader ───────────────── kexec ──> D
 //!   D  restore ────> store::Reader ──> pipeline::restore ──> physmem ──> exit ─────────> A
+//!
+//!      export ─────> store::Reader ──> pipeline::restore ──> a core file, on any machine
 //! ```
 //!
 //! The stages (`vmcore`, `select`, `pipeline`, `store`, `physmem`) do not import one another: they meet in the types of
-//! `dormouse_image` and the traits of [`stage`], and only the four conductors wire them together.
+//! `dormouse_image` and the traits of [`stage`], and only the conductors wire them together.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +30,9 @@ pub mod save;
 
 pub mod restore;
 pub mod resume;
+
+// The conductor beside them: an image, to be looked into.
+pub mod export;
 
 // What A and C know of their machine.
 pub mod compat;

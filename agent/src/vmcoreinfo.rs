@@ -8,6 +8,14 @@ use std::collections::HashMap;
 /// The name of the ELF note, with its final zero.
 pub const NOTE: &[u8] = b"VMCOREINFO\0";
 
+/// Whether a page begins as VMCOREINFO's note does, whose first line is `OSRELEASE` (kernel/vmcore_info.c, Linux 6.12).
+#[must_use]
+pub fn begins_note(page: &[u8]) -> bool {
+    // The name's length, the content's, which may be any, and the type; the name, padded; the content.
+    let (Some(head), Some(rest)) = (page.get(..12), page.get(12..)) else { return false };
+    head[..4] == [11, 0, 0, 0] && head[8..] == [0; 4] && rest.starts_with(b"VMCOREINFO\0\0OSRELEASE=")
+}
+
 /// The content of the note called `name` among `notes`.
 #[must_use]
 pub fn find_note(mut notes: &[u8], name: &[u8]) -> Option<Vec<u8>> {

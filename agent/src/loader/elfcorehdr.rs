@@ -8,8 +8,10 @@ use dormouse_sys::PAGE_SIZE;
 use goblin::elf::header::{EM_X86_64, ET_CORE};
 use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
 
-const EHDR_SIZE: u16 = 64;
-const PHDR_SIZE: u16 = 56;
+/// Length of an ELF64 header in bytes.
+pub(crate) const EHDR_SIZE: u16 = 64;
+/// Length of an ELF64 program header in bytes.
+pub(crate) const PHDR_SIZE: u16 = 56;
 
 /// Builds the header for `ram`, with the notes that lie in physical memory at `note`.
 ///
@@ -18,6 +20,19 @@ const PHDR_SIZE: u16 = 56;
 pub fn build(ram: &[PfnRange], note: PhysRange) -> Option<Vec<u8>> {
     let count = u16::try_from(ram.len() + 1).ok()?;
     let mut bytes = Vec::with_capacity(usize::from(EHDR_SIZE) + usize::from(PHDR_SIZE) * usize::from(count));
+    file_header(&mut bytes, count);
+    // In memory, an offset into the old kernel's "file" is a physical address.
+    let segment = |kind, address, size| ProgramHeader { kind, flags: 0, offset: address, virt: 0, phys: address, size };
+    program_header(&mut bytes, &segment(PT_NOTE, note.start, note.end - note.start));
+    for range in ram {
+        let size = (range.end - range.start) * PAGE_SIZE;
+        program_header(&mut bytes, &segment(PT_LOAD, range.start * PAGE_SIZE, size));
+    }
+    Some(bytes)
+}
+
+/// Appends the header of an x86-64 ELF64 core file whose `count` program headers follow at once.
+pub(crate) fn file_header(bytes: &mut Vec<u8>, count: u16) {
     bytes.extend(b"\x7fELF");
     // 64 bit, little-endian, current version, System V.
     bytes.extend([2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -31,18 +46,29 @@ pub fn build(ram: &[PfnRange], note: PhysRange) -> Option<Vec<u8>> {
     for half in [EHDR_SIZE, PHDR_SIZE, count, 0, 0, 0] {
         bytes.extend(half.to_le_bytes());
     }
-    program_header(&mut bytes, PT_NOTE, note.start, note.end - note.start);
-    for range in ram {
-        program_header(&mut bytes, PT_LOAD, range.start * PAGE_SIZE, (range.end - range.start) * PAGE_SIZE);
-    }
-    Some(bytes)
 }
 
-fn program_header(bytes: &mut Vec<u8>, kind: u32, address: u64, size: u64) {
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(0_u32.to_le_bytes());
-    // In memory, an offset into the old kernel's "file" is a physical address.
-    for word in [address, 0, address, size, size, 0] {
+/// A program header, as far as core files differ in it.
+pub(crate) struct ProgramHeader {
+    /// `PT_LOAD` or `PT_NOTE`.
+    pub(crate) kind: u32,
+    /// `PF_R` and the like.
+    pub(crate) flags: u32,
+    /// Offset in the file.
+    pub(crate) offset: u64,
+    /// Virtual address, or 0 where it has none.
+    pub(crate) virt: u64,
+    /// Physical address.
+    pub(crate) phys: u64,
+    /// Length in bytes, in the file and in memory.
+    pub(crate) size: u64,
+}
+
+/// Appends a program header.
+pub(crate) fn program_header(bytes: &mut Vec<u8>, header: &ProgramHeader) {
+    bytes.extend(header.kind.to_le_bytes());
+    bytes.extend(header.flags.to_le_bytes());
+    for word in [header.offset, header.virt, header.phys, header.size, header.size, 0] {
         bytes.extend(word.to_le_bytes());
     }
 }

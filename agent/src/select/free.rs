@@ -2,7 +2,7 @@
 
 use dormouse_image::PfnRange;
 
-use super::walk::{translate, virtual_word};
+use super::walk::virtual_word;
 use super::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::stage::{Fate, PageFilter};
 
@@ -215,7 +215,7 @@ impl<'a, M: Physical> PageReader<'a, M> {
     fn fill(&mut self, page: u64) -> Result<(), SelectError> {
         let (start, _, len) = self.mapped;
         if page.wrapping_sub(start) >= len {
-            let (physical, bytes) = translate(self.memory, self.layout, page)?;
+            let (physical, bytes) = self.layout.paging().translate(self.memory, page)?;
             self.mapped = (page, physical, bytes);
         }
         self.at = None;

@@ -1,10 +1,10 @@
 //! The layout of a kernel's memory management, from its VMCOREINFO alone.
 
-use super::SelectError;
+use super::{Paging, SelectError};
 use crate::vmcoreinfo::VmcoreInfo;
 
 /// Where the kernel's text is mapped: `__START_KERNEL_map`, arch/x86/include/asm/page_64_types.h.
-const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// What is needed to find the `struct page` of a page frame, and to read from it whether the page is free.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,10 +102,11 @@ impl KernelLayout {
             return Err(SelectError::Value("OFFSET(mem_section.section_mem_map)", section_mem_map as u64));
         }
         let orders = bounded("LENGTH(zone.free_area)", measure("LENGTH", "zone.free_area")?, 32)?;
+        let Paging { page_table, levels, encryption_mask } = Paging::new(info)?;
         Ok(KernelLayout {
-            page_table: symbol("init_top_pgt")?.wrapping_sub(START_KERNEL_MAP).wrapping_add(number("phys_base")?),
-            levels: if number("pgtable_l5_enabled")? == 0 { 4 } else { 5 },
-            encryption_mask: info.number("sme_mask").unwrap_or(0),
+            page_table,
+            levels,
+            encryption_mask,
             section_roots: symbol("mem_section")?,
             section_root_count: measure("LENGTH", "mem_section")? as u64,
             section_size: section_size as u64,
@@ -120,5 +121,11 @@ impl KernelLayout {
             hwpoison: info.number("PG_hwpoison").and_then(|bit| u32::try_from(bit).ok()).filter(|bit| *bit < 64),
             orders: orders as u64,
         })
+    }
+
+    /// Its page tables.
+    #[must_use]
+    pub fn paging(&self) -> Paging {
+        Paging { page_table: self.page_table, levels: self.levels, encryption_mask: self.encryption_mask }
     }
 }

@@ -18,8 +18,9 @@ use dormouse_image::{PfnRange, PhysRange};
 use thiserror::Error;
 
 pub use free::{Selection, select};
-pub use layout::KernelLayout;
+pub use layout::{KernelLayout, START_KERNEL_MAP};
 pub use swap_map::SwapMap;
+pub use walk::Paging;
 
 /// Why the pages cannot be told apart. Then all of them are stored.
 #[derive(Debug, Error)]
