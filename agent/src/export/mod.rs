@@ -13,7 +13,6 @@ mod memory;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
-use std::num::NonZero;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -84,8 +83,7 @@ pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
     let cannot_write = || format!("{}: cannot write it", path.display());
 
     let memory = MemoryFile::new(file, start, &ranges).with_context(cannot_write).map_err(failed)?;
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let counts = pipeline::restore(&mut reader, &memory, threads, |_| ())
+    let counts = pipeline::restore(&mut reader, &memory, pipeline::Limits::of_threads(0), |_| ())
         .with_context(|| format!("exporting {} to {}", device.display(), path.display()))
         .map_err(failed)?;
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
