@@ -5,6 +5,7 @@
 mod aborts;
 mod cycles;
 mod exactness;
+mod free_pages;
 mod images;
 mod refusals;
 mod shapes;
