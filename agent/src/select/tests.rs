@@ -11,6 +11,8 @@ use crate::vmcoreinfo::VmcoreInfo;
 
 /// Recorded from Debian's own 6.1, the package linux-image-6.1.0-56-amd64.
 const LINUX_6_1: &str = include_str!("testdata/vmcoreinfo-6.1.192.txt");
+/// Recorded from a 6.11.11 with little more than `make tinyconfig` has.
+const LINUX_6_11: &str = include_str!("testdata/vmcoreinfo-6.11.11.txt");
 /// Recorded from the test kernel.
 const LINUX_6_12: &str = include_str!("testdata/vmcoreinfo-6.12.117.txt");
 
@@ -227,18 +229,45 @@ fn a_count_that_is_far_off_stops_the_selection() {
 
 #[test]
 fn kernels_of_three_kinds_mark_their_free_pages() {
-    // The numbers that 6.1, 6.11 and 6.12 print, and what a free page and one of another type hold.
-    for (number, free, other) in [
-        (-129_i64, 0xffff_ff7f_u32, 0xffff_feff),
-        (-1_073_741_825, 0xbfff_ffff, 0xdfff_ffff),
-        (-268_435_456, 0xf000_0000, 0xf100_0000),
+    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks elsewhere).
+    for (note, free, offline, slab) in [
+        (LINUX_6_1, 0xffff_ff7f_u32, 0xffff_feff, None),
+        (LINUX_6_11, 0xbfff_ffff, 0xdfff_ffff, Some(0xfdff_ffff)),
+        (LINUX_6_12, 0xf000_0000, 0xf100_0000, Some(0xf500_0000)),
     ] {
-        let buddy = PageType::new(number.cast_unsigned());
-        assert!(buddy.matches(free) && !buddy.matches(other) && !buddy.matches(u32::MAX), "{number}");
-        for in_use in [0, 1, 0xffff_fffe, 0x7fff_ffff] {
-            assert!(!buddy.matches(in_use), "{number} {in_use:#x}");
+        let info = VmcoreInfo::parse(note.as_bytes());
+        let release = info.text("OSRELEASE").unwrap();
+        let layout = KernelLayout::new(&info).unwrap();
+        let types = |mapcount| (layout.buddy.matches(mapcount), layout.offline.unwrap().matches(mapcount));
+        assert_eq!(types(free), (true, false), "{release}");
+        assert_eq!(types(offline), (false, true), "{release}");
+        let number = info.number("PAGE_SLAB_MAPCOUNT_VALUE").map(PageType::new);
+        assert_eq!(number, slab.map(|slab| PageType::new(u64::from(slab))), "{release}");
+        // Mapped once or never, by many, underflowed, and other types.
+        for in_use in [0, u32::MAX, 1, 0xffff_fffe, 0x7fff_ffff].into_iter().chain(slab) {
+            assert_eq!(types(in_use), (false, false), "{release} {in_use:#x}");
         }
     }
+}
+
+#[test]
+fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_1.as_bytes())).unwrap();
+    // Debian's kernel has page extensions, so that a section takes 32 bytes, and a phys_base below zero.
+    assert_eq!(
+        (layout.section_roots, layout.section_root_count, layout.section_size),
+        (0xff37_f4ee_1fbd_0000, 262_144, 32)
+    );
+    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
+
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_11.as_bytes())).unwrap();
+    assert_eq!(
+        (layout.section_roots, layout.section_root_count, layout.section_size),
+        (0xff29_52fe_bfcf_b000, 131_072, 16)
+    );
+    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x3b82_b000, 5, None));
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 }
 
 #[test]
