@@ -2,7 +2,7 @@
 
 use dormouse_image::PfnRange;
 
-use super::walk::{translate, virtual_word};
+use super::walk::Virtual;
 use super::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::stage::{Fate, PageFilter};
 
@@ -120,13 +120,14 @@ pub fn select(
     free_fate: Fate,
 ) -> Result<Selection, SelectError> {
     let mut selection = Selection::new(free_fate);
+    let mut kernel = Virtual::new(memory, layout);
     for range in ram {
         let mut start = range.start;
         while start < range.end {
             let section = start / layout.section_pages;
             let end = range.end.min((section + 1) * layout.section_pages);
-            if let Some(array) = page_array(memory, layout, section)? {
-                scan(memory, layout, array, PfnRange { start, end }, swapped, &mut selection)?;
+            if let Some(array) = page_array(&mut kernel, layout, section)? {
+                scan(&mut kernel, layout, array, PfnRange { start, end }, swapped, &mut selection)?;
             }
             start = end;
         }
@@ -135,25 +136,29 @@ pub fn select(
 }
 
 /// Virtual address of the `struct page` of page frame 0 as this section counts, or `None` where it has no array.
-fn page_array(memory: &impl Physical, layout: &KernelLayout, section: u64) -> Result<Option<u64>, SelectError> {
+fn page_array<M: Physical>(
+    kernel: &mut Virtual<'_, M>,
+    layout: &KernelLayout,
+    section: u64,
+) -> Result<Option<u64>, SelectError> {
     let per_root = PAGE / layout.section_size;
     let root = section / per_root;
     if root >= layout.section_root_count {
         return Ok(None);
     }
-    let sections = virtual_word(memory, layout, layout.section_roots.wrapping_add(root * 8))?;
+    let sections = kernel.word(layout.section_roots.wrapping_add(root * 8))?;
     if sections == 0 {
         return Ok(None);
     }
     let at = sections.wrapping_add(section % per_root * layout.section_size + layout.section_mem_map);
-    let coded = virtual_word(memory, layout, at)?;
+    let coded = kernel.word(at)?;
     let usable = coded & SECTION_PRESENT != 0 && coded & SECTION_ONLINE != 0;
     Ok(usable.then_some(coded & !SECTION_FLAGS))
 }
 
 /// Reads the `struct page`s of `frames`, which lie in one section.
-fn scan(
-    memory: &impl Physical,
+fn scan<M: Physical>(
+    kernel: &mut Virtual<'_, M>,
     layout: &KernelLayout,
     array: u64,
     frames: PfnRange,
@@ -165,13 +170,13 @@ fn scan(
     let mut mapped = Mapping::default();
     while scan.next < frames.end {
         let address = array.wrapping_add(scan.next.wrapping_mul(size));
-        let (physical, len) = mapped.at(memory, layout, address)?;
+        let (physical, len) = mapped.at(kernel, address)?;
         let first = scan.next;
-        memory.look(physical, len.min((frames.end - first) * size), |bytes| scan.pages(bytes))?;
+        kernel.memory.look(physical, len.min((frames.end - first) * size), |bytes| scan.pages(bytes))?;
         if scan.next == first {
             // It crosses a boundary, behind which memory may go on elsewhere.
             let mut page = vec![0; layout.page_size];
-            read_across(memory, layout, &mut mapped, address, &mut page)?;
+            read_across(kernel, &mut mapped, address, &mut page)?;
             scan.pages(&page);
         }
     }
@@ -236,9 +241,9 @@ struct Mapping {
 
 impl Mapping {
     /// The physical address of `address`, and how many bytes from there on are mapped by the same entry.
-    fn at(&mut self, memory: &impl Physical, layout: &KernelLayout, address: u64) -> Result<(u64, u64), SelectError> {
+    fn at<M: Physical>(&mut self, kernel: &mut Virtual<'_, M>, address: u64) -> Result<(u64, u64), SelectError> {
         if address.wrapping_sub(self.start) >= self.len {
-            let (physical, len) = translate(memory, layout, address)?;
+            let (physical, len) = kernel.translate(address)?;
             *self = Mapping { start: address, physical, len };
         }
         let within = address.wrapping_sub(self.start);
@@ -247,19 +252,18 @@ impl Mapping {
 }
 
 /// Fills `bytes` from virtual address `address` on, page by page.
-fn read_across(
-    memory: &impl Physical,
-    layout: &KernelLayout,
+fn read_across<M: Physical>(
+    kernel: &mut Virtual<'_, M>,
     mapped: &mut Mapping,
     mut address: u64,
     mut bytes: &mut [u8],
 ) -> Result<(), SelectError> {
     while !bytes.is_empty() {
-        let (physical, _) = mapped.at(memory, layout, address)?;
+        let (physical, _) = mapped.at(kernel, address)?;
         // At most a page.
         let len = bytes.len().min(usize::try_from(PAGE - physical % PAGE).unwrap_or(0));
         let (now, later) = bytes.split_at_mut(len);
-        memory.read(physical, now)?;
+        kernel.memory.read(physical, now)?;
         (bytes, address) = (later, address.wrapping_add(len as u64));
     }
     Ok(())
