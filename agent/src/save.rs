@@ -146,14 +146,18 @@ struct OldMemory<'a> {
 }
 
 impl Physical for OldMemory<'_> {
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
         let failed = |source| SelectError::Memory { address, source };
-        let pfn = self.swapped.map_or(address / PAGE_SIZE, |map| map.holder(address / PAGE_SIZE));
-        let within = usize::try_from(address % PAGE_SIZE).unwrap_or(0);
-        let copied = self.vmcore.read(PfnRange { start: pfn, end: pfn + 1 }, |page| {
-            page.get(within..within + bytes.len()).map(|part| bytes.copy_from_slice(part))
+        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
+        let wanted = PfnRange { start: pfn, end: pfn + (within + len).div_ceil(PAGE_SIZE).max(1) };
+        let together = self.swapped.map_or(wanted, |map| map.holders(wanted));
+        let run = self.vmcore.together(together).ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
+        let looked = self.vmcore.read(run, |bytes| {
+            let start = usize::try_from(within).ok()?;
+            let end = start.saturating_add(usize::try_from(len).ok()?).min(bytes.len());
+            bytes.get(start..end).map(look)
         });
-        copied.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
+        looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
     }
 }
 

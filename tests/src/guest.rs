@@ -76,7 +76,16 @@ impl Guest {
     /// # Errors
     /// As [`Guest::new`].
     pub fn standard(config: GuestConfig, artifacts: &Artifacts) -> Result<Self> {
-        let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{}\"\n", config.disk_path(0)?));
+        Guest::with_policy(config, "", artifacts)
+    }
+
+    /// A machine that is off, whose policy puts the image on its first disk and goes on with `policy`.
+    ///
+    /// # Errors
+    /// As [`Guest::new`].
+    pub fn with_policy(config: GuestConfig, policy: &str, artifacts: &Artifacts) -> Result<Self> {
+        let device = config.disk_path(0)?;
+        let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n{policy}"));
         let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
         Guest::new(config, &Userland { policies: vec![policy], modules }, artifacts)
     }
@@ -102,6 +111,16 @@ impl Guest {
     #[must_use]
     pub fn memory_file(&self) -> PathBuf {
         self.files.memory()
+    }
+
+    /// Puts the file of the memory of a machine that is off where the next power-on does not touch it, and returns its path.
+    ///
+    /// # Errors
+    /// Fails where there is none.
+    pub fn set_memory_aside(&self) -> Result<PathBuf> {
+        let (from, to) = (self.memory_file(), self.files.folder.join("memory.aside"));
+        std::fs::rename(&from, &to).with_context(|| format!("{}: cannot be renamed", from.display()))?;
+        Ok(to)
     }
 
     /// Stops the machine between two instructions, for good.

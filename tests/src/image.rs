@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use dormouse_image::{BLOCK, Commit, Extent, IndexBlock, layout, newest};
+use dormouse_image::{BLOCK, Commit, Extent, Header, IndexBlock, layout, newest};
 
 use crate::artifacts::Artifacts;
 
@@ -46,6 +46,16 @@ pub fn commit(file: &Path) -> Result<Commit> {
     let file = open(file)?;
     let [first, second] = layout::SLOT_OFFSETS.map(|offset| read(&file, offset, BLOCK));
     Ok(newest(&first?, &second?).context("the commit record")?.0)
+}
+
+/// The image's header.
+///
+/// # Errors
+/// Fails where the file has none.
+pub fn header(path: &Path) -> Result<Header> {
+    let locator = commit(path)?.header;
+    let bytes = read(&open(path)?, locator.offset, usize::try_from(locator.len)?)?;
+    Header::decode(&bytes).context("the header")
 }
 
 /// All that an image says of pages: the runs that it restores as zeroes, and its chunks in the order of the device.

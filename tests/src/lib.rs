@@ -17,6 +17,7 @@ pub mod cycle;
 pub mod guest;
 pub mod image;
 pub mod machine;
+pub mod memory;
 pub mod qemu;
 pub mod userland;
 pub mod workload;

@@ -44,7 +44,7 @@ impl Files {
         self.folder.join("serial.log")
     }
 
-    /// The guest's memory, where the machine has it in a file. Below 3 GiB, offsets are physical addresses.
+    /// The guest's memory, where the machine has it in a file; [`crate::memory`] knows where in it.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
         self.folder.join("memory")

@@ -227,11 +227,14 @@ impl PageSink for MemoryFile {
 }
 
 impl Physical for MemoryFile {
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
         let failed = |source| SelectError::Memory { address, source };
-        let pfn = address / PAGE_SIZE;
-        let offset = self.place(PfnRange { start: pfn, end: pfn + 1 }).map_err(failed)? + address % PAGE_SIZE;
-        self.file.read_exact_at(bytes, offset).map_err(failed)
+        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
+        let offset = self.place(PfnRange { start: pfn, end: pfn + 1 }).map_err(failed)? + within;
+        let len = usize::try_from(len.min(PAGE_SIZE - within)).unwrap_or(0);
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset).map_err(failed)?;
+        Ok(look(&bytes))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use dormouse_image::PfnRange;
 
-use super::walk::virtual_word;
+use super::walk::Virtual;
 use super::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::stage::{Fate, PageFilter};
 
@@ -20,10 +20,10 @@ const SECTION_FLAGS: u64 = 0xfff;
 pub struct Selection {
     /// What becomes of the free ones.
     free_fate: Fate,
-    /// Page frames whose content nobody needs, by the frame that holds it now: bits of 64 frames by their number.
-    free: Vec<u64>,
+    /// Page frames whose content nobody needs, by the frame that holds it now.
+    free: Frames,
     /// Page frames that must be neither read nor written.
-    untouchable: Vec<u64>,
+    untouchable: Frames,
     /// How many pages the kernel holds free, swapped ones included.
     free_pages: u64,
 }
@@ -37,7 +37,7 @@ impl Selection {
 
     /// None found yet.
     fn new(free_fate: Fate) -> Selection {
-        Selection { free_fate, free: Vec::new(), untouchable: Vec::new(), free_pages: 0 }
+        Selection { free_fate, free: Frames::default(), untouchable: Frames::default(), free_pages: 0 }
     }
 
     /// Whether free pages are left alone in the restore.
@@ -68,9 +68,9 @@ impl Selection {
 
 impl PageFilter for Selection {
     fn fate(&self, pfn: u64) -> Fate {
-        if is_set(&self.untouchable, pfn) {
+        if self.untouchable.contains(pfn) {
             Fate::Leave
-        } else if is_set(&self.free, pfn) {
+        } else if self.free.contains(pfn) {
             self.free_fate
         } else {
             Fate::Store
@@ -78,17 +78,31 @@ impl PageFilter for Selection {
     }
 }
 
-fn is_set(bits: &[u64], pfn: u64) -> bool {
-    let word = usize::try_from(pfn / 64).ok().and_then(|at| bits.get(at));
-    word.is_some_and(|word| word >> (pfn % 64) & 1 == 1)
+/// A set of page frames: a bit for each, from the first frame on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Frames {
+    words: Vec<u64>,
 }
 
-fn set(bits: &mut Vec<u64>, pfn: u64) {
-    let Ok(at) = usize::try_from(pfn / 64) else { return };
-    if at >= bits.len() {
-        bits.resize(at + 1, 0);
+impl Frames {
+    fn contains(&self, pfn: u64) -> bool {
+        let word = usize::try_from(pfn / 64).ok().and_then(|at| self.words.get(at));
+        word.is_some_and(|word| word >> (pfn % 64) & 1 == 1)
     }
-    bits[at] |= 1 << (pfn % 64);
+
+    fn add(&mut self, run: PfnRange) {
+        let mut start = run.start;
+        while start < run.end {
+            let end = run.end.min((start / 64 + 1) * 64);
+            let Ok(at) = usize::try_from(start / 64) else { return };
+            if at >= self.words.len() {
+                self.words.resize(at + 1, 0);
+            }
+            // 1 to 64 bits.
+            self.words[at] |= u64::MAX >> (64 - (end - start)) << (start % 64);
+            start = end;
+        }
+    }
 }
 
 /// Reads from the stopped kernel's own data which of its pages are free.
@@ -106,13 +120,14 @@ pub fn select(
     free_fate: Fate,
 ) -> Result<Selection, SelectError> {
     let mut selection = Selection::new(free_fate);
+    let kernel = Virtual::new(memory, layout);
     for range in ram {
         let mut start = range.start;
         while start < range.end {
             let section = start / layout.section_pages;
             let end = range.end.min((section + 1) * layout.section_pages);
-            if let Some(array) = page_array(memory, layout, section)? {
-                scan(memory, layout, array, PfnRange { start, end }, swapped, &mut selection)?;
+            if let Some(array) = page_array(&kernel, layout, section)? {
+                scan(&kernel, layout, array, PfnRange { start, end }, swapped, &mut selection)?;
             }
             start = end;
         }
@@ -121,25 +136,29 @@ pub fn select(
 }
 
 /// Virtual address of the `struct page` of page frame 0 as this section counts, or `None` where it has no array.
-fn page_array(memory: &impl Physical, layout: &KernelLayout, section: u64) -> Result<Option<u64>, SelectError> {
+fn page_array<M: Physical>(
+    kernel: &Virtual<'_, M>,
+    layout: &KernelLayout,
+    section: u64,
+) -> Result<Option<u64>, SelectError> {
     let per_root = PAGE / layout.section_size;
     let root = section / per_root;
     if root >= layout.section_root_count {
         return Ok(None);
     }
-    let sections = virtual_word(memory, layout, layout.section_roots.wrapping_add(root * 8))?;
+    let sections = kernel.word(layout.section_roots.wrapping_add(root * 8))?;
     if sections == 0 {
         return Ok(None);
     }
     let at = sections.wrapping_add(section % per_root * layout.section_size + layout.section_mem_map);
-    let coded = virtual_word(memory, layout, at)?;
+    let coded = kernel.word(at)?;
     let usable = coded & SECTION_PRESENT != 0 && coded & SECTION_ONLINE != 0;
     Ok(usable.then_some(coded & !SECTION_FLAGS))
 }
 
 /// Reads the `struct page`s of `frames`, which lie in one section.
-fn scan(
-    memory: &impl Physical,
+fn scan<M: Physical>(
+    kernel: &Virtual<'_, M>,
     layout: &KernelLayout,
     array: u64,
     frames: PfnRange,
@@ -147,80 +166,105 @@ fn scan(
     selection: &mut Selection,
 ) -> Result<(), SelectError> {
     let size = layout.page_size as u64;
-    let mut page = vec![0; layout.page_size];
-    let mut reader = PageReader::new(memory, layout);
-    let mut pfn = frames.start;
-    while pfn < frames.end {
-        reader.read(array.wrapping_add(pfn.wrapping_mul(size)), &mut page)?;
-        let u32_at = |at: usize| page.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-        let u64_at = |at: usize| page.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let mapcount = u32_at(layout.page_mapcount);
-        let flags = u64_at(layout.page_flags);
-
-        let poisoned = layout.hwpoison.is_some_and(|bit| flags >> bit & 1 == 1);
-        if poisoned || layout.offline.is_some_and(|offline| offline.matches(mapcount)) {
-            set(&mut selection.untouchable, swapped.holder(pfn));
-            pfn += 1;
-            continue;
+    let mut scan = Scan { layout, frames, swapped, selection, next: frames.start };
+    let mut mapped = Mapping::default();
+    while scan.next < frames.end {
+        let address = array.wrapping_add(scan.next.wrapping_mul(size));
+        let (physical, len) = mapped.at(kernel, address)?;
+        let first = scan.next;
+        kernel.memory.look(physical, len.min((frames.end - first) * size), |bytes| scan.pages(bytes))?;
+        if scan.next == first {
+            // It crosses a boundary, behind which memory may go on elsewhere.
+            let mut page = vec![0; layout.page_size];
+            read_across(kernel, &mut mapped, address, &mut page)?;
+            scan.pages(&page);
         }
-        let order = u64_at(layout.page_private);
-        if layout.buddy.matches(mapcount) && order < layout.orders && pfn.is_multiple_of(1 << order) {
-            let end = pfn + (1 << order);
-            for free in pfn..end.min(frames.end) {
-                set(&mut selection.free, swapped.holder(free));
-                selection.free_pages += 1;
-            }
-            pfn = end;
-            continue;
-        }
-        pfn += 1;
     }
     Ok(())
 }
 
-/// Reads virtual memory in order, a page at a time.
-struct PageReader<'a, M> {
-    memory: &'a M,
+/// The way through the `struct page`s of a section.
+struct Scan<'a> {
     layout: &'a KernelLayout,
-    /// What the last page table entry maps: virtual address, physical address, bytes.
-    mapped: (u64, u64, u64),
-    /// The page that was read last, and its virtual address.
-    page: Vec<u8>,
-    at: Option<u64>,
+    frames: PfnRange,
+    swapped: &'a SwapMap,
+    selection: &'a mut Selection,
+    /// The page frame to look at next.
+    next: u64,
 }
 
-impl<'a, M: Physical> PageReader<'a, M> {
-    fn new(memory: &'a M, layout: &'a KernelLayout) -> PageReader<'a, M> {
-        PageReader { memory, layout, mapped: (0, 0, 0), page: vec![0; 4096], at: None }
+impl Scan<'_> {
+    /// Looks at the `struct page`s in `bytes`, the first of which is that of the next page frame.
+    fn pages(&mut self, bytes: &[u8]) {
+        let (size, first) = (self.layout.page_size, self.next);
+        while self.next < self.frames.end {
+            let at = usize::try_from(self.next - first).ok().and_then(|at| at.checked_mul(size));
+            let Some(page) = at.and_then(|at| bytes.get(at..at.checked_add(size)?)) else { return };
+            self.page(page);
+        }
     }
 
-    /// Fills `bytes` from `address` on; both pages where they cross from one into the next.
-    fn read(&mut self, mut address: u64, mut bytes: &mut [u8]) -> Result<(), SelectError> {
-        while !bytes.is_empty() {
-            let page = address / PAGE * PAGE;
-            if self.at != Some(page) {
-                self.fill(page)?;
+    /// Looks at one `struct page`, and goes on to the next that says something new.
+    fn page(&mut self, page: &[u8]) {
+        let u32_at = |at: usize| page.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let u64_at = |at: usize| page.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let (layout, pfn) = (self.layout, self.next);
+        let mapcount = u32_at(layout.page_mapcount);
+        let poisoned = layout.hwpoison.is_some_and(|bit| u64_at(layout.page_flags) >> bit & 1 == 1);
+        self.next = pfn + 1;
+        if poisoned || layout.offline.is_some_and(|offline| offline.matches(mapcount)) {
+            self.selection.untouchable.add(self.swapped.holders(PfnRange { start: pfn, end: pfn + 1 }));
+            return;
+        }
+        let order = u64_at(layout.page_private);
+        if layout.buddy.matches(mapcount) && order < layout.orders && pfn.is_multiple_of(1 << order) {
+            let end = self.frames.end.min(pfn + (1 << order));
+            let mut start = pfn;
+            while start < end {
+                let holders = self.swapped.holders(PfnRange { start, end });
+                self.selection.free.add(holders);
+                start += holders.pages();
             }
-            // Less than a page.
-            let within = usize::try_from(address - page).unwrap_or(0);
-            let len = bytes.len().min(self.page.len() - within);
-            let (now, later) = bytes.split_at_mut(len);
-            now.copy_from_slice(&self.page[within..within + len]);
-            bytes = later;
-            address = page.wrapping_add(PAGE);
+            self.selection.free_pages += end - pfn;
+            self.next = end;
         }
-        Ok(())
     }
+}
 
-    fn fill(&mut self, page: u64) -> Result<(), SelectError> {
-        let (start, _, len) = self.mapped;
-        if page.wrapping_sub(start) >= len {
-            let (physical, bytes) = self.layout.paging().translate(self.memory, page)?;
-            self.mapped = (page, physical, bytes);
+/// What the page table entry that was used last maps.
+#[derive(Default)]
+struct Mapping {
+    start: u64,
+    physical: u64,
+    len: u64,
+}
+
+impl Mapping {
+    /// The physical address of `address`, and how many bytes from there on are mapped by the same entry.
+    fn at<M: Physical>(&mut self, kernel: &Virtual<'_, M>, address: u64) -> Result<(u64, u64), SelectError> {
+        if address.wrapping_sub(self.start) >= self.len {
+            let (physical, len) = kernel.translate(address)?;
+            *self = Mapping { start: address, physical, len };
         }
-        self.at = None;
-        self.memory.read(self.mapped.1 + page.wrapping_sub(self.mapped.0), &mut self.page)?;
-        self.at = Some(page);
-        Ok(())
+        let within = address.wrapping_sub(self.start);
+        Ok((self.physical + within, self.len - within))
     }
+}
+
+/// Fills `bytes` from virtual address `address` on, page by page.
+fn read_across<M: Physical>(
+    kernel: &Virtual<'_, M>,
+    mapped: &mut Mapping,
+    mut address: u64,
+    mut bytes: &mut [u8],
+) -> Result<(), SelectError> {
+    while !bytes.is_empty() {
+        let (physical, _) = mapped.at(kernel, address)?;
+        // At most a page.
+        let len = bytes.len().min(usize::try_from(PAGE - physical % PAGE).unwrap_or(0));
+        let (now, later) = bytes.split_at_mut(len);
+        kernel.memory.read(physical, now)?;
+        (bytes, address) = (later, address.wrapping_add(len as u64));
+    }
+    Ok(())
 }

@@ -45,7 +45,7 @@ pub struct KernelLayout {
 
 /// A value of `_mapcount` that stands for a type of page.
 ///
-/// Until Linux 6.10 and in 6.11 these are bit masks in which one bit is clear; the value that VMCOREINFO gives is what a
+/// Up to Linux 6.11 these are bit masks in which one bit is clear; the value that VMCOREINFO gives is what a
 /// page of that type and no other property has. From kernel commit 4ffca5a96678 ("mm: support only one page_type per page", in
 /// v6.12) on, the type is the topmost byte, and the rest may be anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

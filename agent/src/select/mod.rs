@@ -64,11 +64,24 @@ pub enum SelectError {
 
 /// The stopped kernel's memory by physical address, with the swapped pages where it left them.
 pub trait Physical {
-    /// Fills `bytes` from physical address `address`; the range must not cross a page.
+    /// Calls `look` with memory from physical address `address` on: `len` bytes, or fewer where not so much lies together, but
+    /// not fewer than up to the page's end.
     ///
     /// # Errors
     /// The memory is not part of what was saved.
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError>;
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError>;
+
+    /// Fills `bytes` from physical address `address`; the range must not cross a page.
+    ///
+    /// # Errors
+    /// As [`Physical::look`], and where the range crosses a page.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+        let copied = self.look(address, bytes.len() as u64, |found| {
+            found.get(..bytes.len()).map(|found| bytes.copy_from_slice(found))
+        })?;
+        let source = io::ErrorKind::UnexpectedEof;
+        copied.ok_or_else(|| SelectError::Memory { address, source: source.into() })
+    }
 }
 
 /// Reads a little-endian word of 64 bits.

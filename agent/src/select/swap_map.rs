@@ -75,6 +75,17 @@ impl SwapMap {
         None
     }
 
+    /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of one.
+    #[must_use]
+    pub fn holders(&self, run: PfnRange) -> PfnRange {
+        if self.ranges.iter().any(|range| (range.start..range.end).contains(&run.start)) {
+            let holder = self.holder(run.start);
+            return PfnRange { start: holder, end: holder + 1 };
+        }
+        let next = self.ranges.iter().map(|range| range.start).filter(|start| *start > run.start).min();
+        PfnRange { start: run.start, end: next.map_or(run.end, |next| run.end.min(next)) }
+    }
+
     /// The page frame that holds the content of `pfn` now: `pfn` itself where it was not swapped.
     #[must_use]
     pub fn holder(&self, pfn: u64) -> u64 {

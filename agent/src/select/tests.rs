@@ -9,6 +9,10 @@ use super::*;
 use crate::stage::{Fate, PageFilter};
 use crate::vmcoreinfo::VmcoreInfo;
 
+/// Recorded from Debian's own 6.1, the package linux-image-6.1.0-56-amd64.
+const LINUX_6_1: &str = include_str!("testdata/vmcoreinfo-6.1.192.txt");
+/// Recorded from a 6.11.11 with little more than `make tinyconfig` has.
+const LINUX_6_11: &str = include_str!("testdata/vmcoreinfo-6.11.11.txt");
 /// Recorded from the test kernel.
 const LINUX_6_12: &str = include_str!("testdata/vmcoreinfo-6.12.117.txt");
 
@@ -21,12 +25,11 @@ const BUDDY: u32 = 0xf000_0000;
 struct Memory(HashMap<u64, Vec<u8>>);
 
 impl Physical for Memory {
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
         let source = std::io::ErrorKind::NotFound;
         let page = self.0.get(&(address / 4096)).ok_or(SelectError::Memory { address, source: source.into() })?;
         let at = usize::try_from(address % 4096).unwrap();
-        bytes.copy_from_slice(&page[at..at + bytes.len()]);
-        Ok(())
+        Ok(look(&page[at..4096.min(at + usize::try_from(len).unwrap())]))
     }
 }
 
@@ -61,13 +64,19 @@ impl Memory {
         self.put_word(table + ((from >> 12) & 511) * 8, to | 1 << 63 | 0x63);
     }
 
-    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on.
+    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on, each other page of it the
+    /// wrong way round.
     fn page(&mut self, layout: &KernelLayout, pfn: u64, flags: u64, mapcount: u32, private: u64) {
-        let (at, physical) = (VMEMMAP + pfn * 64, 0x20_0000 + pfn * 64);
-        self.map(layout, at / 4096 * 4096, physical / 4096 * 4096);
-        self.put_word(physical + layout.page_flags as u64, flags);
-        self.put(physical + layout.page_mapcount as u64, &mapcount.to_le_bytes());
-        self.put_word(physical + layout.page_private as u64, private);
+        let at = pfn * layout.page_size as u64;
+        let physical = |at: u64| 0x20_0000 + (at ^ 4096);
+        for at in [at, at + layout.page_size as u64 - 1] {
+            self.map(layout, VMEMMAP + at / 4096 * 4096, physical(at) / 4096 * 4096);
+            // A page that holds no field is there too.
+            self.put(physical(at), &[]);
+        }
+        self.put_word(physical(at + layout.page_flags as u64), flags);
+        self.put(physical(at + layout.page_mapcount as u64), &mapcount.to_le_bytes());
+        self.put_word(physical(at + layout.page_private as u64), private);
     }
 }
 
@@ -78,7 +87,10 @@ fn layout(levels: u32) -> KernelLayout {
 
 /// A kernel with `pages` pages in one section, none of them free.
 fn kernel(levels: u32, pages: u64) -> (Memory, KernelLayout) {
-    let layout = layout(levels);
+    kernel_of(layout(levels), pages)
+}
+
+fn kernel_of(layout: KernelLayout, pages: u64) -> (Memory, KernelLayout) {
     let mut memory = Memory(HashMap::new());
     memory.map(&layout, ROOTS, 0x3000);
     memory.put_word(0x3000, SECTIONS);
@@ -136,6 +148,34 @@ fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
 }
 
 #[test]
+fn a_struct_page_that_crosses_into_another_page_is_read_whole() {
+    // 4096 is no multiple of 72: the 56th lies in both.
+    let (mut memory, layout) = kernel_of(KernelLayout { page_size: 72, ..layout(4) }, 300);
+    for pfn in [55, 56, 57, 113, 299] {
+        memory.page(&layout, pfn, 0, BUDDY, 0);
+    }
+    let ram = [PfnRange { start: 0, end: 300 }];
+    let selection = select(&memory, &layout, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+    let free: Vec<u64> = (0..300).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
+    assert_eq!(free, [55, 56, 57, 113, 299]);
+}
+
+#[test]
+fn long_free_blocks_are_left_out_up_to_their_last_page() {
+    for order in 1..11 {
+        let first = 1 << order;
+        // Only the first page of a block says that it is free; the others are not looked at.
+        let (mut memory, layout) = kernel(4, first + 1);
+        memory.page(&layout, first, 0, BUDDY, order);
+        let ram = [PfnRange { start: 1, end: 2 * first }];
+        let selection = select(&memory, &layout, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+        let free: Vec<u64> = (0..2 * first + 70).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
+        assert_eq!(free, (first..2 * first).collect::<Vec<u64>>(), "{order}");
+        assert_eq!(selection.free_pages(), first);
+    }
+}
+
+#[test]
 fn a_free_page_of_the_region_is_left_out_where_its_content_is_now() {
     let (mut memory, layout) = kernel(4, 64);
     memory.page(&layout, 48, 0, BUDDY, 1);
@@ -189,18 +229,45 @@ fn a_count_that_is_far_off_stops_the_selection() {
 
 #[test]
 fn kernels_of_three_kinds_mark_their_free_pages() {
-    // The numbers that 6.1, 6.11 and 6.12 print, and what a free page and one of another type hold.
-    for (number, free, other) in [
-        (-129_i64, 0xffff_ff7f_u32, 0xffff_feff),
-        (-1_073_741_825, 0xbfff_ffff, 0xdfff_ffff),
-        (-268_435_456, 0xf000_0000, 0xf100_0000),
+    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks elsewhere).
+    for (note, free, offline, slab) in [
+        (LINUX_6_1, 0xffff_ff7f_u32, 0xffff_feff, None),
+        (LINUX_6_11, 0xbfff_ffff, 0xdfff_ffff, Some(0xfdff_ffff)),
+        (LINUX_6_12, 0xf000_0000, 0xf100_0000, Some(0xf500_0000)),
     ] {
-        let buddy = PageType::new(number.cast_unsigned());
-        assert!(buddy.matches(free) && !buddy.matches(other) && !buddy.matches(u32::MAX), "{number}");
-        for in_use in [0, 1, 0xffff_fffe, 0x7fff_ffff] {
-            assert!(!buddy.matches(in_use), "{number} {in_use:#x}");
+        let info = VmcoreInfo::parse(note.as_bytes());
+        let release = info.text("OSRELEASE").unwrap();
+        let layout = KernelLayout::new(&info).unwrap();
+        let types = |mapcount| (layout.buddy.matches(mapcount), layout.offline.unwrap().matches(mapcount));
+        assert_eq!(types(free), (true, false), "{release}");
+        assert_eq!(types(offline), (false, true), "{release}");
+        let number = info.number("PAGE_SLAB_MAPCOUNT_VALUE").map(PageType::new);
+        assert_eq!(number, slab.map(|slab| PageType::new(u64::from(slab))), "{release}");
+        // Mapped once or never, by many, underflowed, and other types.
+        for in_use in [0, u32::MAX, 1, 0xffff_fffe, 0x7fff_ffff].into_iter().chain(slab) {
+            assert_eq!(types(in_use), (false, false), "{release} {in_use:#x}");
         }
     }
+}
+
+#[test]
+fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_1.as_bytes())).unwrap();
+    // Debian's kernel has page extensions, so that a section takes 32 bytes, and a phys_base below zero.
+    assert_eq!(
+        (layout.section_roots, layout.section_root_count, layout.section_size),
+        (0xff37_f4ee_1fbd_0000, 262_144, 32)
+    );
+    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
+
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_11.as_bytes())).unwrap();
+    assert_eq!(
+        (layout.section_roots, layout.section_root_count, layout.section_size),
+        (0xff29_52fe_bfcf_b000, 131_072, 16)
+    );
+    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x3b82_b000, 5, None));
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 }
 
 #[test]
@@ -263,6 +330,11 @@ fn the_swap_map_is_found_and_followed() {
     let swapped = swapped(1, 0x1000, &mut memory, &[700, 800]);
     let map = SwapMap::find(&memory, 0x90f2, swapped).unwrap();
     assert_eq!([map.holder(1), map.holder(0x1000), map.holder(2), map.holder(700)], [700, 800, 2, 700]);
+    let holders = |start, end| map.holders(PfnRange { start, end });
+    assert_eq!(holders(1, 9), PfnRange { start: 700, end: 701 });
+    assert_eq!(holders(2, 9), PfnRange { start: 2, end: 9 });
+    assert_eq!(holders(2, 0x1009), PfnRange { start: 2, end: 0x1000 });
+    assert_eq!(holders(0x1001, 0x1009), PfnRange { start: 0x1001, end: 0x1009 });
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! From a stopped kernel's virtual addresses to physical ones, as the processor does it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use super::layout::START_KERNEL_MAP;
 use super::{KernelLayout, Physical, SelectError, word};
 use crate::vmcoreinfo::VmcoreInfo;
@@ -9,6 +12,10 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 /// The bits of an entry that are a physical address (Intel SDM volume 3, 4.5).
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+const PAGE: usize = 4096;
+/// Pages that [`Kept`] keeps, at most.
+const KEPT: usize = 256;
 
 /// A kernel's page tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +67,54 @@ impl Paging {
     }
 }
 
-/// Reads a word at a virtual address.
-pub(super) fn virtual_word(memory: &impl Physical, layout: &KernelLayout, address: u64) -> Result<u64, SelectError> {
-    word(memory, layout.paging().translate(memory, address)?.0)
+/// A kernel's virtual memory.
+pub(super) struct Virtual<'a, M> {
+    pub(super) memory: &'a M,
+    paging: Paging,
+    words: Kept<'a, M>,
+}
+
+impl<'a, M: Physical> Virtual<'a, M> {
+    pub(super) fn new(memory: &'a M, layout: &KernelLayout) -> Virtual<'a, M> {
+        Virtual { memory, paging: layout.paging(), words: Kept { memory, pages: RefCell::default() } }
+    }
+
+    /// The physical address of `address`, and how many bytes from there on are mapped by the same entry.
+    pub(super) fn translate(&self, address: u64) -> Result<(u64, u64), SelectError> {
+        self.paging.translate(&self.words, address)
+    }
+
+    /// Reads a little-endian word of 64 bits.
+    pub(super) fn word(&self, address: u64) -> Result<u64, SelectError> {
+        word(&self.words, self.translate(address)?.0)
+    }
+}
+
+/// Memory of which the pages that were read are kept.
+///
+/// Page tables, arrays of sections and `struct page`s lie far apart, and each change from one to the other may cost a new
+/// window onto the memory (`crate::window`).
+struct Kept<'a, M> {
+    memory: &'a M,
+    pages: RefCell<HashMap<u64, Vec<u8>>>,
+}
+
+impl<M: Physical> Physical for Kept<'_, M> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
+        let within = address % PAGE as u64;
+        let start = address - within;
+        let mut pages = self.pages.borrow_mut();
+        if !pages.contains_key(&start) {
+            if pages.len() >= KEPT {
+                pages.clear();
+            }
+            let mut page = vec![0; PAGE];
+            self.memory.read(start, &mut page)?;
+            pages.insert(start, page);
+        }
+        let end = PAGE.min(usize::try_from(within.saturating_add(len)).unwrap_or(PAGE));
+        let at = usize::try_from(within).unwrap_or(PAGE);
+        let found = pages.get(&start).and_then(|page| page.get(at..end));
+        Ok(look(found.unwrap_or_default()))
+    }
 }

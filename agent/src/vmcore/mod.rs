@@ -15,7 +15,7 @@ use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
 use thiserror::Error;
 
 use crate::stage::PageSource;
-use crate::window::Windows;
+use crate::window::{Windows, pieces};
 
 /// Where the kernel shows it.
 pub const PATH: &str = "/proc/vmcore";
@@ -114,6 +114,15 @@ impl Vmcore {
         self.windows.ranges()
     }
 
+    /// The first pages of `run` that can be read at once; `None` where it does not begin in memory.
+    #[must_use]
+    pub fn together(&self, run: PfnRange) -> Option<PfnRange> {
+        let frames = self.frames();
+        let range = frames.get(frames.partition_point(|range| range.end <= run.start))?;
+        let run = PfnRange { start: run.start, end: run.end.min(range.end) };
+        pieces(run).next().filter(|_| range.start <= run.start)
+    }
+
     fn map(&self, window: PfnRange) -> io::Result<ReadWindow> {
         let at = self.loads.partition_point(|load| load.frames.end <= window.start);
         let load = self.loads.get(at).ok_or(io::ErrorKind::InvalidInput)?;
@@ -195,6 +204,11 @@ mod tests {
             assert_eq!(first.unwrap(), start);
         }
         assert!(vmcore.read(PfnRange { start: 0x1f, end: 0x21 }, |_| ()).is_err());
+        let together = |start, end| vmcore.together(PfnRange { start, end }).map(|run| (run.start, run.end));
+        assert_eq!(together(0x12, 0x14), Some((0x12, 0x14)));
+        assert_eq!(together(0x1f, 0x21), Some((0x1f, 0x20)));
+        assert_eq!(together(0x1_0002, 0x1_0009), Some((0x1_0002, 0x1_0004)));
+        assert_eq!([together(0xf, 0x12), together(0x20, 0x21), together(0x1_0004, 0x1_0005)], [None; 3]);
     }
 
     #[test]

@@ -23,6 +23,12 @@ enum Command {
     },
     /// Print what they keep as JSON; the status is 0 if all of it holds.
     Check,
+    /// Take memory, which must be zero, and give it back.
+    FreshMemory {
+        /// How much.
+        #[arg(long)]
+        megabytes: u64,
+    },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Start { megabytes } => workload::start(megabytes).map(|()| true),
         Command::Check => check(),
+        Command::FreshMemory { megabytes } => workload::fresh::check(megabytes).map(|()| true),
         Command::Role { role, megabytes, seed } => role.run(megabytes, seed).map(|()| true),
     };
     match done {

@@ -10,10 +10,12 @@
 //! | `sender`, `receiver` | the two ends of one TCP connection with bytes in flight, checked on both ends |
 //! | `mapping` | an anonymous mapping with a pattern |
 //!
-//! `workload start` starts them, `workload check` asks all of them. The host compares two such [`report`]s.
+//! `workload start` starts them, `workload check` asks all of them. The host compares two such [`report`]s. `workload
+//! fresh-memory` looks at the memory that is left.
 
 pub mod counter;
 pub mod data;
+pub mod fresh;
 pub mod mapping;
 pub mod pattern;
 pub mod report;

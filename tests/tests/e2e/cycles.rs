@@ -17,6 +17,7 @@ fn cycle_in(cpus: u32, memory: &str) -> Result<()> {
     ensure!(report.outcome == Outcome::Resumed, "{report:?}");
     let accounted = report.stored_pages + report.zero_pages + report.omitted_pages;
     ensure!(report.ram_pages == accounted, "the pages do not add up: {report:?}");
+    ensure!(report.omitted_pages > 0, "no free page was left out: {report:?}");
     // The firmware keeps some of the machine's memory, and the region's pages are saved where the jump put them.
     ensure!(report.ram_pages <= pages && report.ram_pages > pages / 10 * 7, "{pages} pages, but {report:?}");
     let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no word of the restore: {report:?}"))?;

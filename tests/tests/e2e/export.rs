@@ -119,8 +119,11 @@ impl Seen {
 }
 
 impl Physical for Seen {
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), SelectError> {
-        self.0.read_exact_at(bytes, address).map_err(|source| SelectError::Memory { address, source })
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
+        let to_page_end = BLOCK as u64 - address % BLOCK as u64;
+        let mut bytes = vec![0; usize::try_from(len.min(to_page_end)).unwrap_or(BLOCK)];
+        self.0.read_exact_at(&mut bytes, address).map_err(|source| SelectError::Memory { address, source })?;
+        Ok(look(&bytes))
     }
 }
 

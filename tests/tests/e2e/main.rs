@@ -6,6 +6,7 @@ mod aborts;
 mod cycles;
 mod exactness;
 mod export;
+mod free_pages;
 mod images;
 mod refusals;
 mod shapes;
