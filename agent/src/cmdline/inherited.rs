@@ -12,7 +12,7 @@ enum Inherited {
 
 /// What B and D take over from A's command line: how to talk to the user, and what it takes to run on this
 /// hardware at all. Everything else (root file system, mitigations, memory limits) is A's own business.
-const INHERITED: [Inherited; 19] = [
+const INHERITED: [Inherited; 20] = [
     // Where the messages go.
     Inherited::Name("console"),
     Inherited::Name("earlyprintk"),
@@ -30,6 +30,7 @@ const INHERITED: [Inherited; 19] = [
     Inherited::Name("hpet"),
     Inherited::Name("noapic"),
     Inherited::Name("nolapic_timer"),
+    Inherited::Name("no_timer_check"),
     Inherited::Name("nox2apic"),
     // Memory encryption must be as A has it, or A's pages read as noise.
     Inherited::Name("mem_encrypt"),

@@ -14,8 +14,9 @@ use crate::artifacts::Artifacts;
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
 /// The commands of busybox that the guest's scripts and the tests use.
 const APPLETS: &[&str] = &[
-    "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mkdir", "mount",
-    "poweroff", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "sync", "tr", "uname",
+    "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "find", "grep", "head", "insmod", "ip", "ls", "mkdir",
+    "mkswap", "mount", "poweroff", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "swapoff", "swapon",
+    "sync", "tr", "umount", "uname",
 ];
 
 /// A policy of the guest, and the initramfs of B and D that carries it.
