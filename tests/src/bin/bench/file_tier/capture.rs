@@ -34,7 +34,8 @@ pub(super) fn vmcore(workload: Workload, memory: MemorySize, artifacts: &Artifac
 
 /// Where a vmcore is kept.
 fn kept(workload: Workload, memory: MemorySize, artifacts: &Artifacts) -> Result<PathBuf> {
-    let cache = std::env::var_os(CACHE_VARIABLE).context("DORMOUSE_CACHE is not set: run scripts/bench, which sets it")?;
+    let cache =
+        std::env::var_os(CACHE_VARIABLE).context("DORMOUSE_CACHE is not set: run scripts/bench, which sets it")?;
     let folder = PathBuf::from(cache).join("vmcore");
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
     // The folder of the kernel is called by its key.
@@ -92,8 +93,16 @@ fn align(dump: &Path, output: &Path) -> Result<()> {
     let mut before = vec![0; usize::try_from(first).context("the dump holds no memory")?];
     input.read_exact_at(&mut before, 0).context("the dump's headers")?;
     let table = usize::try_from(table)?;
-    before.get_mut(table..table + table_len).context("the dump's headers are behind its memory")?.copy_from_slice(&headers);
-    let write = |bytes: &[u8], at| file.write_all_at(bytes, at).with_context(|| format!("{}: cannot be written", output.display()));
+    before
+        .get_mut(table..table + table_len)
+        .context("the dump's headers are behind its memory")?
+        .copy_from_slice(&headers);
+    // Its sections say nothing that the program headers do not, and lie elsewhere now.
+    before.get_mut(40..48).context("the dump's ELF header is cut off")?.fill(0);
+    before.get_mut(58..64).context("the dump's ELF header is cut off")?.fill(0);
+    let write = |bytes: &[u8], at| {
+        file.write_all_at(bytes, at).with_context(|| format!("{}: cannot be written", output.display()))
+    };
     write(&before, 0)?;
 
     let len = input.metadata()?.len();

@@ -4,9 +4,38 @@ use std::io::{Result, Write};
 
 /// Words for the structured half.
 const WORDS: [&str; 32] = [
-    "active", "address", "amount", "archive", "berlin", "billing", "cancelled", "card", "checkout", "customer", "delivered",
-    "discount", "express", "failed", "gift", "invoice", "item", "lisbon", "mobile", "nairobi", "order", "osaka", "paid",
-    "pending", "quantity", "refund", "returned", "shipping", "standard", "toronto", "voucher", "warehouse",
+    "active",
+    "address",
+    "amount",
+    "archive",
+    "berlin",
+    "billing",
+    "cancelled",
+    "card",
+    "checkout",
+    "customer",
+    "delivered",
+    "discount",
+    "express",
+    "failed",
+    "gift",
+    "invoice",
+    "item",
+    "lisbon",
+    "mobile",
+    "nairobi",
+    "order",
+    "osaka",
+    "paid",
+    "pending",
+    "quantity",
+    "refund",
+    "returned",
+    "shipping",
+    "standard",
+    "toronto",
+    "voucher",
+    "warehouse",
 ];
 
 /// Writes commands whose values have `bytes` bytes together: as many of random bytes as of structured text. Some keys are
@@ -53,7 +82,8 @@ fn structured(random: &mut Random, key: u64) -> Vec<u8> {
     let mut text = format!("{{\"id\":{key},\"state\":\"{state}\",\"customer\":{{\"city\":\"{city}\"}},\"items\":[");
     for line in 0..key % 12 + 1 {
         let (name, first, second, number) = (random.word(), random.word(), random.word(), random.next());
-        let (article, quantity, price, cents) = (number & 0xff_ffff, number >> 60, number >> 40 & 0xfff, number >> 52 & 0x3f);
+        let (article, quantity, price, cents) =
+            (number & 0xff_ffff, number >> 60, number >> 40 & 0xfff, number >> 52 & 0x3f);
         text += &format!(
             "{{\"line\":{line},\"article\":\"{name}-{article:06x}\",\"quantity\":{quantity},\
              \"price\":{price}.{cents:02},\"note\":\"{first} {second}\"}},"

@@ -65,7 +65,7 @@ impl Workload {
         let mut folders = match self {
             Workload::Idle | Workload::Database => Vec::new(),
             Workload::Compile | Workload::Freed => {
-                vec!["include", "kernel", "mm", "fs", "lib", "net", "tools/lib", "tools/include"]
+                vec!["include", "kernel", "mm", "fs", "lib", "net", "tools/lib", "tools/include", "tools/arch/x86"]
             }
         };
         if !folders.is_empty() && memory.bytes() > 1024 * MIB {
@@ -161,7 +161,7 @@ fn compile(guest: &mut Guest) -> Result<()> {
         succeed_in_root(guest, &format!("compile {order} </dev/null >/objects/log{order} 2>&1 &"))?;
     }
     let heap_of_compilers = "for process in $(pidof cc1); do \
-         sed -n \"s/^RssAnon: *\\([0-9]*\\) kB/\\1/p\" /proc/$process/status; done; ls /objects/*.o | wc -l";
+         sed -n \"s/^RssAnon:[^0-9]*\\([0-9]*\\) kB/\\1/p\" /proc/$process/status; done; ls /objects/*.o | wc -l";
     let deadline = Instant::now() + COMPILE_TIMEOUT;
     loop {
         std::thread::sleep(Duration::from_millis(500));
