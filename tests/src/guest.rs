@@ -13,6 +13,7 @@ use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
 use crate::machine::GuestConfig;
 use crate::qemu::{Files, Qemu};
+use crate::qmp::Monitor;
 use crate::userland::{GuestPolicy, Userland};
 
 /// How the line begins that A writes when it is up after an ordinary boot; its boot_id follows.
@@ -129,6 +130,16 @@ impl Guest {
     /// Fails where it is off.
     pub fn freeze(&self) -> Result<()> {
         self.qemu.as_ref().context("the machine is off")?.freeze()
+    }
+
+    /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be one
+    /// that can be dumped.
+    ///
+    /// # Errors
+    /// Fails where it is off, and where QEMU cannot write the file.
+    pub fn dump_memory(&self, path: &Path) -> Result<()> {
+        self.qemu.as_ref().context("the machine is off")?;
+        Monitor::connect(&self.files.monitor())?.dump_memory(path).map_err(|error| self.explain(error))
     }
 
     /// The console, through all power cycles.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tests, demo ──> cycle ──> guest ──> qemu      one run of the machine
+//!                               │  ├──> qmp       QEMU itself, asked for the guest's memory
 //!                               │  ├──> console   its first serial port, followed line by line
 //!                               │  └──> channel   its second one: commands for guest A
 //!                               └──> userland     the initramfs of A and C, built from artifacts
@@ -19,5 +20,6 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod qemu;
+pub mod qmp;
 pub mod userland;
 pub mod workload;

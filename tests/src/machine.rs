@@ -146,6 +146,8 @@ pub struct GuestConfig {
     pub kernel_arguments: Vec<String>,
     /// Whether the host can read the memory, as a file.
     pub memory_is_a_file: bool,
+    /// Whether the host can have the memory dumped as a vmcore, with the VMCOREINFO that the guest hands over.
+    pub can_be_dumped: bool,
 }
 
 impl GuestConfig {
@@ -161,6 +163,7 @@ impl GuestConfig {
             disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
             kernel_arguments: Vec::new(),
             memory_is_a_file: false,
+            can_be_dumped: false,
         }
     }
 

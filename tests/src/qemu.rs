@@ -38,6 +38,12 @@ impl Files {
         self.folder.join("channel.sock")
     }
 
+    /// QEMU's socket of its own command line, where the machine can be dumped.
+    #[must_use]
+    pub fn monitor(&self) -> PathBuf {
+        self.folder.join("monitor.sock")
+    }
+
     /// The console's log.
     #[must_use]
     pub fn serial_log(&self) -> PathBuf {
@@ -95,6 +101,7 @@ impl Qemu {
         }
         // The socket of an earlier run would take a connection and answer nothing.
         let _ = std::fs::remove_file(files.channel());
+        let _ = std::fs::remove_file(files.monitor());
         // setpriv sees to it that QEMU dies with the thread that started it, whatever ends that.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM])
@@ -178,6 +185,12 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     add("-serial", "chardev:console".into());
     add("-chardev", drive("socket,id=channel,server=on,wait=off,path=", &files.channel()));
     add("-serial", "chardev:channel".into());
+    if config.can_be_dumped {
+        // Linux hands its VMCOREINFO to this device (CONFIG_FW_CFG_SYSFS), and QEMU adds it to a dump.
+        add("-device", "vmcoreinfo".into());
+        add("-chardev", drive("socket,id=monitor,server=on,wait=off,path=", &files.monitor()));
+        add("-mon", "chardev=monitor,mode=control".into());
+    }
     add("-kernel", files.kernel.clone().into());
     add("-initrd", files.initramfs.clone().into());
     // On a busy host the emulated timer is late, and a kernel that checks it takes it for broken.

@@ -24,6 +24,12 @@ pub struct SwapMap {
 }
 
 impl SwapMap {
+    /// The map of memory in which nothing is swapped, such as that of a machine that was dumped from outside.
+    #[must_use]
+    pub fn nothing() -> SwapMap {
+        SwapMap { ranges: [PfnRange { start: 0, end: 0 }; 2], sources: Vec::new() }
+    }
+
     /// Finds the list that hangs off the control page in which `entry`, the jump-back entry, lies. `memory` must show
     /// physical memory as it is now.
     ///

@@ -16,7 +16,7 @@ use clap::{Parser, ValueEnum};
 /// The file tier saves and restores vmcores of real workloads on this machine's processor. The guest tier hibernates
 /// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it is free.
 #[derive(Debug, Parser)]
-#[command(name = "scripts/bench")]
+#[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     /// Smaller guests, fewer workloads and contenders: under 15 minutes
     #[arg(long)]
@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Where vmcores and dumps go; a tmpfs, or the disk's speed is measured with everything else
     #[arg(long, default_value = "/dev/shm")]
     pub(crate) scratch: PathBuf,
+    /// What the file tier runs as processes of their own, like its other contenders.
+    #[command(subcommand)]
+    part: Option<file_tier::Part>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +56,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if let Some(part) = &options.part {
+        return file_tier::run_part(part);
+    }
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {

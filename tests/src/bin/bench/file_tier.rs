@@ -1,9 +1,0 @@
-//! Placeholder.
-
-use anyhow::Result;
-
-use crate::Options;
-
-pub(crate) fn run(_: &Options) -> Result<()> {
-    Ok(())
-}

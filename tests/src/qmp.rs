@@ -1,0 +1,120 @@
+//! QEMU's own command line, by the machine protocol (QMP): one JSON object a line, in either direction.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// How long QEMU may take to make its socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a command may take; a dump of memory is the longest.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection to a running QEMU.
+#[derive(Debug)]
+pub struct Monitor {
+    line: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    /// Connects to QEMU's socket and agrees on the protocol.
+    ///
+    /// # Errors
+    /// Fails where nobody answers there.
+    pub fn connect(path: &Path) -> Result<Monitor> {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(error).with_context(|| format!("{}: cannot be connected to", path.display())),
+            }
+        };
+        stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
+        let mut monitor = Monitor { line: BufReader::new(stream) };
+        monitor.receive().context("QEMU's greeting")?;
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Writes the guest's physical memory to `path` as an ELF core file. The machine stands still meanwhile.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn dump_memory(&mut self, path: &Path) -> Result<()> {
+        let target = format!("file:{}", path.display());
+        self.execute("dump-guest-memory", json!({ "paging": false, "protocol": target })).map(|_| ())
+    }
+
+    /// Runs a command to its end and returns what it gives back.
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        self.line.get_mut().write_all(line.as_bytes()).with_context(|| format!("{command}: QEMU does not take it"))?;
+        loop {
+            let mut answer = self.receive().with_context(|| format!("{command}: QEMU's answer"))?;
+            if let Some(error) = answer.get("error") {
+                bail!("{command}: QEMU says {error}");
+            }
+            // Anything else is an event.
+            if let Some(result) = answer.get_mut("return") {
+                return Ok(result.take());
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self.line.read_line(&mut line)? == 0 {
+            bail!("QEMU has gone");
+        }
+        serde_json::from_str(&line).with_context(|| format!("{line:?} is no JSON"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// A QEMU that greets and then gives these answers, whatever it is asked; it returns what it was asked.
+    fn qemu(path: &Path, answers: Vec<&'static str>) -> std::thread::JoinHandle<Vec<Value>> {
+        let listener = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            stream.write_all(b"{\"QMP\": {\"version\": {}}}\n").unwrap();
+            let mut asked = Vec::new();
+            for answer in answers {
+                asked.push(serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap());
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            asked
+        })
+    }
+
+    #[test]
+    fn events_are_passed_over_and_errors_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp.sock");
+        let server = qemu(
+            &path,
+            vec![
+                "{\"return\": {}}\n",
+                "{\"event\": \"STOP\"}\n{\"event\": \"RESUME\"}\n{\"return\": {}}\n",
+                "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no room\"}}\n",
+            ],
+        );
+        let mut monitor = Monitor::connect(&path).unwrap();
+        monitor.dump_memory(Path::new("/a")).unwrap();
+        let error = monitor.dump_memory(Path::new("/b")).unwrap_err().to_string();
+        assert!(error.contains("no room"), "{error}");
+        assert!(monitor.dump_memory(Path::new("/c")).is_err(), "QEMU has gone by now");
+        let asked = server.join().unwrap();
+        assert_eq!(asked[0]["execute"], "qmp_capabilities");
+        assert_eq!(asked[1]["arguments"], json!({ "paging": false, "protocol": "file:/a" }));
+    }
+}
