@@ -46,8 +46,9 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     log::info!("{}: {pages} pages to {}, {} threads", Phase::SaveWrite, path.display(), limits.threads);
     let selection = selection(&vmcore, &header, policy);
     let mut writer = Writer::begin(image, &header)?;
-    let most = pages.saturating_sub(selection.free_pages());
-    let shown = if selection.leaves_free() { most } else { pages };
+    let free = selection.free_pages().min(pages);
+    let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
+    let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Phase::SaveWrite, shown, policy.console.verbosity);
     let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
     let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| progress.at(step));
@@ -86,20 +87,16 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.
 fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
-    if !policy.save.skip_free {
-        log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
-        return Selection::everything();
-    }
     let began = Instant::now();
-    match select_pages(vmcore, header) {
+    match select_pages(vmcore, header, policy) {
         Ok(selection) => {
-            let fate = if selection.leaves_free() { "left out" } else { "restored as zeroes" };
-            log::info!(
-                "{}: {} pages are free and {fate}, found in {} ms",
-                Phase::SaveWrite,
-                selection.free_pages(),
-                began.elapsed().as_millis()
-            );
+            let fate = match selection.free_fate() {
+                Fate::Leave => "left out",
+                Fate::Zero => "restored as zeroes",
+                Fate::Store => "stored all the same",
+            };
+            let (free, millis) = (selection.free_pages(), began.elapsed().as_millis());
+            log::info!("{}: {free} pages are free and {fate}, found in {millis} ms", Phase::SaveWrite);
             selection
         }
         Err(error) => {
@@ -109,24 +106,39 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
     }
 }
 
-fn select_pages(vmcore: &Vmcore, header: &Header) -> Result<Selection, SelectError> {
+fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
     let said = free_pages(vmcore, header)?;
+    // Also where free pages are stored, those that must not be touched have to be found.
     let fate = match said.content {
+        _ if !policy.save.skip_free => {
+            log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
+            Fate::Store
+        }
         FreeContent::Anything => Fate::Leave,
         FreeContent::Zero => Fate::Zero,
-        FreeContent::Pattern => return Err(SelectError::Poisoning),
+        FreeContent::Pattern => {
+            log::warn!("{}: storing every page: {}", Phase::SaveWrite, SelectError::Poisoning);
+            Fate::Store
+        }
     };
-    let now = OldMemory { vmcore, swapped: None };
     let swapped = Swapped { low: header.low, region: header.region };
-    let map = SwapMap::find(&now, header.entry, swapped)?;
-    let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
-    let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+    let map = SwapMap::find(&OldMemory { vmcore, swapped: None }, header.entry, swapped)?;
     let mut ram = header.ram.clone();
     ram.push(header.region.frames());
     ram.sort_by_key(|range| range.start);
-    let selection = select::select(&OldMemory { vmcore, swapped: Some(&map) }, &layout, &ram, &map, fate)?;
+    let selection = select_in(vmcore, &ram, &map, fate)?;
     selection.check(said.count, header.ram_pages())?;
     Ok(selection)
+}
+
+/// Finds the free pages of `ram` in a vmcore by its own VMCOREINFO, and what must not be touched.
+///
+/// # Errors
+/// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
+pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fate) -> Result<Selection, SelectError> {
+    let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
+    let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+    select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)
 }
 
 /// What A said of its free pages when it jumped.

@@ -40,10 +40,10 @@ impl Selection {
         Selection { free_fate, free: Frames::default(), untouchable: Frames::default(), free_pages: 0 }
     }
 
-    /// Whether free pages are left alone in the restore.
+    /// What becomes of the free pages.
     #[must_use]
-    pub fn leaves_free(&self) -> bool {
-        self.free_fate == Fate::Leave
+    pub fn free_fate(&self) -> Fate {
+        self.free_fate
     }
 
     /// Compares with `expected`, what the kernel counted itself, of `ram_pages` in all. Some pages come and go while it freezes;

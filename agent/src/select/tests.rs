@@ -139,10 +139,10 @@ fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
         let ram = [PfnRange { start: 1, end: 40 }];
         let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Zero).unwrap();
         assert_eq!(fates(&selection, 41), "ssss......ssssssssssssss!!ssssss........s");
-        assert!(!selection.leaves_free());
+        assert_eq!(selection.free_fate(), Fate::Zero);
         let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Leave).unwrap();
         assert_eq!(fates(&selection, 41), "ssss!!!!!!ssssssssssssss!!ssssss!!!!!!!!s");
-        assert!(selection.leaves_free());
+        assert_eq!(selection.free_fate(), Fate::Leave);
         assert_eq!(selection.free_pages(), 14);
     }
 }

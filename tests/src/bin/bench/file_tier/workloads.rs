@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{MIB, MemorySize};
 
@@ -15,7 +14,7 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(900);
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// What a guest does before its memory is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
     /// A machine that has just been started: an empty database server that waits, its programs in the page cache.
     Idle,
@@ -29,7 +28,13 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(super) const ALL: [Workload; 4] = [Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed];
+    /// Those of a short run, or all.
+    pub(super) fn of(quick: bool) -> Vec<Workload> {
+        match quick {
+            true => vec![Workload::Compile, Workload::Database],
+            false => vec![Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed],
+        }
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
