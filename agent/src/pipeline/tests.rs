@@ -277,7 +277,7 @@ fn auto_uses_the_time_that_a_slow_device_takes_and_the_room_that_a_small_one_has
         saved(compression, &mut |piece| bytes += piece.len as u64, room);
         bytes
     };
-    let (quick, dense) = (size(zstd(-5), u64::MAX), size(zstd(3), u64::MAX));
+    let (quick, dense) = (size(zstd(-1), u64::MAX), size(zstd(3), u64::MAX));
     assert!(dense * 50 < quick * 49, "{dense} {quick}");
 
     let mut on_the_way = VecDeque::new();

@@ -1,266 +1,213 @@
-//! Who is measured, and by which commands.
+//! Who is measured, and the commands that each runs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::measure::{self, Cost};
-
-/// The files of one workload, on the scratch folder.
-pub(super) struct Files {
-    pub(super) folder: PathBuf,
-}
-
-impl Files {
-    pub(super) fn vmcore(&self) -> PathBuf {
-        self.folder.join("vmcore")
-    }
-
-    fn packed(&self) -> PathBuf {
-        self.folder.join("packed")
-    }
-
-    pub(super) fn image(&self) -> PathBuf {
-        self.folder.join("image")
-    }
-
-    pub(super) fn memory(&self) -> PathBuf {
-        self.folder.join("memory")
-    }
-
-    fn unpacked(&self) -> PathBuf {
-        self.folder.join("unpacked")
-    }
-}
-
-/// A contender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A program with its options, packing a vmcore into a file and, if it can, back.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Contender {
-    /// Dormouse with this codec.
+    /// The agent's stages, with a codec as `bench pack` takes it.
     Dormouse(&'static str),
-    /// The bound of Dormouse with a level of zstd: the codec alone.
-    Codec(i32),
-    /// makedumpfile with this dump level and compression; on all threads or on one.
-    Makedumpfile { level: &'static str, compression: &'static str, threaded: bool },
-    /// The `zstd` command, at this level.
+    /// Debian's makedumpfile at a dump level, with an option that names its codec, on one thread or on all.
+    Makedumpfile { level: u32, codec: &'static str, threads: bool },
+    /// zstd with an option that names its level; it packs on all threads, and unpacks on one.
     Zstd(&'static str),
-    /// The `lz4` command.
+    /// lz4, which has one thread.
     Lz4,
-    /// The `cp` command.
-    Copy,
+    /// cp.
+    Cp,
+    /// zstd of a level over selected pages in memory, with nothing around it.
+    Codec(&'static str),
 }
 
-const fn makedumpfile(level: &'static str, compression: &'static str, threaded: bool) -> Contender {
-    Contender::Makedumpfile { level, compression, threaded }
+use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Zstd};
+
+const QUICK: &[Contender] = &[
+    Dormouse("auto"),
+    Makedumpfile { level: 1, codec: "-l", threads: false },
+    Makedumpfile { level: 17, codec: "-l", threads: false },
+    Zstd("-1"),
+    Dormouse("zstd:1"),
+    Makedumpfile { level: 17, codec: "-l", threads: true },
+    Makedumpfile { level: 17, codec: "-c", threads: false },
+    Zstd("--fast"),
+    Dormouse("store"),
+    Lz4,
+    Cp,
+    Codec("-5"),
+    Codec("1"),
+];
+
+const MORE: &[Contender] = &[
+    Dormouse("zstd:-5"),
+    Dormouse("zstd:3"),
+    Makedumpfile { level: 1, codec: "-l", threads: true },
+    Makedumpfile { level: 1, codec: "-c", threads: false },
+    Makedumpfile { level: 1, codec: "-c", threads: true },
+    Makedumpfile { level: 17, codec: "-c", threads: true },
+    Codec("3"),
+];
+
+/// The contenders, in the order of their turns.
+pub(super) fn all(quick: bool) -> Vec<Contender> {
+    QUICK.iter().chain(if quick { &[] } else { MORE }).copied().collect()
 }
 
-/// All, and those for a short run.
-pub(super) const ALL: &[Contender] = &[
-    Contender::Dormouse("auto"),
-    makedumpfile("17", "-l", true),
-    Contender::Dormouse("1"),
-    makedumpfile("17", "-l", false),
-    Contender::Codec(1),
-    makedumpfile("17", "-c", true),
-    Contender::Dormouse("-5"),
-    makedumpfile("17", "-c", false),
-    Contender::Codec(-5),
-    makedumpfile("1", "-l", true),
-    Contender::Dormouse("3"),
-    makedumpfile("1", "-c", true),
-    Contender::Codec(3),
-    Contender::Zstd("-1"),
-    Contender::Dormouse("store"),
-    Contender::Zstd("--fast=1"),
-    Contender::Lz4,
-    Contender::Copy,
-];
-pub(super) const QUICK: &[Contender] = &[
-    Contender::Dormouse("auto"),
-    makedumpfile("17", "-l", true),
-    Contender::Dormouse("1"),
-    makedumpfile("17", "-l", false),
-    Contender::Codec(1),
-    makedumpfile("17", "-c", true),
-    makedumpfile("1", "-l", true),
-    Contender::Zstd("-1"),
-    Contender::Lz4,
-    Contender::Copy,
-];
+/// Where the files of a measurement are.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The folder of them all.
+    pub(super) scratch: PathBuf,
+    /// What is packed.
+    pub(super) vmcore: PathBuf,
+    /// What it is packed into.
+    pub(super) packed: PathBuf,
+    /// What that is unpacked into, by those that unpack into a file.
+    pub(super) restored: PathBuf,
+}
 
 impl Contender {
     pub(super) fn name(self) -> String {
         match self {
-            Contender::Dormouse("auto" | "store") => format!("dormouse {}", self.codec()),
-            Contender::Dormouse(_) => format!("dormouse zstd {}", self.codec()),
-            Contender::Codec(level) => format!("bound: zstd {level} alone"),
-            Contender::Makedumpfile { level, compression, threaded } => {
-                format!("makedumpfile -d {level} {compression}{}", if threaded { " threads" } else { "" })
+            Dormouse(codec) => format!("dormouse {codec}"),
+            Makedumpfile { level, codec, threads } => {
+                format!("makedumpfile -d {level} {codec}{}", if threads { " --num-threads" } else { "" })
             }
-            Contender::Zstd(level) => format!("zstd -T0 {level}"),
-            Contender::Lz4 => "lz4 -1".to_owned(),
-            Contender::Copy => "cp".to_owned(),
+            Zstd(level) => format!("zstd {level}"),
+            Lz4 => "lz4".to_owned(),
+            Cp => "cp".to_owned(),
+            Codec(level) => format!("codec alone zstd:{level}"),
         }
     }
 
-    fn codec(self) -> &'static str {
+    /// The threads that work when it packs, and when it unpacks.
+    pub(super) fn threads(self, threads: usize) -> (usize, usize) {
         match self {
-            Contender::Dormouse(codec) => codec,
-            _ => "",
+            Dormouse(_) | Codec(_) | Makedumpfile { threads: true, .. } => (threads, threads),
+            Zstd(_) => (threads, 1),
+            Makedumpfile { threads: false, .. } | Lz4 | Cp => (1, 1),
         }
     }
 
-    /// How many threads it uses of `threads`.
-    pub(super) fn threads(self, threads: usize) -> usize {
-        match self {
-            Contender::Makedumpfile { threaded: false, .. } | Contender::Lz4 | Contender::Copy => 1,
-            _ => threads,
-        }
-    }
-
-    /// Saves the vmcore.
-    pub(super) fn save(self, files: &Files, threads: usize) -> Result<Cost> {
-        let (vmcore, packed) = (files.vmcore(), files.packed());
-        let cost = match self {
-            Contender::Dormouse(codec) => {
-                let image = files.image();
-                measure::run(part("pack")?.arg(&vmcore).arg(&image).arg(codec).arg(threads.to_string()), None, None)
+    /// The command that packs.
+    pub(super) fn pack(self, files: &Files, threads: usize) -> Result<Command> {
+        let mut command = match self {
+            Dormouse(codec) => {
+                let mut command = part("pack")?;
+                command.arg(&files.vmcore).arg(&files.packed).args(["--codec", codec]);
+                command.arg("--threads").arg(threads.to_string());
+                return Ok(command);
             }
-            Contender::Codec(level) => {
-                let level = level.to_string();
-                measure::run(part("compress-alone")?.arg(&vmcore).arg(level).arg(threads.to_string()), None, None)
-            }
-            Contender::Makedumpfile { level, compression, threaded } => {
+            Codec(level) => return codec("compress", level, files, threads),
+            Makedumpfile { level, codec, threads: all } => {
                 let mut command = Command::new("makedumpfile");
-                command.args(["-d", level, compression, "--message-level", "0"]);
-                if threaded {
+                command.arg(codec).arg("-d").arg(level.to_string());
+                if all {
                     command.arg("--num-threads").arg(threads.to_string());
                 }
-                measure::run(command.arg(&vmcore).arg(&packed), None, Some(&packed))
-            }
-            Contender::Zstd(level) => {
-                let threads = format!("-T{threads}");
-                let mut command = Command::new("zstd");
-                measure::run(
-                    command.args(["-q", "-f", level, &threads]).arg(&vmcore).arg("-o").arg(&packed),
-                    None,
-                    Some(&packed),
-                )
-            }
-            Contender::Lz4 => measure::run(
-                Command::new("lz4").args(["-q", "-f", "-1"]).arg(&vmcore).arg(&packed),
-                None,
-                Some(&packed),
-            ),
-            Contender::Copy => {
-                measure::run(Command::new("cp").arg("--sparse=never").arg(&vmcore).arg(&packed), None, Some(&packed))
-            }
-        };
-        let cost = cost.with_context(|| self.name());
-        remove(&packed)?;
-        cost
-    }
-
-    /// Whether it can bring back what it saved.
-    pub(super) fn restores(self) -> bool {
-        match self {
-            // Its other way round is a filter too; one of each compression says what it costs.
-            Contender::Makedumpfile { level, threaded, .. } => level == "1" && threaded,
-            Contender::Zstd(level) => level == "-1",
-            _ => true,
-        }
-    }
-
-    /// Makes what [`Contender::restore`] begins with.
-    fn prepare(self, files: &Files, threads: usize) -> Result<()> {
-        let (vmcore, packed) = (files.vmcore(), files.packed());
-        let mut command = match self {
-            Contender::Codec(_) => return Ok(()),
-            Contender::Dormouse(_) => {
-                return self.save(files, threads).map(|_| ());
-            }
-            Contender::Makedumpfile { level, compression, .. } => {
-                let mut command = Command::new("makedumpfile");
-                command.args(["-d", level, compression, "--message-level", "0"]).arg(&vmcore).arg(&packed);
                 command
             }
-            Contender::Zstd(level) => {
+            Zstd(level) => {
                 let mut command = Command::new("zstd");
-                command.args(["-q", "-f", level, "-T0"]).arg(&vmcore).arg("-o").arg(&packed);
-                command
+                command.args(["-q", "-f", level]).arg(format!("-T{threads}")).arg("-o");
+                command.arg(&files.packed).arg(&files.vmcore);
+                return Ok(command);
             }
-            Contender::Lz4 => {
+            Lz4 => {
                 let mut command = Command::new("lz4");
-                command.args(["-q", "-f", "-1"]).arg(&vmcore).arg(&packed);
+                command.args(["-q", "-f", "-1"]);
                 command
             }
-            Contender::Copy => {
-                let mut command = Command::new("cp");
-                command.arg(&vmcore).arg(&packed);
-                command
-            }
+            Cp => copy(),
         };
-        measure::run(&mut command, None, None).map(|_| ())
+        command.arg(&files.vmcore).arg(&files.packed);
+        Ok(command)
     }
 
-    /// Brings back what it saved.
-    pub(super) fn restore(self, files: &Files, threads: usize) -> Result<Cost> {
-        self.prepare(files, threads).with_context(|| self.name())?;
-        let (packed, unpacked, memory) = (files.packed(), files.unpacked(), files.memory());
-        let number = threads.to_string();
-        let cost = match self {
-            Contender::Dormouse(_) => {
-                measure::run(part("unpack")?.arg(files.image()).arg(&memory).arg(number), None, None)
+    /// The command that unpacks, if there is one: makedumpfile 1.7.2 has no way back from its own format.
+    pub(super) fn unpack(self, files: &Files, threads: usize) -> Result<Option<Command>> {
+        let mut command = match self {
+            Dormouse(_) => {
+                let mut command = part("unpack")?;
+                command.arg(&files.packed).arg("--scratch").arg(&files.scratch);
+                command.arg("--threads").arg(threads.to_string());
+                return Ok(Some(command));
             }
-            Contender::Codec(level) => measure::run(
-                part("decompress-alone")?.arg(files.vmcore()).arg(&memory).arg(level.to_string()).arg(number),
-                None,
-                None,
-            ),
-            Contender::Makedumpfile { level, .. } => measure::run(
-                Command::new("makedumpfile")
-                    .args(["-E", "-d", level, "--message-level", "0"])
-                    .arg(&packed)
-                    .arg(&unpacked),
-                None,
-                Some(&unpacked),
-            ),
-            Contender::Zstd(_) => measure::run(
-                Command::new("zstd").args(["-q", "-d", "-f", "--no-sparse"]).arg(&packed).arg("-o").arg(&unpacked),
-                None,
-                Some(&unpacked),
-            ),
-            Contender::Lz4 => measure::run(
-                Command::new("lz4").args(["-q", "-d", "-f", "--no-sparse"]).arg(&packed).arg(&unpacked),
-                None,
-                Some(&unpacked),
-            ),
-            Contender::Copy => measure::run(
-                Command::new("cp").arg("--sparse=never").arg(&packed).arg(&unpacked),
-                None,
-                Some(&unpacked),
-            ),
+            Codec(level) => return codec("decompress", level, files, threads).map(Some),
+            Makedumpfile { .. } => return Ok(None),
+            Zstd(_) => {
+                let mut command = Command::new("zstd");
+                command.args(["-q", "-f", "-d", "-o"]).arg(&files.restored).arg(&files.packed);
+                return Ok(Some(command));
+            }
+            Lz4 => {
+                let mut command = Command::new("lz4");
+                command.args(["-q", "-f", "-d"]);
+                command
+            }
+            Cp => copy(),
         };
-        for file in [&packed, &unpacked, &memory] {
-            remove(file)?;
-        }
-        cost.with_context(|| self.name())
+        command.arg(&files.packed).arg(&files.restored);
+        Ok(Some(command))
     }
 }
 
-/// A part of this program.
+/// A part of this program as a process of its own.
 fn part(name: &str) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
+    let mut command = Command::new(std::env::current_exe().context("this program's path")?);
     command.arg(name);
     Ok(command)
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
-        }
-        _ => Ok(()),
+fn codec(half: &str, level: &str, files: &Files, threads: usize) -> Result<Command> {
+    let mut command = part("codec")?;
+    command.arg(half).arg(&files.vmcore).arg(format!("--level={level}")).arg("--threads").arg(threads.to_string());
+    Ok(command)
+}
+
+fn copy() -> Command {
+    let mut command = Command::new("cp");
+    // Every byte: neither holes nor shared blocks.
+    command.args(["--sparse=never", "--reflink=never"]);
+    command
+}
+
+/// How many pages makedumpfile keeps of a vmcore, as it says itself.
+pub(super) fn pages_kept(level: u32, vmcore: &Path, packed: &Path) -> Result<u64> {
+    let mut command = Command::new("makedumpfile");
+    command.args(["--message-level", "31", "-f", "-l", "-d"]).arg(level.to_string()).arg(vmcore).arg(packed);
+    let output = command.output().context("makedumpfile cannot be started")?;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "makedumpfile cannot read {}: {text}", vmcore.display());
+    remaining(&text).with_context(|| format!("makedumpfile does not say how many pages it keeps: {text}"))
+}
+
+fn remaining(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("Remaining pages"))?;
+    u64::from_str_radix(line.trim_start_matches([' ', ':']).strip_prefix("0x")?.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn makedumpfile_says_what_it_keeps() {
+        let text = "Original pages  : 0x0000000000040000\n  Remaining pages  : 0x0000000000017a0e\n  (The number";
+        assert_eq!(remaining(text), Some(0x17a0e));
+        assert_eq!(remaining("Original pages  : 0x40000"), None);
+    }
+
+    #[test]
+    fn contenders_are_told_apart() {
+        let mut names: Vec<_> = all(false).into_iter().map(Contender::name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(names.iter().all(|name| !name.contains(',')), "{names:?}");
     }
 }

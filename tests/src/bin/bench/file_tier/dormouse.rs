@@ -1,234 +1,205 @@
-//! Dormouse as a contender, and its bounds, each a process of its own like the others.
-//!
-//! A vmcore from a file is saved as B saves `/proc/vmcore`, into an image that is a snapshot and can never be resumed. An
-//! image is restored into a file on a tmpfs that stands for physical memory: mapped, and with all of its pages there, as
-//! D finds them.
+//! Dormouse as a contender: the agent's own stages, wired as its conductors wire them, on a vmcore in a file.
 
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use dormouse::machine::{now_unix, random_uuid};
 use dormouse::pipeline::{self, Limits, Task};
 use dormouse::policy::Compression;
-use dormouse::save::select_in;
-use dormouse::select::{Selection, SwapMap};
+use dormouse::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap};
 use dormouse::stage::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
 use dormouse::vmcore::Vmcore;
+use dormouse::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse::window;
-use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid};
+use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
+use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
-use dormouse_tests::machine::MIB;
 
-use super::measure::Said;
+use super::measure::{Clock, Said};
 
-const PAGE: usize = 4096;
-const CHUNK: usize = 64 * PAGE;
+/// Room of an image file beside that for all pages.
+const IMAGE_OVERHEAD: u64 = 64 << 20;
 
-/// What the default region of 128 MiB gives to what is in flight.
-const MEMORY: u64 = 24 * MIB;
+/// How pages are to be stored: `auto`, `store`, or `zstd:` and a level.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Codec(pub(super) Compression);
 
-/// How chunks are stored, as the command line has it: `auto`, `store`, or a level of zstd.
-pub(super) fn compression(name: &str) -> Result<Compression> {
-    Ok(match name {
-        "auto" => Compression::Auto,
-        "store" => Compression::Store,
-        level => Compression::Zstd { level: level.parse().with_context(|| format!("{level}: no codec"))? },
-    })
+impl FromStr for Codec {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Codec> {
+        let level = |text: &str| text.strip_prefix("zstd:")?.parse().ok();
+        match text {
+            "auto" => Ok(Codec(Compression::Auto)),
+            "store" => Ok(Codec(Compression::Store)),
+            text => match level(text) {
+                Some(level) => Ok(Codec(Compression::Zstd { level })),
+                None => bail!("{text:?} is no codec: write auto, store, or zstd:1"),
+            },
+        }
+    }
 }
 
-/// Saves a vmcore into an image.
-pub(super) fn pack(vmcore: &Path, output: &Path, compression: Compression, threads: usize) -> Result<Said> {
-    let (vmcore, selection) = open(vmcore)?;
-    let ram = vmcore.frames().to_vec();
-    let pages: u64 = ram.iter().map(PfnRange::pages).sum();
+/// A vmcore, and which of its pages matter.
+pub(super) struct Dump {
+    vmcore: Vmcore,
+    selection: Selection,
+}
+
+impl Dump {
+    pub(super) fn open(path: &Path) -> Result<Dump> {
+        let vmcore = Vmcore::open(path)?;
+        let note = find_note(vmcore.notes(), vmcoreinfo::NOTE)
+            .with_context(|| format!("{}: has no VMCOREINFO", path.display()))?;
+        let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+        let memory = Memory(&vmcore);
+        // Nothing was swapped, for nothing has jumped.
+        let selection = select::select(&memory, &layout, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)
+            .with_context(|| format!("{}: its free pages cannot be found", path.display()))?;
+        Ok(Dump { vmcore, selection })
+    }
+
+    /// The number of its pages.
+    pub(super) fn pages(&self) -> u64 {
+        self.vmcore.frames().iter().map(PfnRange::pages).sum()
+    }
+
+    /// How many of them are free.
+    pub(super) fn free_pages(&self) -> u64 {
+        self.selection.free_pages()
+    }
+
+    /// Calls `look` with every page that is neither free nor zero, ascending.
+    pub(super) fn selected(&self, mut look: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        for range in self.vmcore.frames() {
+            for piece in window::pieces(*range) {
+                let looked = self.vmcore.read(piece, |bytes| {
+                    (piece.start..piece.end)
+                        .zip(bytes.chunks_exact(super::PAGE))
+                        .filter(|(pfn, page)| {
+                            self.selection.fate(*pfn) == Fate::Store && page.iter().any(|byte| *byte != 0)
+                        })
+                        .try_for_each(|(pfn, page)| look(pfn, page))
+                });
+                looked.context("the vmcore cannot be read")??;
+            }
+        }
+        Ok(())
+    }
+
+    /// A header that describes it, with an entry and ranges that nobody jumps to.
+    fn header(&self, image: &Image) -> Result<Header> {
+        let ram = self.vmcore.frames().to_vec();
+        let (first, last) = (ram.first().context("the vmcore is empty")?, ram.last().context("the vmcore is empty")?);
+        let behind = last.end * PAGE_SIZE;
+        let part =
+            |number: u64| PhysRange { start: behind + number * PAGE_SIZE, end: behind + (number + 1) * PAGE_SIZE };
+        Ok(Header {
+            image: image.label().uuid,
+            save_id: random_uuid()?,
+            entry: first.start * PAGE_SIZE + 1,
+            region: part(0),
+            low: part(1),
+            ram,
+            ..Header::default()
+        })
+    }
+}
+
+/// The vmcore's memory by physical address.
+struct Memory<'a>(&'a Vmcore);
+
+impl Physical for Memory<'_> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
+        let failed = |source| SelectError::Memory { address, source };
+        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
+        let wanted = PfnRange { start: pfn, end: pfn + (within + len).div_ceil(PAGE_SIZE).max(1) };
+        let run = self.0.together(wanted).ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
+        let looked = self.0.read(run, |bytes| {
+            let start = usize::try_from(within).ok()?;
+            let end = start.saturating_add(usize::try_from(len).ok()?).min(bytes.len());
+            bytes.get(start..end).map(look)
+        });
+        looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
+    }
+}
+
+/// Saves a vmcore to a new image in the file `output`.
+pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -> Result<()> {
+    let dump = Dump::open(vmcore)?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
-    file.set_len(pages * PAGE as u64 + 64 * MIB)?;
-    let label = Label { uuid: Uuid([1; 16]), created_unix: 0 };
+    file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
+    let label = Label { uuid: random_uuid()?, created_unix: now_unix() };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
-    // Where no memory is: nothing was swapped.
-    let nowhere = |start: u64| PhysRange { start, end: start + PAGE as u64 };
-    let header = Header {
-        image: label.uuid,
-        save_id: Uuid([2; 16]),
-        entry: ram.first().context("a vmcore without memory")?.start * PAGE as u64 + 8,
-        region: nowhere(1 << 50),
-        low: nowhere(1 << 49),
-        ram: ram.clone(),
-        ..Header::default()
-    };
+    let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header)?;
-    let task = Task { memory: &ram, filter: &selection, most: pages - selection.free_pages().min(pages) };
-    let limits = Limits { threads, memory: MEMORY };
-    let counts = pipeline::save(&vmcore, &task, compression, limits, &mut writer, |_| ())?;
+    let most = dump.pages() - dump.selection.free_pages();
+    let task = Task { memory: &header.ram, filter: &dump.selection, most };
+    let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
+    ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
+    // The state of an image whose session goes on: nothing ever resumes it.
     let image = writer.finish(State::Snapshot, counts.left, SaveStats::default)?;
-    Ok(Said { bytes: Some(image.commit().data_end), seconds: None })
+    Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
 }
 
-/// Restores an image into memory that is there already.
-pub(super) fn unpack(image: &Path, memory: &Path, threads: usize) -> Result<Said> {
+/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with what
+/// was saved.
+pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
+    // The agent's own way but for the states, which do not let a snapshot be restored.
+    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.ram;
+    let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
+    let clock = Clock::start()?;
     let image = Image::open(Disk::open(image, Access::Read)?)?;
     let header = image.header()?;
-    let memory = Memory::new(memory, &header.ram)?;
-    let began = Instant::now();
     let mut reader = Reader::open(&image, &header)?;
-    pipeline::restore(&mut reader, &memory, Limits { threads, memory: MEMORY }, |_| ())?;
-    Ok(Said { bytes: Some(image.commit().data_end), seconds: Some(began.elapsed().as_secs_f64()) })
-}
-
-/// Compares what an image is restored to with the vmcore that it was made from: every page that is not free.
-pub(super) fn verify(vmcore: &Path, image: &Path, memory: &Path) -> Result<u64> {
-    let image = Image::open(Disk::open(image, Access::Read)?)?;
-    let header = image.header()?;
-    let memory = Memory::new(memory, &header.ram)?;
-    pipeline::restore(&mut Reader::open(&image, &header)?, &memory, Limits { threads: 2, memory: MEMORY }, |_| ())?;
-    let (vmcore, selection) = open(vmcore)?;
-    let mut same = 0;
-    for run in vmcore.frames().iter().flat_map(|range| window::pieces(*range)) {
-        let original = vmcore.read(run, <[u8]>::to_vec)?;
-        let restored = memory.write(run, |bytes| bytes.to_vec())?;
-        for ((pfn, original), restored) in (run.start..run.end).zip(original.chunks(PAGE)).zip(restored.chunks(PAGE)) {
-            if selection.fate(pfn) == Fate::Store {
-                ensure!(original == restored, "page frame {pfn:#x} was restored otherwise");
-                same += 1;
-            }
-        }
-    }
-    Ok(same)
-}
-
-/// Compresses the pages that would be stored, which are in memory: the codec alone.
-pub(super) fn compress_alone(vmcore: &Path, level: i32, threads: usize) -> Result<Said> {
-    let pages = selected_pages(vmcore)?;
-    let bytes = AtomicU64::new(0);
-    let began = Instant::now();
-    on_all_threads(threads, pages.chunks(CHUNK).len(), || {
-        let mut codec = zstd::bulk::Compressor::new(level)?;
-        let mut out = vec![0; zstd::zstd_safe::compress_bound(CHUNK)];
-        let (pages, bytes) = (&pages, &bytes);
-        Ok(move |at: usize| {
-            let len = codec.compress_to_buffer(chunk(pages, at), &mut out[..])?;
-            bytes.fetch_add(len as u64, Ordering::Relaxed);
+    let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
+    let said = clock.stop(None)?;
+    let totals = image.commit().totals;
+    ensure!((counts.stored, counts.zero) == (totals.stored_pages, totals.zero_pages), "not every page was restored");
+    if let Some(path) = vmcore {
+        let mut pages = 0;
+        Dump::open(path)?.selected(|pfn, page| {
+            pages += 1;
+            let same = memory.write(PfnRange { start: pfn, end: pfn + 1 }, |restored| restored == page)?;
+            ensure!(same, "page {pfn:#x} is not restored as it was saved");
             Ok(())
-        })
-    })?;
-    Ok(Said { bytes: Some(bytes.into_inner()), seconds: Some(began.elapsed().as_secs_f64()) })
-}
-
-/// Decompresses these pages from memory to where they belong, which is there already: the codec alone.
-pub(super) fn decompress_alone(vmcore: &Path, memory: &Path, level: i32, threads: usize) -> Result<Said> {
-    let pages = selected_pages(vmcore)?;
-    let mut chunks = Vec::new();
-    for raw in pages.chunks(CHUNK) {
-        chunks.push(zstd::bulk::compress(raw, level)?);
-    }
-    let len = (pages.len() / PAGE) as u64;
-    let lengths: Vec<usize> = pages.chunks(CHUNK).map(<[u8]>::len).collect();
-    drop(pages);
-    let memory = Memory::new(memory, &[PfnRange { start: 0, end: len }])?;
-    let began = Instant::now();
-    on_all_threads(threads, chunks.len(), || {
-        let mut codec = zstd::bulk::Decompressor::new()?;
-        let (chunks, lengths, memory) = (&chunks, &lengths, &memory);
-        Ok(move |at: usize| {
-            let start = at * CHUNK;
-            memory.window.with(start..start + lengths[at], |raw| codec.decompress_to_buffer(&chunks[at], raw))??;
-            Ok(())
-        })
-    })?;
-    let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-    Ok(Said { bytes: Some(bytes), seconds: Some(began.elapsed().as_secs_f64()) })
-}
-
-fn open(path: &Path) -> Result<(Vmcore, Selection)> {
-    let vmcore = Vmcore::open(path)?;
-    let selection = select_in(&vmcore, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)?;
-    Ok((vmcore, selection))
-}
-
-/// The pages that a save stores, one behind the other.
-fn selected_pages(path: &Path) -> Result<Vec<u8>> {
-    let (vmcore, selection) = open(path)?;
-    let mut pages = Vec::new();
-    for run in vmcore.frames().iter().flat_map(|range| window::pieces(*range)) {
-        vmcore.read(run, |bytes| {
-            for (pfn, page) in (run.start..run.end).zip(bytes.chunks(PAGE)) {
-                if selection.fate(pfn) == Fate::Store && page.iter().any(|byte| *byte != 0) {
-                    pages.extend_from_slice(page);
-                }
-            }
         })?;
+        ensure!(pages == totals.stored_pages, "{pages} pages were to be stored, {} were", totals.stored_pages);
     }
-    Ok(pages)
+    said.print()
 }
 
-fn chunk(pages: &[u8], at: usize) -> &[u8] {
-    &pages[at * CHUNK..pages.len().min((at + 1) * CHUNK)]
+/// Memory that stands for that of a machine to be restored.
+struct Target {
+    windows: Vec<(PfnRange, WriteWindow)>,
 }
 
-/// Does pieces of work 0 to `count` on some threads, each with what `prepare` makes for it.
-fn on_all_threads<W: FnMut(usize) -> Result<()>>(
-    threads: usize,
-    count: usize,
-    prepare: impl Fn() -> Result<W> + Sync,
-) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut work = prepare()?;
-                    loop {
-                        match next.fetch_add(1, Ordering::Relaxed) {
-                            at if at < count => work(at)?,
-                            _ => return Ok(()),
-                        }
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(_) => bail!("a thread of the bound panicked"),
-        })
-    })
-}
-
-/// A file that stands for physical memory: mapped, and all of it there.
-struct Memory {
-    window: WriteWindow,
-    /// The page frames, each range with the bytes before it.
-    ranges: Vec<(PfnRange, usize)>,
-}
-
-impl Memory {
-    fn new(path: &Path, ram: &[PfnRange]) -> Result<Memory> {
-        let mut len = 0;
-        let mut ranges = Vec::new();
-        for range in ram {
-            ranges.push((*range, len));
-            len += usize::try_from(range.pages())? * PAGE;
+impl Target {
+    fn new(scratch: &Path, ranges: &[PfnRange]) -> Result<Target> {
+        let file = tempfile::tempfile_in(scratch)?;
+        file.set_len(ranges.iter().map(PfnRange::pages).sum::<u64>() * PAGE_SIZE)?;
+        let (mut windows, mut at) = (Vec::new(), 0);
+        for range in ranges {
+            let len = usize::try_from(range.pages() * PAGE_SIZE)?;
+            let window = WriteWindow::map(&file, at, len)?;
+            // With something that no restore leaves there.
+            window.with(0..len, |bytes| bytes.fill(0xa5))?;
+            windows.push((*range, window));
+            at += range.pages() * PAGE_SIZE;
         }
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
-        let file = file.with_context(|| format!("{}: cannot be made", path.display()))?;
-        file.set_len(len as u64)?;
-        let window = WriteWindow::map(&file, 0, len)?;
-        // Not zeroes, so that a page that is not restored is noticed.
-        window.with(0..len, |bytes| bytes.fill(0xa5))?;
-        Ok(Memory { window, ranges })
+        Ok(Target { windows })
     }
 }
 
-impl PageSink for Memory {
-    fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> std::io::Result<T> {
-        let at = self.ranges.partition_point(|(range, _)| range.end <= run.start);
-        let (range, before) = self.ranges.get(at).filter(|(range, _)| range.contains(&run)).ok_or_else(|| {
-            std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("page frame {:#x} is nowhere", run.start))
-        })?;
-        let bytes = |pages: u64| usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE);
-        let start = before + bytes(run.start - range.start);
-        self.window.with(start..start + bytes(run.pages()), write)
+impl PageSink for Target {
+    fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
+        let window = self.windows.iter().find(|(range, _)| range.contains(&run));
+        let (range, window) = window.ok_or(ErrorKind::InvalidInput)?;
+        let byte = |pfn: u64| usize::try_from((pfn - range.start) * PAGE_SIZE).map_err(io::Error::other);
+        window.with(byte(run.start)?..byte(run.end)?, write)
     }
 }

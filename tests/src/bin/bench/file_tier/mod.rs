@@ -1,11 +1,21 @@
-//! The file tier: vmcores of real workloads, saved and restored by every contender on this machine's processor.
+//! The file tier: vmcores of real workloads, packed and unpacked by every contender on this machine's processor.
+//!
+//! ```text
+//!   workloads ──> capture ──> a vmcore, kept from run to run
+//!      payload, database          │
+//!                                 v
+//!   contenders ──────────────> measure ──> medians
+//!      dormouse, bound: parts of this program as processes of their own
+//! ```
 
+mod bound;
 mod capture;
 mod contenders;
 mod database;
 mod dormouse;
 mod measure;
 mod payload;
+mod verify;
 mod workloads;
 
 use std::path::PathBuf;
@@ -13,124 +23,215 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::machine::MemorySize;
 
 use crate::Options;
 use crate::table::{Table, median};
 use contenders::{Contender, Files};
-use measure::Cost;
+use measure::Measurement;
 use workloads::Workload;
+
+const PAGE: usize = 4096;
+
+/// What is said above the tables.
+const NOTE: &str = "
+Each contender packs the same vmcore from a tmpfs into a file on it, and unpacks that again; they take turns, and medians are
+shown. MiB/s are of the guest's whole memory, whatever is left out of it. The disk's speed is deliberately no part of this.
+
+- Peak memory is anonymous memory; mapped files are page cache and not counted.
+- Dormouse unpacks into memory that is mapped and touched before the clock starts, as it is in a restore kernel. The others
+  unpack into a new file, whose pages the tmpfs has to find and clear.
+- makedumpfile 1.7.2 packs single pages, its -d 1 leaves out pages of zeroes, -d 17 free pages too, which is what Dormouse
+  leaves out. It has no way back from its format. Its --num-threads also has a thread that spins.
+- `codec alone` is the bound: the same pages as Dormouse's, from memory to memory, without filter, checksum or file.";
 
 /// Parts of the tier that run as processes of their own, like the other contenders.
 #[derive(Debug, Subcommand)]
-#[command(hide = true)]
 pub(crate) enum Part {
-    /// Save a vmcore into an image; the codec is auto, store or a level of zstd
-    #[command(allow_negative_numbers = true)]
-    Pack { vmcore: PathBuf, image: PathBuf, codec: String, threads: usize },
-    /// Restore an image into a file that stands for memory
-    Unpack { image: PathBuf, memory: PathBuf, threads: usize },
-    /// Compress a vmcore's pages by the codec alone
-    #[command(allow_negative_numbers = true)]
-    CompressAlone { vmcore: PathBuf, level: i32, threads: usize },
-    /// Decompress a vmcore's pages by the codec alone
-    #[command(allow_negative_numbers = true)]
-    DecompressAlone { vmcore: PathBuf, memory: PathBuf, level: i32, threads: usize },
+    /// Saves a vmcore to an image in a file
+    #[command(hide = true)]
+    Pack {
+        vmcore: PathBuf,
+        image: PathBuf,
+        #[arg(long)]
+        codec: dormouse::Codec,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Restores an image into memory
+    #[command(hide = true)]
+    Unpack {
+        image: PathBuf,
+        /// A folder on a tmpfs for a file that stands for the memory
+        #[arg(long)]
+        scratch: PathBuf,
+        #[arg(long)]
+        threads: usize,
+        /// The vmcore to compare with
+        #[arg(long)]
+        compare: Option<PathBuf>,
+    },
+    /// Runs zstd alone over the pages of a vmcore that Dormouse stores
+    #[command(hide = true)]
+    Codec {
+        half: bound::Half,
+        vmcore: PathBuf,
+        #[arg(long, allow_hyphen_values = true)]
+        level: i32,
+        #[arg(long)]
+        threads: usize,
+    },
 }
 
 pub(crate) fn run_part(part: &Part) -> Result<()> {
-    let said = match part {
-        Part::Pack { vmcore, image, codec, threads } => {
-            dormouse::pack(vmcore, image, dormouse::compression(codec)?, *threads)?
+    match part {
+        Part::Pack { vmcore, image, codec, threads } => dormouse::pack(vmcore, image, *codec, *threads),
+        Part::Unpack { image, scratch, threads, compare } => {
+            dormouse::unpack(image, scratch, *threads, compare.as_deref())
         }
-        Part::Unpack { image, memory, threads } => dormouse::unpack(image, memory, *threads)?,
-        Part::CompressAlone { vmcore, level, threads } => dormouse::compress_alone(vmcore, *level, *threads)?,
-        Part::DecompressAlone { vmcore, memory, level, threads } => {
-            dormouse::decompress_alone(vmcore, memory, *level, *threads)?
-        }
-    };
-    println!("{}", serde_json::to_string(&said)?);
-    Ok(())
+        Part::Codec { half, vmcore, level, threads } => bound::run(*half, vmcore, *level, *threads),
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Save,
-    Restore,
+/// What the runs of one contender took.
+#[derive(Debug, Default)]
+struct Runs {
+    pack: Vec<Measurement>,
+    unpack: Vec<Measurement>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let runs = options.runs.unwrap_or(5);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let header = ["workload", "contender", "threads", "direction", "ram_mib_s", "bytes_out", "cpu_s", "peak_rss_mib"];
-    let mut csv = Table::new(&header);
-    for workload in Workload::of(options.quick) {
-        // All that a workload needs lies in one folder, which goes when its turn is over.
-        let folder = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
-        let folder = folder.with_context(|| format!("{}: no folder can be made in it", options.scratch.display()))?;
-        let files = Files { folder: folder.path().to_owned() };
+    let scratch = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
+    let scratch = scratch.with_context(|| format!("{}: no folder can be made in it", options.scratch.display()))?;
+    let file = |name| scratch.path().join(name);
+    let files = Files {
+        vmcore: file("vmcore"),
+        packed: file("packed"),
+        restored: file("restored"),
+        scratch: scratch.path().to_owned(),
+    };
+    let mut csv = Table::new(&[
+        "workload",
+        "contender",
+        "threads",
+        "direction",
+        "ram_mib_s",
+        "bytes_out",
+        "cpu_s",
+        "peak_rss_mib",
+    ]);
+    println!("\n## Files\n{NOTE}");
+    for &workload in workloads::chosen(options.quick) {
         let memory = workload.memory(options.quick);
-        capture::vmcore(workload, memory, &artifacts, &files.vmcore())?;
-        Contender::Dormouse("1").save(&files, threads)?;
-        let same = dormouse::verify(&files.vmcore(), &files.image(), &files.memory())?;
-        eprintln!("==> {}: {same} pages came back as they were", workload.name());
-        let contenders = if options.quick { contenders::QUICK } else { contenders::ALL };
-        for direction in [Direction::Save, Direction::Restore] {
-            let contenders: Vec<Contender> =
-                contenders.iter().copied().filter(|one| direction == Direction::Save || one.restores()).collect();
-            let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); contenders.len()];
-            for number in 0..runs {
-                eprintln!("==> {}, {direction:?}: run {} of {runs}", workload.name(), number + 1);
-                for (contender, costs) in contenders.iter().zip(&mut costs) {
-                    costs.push(match direction {
-                        Direction::Save => contender.save(&files, threads)?,
-                        Direction::Restore => contender.restore(&files, threads)?,
-                    });
-                }
+        capture::vmcore(workload, memory, &artifacts, &files.vmcore)?;
+        let contenders = contenders::all(options.quick);
+        let kinds = verify::verify(&contenders, &files, threads)
+            .with_context(|| format!("the check of {}, {memory}", workload.name()))?;
+        let mut results: Vec<Runs> = contenders.iter().map(|_| Runs::default()).collect();
+        for number in 1..=options.runs.unwrap_or(5) {
+            eprintln!("==> {}, {memory}: run {number}", workload.name());
+            for (contender, runs) in contenders.iter().zip(&mut results) {
+                turn(*contender, &files, threads, runs).with_context(|| contender.name())?;
             }
-            let mut readable =
-                Table::new(&["contender", "threads", "RAM MiB/s", "MiB out", "CPU s", "peak MiB", "fastest/slowest s"]);
-            for (contender, costs) in contenders.iter().zip(&costs) {
-                let of = |value: fn(&Cost) -> f64| median(&costs.iter().map(value).collect::<Vec<_>>());
-                let seconds = of(|cost| cost.seconds);
-                // Bytes are far below 2^52.
-                let (rate, bytes) = (memory.mib as f64 / seconds.max(1e-9), of(|cost| cost.bytes as f64));
-                let (cpu, peak) = (of(|cost| cost.cpu_seconds), of(|cost| cost.peak_mib));
-                let used = contender.threads(threads).to_string();
-                let extreme =
-                    |pick: fn(f64, f64) -> f64, from: f64| costs.iter().map(|cost| cost.seconds).fold(from, pick);
-                csv.row(vec![
-                    workload.name().to_owned(),
-                    contender.name(),
-                    used.clone(),
-                    format!("{direction:?}").to_lowercase(),
-                    format!("{rate:.0}"),
-                    format!("{bytes:.0}"),
-                    format!("{cpu:.3}"),
-                    format!("{peak:.1}"),
-                ]);
-                readable.row(vec![
-                    contender.name(),
-                    used,
-                    format!("{rate:.0}"),
-                    format!("{:.0}", bytes / 1_048_576.0),
-                    format!("{cpu:.2}"),
-                    format!("{peak:.0}"),
-                    format!("{:.2}/{:.2}", extreme(f64::min, f64::MAX), extreme(f64::max, 0.0)),
-                ]);
+        }
+        let mut table = Table::new(&[
+            "contender",
+            "threads",
+            "pack, MiB/s",
+            "output, MiB",
+            "CPU, s",
+            "peak, MiB",
+            "unpack, MiB/s",
+            "CPU, s",
+            "peak, MiB",
+        ]);
+        for (contender, runs) in contenders.iter().zip(&results) {
+            report(workload, memory, *contender, threads, &kinds, runs, &mut csv, &mut table);
+        }
+        table.print(&format!("{}, {memory} ({})", workload.name(), workload.about()));
+        println!(
+            "\n{} pages: {} stored, {} of zeroes, {} free.",
+            kinds.total,
+            kinds.stored,
+            kinds.total - kinds.stored - kinds.free,
+            kinds.free
+        );
+    }
+    csv.write_csv(&options.output.join("file.csv"))
+}
+
+/// One turn of one contender.
+fn turn(contender: Contender, files: &Files, threads: usize, runs: &mut Runs) -> Result<()> {
+    let mut pack = measure::measure(&mut contender.pack(files, threads)?)?;
+    if pack.bytes.is_none() {
+        pack.bytes = Some(std::fs::metadata(&files.packed).context("the packed file")?.len());
+    }
+    runs.pack.push(pack);
+    if let Some(mut command) = contender.unpack(files, threads)? {
+        runs.unpack.push(measure::measure(&mut command)?);
+    }
+    clean(files)
+}
+
+/// Removes what a turn has left.
+fn clean(files: &Files) -> Result<()> {
+    for path in [&files.packed, &files.restored] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
             }
-            readable.print(&format!(
-                "File tier, {}, {memory}: {}, medians of {runs} alternating runs",
-                workload.name(),
-                if direction == Direction::Save { "save" } else { "restore" },
-            ));
+            _ => {}
         }
     }
-    println!(
-        "\nInput and output lie in memory (a tmpfs), so no disk is measured. Peak memory is anonymous memory. The bound is \
-         zstd alone over the pages that Dormouse stores, from memory to memory. Restores by Dormouse and the bound go to \
-         memory that is there already, as D's do; those of the others into files. CPU seconds of a restore by Dormouse, of \
-         the bounds include making that memory and what is restored."
-    );
-    csv.write_csv(&options.output.join("file.csv"))
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "a row is made of all that is known of it")]
+fn report(
+    workload: Workload,
+    memory: MemorySize,
+    contender: Contender,
+    threads: usize,
+    kinds: &verify::Kinds,
+    runs: &Runs,
+    csv: &mut Table,
+    table: &mut Table,
+) {
+    let of =
+        |runs: &[Measurement], value: &dyn Fn(&Measurement) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
+    // All of these are far below 2^52.
+    let mib = (kinds.total * PAGE as u64) as f64 / f64::from(1 << 20);
+    let bytes = of(&runs.pack, &|run| run.bytes.unwrap_or(0) as f64);
+    let is_bound = matches!(contender, Contender::Codec(_));
+    let (pack_threads, unpack_threads) = contender.threads(threads);
+    let mut cells = vec![contender.name(), pack_threads.to_string()];
+    for (direction, threads, runs) in [("pack", pack_threads, &runs.pack), ("unpack", unpack_threads, &runs.unpack)] {
+        if runs.is_empty() {
+            cells.extend(["-"; 3].map(str::to_owned));
+            continue;
+        }
+        let speed = format!("{:.0}", of(runs, &|run| mib / run.seconds));
+        let cpu = format!("{:.2}", of(runs, &|run| run.cpu_seconds));
+        // The bound has all pages in memory, which says nothing.
+        let peak = if is_bound { String::new() } else { format!("{:.0}", of(runs, &|run| run.peak_mib)) };
+        let bytes = if direction == "pack" { bytes } else { mib * f64::from(1 << 20) };
+        csv.row(vec![
+            format!("{} {memory}", workload.name()),
+            contender.name(),
+            threads.to_string(),
+            direction.to_owned(),
+            speed.clone(),
+            format!("{bytes:.0}"),
+            cpu.clone(),
+            peak.clone(),
+        ]);
+        cells.push(speed);
+        if direction == "pack" {
+            cells.push(format!("{:.0}", bytes / f64::from(1 << 20)));
+        }
+        cells.extend([cpu, if is_bound { "-".to_owned() } else { peak }]);
+    }
+    table.row(cells);
 }

@@ -15,7 +15,7 @@ const COMPILE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// What a guest does before its memory is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Workload {
+pub(super) enum Workload {
     /// A machine that has just been started: an empty database server that waits, its programs in the page cache.
     Idle,
     /// A source tree in the page cache, and compilers at work.
@@ -27,12 +27,23 @@ pub(crate) enum Workload {
     Freed,
 }
 
+/// The workloads that are measured.
+pub(super) fn chosen(quick: bool) -> &'static [Workload] {
+    if quick {
+        &[Workload::Compile, Workload::Database]
+    } else {
+        &[Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed]
+    }
+}
+
 impl Workload {
-    /// Those of a short run, or all.
-    pub(super) fn of(quick: bool) -> Vec<Workload> {
-        match quick {
-            true => vec![Workload::Compile, Workload::Database],
-            false => vec![Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed],
+    /// What the guest has done, in a few words.
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Workload::Idle => "started, and an empty database that waits",
+            Workload::Compile => "a source tree in the page cache, compilers at work",
+            Workload::Database => "an in-memory database, half random bytes and half JSON",
+            Workload::Freed => "after compilers and a database: most memory is free",
         }
     }
 
@@ -162,7 +173,7 @@ fn fill_database(guest: &mut Guest) -> Result<()> {
 
 /// Starts compilers, and returns in the midst of it: when something has been compiled and they hold much memory.
 fn compile(guest: &mut Guest) -> Result<()> {
-    for order in ["", "-r"] {
+    for order in ["-S", "-Sr"] {
         succeed_in_root(guest, &format!("compile {order} </dev/null >/objects/log{order} 2>&1 &"))?;
     }
     let heap_of_compilers = "for process in $(pidof cc1); do \
