@@ -1,38 +1,237 @@
-//! The file tier: vmcores of real workloads, saved and restored by every contender on this machine's processor.
+//! The file tier: vmcores of real workloads, packed and unpacked by every contender on this machine's processor.
+//!
+//! ```text
+//!   workloads ──> capture ──> a vmcore, kept from run to run
+//!      payload, database          │
+//!                                 v
+//!   contenders ──────────────> measure ──> medians
+//!      dormouse, bound: parts of this program as processes of their own
+//! ```
 
+mod bound;
 mod capture;
+mod contenders;
 mod database;
+mod dormouse;
+mod measure;
 mod payload;
+mod verify;
 mod workloads;
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::machine::MemorySize;
 
 use crate::Options;
+use crate::table::{Table, median};
+use contenders::{Contender, Files};
+use measure::Measurement;
 use workloads::Workload;
+
+const PAGE: usize = 4096;
+
+/// What is said above the tables.
+const NOTE: &str = "
+Each contender packs the same vmcore from a tmpfs into a file on it, and unpacks that again; they take turns, and medians are
+shown. MiB/s are of the guest's whole memory, whatever is left out of it. The disk's speed is deliberately no part of this.
+
+- Peak memory is anonymous memory; mapped files are page cache and not counted.
+- Dormouse unpacks into memory that is mapped and touched before the clock starts, as it is in a restore kernel. The others
+  unpack into a new file, whose pages the tmpfs has to find and clear.
+- makedumpfile 1.7.2 packs single pages, its -d 1 leaves out pages of zeroes, -d 17 free pages too, which is what Dormouse
+  leaves out. It has no way back from its format. Its --num-threads also has a thread that spins.
+- `codec alone` is the bound: the same pages as Dormouse's, from memory to memory, without filter, checksum or file.";
 
 /// Parts of the tier that run as processes of their own, like the other contenders.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
-    /// Puts a workload's vmcore into a file, capturing it where there is none yet
-    Capture { workload: Workload, mib: u64, output: std::path::PathBuf },
+    /// Saves a vmcore to an image in a file
+    #[command(hide = true)]
+    Pack {
+        vmcore: PathBuf,
+        image: PathBuf,
+        #[arg(long)]
+        codec: dormouse::Codec,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Restores an image into memory
+    #[command(hide = true)]
+    Unpack {
+        image: PathBuf,
+        /// A folder on a tmpfs for a file that stands for the memory
+        #[arg(long)]
+        scratch: PathBuf,
+        #[arg(long)]
+        threads: usize,
+        /// The vmcore to compare with
+        #[arg(long)]
+        compare: Option<PathBuf>,
+    },
+    /// Runs zstd alone over the pages of a vmcore that Dormouse stores
+    #[command(hide = true)]
+    Codec {
+        half: bound::Half,
+        vmcore: PathBuf,
+        #[arg(long, allow_hyphen_values = true)]
+        level: i32,
+        #[arg(long)]
+        threads: usize,
+    },
 }
 
 pub(crate) fn run_part(part: &Part) -> Result<()> {
     match part {
-        Part::Capture { workload, mib, output } => {
-            let artifacts = Artifacts::from_environment()?;
-            capture::vmcore(*workload, dormouse_tests::machine::MemorySize { mib: *mib }, &artifacts, output)
+        Part::Pack { vmcore, image, codec, threads } => dormouse::pack(vmcore, image, *codec, *threads),
+        Part::Unpack { image, scratch, threads, compare } => {
+            dormouse::unpack(image, scratch, *threads, compare.as_deref())
         }
+        Part::Codec { half, vmcore, level, threads } => bound::run(*half, vmcore, *level, *threads),
     }
+}
+
+/// What the runs of one contender took.
+#[derive(Debug, Default)]
+struct Runs {
+    pack: Vec<Measurement>,
+    unpack: Vec<Measurement>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    for workload in Workload::ALL {
-        let path = options.scratch.join(workload.name());
-        capture::vmcore(workload, workload.memory(options.quick), &artifacts, &path).context("x")?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let scratch = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
+    let scratch = scratch.with_context(|| format!("{}: no folder can be made in it", options.scratch.display()))?;
+    let file = |name| scratch.path().join(name);
+    let files = Files {
+        vmcore: file("vmcore"),
+        packed: file("packed"),
+        restored: file("restored"),
+        scratch: scratch.path().to_owned(),
+    };
+    let mut csv = Table::new(&[
+        "workload",
+        "contender",
+        "threads",
+        "direction",
+        "ram_mib_s",
+        "bytes_out",
+        "cpu_s",
+        "peak_rss_mib",
+    ]);
+    println!("\n## Files\n{NOTE}");
+    for &workload in workloads::chosen(options.quick) {
+        let memory = workload.memory(options.quick);
+        capture::vmcore(workload, memory, &artifacts, &files.vmcore)?;
+        let contenders = contenders::all(options.quick);
+        let kinds = verify::verify(&contenders, &files, threads)
+            .with_context(|| format!("the check of {}, {memory}", workload.name()))?;
+        let mut results: Vec<Runs> = contenders.iter().map(|_| Runs::default()).collect();
+        for number in 1..=options.runs.unwrap_or(5) {
+            eprintln!("==> {}, {memory}: run {number}", workload.name());
+            for (contender, runs) in contenders.iter().zip(&mut results) {
+                turn(*contender, &files, threads, runs).with_context(|| contender.name())?;
+            }
+        }
+        let mut table = Table::new(&[
+            "contender",
+            "threads",
+            "pack, MiB/s",
+            "output, MiB",
+            "CPU, s",
+            "peak, MiB",
+            "unpack, MiB/s",
+            "CPU, s",
+            "peak, MiB",
+        ]);
+        for (contender, runs) in contenders.iter().zip(&results) {
+            report(workload, memory, *contender, threads, &kinds, runs, &mut csv, &mut table);
+        }
+        table.print(&format!("{}, {memory} ({})", workload.name(), workload.about()));
+        println!(
+            "\n{} pages: {} stored, {} of zeroes, {} free.",
+            kinds.total,
+            kinds.stored,
+            kinds.total - kinds.stored - kinds.free,
+            kinds.free
+        );
+    }
+    csv.write_csv(&options.output.join("file.csv"))
+}
+
+/// One turn of one contender.
+fn turn(contender: Contender, files: &Files, threads: usize, runs: &mut Runs) -> Result<()> {
+    let mut pack = measure::measure(&mut contender.pack(files, threads)?)?;
+    if pack.bytes.is_none() {
+        pack.bytes = Some(std::fs::metadata(&files.packed).context("the packed file")?.len());
+    }
+    runs.pack.push(pack);
+    if let Some(mut command) = contender.unpack(files, threads)? {
+        runs.unpack.push(measure::measure(&mut command)?);
+    }
+    clean(files)
+}
+
+/// Removes what a turn has left.
+fn clean(files: &Files) -> Result<()> {
+    for path in [&files.packed, &files.restored] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
+            }
+            _ => {}
+        }
     }
     Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "a row is made of all that is known of it")]
+fn report(
+    workload: Workload,
+    memory: MemorySize,
+    contender: Contender,
+    threads: usize,
+    kinds: &verify::Kinds,
+    runs: &Runs,
+    csv: &mut Table,
+    table: &mut Table,
+) {
+    let of =
+        |runs: &[Measurement], value: &dyn Fn(&Measurement) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
+    // All of these are far below 2^52.
+    let mib = (kinds.total * PAGE as u64) as f64 / f64::from(1 << 20);
+    let bytes = of(&runs.pack, &|run| run.bytes.unwrap_or(0) as f64);
+    let is_bound = matches!(contender, Contender::Codec(_));
+    let (pack_threads, unpack_threads) = contender.threads(threads);
+    let mut cells = vec![contender.name(), pack_threads.to_string()];
+    for (direction, threads, runs) in [("pack", pack_threads, &runs.pack), ("unpack", unpack_threads, &runs.unpack)] {
+        if runs.is_empty() {
+            cells.extend(["-"; 3].map(str::to_owned));
+            continue;
+        }
+        let speed = format!("{:.0}", of(runs, &|run| mib / run.seconds));
+        let cpu = format!("{:.2}", of(runs, &|run| run.cpu_seconds));
+        // The bound has all pages in memory, which says nothing.
+        let peak = if is_bound { String::new() } else { format!("{:.0}", of(runs, &|run| run.peak_mib)) };
+        let bytes = if direction == "pack" { bytes } else { mib * f64::from(1 << 20) };
+        csv.row(vec![
+            format!("{} {memory}", workload.name()),
+            contender.name(),
+            threads.to_string(),
+            direction.to_owned(),
+            speed.clone(),
+            format!("{bytes:.0}"),
+            cpu.clone(),
+            peak.clone(),
+        ]);
+        cells.push(speed);
+        if direction == "pack" {
+            cells.push(format!("{:.0}", bytes / f64::from(1 << 20)));
+        }
+        cells.extend([cpu, if is_bound { "-".to_owned() } else { peak }]);
+    }
+    table.row(cells);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ const COMPILED: &str = "tools/lib/bpf";
 /// Debian's redis-server is this program by another name; the package redis-tools has it, and starts no service.
 const DATABASE: &str = "/usr/bin/redis-check-rdb";
 
-/// Compiles everything again and again; `-r` begins at the other end.
+/// Compiles everything again and again, in an order that an option of ls says.
 const COMPILE: &str = "#!/bin/sh
 cd /preprocessed
 while :; do

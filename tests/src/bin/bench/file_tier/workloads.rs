@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{MIB, MemorySize};
 
@@ -15,8 +14,8 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(900);
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// What a guest does before its memory is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Workload {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Workload {
     /// A machine that has just been started: an empty database server that waits, its programs in the page cache.
     Idle,
     /// A source tree in the page cache, and compilers at work.
@@ -28,8 +27,25 @@ pub(crate) enum Workload {
     Freed,
 }
 
+/// The workloads that are measured.
+pub(super) fn chosen(quick: bool) -> &'static [Workload] {
+    if quick {
+        &[Workload::Compile, Workload::Database]
+    } else {
+        &[Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed]
+    }
+}
+
 impl Workload {
-    pub(super) const ALL: [Workload; 4] = [Workload::Idle, Workload::Compile, Workload::Database, Workload::Freed];
+    /// What the guest has done, in a few words.
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Workload::Idle => "started, and an empty database that waits",
+            Workload::Compile => "a source tree in the page cache, compilers at work",
+            Workload::Database => "an in-memory database, half random bytes and half JSON",
+            Workload::Freed => "after compilers and a database: most memory is free",
+        }
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -157,7 +173,7 @@ fn fill_database(guest: &mut Guest) -> Result<()> {
 
 /// Starts compilers, and returns in the midst of it: when something has been compiled and they hold much memory.
 fn compile(guest: &mut Guest) -> Result<()> {
-    for order in ["", "-r"] {
+    for order in ["-S", "-Sr"] {
         succeed_in_root(guest, &format!("compile {order} </dev/null >/objects/log{order} 2>&1 &"))?;
     }
     let heap_of_compilers = "for process in $(pidof cc1); do \

@@ -1,0 +1,205 @@
+//! Dormouse as a contender: the agent's own stages, wired as its conductors wire them, on a vmcore in a file.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+use dormouse::machine::{now_unix, random_uuid};
+use dormouse::pipeline::{self, Limits, Task};
+use dormouse::policy::Compression;
+use dormouse::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap};
+use dormouse::stage::{Fate, PageFilter, PageSink, PageSource};
+use dormouse::store::{Access, Disk, Image, Reader, Writer};
+use dormouse::vmcore::Vmcore;
+use dormouse::vmcoreinfo::{self, VmcoreInfo, find_note};
+use dormouse::window;
+use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
+use dormouse_sys::PAGE_SIZE;
+use dormouse_sys::phys::WriteWindow;
+
+use super::measure::{Clock, Said};
+
+/// Room of an image file beside that for all pages.
+const IMAGE_OVERHEAD: u64 = 64 << 20;
+
+/// How pages are to be stored: `auto`, `store`, or `zstd:` and a level.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Codec(pub(super) Compression);
+
+impl FromStr for Codec {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Codec> {
+        let level = |text: &str| text.strip_prefix("zstd:")?.parse().ok();
+        match text {
+            "auto" => Ok(Codec(Compression::Auto)),
+            "store" => Ok(Codec(Compression::Store)),
+            text => match level(text) {
+                Some(level) => Ok(Codec(Compression::Zstd { level })),
+                None => bail!("{text:?} is no codec: write auto, store, or zstd:1"),
+            },
+        }
+    }
+}
+
+/// A vmcore, and which of its pages matter.
+pub(super) struct Dump {
+    vmcore: Vmcore,
+    selection: Selection,
+}
+
+impl Dump {
+    pub(super) fn open(path: &Path) -> Result<Dump> {
+        let vmcore = Vmcore::open(path)?;
+        let note = find_note(vmcore.notes(), vmcoreinfo::NOTE)
+            .with_context(|| format!("{}: has no VMCOREINFO", path.display()))?;
+        let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+        let memory = Memory(&vmcore);
+        // Nothing was swapped, for nothing has jumped.
+        let selection = select::select(&memory, &layout, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)
+            .with_context(|| format!("{}: its free pages cannot be found", path.display()))?;
+        Ok(Dump { vmcore, selection })
+    }
+
+    /// The number of its pages.
+    pub(super) fn pages(&self) -> u64 {
+        self.vmcore.frames().iter().map(PfnRange::pages).sum()
+    }
+
+    /// How many of them are free.
+    pub(super) fn free_pages(&self) -> u64 {
+        self.selection.free_pages()
+    }
+
+    /// Calls `look` with every page that is neither free nor zero, ascending.
+    pub(super) fn selected(&self, mut look: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        for range in self.vmcore.frames() {
+            for piece in window::pieces(*range) {
+                let looked = self.vmcore.read(piece, |bytes| {
+                    (piece.start..piece.end)
+                        .zip(bytes.chunks_exact(super::PAGE))
+                        .filter(|(pfn, page)| {
+                            self.selection.fate(*pfn) == Fate::Store && page.iter().any(|byte| *byte != 0)
+                        })
+                        .try_for_each(|(pfn, page)| look(pfn, page))
+                });
+                looked.context("the vmcore cannot be read")??;
+            }
+        }
+        Ok(())
+    }
+
+    /// A header that describes it, with an entry and ranges that nobody jumps to.
+    fn header(&self, image: &Image) -> Result<Header> {
+        let ram = self.vmcore.frames().to_vec();
+        let (first, last) = (ram.first().context("the vmcore is empty")?, ram.last().context("the vmcore is empty")?);
+        let behind = last.end * PAGE_SIZE;
+        let part =
+            |number: u64| PhysRange { start: behind + number * PAGE_SIZE, end: behind + (number + 1) * PAGE_SIZE };
+        Ok(Header {
+            image: image.label().uuid,
+            save_id: random_uuid()?,
+            entry: first.start * PAGE_SIZE + 1,
+            region: part(0),
+            low: part(1),
+            ram,
+            ..Header::default()
+        })
+    }
+}
+
+/// The vmcore's memory by physical address.
+struct Memory<'a>(&'a Vmcore);
+
+impl Physical for Memory<'_> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
+        let failed = |source| SelectError::Memory { address, source };
+        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
+        let wanted = PfnRange { start: pfn, end: pfn + (within + len).div_ceil(PAGE_SIZE).max(1) };
+        let run = self.0.together(wanted).ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
+        let looked = self.0.read(run, |bytes| {
+            let start = usize::try_from(within).ok()?;
+            let end = start.saturating_add(usize::try_from(len).ok()?).min(bytes.len());
+            bytes.get(start..end).map(look)
+        });
+        looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
+    }
+}
+
+/// Saves a vmcore to a new image in the file `output`.
+pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -> Result<()> {
+    let dump = Dump::open(vmcore)?;
+    let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
+    file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
+    let label = Label { uuid: random_uuid()?, created_unix: now_unix() };
+    let image = Image::create(Disk::open(output, Access::Write)?, label)?;
+    let header = dump.header(&image)?;
+    let mut writer = Writer::begin(image, &header)?;
+    let most = dump.pages() - dump.selection.free_pages();
+    let task = Task { memory: &header.ram, filter: &dump.selection, most };
+    let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
+    ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
+    // The state of an image whose session goes on: nothing ever resumes it.
+    let image = writer.finish(State::Snapshot, counts.left, SaveStats::default)?;
+    Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
+}
+
+/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with what
+/// was saved.
+pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
+    // The agent's own way but for the states, which do not let a snapshot be restored.
+    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.ram;
+    let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
+    let clock = Clock::start()?;
+    let image = Image::open(Disk::open(image, Access::Read)?)?;
+    let header = image.header()?;
+    let mut reader = Reader::open(&image, &header)?;
+    let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
+    let said = clock.stop(None)?;
+    let totals = image.commit().totals;
+    ensure!((counts.stored, counts.zero) == (totals.stored_pages, totals.zero_pages), "not every page was restored");
+    if let Some(path) = vmcore {
+        let mut pages = 0;
+        Dump::open(path)?.selected(|pfn, page| {
+            pages += 1;
+            let same = memory.write(PfnRange { start: pfn, end: pfn + 1 }, |restored| restored == page)?;
+            ensure!(same, "page {pfn:#x} is not restored as it was saved");
+            Ok(())
+        })?;
+        ensure!(pages == totals.stored_pages, "{pages} pages were to be stored, {} were", totals.stored_pages);
+    }
+    said.print()
+}
+
+/// Memory that stands for that of a machine to be restored.
+struct Target {
+    windows: Vec<(PfnRange, WriteWindow)>,
+}
+
+impl Target {
+    fn new(scratch: &Path, ranges: &[PfnRange]) -> Result<Target> {
+        let file = tempfile::tempfile_in(scratch)?;
+        file.set_len(ranges.iter().map(PfnRange::pages).sum::<u64>() * PAGE_SIZE)?;
+        let (mut windows, mut at) = (Vec::new(), 0);
+        for range in ranges {
+            let len = usize::try_from(range.pages() * PAGE_SIZE)?;
+            let window = WriteWindow::map(&file, at, len)?;
+            // With something that no restore leaves there.
+            window.with(0..len, |bytes| bytes.fill(0xa5))?;
+            windows.push((*range, window));
+            at += range.pages() * PAGE_SIZE;
+        }
+        Ok(Target { windows })
+    }
+}
+
+impl PageSink for Target {
+    fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
+        let window = self.windows.iter().find(|(range, _)| range.contains(&run));
+        let (range, window) = window.ok_or(ErrorKind::InvalidInput)?;
+        let byte = |pfn: u64| usize::try_from((pfn - range.start) * PAGE_SIZE).map_err(io::Error::other);
+        window.with(byte(run.start)?..byte(run.end)?, write)
+    }
+}
