@@ -6,20 +6,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MemorySize};
 
-use super::payload;
 use super::workloads::Workload;
+use super::{PAGE, payload};
 
 /// Part of the name of a kept vmcore: changes with whatever a workload does.
 const VERSION: u32 = 1;
 /// The variable with the folder of what is kept outside the checkout, from scripts/bench.
 const CACHE_VARIABLE: &str = "DORMOUSE_CACHE";
 
-const PAGE: usize = 4096;
+/// Lengths of an ELF header and of a program header.
+const EHDR: usize = 64;
+const PHDR: usize = 56;
+
 const PIECE: usize = 1 << 20;
 
 /// Puts the vmcore of `workload` into the file `output`, with every page of it in memory if that is on a tmpfs. It is
@@ -66,59 +69,55 @@ fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: 
     Ok(())
 }
 
-/// Copies QEMU's dump so that its memory begins at a page's boundary in the file, as it does in `/proc/vmcore` and as
-/// mapping it requires. Pages of zeroes become holes.
+/// Copies QEMU's dump into the order of `/proc/vmcore`: the program headers directly behind the ELF header, where
+/// makedumpfile looks for them, and memory at a page's boundary, so that it can be mapped. Pages of zeroes become holes.
 fn align(dump: &Path, output: &Path) -> Result<()> {
     let input = File::open(dump).with_context(|| format!("{}: cannot be opened", dump.display()))?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
-    let mut start = vec![0; 64];
-    input.read_exact_at(&mut start, 0).context("the dump's ELF header")?;
-    let (table, entries) = (u64_at(&start, 32)?, u16_at(&start, 56)?);
-    let table_len = usize::from(entries) * 56;
-    let mut headers = vec![0; table_len];
-    input.read_exact_at(&mut headers, table).context("the dump's program headers")?;
-    let mut first = u64::MAX;
-    for header in headers.chunks_exact(56).filter(|header| is_load(header)) {
-        first = first.min(u64_at(header, 8)?);
-    }
-    let shift = first.next_multiple_of(PAGE as u64) - first;
-    for header in headers.chunks_exact_mut(56).filter(|header| is_load(header)) {
-        let offset = u64_at(header, 8)? + shift;
-        if !offset.is_multiple_of(PAGE as u64) {
-            bail!("{}: a piece of memory is not made of whole pages", dump.display());
-        }
-        header[8..16].copy_from_slice(&offset.to_le_bytes());
-    }
-    // Headers and notes.
-    let mut before = vec![0; usize::try_from(first).context("the dump holds no memory")?];
-    input.read_exact_at(&mut before, 0).context("the dump's headers")?;
-    let table = usize::try_from(table)?;
-    before
-        .get_mut(table..table + table_len)
-        .context("the dump's headers are behind its memory")?
-        .copy_from_slice(&headers);
-    // Its sections say nothing that the program headers do not, and lie elsewhere now.
-    before.get_mut(40..48).context("the dump's ELF header is cut off")?.fill(0);
-    before.get_mut(58..64).context("the dump's ELF header is cut off")?.fill(0);
-    let write = |bytes: &[u8], at| {
-        file.write_all_at(bytes, at).with_context(|| format!("{}: cannot be written", output.display()))
+    let read = |at, len: usize| {
+        let mut bytes = vec![0; len];
+        input.read_exact_at(&mut bytes, at).with_context(|| format!("{}: {len} bytes at {at}", dump.display()))?;
+        anyhow::Ok(bytes)
     };
-    write(&before, 0)?;
+    let mut front = read(0, EHDR)?;
+    let (table, count) = (u64_at(&front, 32)?, u16_at(&front, 56)?);
+    let mut headers = read(table, usize::from(count) * PHDR)?;
+    // The program headers' place; there are no sections, which would say nothing more.
+    front[32..40].copy_from_slice(&(EHDR as u64).to_le_bytes());
+    front[40..48].fill(0);
+    front[58..64].fill(0);
 
-    let len = input.metadata()?.len();
-    file.set_len(len + shift).with_context(|| format!("{}: cannot be made that long", output.display()))?;
-    let (mut at, mut buffer) = (first, vec![0; PIECE]);
-    while at < len {
-        let piece = buffer.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
-        input.read_exact_at(&mut buffer[..piece], at).with_context(|| format!("{}: cannot be read", dump.display()))?;
-        for (page, bytes) in (0_u64..).zip(buffer[..piece].chunks(PAGE)) {
-            if bytes.iter().any(|byte| *byte != 0) {
-                write(bytes, at + shift + page * PAGE as u64)?;
-            }
-        }
-        at += piece as u64;
+    let mut notes = Vec::new();
+    for header in headers.chunks_exact_mut(PHDR).filter(|header| !is_load(header)) {
+        let bytes = read(u64_at(header, 8)?, usize::try_from(u64_at(header, 32)?)?)?;
+        let offset = EHDR + usize::from(count) * PHDR + notes.len();
+        header[8..16].copy_from_slice(&(offset as u64).to_le_bytes());
+        notes.extend(bytes);
     }
-    Ok(())
+    let mut end = (EHDR + headers.len() + notes.len()).next_multiple_of(PAGE) as u64;
+    for header in headers.chunks_exact_mut(PHDR).filter(|header| is_load(header)) {
+        let (from, len) = (u64_at(header, 8)?, u64_at(header, 32)?);
+        ensure!(len.is_multiple_of(PAGE as u64), "{}: a piece of memory is not made of whole pages", dump.display());
+        header[8..16].copy_from_slice(&end.to_le_bytes());
+        let mut at = 0;
+        while at < len {
+            let piece = read(from + at, PIECE.min(usize::try_from(len - at)?))?;
+            for (page, bytes) in (0_u64..).zip(piece.chunks(PAGE)) {
+                if bytes.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(bytes, end + at + page * PAGE as u64)
+                        .with_context(|| format!("{}: cannot be written", output.display()))?;
+                }
+            }
+            at += piece.len() as u64;
+        }
+        end += len;
+    }
+    for part in [headers, notes] {
+        front.extend(part);
+    }
+    file.write_all_at(&front, 0)
+        .and_then(|()| file.set_len(end))
+        .with_context(|| format!("{}: cannot be written", output.display()))
 }
 
 /// Copies a file without leaving holes in the copy, which would be faster to read than memory.
@@ -149,4 +148,58 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
     let word = bytes.get(at..at + 2).and_then(|word| word.try_into().ok());
     word.map(u16::from_le_bytes).context("the dump's headers are cut off")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use dormouse::stage::PageSource;
+    use dormouse::vmcore::Vmcore;
+    use dormouse_image::PfnRange;
+
+    /// A dump as QEMU 7.2 writes it: a section header before the program headers, memory at any offset.
+    fn dump() -> Vec<u8> {
+        let mut bytes = vec![0; EHDR];
+        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+        bytes[16..20].copy_from_slice(&[4, 0, 62, 0]);
+        bytes[32..40].copy_from_slice(&128_u64.to_le_bytes());
+        bytes[40..48].copy_from_slice(&64_u64.to_le_bytes());
+        bytes[54..64].copy_from_slice(&[56, 0, 3, 0, 64, 0, 1, 0, 0, 0]);
+        bytes.resize(128, 0xee);
+        let note_at = 128 + 3 * PHDR as u64;
+        let mut header = |kind: u32, offset: u64, address: u64, len: u64| {
+            // Flags behind the kind are no part of it.
+            for word in [u64::from(kind), offset, 0, address, len, len, 0] {
+                bytes.extend(word.to_le_bytes());
+            }
+        };
+        header(4, note_at, 0, 20);
+        header(1, note_at + 20, 0x1000, 0x3000);
+        header(1, note_at + 20 + 0x3000, 0x10000, 0x1000);
+        bytes.extend(*b"twenty bytes of note");
+        for fill in [1, 0, 3, 4] {
+            bytes.extend([fill; PAGE]);
+        }
+        bytes.extend(b"\0.shstrtab");
+        bytes
+    }
+
+    #[test]
+    fn a_dump_is_laid_out_as_the_kernel_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("dump"), folder.path().join("vmcore"));
+        fs::write(&from, dump()).unwrap();
+        align(&from, &to).unwrap();
+        let vmcore = Vmcore::open(&to).unwrap();
+        assert_eq!(vmcore.notes(), b"twenty bytes of note");
+        assert_eq!(vmcore.frames(), [PfnRange { start: 1, end: 4 }, PfnRange { start: 16, end: 17 }]);
+        for (pfn, fill) in [(1, 1), (2, 0), (3, 3), (16, 4)] {
+            let same = |bytes: &[u8]| bytes.iter().all(|byte| *byte == fill);
+            assert!(vmcore.read(PfnRange { start: pfn, end: pfn + 1 }, same).unwrap(), "{pfn}");
+        }
+        let copied = folder.path().join("copied");
+        copy(&to, &copied).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), fs::read(&copied).unwrap());
+    }
 }

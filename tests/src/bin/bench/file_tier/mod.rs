@@ -164,7 +164,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// One turn of one contender.
 fn turn(contender: Contender, files: &Files, threads: usize, runs: &mut Runs) -> Result<()> {
-    let mut pack = measure::measure(&mut contender.pack(files, threads)?)?;
+    let mut pack = match measure::measure(&mut contender.pack(files, threads)?) {
+        // makedumpfile's threads now and then end in "libgcc_s.so.1 must be installed for pthread_exit to work", though it
+        // is. Such a run does not count.
+        Err(error) if matches!(contender, Contender::Makedumpfile { threads: true, .. }) => {
+            eprintln!("{}: {error:#}; once more", contender.name());
+            clean(files)?;
+            measure::measure(&mut contender.pack(files, threads)?)?
+        }
+        result => result?,
+    };
     if pack.bytes.is_none() {
         pack.bytes = Some(std::fs::metadata(&files.packed).context("the packed file")?.len());
     }
