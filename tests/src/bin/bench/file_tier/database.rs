@@ -117,3 +117,43 @@ impl Random {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_stream_is_whole_commands_and_half_random() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, 1 << 20).unwrap();
+        let mut sums = std::collections::HashMap::from([("order", 0), ("blob", 0)]);
+        let mut rest = bytes.as_slice();
+        let line = |rest: &mut &[u8], mark: u8| {
+            let end = rest.windows(2).position(|pair| pair == b"\r\n").unwrap();
+            assert_eq!(rest[0], mark);
+            let number: usize = std::str::from_utf8(&rest[1..end]).unwrap().parse().unwrap();
+            *rest = &rest[end + 2..];
+            number
+        };
+        while !rest.is_empty() {
+            let words: Vec<&[u8]> = (0..line(&mut rest, b'*'))
+                .map(|_| {
+                    let len = line(&mut rest, b'$');
+                    let (word, after) = rest.split_at(len);
+                    rest = after.strip_prefix(b"\r\n").unwrap();
+                    word
+                })
+                .collect();
+            if let [b"SET", key, value] = words.as_slice() {
+                let is_json = serde_json::from_slice::<serde_json::Value>(value).is_ok();
+                *sums.get_mut(if is_json { "order" } else { "blob" }).unwrap() += value.len();
+                assert!(key.starts_with(b"order:") || key.starts_with(b"blob:"));
+            } else {
+                assert!(matches!(words.as_slice(), [b"DEL", _]), "{words:?}");
+            }
+        }
+        // Random bytes are a little more than half, for some of them replace text.
+        assert!(sums["order"] > 500_000 && sums["blob"] > 500_000 && sums["blob"] < 700_000, "{sums:?}");
+    }
+}
