@@ -1,9 +1,130 @@
-//! Placeholder.
+//! How save and restore grow with CPUs, with memory, and with how much of it is in use.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::guest::Guest;
+use dormouse_tests::machine::{GuestConfig, MemorySize};
 
 use crate::Options;
+use crate::table::{Table, median};
 
-pub(crate) fn run(_: &Options) -> Result<()> {
-    Ok(())
+/// A machine, and how much of its memory is filled beside what runs in it.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    cpus: u32,
+    mib: u64,
+    filled_percent: u64,
+}
+
+const fn point(cpus: u32, gib: u64, filled_percent: u64) -> Point {
+    Point { cpus, mib: gib * 1024, filled_percent }
+}
+
+/// CPUs, then memory, then what is filled.
+const POINTS: [Point; 9] = [
+    point(1, 2, 30),
+    point(2, 2, 30),
+    point(4, 2, 30),
+    point(2, 1, 30),
+    point(2, 4, 30),
+    point(2, 8, 30),
+    point(2, 2, 0),
+    point(2, 2, 50),
+    point(2, 2, 70),
+];
+
+/// One hibernation.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    save: f64,
+    restore: f64,
+    command_to_off: f64,
+    on_to_tick: f64,
+    image_bytes: f64,
+    pages_saved: f64,
+    ram_pages: f64,
+    peak_mib: f64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
+    let artifacts = Artifacts::from_environment()?;
+    let mut table = Table::new(&[
+        "cpus",
+        "memory_mib",
+        "filled_percent",
+        "saved_percent",
+        "save_s",
+        "restore_s",
+        "command_to_off_s",
+        "on_to_tick_s",
+        "image_bytes",
+        "pages_saved",
+        "agent_peak_mib",
+    ]);
+    for point in POINTS {
+        let mut guest = start(&artifacts, point).with_context(|| format!("{point:?}"))?;
+        let mut results = Vec::new();
+        for number in 1..=runs {
+            let run = hibernate(&mut guest).with_context(|| format!("{point:?}, run {number}"))?;
+            eprintln!("{point:?}, run {number}: {run:?}");
+            results.push(run);
+        }
+        let of = |value: fn(&Run) -> f64| median(&results.iter().map(value).collect::<Vec<_>>());
+        table.row(vec![
+            point.cpus.to_string(),
+            point.mib.to_string(),
+            point.filled_percent.to_string(),
+            format!("{:.0}", 100.0 * of(|run| run.pages_saved / run.ram_pages)),
+            format!("{:.2}", of(|run| run.save)),
+            format!("{:.2}", of(|run| run.restore)),
+            format!("{:.2}", of(|run| run.command_to_off)),
+            format!("{:.2}", of(|run| run.on_to_tick)),
+            format!("{:.0}", of(|run| run.image_bytes)),
+            format!("{:.0}", of(|run| run.pages_saved)),
+            format!("{:.1}", of(|run| run.peak_mib)),
+        ]);
+    }
+    table.print(&format!("Scaling: medians of {runs} runs, under emulation"));
+    table.write_csv(&options.output.join("scale.csv"))
+}
+
+/// A guest with the workload, and with files in memory that compress as programs do.
+fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
+    let mut guest = Guest::standard(GuestConfig::new(point.cpus, MemorySize { mib: point.mib }), artifacts)?;
+    guest.boot()?;
+    let device = guest.config().disk_path(0)?;
+    cycle::init_image(&mut guest, &device)?;
+    cycle::start_workload(&mut guest)?;
+    let mib = point.mib * point.filled_percent / 100;
+    // A number before each copy shifts it, so that pages of different copies differ.
+    guest.succeed(&format!(
+        "size=$(stat -c %s /usr/bin/dormouse); have=0; number=0; mkdir -p /run/fill; \
+         while [ $have -lt $(({mib} * 1024 * 1024)) ]; do \
+         {{ echo $number; cat /usr/bin/dormouse; }} >/run/fill/$number; \
+         number=$((number + 1)); have=$((have + size)); done"
+    ))?;
+    Ok(guest)
+}
+
+fn hibernate(guest: &mut Guest) -> Result<Run> {
+    let before = cycle::check_workload(guest)?;
+    let saved = cycle::save(guest, before, "dormouse hibernate --then poweroff --json", &mut unobserved)?;
+    let command_to_off = saved.to_power_off.as_secs_f64();
+    let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+    went_on.demand_proofs().map_err(|error| guest.explain(error))?;
+    let report = went_on.report()?;
+    let restore = report.restore.context("no word of the restore")?;
+    // Sizes are far below 2^52.
+    Ok(Run {
+        save: report.save.seconds,
+        restore: restore.seconds,
+        command_to_off,
+        on_to_tick: went_on.to_first_tick.context("no sign of life")?.as_secs_f64(),
+        image_bytes: report.image_bytes as f64,
+        pages_saved: report.stored_pages as f64,
+        ram_pages: report.ram_pages as f64,
+        peak_mib: report.save.peak_kib.max(restore.peak_kib) as f64 / 1024.0,
+    })
 }
