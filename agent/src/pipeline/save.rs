@@ -123,9 +123,9 @@ impl Chooser<'_> {
     }
 }
 
-/// What `auto` takes while the device has nothing to do. Quicker levels gain a tenth at most on vmcores and cost a quarter of
-/// the density, and LZ4 is like them; what `auto` does not do either is store what could be compressed, which would save
-/// time only on machines with few CPUs and a very fast device.
+/// What `auto` takes while the device has nothing to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time on
+/// vmcores and cost up to a quarter of the density. What `auto` does not do either is store what could be compressed, which
+/// would save time only on machines with few CPUs and a very fast device.
 const QUICK: Method = Method::Zstd(-1);
 
 /// What it takes while the device cannot keep up, and where there may be too little room.

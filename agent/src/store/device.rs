@@ -1,10 +1,12 @@
 //! Which block device a name means.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dormouse_image::layout::DEVICE_MIN;
 use dormouse_image::{BLOCK, Label, Uuid};
+use nix::errno::Errno;
 
 use super::{Access, Disk, StoreError};
 use crate::policy::ImageDevice;
@@ -41,7 +43,7 @@ pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError>
 /// [`StoreError::Ambiguous`] where several devices have the name: none of them is chosen.
 pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
     let is_meant: Box<dyn Fn(&BlockDevice) -> bool> = match device {
-        ImageDevice::Path(path) => return Ok(path.exists().then(|| path.clone())),
+        ImageDevice::Path(path) => return Ok(is_there(path).then(|| path.clone())),
         ImageDevice::ImageUuid(uuid) => {
             let uuid = *uuid;
             Box::new(move |device| device.image_uuid() == Some(uuid))
@@ -64,6 +66,18 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
         }
     }
     Ok(found)
+}
+
+/// Whether there is something at `path` that can be opened, now or never: a disk's node may be there before the disk is.
+fn is_there(path: &Path) -> bool {
+    let not_yet = [Errno::ENXIO, Errno::ENODEV, Errno::ENOMEDIUM];
+    match File::open(path) {
+        Ok(_) => true,
+        Err(error) => {
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            path.exists() && errno.is_none_or(|errno| !not_yet.contains(&errno))
+        }
+    }
 }
 
 /// A block device as sysfs lists it.
@@ -168,6 +182,16 @@ mod tests {
         std::fs::write(file.path(), sector).unwrap();
         let partition = Partition::read(file.path(), 3).unwrap();
         assert_eq!(partition, Partition { uuid: "12345678-03".into(), name: String::new() });
+    }
+
+    #[test]
+    fn a_node_without_a_device_behind_it_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        // Opening a socket's node fails as that of a disk that is not ready does: with ENXIO.
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = find(&ImageDevice::Path(path), Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     }
 
     #[test]

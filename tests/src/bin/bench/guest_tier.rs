@@ -69,7 +69,7 @@ struct Run {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let runs = options.runs.unwrap_or(5);
+    let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
     let memories: &[&str] = if options.quick { &["1G"] } else { &["1G", "2G"] };
     let mut table = Table::new(&[
@@ -97,7 +97,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let mut guest = start(&artifacts, memory)?;
         let mut results: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
         for number in 0..runs {
-            for (contender, results) in CONTENDERS.iter().zip(&mut results) {
+            // Another one begins each time, so that none always follows the same one.
+            for place in 0..CONTENDERS.len() {
+                let turn = (place + number) % CONTENDERS.len();
+                let (contender, results) = (&CONTENDERS[turn], &mut results[turn]);
                 let run = hibernate(&mut guest, *contender)
                     .with_context(|| format!("{workload}, {}, run {}", contender.name(), number + 1))?;
                 eprintln!("{workload}, run {}: {}: {run:?}", number + 1, contender.name());
@@ -163,7 +166,8 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
     guest.boot()?;
     cycle::init_image(&mut guest, &image)?;
     guest.succeed(&format!(
-        "mkswap {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && echo shutdown >/sys/power/disk"
+        "mkswap {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
+         cat /sys/power/image_size >/run/image_size && echo shutdown >/sys/power/disk"
     ))?;
     cycle::start_workload(&mut guest)?;
     Ok(guest)
@@ -173,9 +177,9 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
 fn make_files(disk: &Path) -> Result<()> {
     let folder = tempfile::tempdir().context("a folder for the guest's files")?;
     let script = format!(
-        "find /usr/lib/x86_64-linux-gnu /usr/include -type f -size -8M | sort | head -n 20000 | \
-         awk '{{ \"stat -c %s \" $0 | getline size; sum += size; if (sum > {}) exit; print }}' | \
-         cpio --quiet -pdm {folder} && mke2fs -q -F -t ext4 -d {folder} {disk}",
+        "find /usr/lib/x86_64-linux-gnu /usr/include -type f -size -8M -printf '%s %p\n' | LC_ALL=C sort -k 2 | \
+         awk '{{ sum += $1; if (sum > {}) exit; sub(/^[0-9]+ /, \"\"); print }}' | \
+         cpio --quiet -pdm {folder} && mke2fs -q -F -t ext4 -N 65536 -d {folder} {disk}",
         FILES_MIB * MIB,
         folder = folder.path().display(),
         disk = disk.display(),
@@ -191,7 +195,8 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     read_files(guest)?;
     let command = match contender {
         Contender::Kernel { compressor, whole } => {
-            let size = if whole { guest.config().memory.bytes() } else { guest.config().memory.bytes() / 5 * 2 };
+            let size =
+                if whole { guest.config().memory.bytes().to_string() } else { "$(cat /run/image_size)".to_owned() };
             guest.succeed(&format!(
                 "echo {compressor} >/sys/module/hibernate/parameters/compressor && echo {size} >/sys/power/image_size && \
                  swapon {SWAP}"

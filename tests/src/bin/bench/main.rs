@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "target/bench")]
     pub(crate) output: PathBuf,
     /// Where vmcores and dumps go; a tmpfs, or the disk's speed is measured with everything else
-    #[arg(long, default_value = "/dev/shm")]
+    #[arg(long, default_value = "/dev/shm", overrides_with = "scratch")]
     pub(crate) scratch: PathBuf,
     /// What the file tier runs as processes of their own, like its other contenders.
     #[command(subcommand)]

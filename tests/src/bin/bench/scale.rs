@@ -31,7 +31,7 @@ const POINTS: [Point; 9] = [
     point(2, 8, 30),
     point(2, 2, 0),
     point(2, 2, 50),
-    point(2, 2, 70),
+    point(2, 2, 60),
 ];
 
 /// One hibernation.
