@@ -237,6 +237,8 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
             let fate = self.filter.fate(pfn);
             let stored = match (fate, page) {
                 (Fate::Store, Some(page)) => !is_zero(page),
+                // A source that gives less than it was asked for must not pass for zeroes.
+                (Fate::Store, None) => return Err(missing(pfn).into()),
                 _ => false,
             };
             if stored {
@@ -291,6 +293,9 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
             }
         };
         let raw = in_place.unwrap_or(&chunk.gathered);
+        if raw.len() != chunk.pages as usize * BLOCK {
+            return Err(missing(chunk.extents.first().map_or(0, |extent| extent.pfn)).into());
+        }
         if BUFFER_LEN - self.piece.len < room_for(CHUNK_MAX) || self.piece.chunks.len() >= PIECE_CHUNKS {
             self.hand_over()?;
         }
@@ -334,6 +339,11 @@ impl PartChunk {
             self.gathered.extend_from_slice(bytes);
         }
     }
+}
+
+/// Memory that is not there though it was listed.
+fn missing(pfn: u64) -> PipelineError {
+    PipelineError::Memory { pfn, source: std::io::ErrorKind::UnexpectedEof.into() }
 }
 
 /// A run within a span, and its bytes.

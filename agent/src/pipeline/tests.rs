@@ -238,6 +238,19 @@ fn memory_that_cannot_be_read_stops_the_save() {
 }
 
 #[test]
+fn memory_that_is_shorter_than_it_should_be_stops_the_save() {
+    struct Short;
+    impl PageSource for Short {
+        fn read<T>(&self, run: PfnRange, read: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+            Ok(read(&vec![7; usize::try_from(run.pages() - 1).unwrap() * 4096]))
+        }
+    }
+    let ranges = [PfnRange { start: 0, end: 300 }];
+    let error = save_all(&Short, &ranges, &Everything, zstd(1), 1, &mut Store::new(usize::MAX)).unwrap_err();
+    assert!(matches!(error, PipelineError::Memory { pfn: 255, .. }), "{error}");
+}
+
+#[test]
 fn what_does_not_matter_is_restored_as_zeroes_or_not_at_all() {
     struct ByNumber;
     impl PageFilter for ByNumber {
