@@ -132,7 +132,10 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
 }
 
 /// Finds the free pages of `ram` in a vmcore by its own VMCOREINFO, and what must not be touched.
-fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fate) -> Result<Selection, SelectError> {
+///
+/// # Errors
+/// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
+pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fate) -> Result<Selection, SelectError> {
     let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
     let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
     select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)

@@ -28,14 +28,8 @@ impl Coverage {
     /// Nothing of `ram`, which must be ascending and not overlap, as a decoded header's is.
     #[must_use]
     pub fn new(ram: &[PfnRange]) -> Coverage {
-        let mut ranges: Vec<PfnRange> = Vec::with_capacity(ram.len());
-        for range in ram {
-            match ranges.last_mut() {
-                // A run of pages may cross from a range into one that touches it.
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => ranges.push(*range),
-            }
-        }
+        // A run of pages may cross from a range into one that touches it.
+        let ranges = PfnRange::merge(ram.iter().copied());
         Coverage { ranges, short: RoaringTreemap::new(), long: BTreeMap::new(), added: 0 }
     }
 

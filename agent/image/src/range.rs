@@ -73,6 +73,19 @@ impl PfnRange {
     pub fn contains(&self, other: &PfnRange) -> bool {
         self.start <= other.start && other.end <= self.end
     }
+
+    /// Joins ranges that touch or overlap; `ranges` must ascend by their starts.
+    #[must_use]
+    pub fn merge(ranges: impl IntoIterator<Item = PfnRange>) -> Vec<PfnRange> {
+        let mut merged: Vec<PfnRange> = Vec::new();
+        for range in ranges {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        merged
+    }
 }
 
 /// A run of consecutive page frames, as an index stores it.

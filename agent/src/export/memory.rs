@@ -48,8 +48,10 @@ impl MemoryFile {
     /// # Errors
     /// The file cannot be given its size.
     pub(super) fn new(file: File, offset: u64, ranges: &[PfnRange]) -> io::Result<MemoryFile> {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_by_key(|range| range.start);
         let mut next = offset;
-        let segments = merge(ranges)
+        let segments = PfnRange::merge(sorted)
             .into_iter()
             .map(|frames| {
                 let segment = Segment { frames, offset: next };
@@ -236,20 +238,6 @@ impl Physical for MemoryFile {
         self.file.read_exact_at(&mut bytes, offset).map_err(failed)?;
         Ok(look(&bytes))
     }
-}
-
-/// `ranges`, ascending, with those that touch made one.
-fn merge(ranges: &[PfnRange]) -> Vec<PfnRange> {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_by_key(|range| range.start);
-    let mut merged: Vec<PfnRange> = Vec::new();
-    for range in sorted {
-        match merged.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 fn frames_of(range: PfnRange) -> std::ops::Range<u64> {

@@ -96,7 +96,7 @@ impl Iomem {
     /// hold data of the kernel's.
     #[must_use]
     pub fn ram_frames(&self) -> Vec<PfnRange> {
-        merge(self.ram.iter().map(PhysRange::frames))
+        PfnRange::merge(self.ram.iter().map(PhysRange::frames))
     }
 
     /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must leave
@@ -112,7 +112,7 @@ impl Iomem {
     #[must_use]
     pub fn reserved_frames(&self) -> Vec<PfnRange> {
         let reserved = self.firmware.iter().filter(|range| range.kind == FirmwareKind::Reserved);
-        merge(reserved.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
+        PfnRange::merge(reserved.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
     }
 
     /// The ranges that are System RAM as a whole, ascending, rounded to whole pages and merged.
@@ -136,18 +136,6 @@ impl Iomem {
             .filter(|range| range.start < range.end)
             .collect()
     }
-}
-
-/// Joins ranges that touch or overlap; `ranges` must ascend by their starts.
-fn merge(ranges: impl Iterator<Item = PfnRange>) -> Vec<PfnRange> {
-    let mut merged: Vec<PfnRange> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 /// The parts of `ranges` that lie in none of `holes`. Both must ascend and not overlap.

@@ -16,7 +16,7 @@ pub const POLICY_PATH: &str = "/etc/dormouse.toml";
 const APPLETS: &[&str] = &[
     "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "find", "grep", "head", "insmod", "ip", "ls", "mkdir",
     "mkswap", "mount", "poweroff", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "swapoff", "swapon",
-    "sync", "tr", "umount", "uname",
+    "sync", "tr", "uname",
 ];
 
 /// A policy of the guest, and the initramfs of B and D that carries it.

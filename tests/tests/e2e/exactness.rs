@@ -12,12 +12,10 @@ use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::memory::Memory;
 
+use crate::{LITTER, NO_LITTER};
+
 /// Enough for a save, and for C and D.
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
-/// C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is not what A left, and not zero.
-const LITTER: &str = "page_poison=1";
-/// C does not: under emulation that takes a minute for 5 GiB.
-const NO_LITTER: &str = "page_poison=0";
 const STORE_ALL: &str = "[save]\nskip_free = false\n";
 
 #[test]
@@ -37,6 +35,7 @@ fn of_1_gib_every_page_comes_back() -> Result<()> {
 
 #[test]
 fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
+    // Filling 5 GiB with something takes a minute under emulation.
     let found = compare("5G", "", &[], NO_LITTER)?;
     ensure!(found.omitted > 0 && found.freed > 4096, "a file was removed, but few pages were left out: {found:?}");
     // There is nothing in this guest but its kernel, a shell, and the files in memory from which it was booted.

@@ -6,12 +6,7 @@ use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{demand_proofs, session};
-
-/// C fills its memory with 0xaa (mm/page_poison.c), so that what D leaves alone is not zero.
-const LITTER: &str = "page_poison=1";
-/// C does not.
-const NO_LITTER: &str = "page_poison=0";
+use crate::{LITTER, NO_LITTER, demand_proofs, session};
 
 #[test]
 fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> Result<()> {

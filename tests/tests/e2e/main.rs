@@ -17,6 +17,12 @@ use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::GuestConfig;
 
+/// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A left
+/// nor zero.
+const LITTER: &str = "page_poison=1";
+/// With this one it does not.
+const NO_LITTER: &str = "page_poison=0";
+
 /// A guest that is up with an image device and the workload.
 fn session(config: GuestConfig) -> Result<Guest> {
     let mut guest = Guest::standard(config, &Artifacts::from_environment()?)?;

@@ -38,8 +38,7 @@ impl IndexBuilder {
     /// Whether another chunk or run of zero pages may not fit: then it is time for [`IndexBuilder::finish`].
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let most = PROLOGUE + self.body_len() + CHUNK + CHUNK_PAGES as usize * EXTENT;
-        self.chunks.len() >= INDEX_MAX_CHUNKS || most > INDEX_MAX
+        !self.has_room(1, CHUNK_PAGES as usize, 0)
     }
 
     /// Whether so many more fit.

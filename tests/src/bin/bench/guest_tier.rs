@@ -16,7 +16,7 @@ use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB, image_disk_bytes
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
 use crate::Options;
-use crate::table::{Table, median};
+use crate::table::{Table, median_of};
 
 /// Where the guest mounts the disk with files, and how much is on it.
 const FILES: &str = "/run/files";
@@ -108,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
         for (contender, runs) in CONTENDERS.iter().zip(&results) {
-            let of = |value: fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
+            let of = |value: fn(&Run) -> f64| median_of(runs, value);
             // Sizes are far below 2^52.
             let image = of(|run| run.image_bytes as f64);
             let pages = of(|run| run.pages_saved as f64);

@@ -7,7 +7,7 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{GuestConfig, MemorySize};
 
 use crate::Options;
-use crate::table::{Table, median};
+use crate::table::{Table, median_of};
 
 /// A machine, and how much of its memory is filled beside what runs in it.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             eprintln!("{point:?}, run {number}: {run:?}");
             results.push(run);
         }
-        let of = |value: fn(&Run) -> f64| median(&results.iter().map(value).collect::<Vec<_>>());
+        let of = |value: fn(&Run) -> f64| median_of(&results, value);
         table.row(vec![
             point.cpus.to_string(),
             point.mib.to_string(),

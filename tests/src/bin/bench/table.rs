@@ -57,8 +57,13 @@ impl Table {
     }
 }
 
+/// The median of what `value` finds in each of `runs`.
+pub(crate) fn median_of<T>(runs: &[T], value: impl Fn(&T) -> f64) -> f64 {
+    median(&runs.iter().map(value).collect::<Vec<_>>())
+}
+
 /// The median; the mean of the two in the middle where their number is even. 0 of nothing.
-pub(crate) fn median(values: &[f64]) -> f64 {
+fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

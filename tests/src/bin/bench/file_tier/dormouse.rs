@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use dormouse::machine::{now_unix, random_uuid};
 use dormouse::pipeline::{self, Limits, Task};
 use dormouse::policy::Compression;
-use dormouse::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap};
+use dormouse::save::select_in;
+use dormouse::select::{Selection, SwapMap};
 use dormouse::stage::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
 use dormouse::vmcore::Vmcore;
-use dormouse::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse::window;
 use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
 use dormouse_sys::PAGE_SIZE;
@@ -53,12 +53,8 @@ pub(super) struct Dump {
 impl Dump {
     pub(super) fn open(path: &Path) -> Result<Dump> {
         let vmcore = Vmcore::open(path)?;
-        let note = find_note(vmcore.notes(), vmcoreinfo::NOTE)
-            .with_context(|| format!("{}: has no VMCOREINFO", path.display()))?;
-        let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
-        let memory = Memory(&vmcore);
         // Nothing was swapped, for nothing has jumped.
-        let selection = select::select(&memory, &layout, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)
+        let selection = select_in(&vmcore, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)
             .with_context(|| format!("{}: its free pages cannot be found", path.display()))?;
         Ok(Dump { vmcore, selection })
     }
@@ -107,24 +103,6 @@ impl Dump {
             ram,
             ..Header::default()
         })
-    }
-}
-
-/// The vmcore's memory by physical address.
-struct Memory<'a>(&'a Vmcore);
-
-impl Physical for Memory<'_> {
-    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
-        let failed = |source| SelectError::Memory { address, source };
-        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
-        let wanted = PfnRange { start: pfn, end: pfn + (within + len).div_ceil(PAGE_SIZE).max(1) };
-        let run = self.0.together(wanted).ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
-        let looked = self.0.read(run, |bytes| {
-            let start = usize::try_from(within).ok()?;
-            let end = start.saturating_add(usize::try_from(len).ok()?).min(bytes.len());
-            bytes.get(start..end).map(look)
-        });
-        looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
     }
 }
 

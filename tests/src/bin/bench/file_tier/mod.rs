@@ -27,7 +27,7 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::MemorySize;
 
 use crate::Options;
-use crate::table::{Table, median};
+use crate::table::{Table, median_of};
 use contenders::{Contender, Files};
 use measure::Measurement;
 use workloads::Workload;
@@ -218,11 +218,9 @@ fn report(
     csv: &mut Table,
     table: &mut Table,
 ) {
-    let of =
-        |runs: &[Measurement], value: &dyn Fn(&Measurement) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
     // All of these are far below 2^52.
     let mib = (kinds.total * PAGE as u64) as f64 / f64::from(1 << 20);
-    let bytes = of(&runs.pack, &|run| run.bytes.unwrap_or(0) as f64);
+    let bytes = median_of(&runs.pack, |run| run.bytes.unwrap_or(0) as f64);
     let is_bound = matches!(contender, Contender::Codec(_));
     let (pack_threads, unpack_threads) = contender.threads(threads);
     let mut cells = vec![contender.name(), pack_threads.to_string(), runs.pack.len().to_string()];
@@ -231,10 +229,10 @@ fn report(
             cells.extend(["-"; 3].map(str::to_owned));
             continue;
         }
-        let speed = format!("{:.0}", of(runs, &|run| mib / run.seconds));
-        let cpu = format!("{:.2}", of(runs, &|run| run.cpu_seconds));
+        let speed = format!("{:.0}", median_of(runs, |run| mib / run.seconds));
+        let cpu = format!("{:.2}", median_of(runs, |run| run.cpu_seconds));
         // The bound has all pages in memory, which says nothing.
-        let peak = if is_bound { String::new() } else { format!("{:.0}", of(runs, &|run| run.peak_mib)) };
+        let peak = if is_bound { String::new() } else { format!("{:.0}", median_of(runs, |run| run.peak_mib)) };
         let bytes = if direction == "pack" { bytes } else { mib * f64::from(1 << 20) };
         csv.row(vec![
             format!("{} {memory}", workload.name()),
