@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::initramfs::{self, modules, release};
 use crate::policy::{DEFAULT_PATH, Policy, Then};
 use crate::report::Outcome;
+use crate::status::Status;
 use crate::{export, hibernate, image_cmd, resume};
 
 /// Hibernates a running Linux machine through a second kernel.
@@ -45,6 +46,14 @@ enum Command {
     /// it prints in one line why it does not, and the boot goes on. `noresume` or `dormouse=off` on the kernel
     /// command line keep it from resuming.
     Resume,
+    /// Tell what happened last, when, and why
+    ///
+    /// Shows the end of the last hibernation, or why this boot did not resume, and what is on the image device.
+    Status {
+        /// Print it as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Prepare, look at or discard an image
     #[command(subcommand)]
     Image(ImageCommand),
@@ -166,6 +175,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Hibernate(arguments) => hibernate(&policy()?, arguments),
         Command::Resume => print(&resume::run(&policy()?)?),
+        Command::Status { json } => {
+            let status = Status::of(&policy()?);
+            if *json { print_json(&status) } else { print(&status.to_string()) }
+        }
         Command::Image(command) => image(command),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
         Command::Config(ConfigCommand::Check) => {

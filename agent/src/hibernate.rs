@@ -1,6 +1,6 @@
 //! The conductor in A: loads B, jumps, and tells on return how it went.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 
 use anyhow::{Context, bail};
@@ -8,19 +8,24 @@ use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, State, Uuid};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cmdline::{BootMode, Cmdline, inherited, join};
+use crate::filesystems;
 use crate::free_content::FreeContent;
 use crate::initramfs::cpio::Archive;
+use crate::last::{self, Event, Last};
 use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
-use crate::report::{Outcome, Report, mailbox};
+use crate::report::{Outcome, Report, mailbox, mib};
 use crate::store::{self, Access, Disk, Image};
-use crate::{kmsg, pid1};
+use crate::{kmsg, pid1, vitals};
 
 /// What the command line says beyond the policy.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,6 +46,70 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// Whatever is found before the jump: nothing has changed then.
 pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     kmsg::init();
+    let _lock = only_one()?;
+    let result = hibernate(policy, options);
+    match &result {
+        Ok(report) => Last::record(Event::Hibernate, &report.to_string(), Some(report)),
+        Err(error) => Last::record(Event::Hibernate, &format!("{error:#}"), None),
+    }
+    result
+}
+
+/// Holds off every other hibernation for as long as the lock is kept.
+fn only_one() -> anyhow::Result<Flock<File>> {
+    let path = std::path::Path::new(last::FOLDER).join("lock");
+    let open = || {
+        std::fs::create_dir_all(last::FOLDER)?;
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+    };
+    let file = open().with_context(|| format!("{}: cannot open it; run as root", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!("another `dormouse hibernate` is under way"),
+        error => anyhow::anyhow!("{}: cannot lock it: {error}", path.display()),
+    })
+}
+
+/// SIGINT, SIGTERM and SIGHUP, which end a hibernation between two steps, so that nothing is left loaded.
+struct Signals(SignalFd);
+
+impl Signals {
+    fn hold() -> anyhow::Result<Signals> {
+        let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        mask.thread_block().context("signals cannot be held back")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Signals(SignalFd::with_flags(&mask, flags).context("signals cannot be held back")?))
+    }
+
+    /// The end, if one has come.
+    fn check(&self) -> anyhow::Result<()> {
+        match self.0.read_signal() {
+            Ok(Some(info)) => {
+                let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+                bail!("stopped by {} before the jump; nothing was saved", signal.map_or("a signal", Signal::as_str))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What came too late to stop anything is forgotten: the report of what has happened is to be read.
+    fn forget(&self) {
+        while let Ok(Some(_)) = self.0.read_signal() {}
+    }
+}
+
+/// Kernel B, loaded. Whatever ends a hibernation, it does not stay so: a later `kexec -e` would jump into it.
+struct Loaded;
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = kexec::unload() {
+            log::warn!("cannot free the memory of kernel B: {error}");
+        }
+    }
+}
+
+fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+    let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
     let machine = Machine::read()?;
     refuse_kernel(&machine, options)?;
@@ -49,6 +118,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let ram = machine.iomem.whole_ram();
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
+    refuse_little_memory(region.len())?;
     let memory = machine.iomem.frames_outside(&region);
     let (mut page, mailbox) = mailbox_page(&[region, low])?;
     let header = header(&machine, image, region, low, &memory, mailbox)?;
@@ -82,7 +152,9 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if policy.save.drop_caches {
         drop_caches();
     }
+    signals.check()?;
     kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(refused)?;
+    let loaded = Loaded;
     drop(plan);
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
@@ -90,13 +162,13 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
+    signals.check()?;
     let jumped = power::reboot(Command::Kexec);
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);
+    signals.forget();
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
-    if let Err(error) = kexec::unload() {
-        log::warn!("{}: cannot free the memory of kernel B: {error}", Phase::HibernateReturn);
-    }
+    drop(loaded);
     jumped.map_err(|error| match error.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
             "the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved"
@@ -105,7 +177,8 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     })?;
     let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel");
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
-    if failed && let Err(error) = invalidate(policy) {
+    let why = report.as_ref().map_or("no word from the save kernel", |report| report.reason.as_str());
+    if failed && let Err(error) = invalidate(policy, why) {
         let reason = report.map_or_else(|error| format!("{error:#}"), |report| report.reason);
         bail!(
             "{reason}; and the image could not be invalidated ({error:#}): run `dormouse image discard` before the next \
@@ -119,11 +192,11 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
 /// failed it at just that moment, with the image complete in one of the commit record's slots.
-fn invalidate(policy: &Policy) -> anyhow::Result<()> {
+fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
     let path = store::find(&policy.image.device, std::time::Duration::ZERO)?;
     let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
     if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
-        image.transition(State::Failed, "the save failed, and the session went on")?;
+        image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
     Ok(())
 }
@@ -139,6 +212,14 @@ fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
     if machine.cmdline.split_whitespace().any(|argument| argument == "mem_encrypt=on") {
         bail!("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key");
     }
+    // kernel/power/hibernate.c, `hibernation_available`: with secret memory or CXL memory in use, what would be saved is not
+    // all, or not to be saved; and lockdown or `nohibernate` forbid it.
+    if std::fs::read_to_string("/sys/power/disk").is_ok_and(|modes| modes.contains("[disabled]")) {
+        bail!(
+            "the kernel does not allow hibernation now (/sys/power/disk says so): a program uses memfd_secret(2), CXL memory \
+             is in use, or lockdown or `nohibernate` forbid it"
+        );
+    }
     let uname = nix::sys::utsname::uname().context("uname")?;
     let release = uname.release().to_string_lossy();
     if !options.trust_kernel && !machine::can_be_returned_to(&release) {
@@ -149,6 +230,23 @@ fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.
+const LOADING: u64 = 32 << 20;
+
+/// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
+fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
+    let needed = region + LOADING;
+    match vitals::available_kib().map(|kib| kib.saturating_mul(1024)) {
+        Some(available) if available < needed => bail!(
+            "{} of memory are available, and {} are needed to set aside what the region holds: close something, or set a \
+             smaller region.size",
+            mib(available),
+            mib(needed)
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What `kexec_load(2)` refuses, and what can be done about it.
@@ -186,6 +284,9 @@ fn header(
 ) -> anyhow::Result<Header> {
     let boot_id = machine::text("/proc/sys/kernel/random/boot_id")?;
     let uname = nix::sys::utsname::uname().context("uname")?;
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let filesystems = filesystems::of_session(&machine::text("/proc/self/mountinfo")?);
     let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
     Ok(Header {
         image,
@@ -199,6 +300,8 @@ fn header(
         mailbox: Some(mailbox),
         ram: memory.to_vec(),
         firmware: machine.iomem.firmware.clone(),
+        efi: machine.efi.clone(),
+        filesystems,
         cpu: machine.cpu.clone(),
         kernel_release: string(uname.release()),
         kernel_version: string(uname.version()),

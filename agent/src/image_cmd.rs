@@ -88,6 +88,8 @@ pub struct Info {
     pub state: String,
     /// Why it failed or was discarded.
     pub reason: String,
+    /// When it was given this state, in seconds since 1970.
+    pub changed_unix: u64,
     /// Restores begun.
     pub attempts: u32,
     /// The saved session, where there is one.
@@ -154,6 +156,7 @@ pub fn info(path: &Path) -> anyhow::Result<Info> {
         uuid: image.label().uuid.to_string(),
         state: commit.state.to_string(),
         reason: commit.reason.clone(),
+        changed_unix: commit.changed_unix,
         attempts: commit.attempts,
         session,
     })

@@ -36,6 +36,7 @@ pub mod export;
 
 // What A and C know of their machine.
 pub mod compat;
+pub mod filesystems;
 pub mod free_content;
 pub mod machine;
 
@@ -60,6 +61,7 @@ pub mod pid1;
 
 // What is said, and where.
 pub mod kmsg;
+pub mod last;
 pub mod progress;
 pub mod report;
 pub mod vitals;
@@ -68,3 +70,4 @@ pub mod vitals;
 pub mod cli;
 pub mod image_cmd;
 pub mod signature;
+pub mod status;

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use dormouse_image::{Cpu, PhysRange, Uuid};
+use dormouse_image::{Cpu, EfiRange, PhysRange, Uuid};
 use goblin::elf::program_header::PT_NOTE;
 use goblin::elf64::header::SIZEOF_EHDR;
 use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
@@ -26,6 +27,8 @@ pub struct Machine {
     pub boot_params: Vec<u8>,
     /// ACPI's root pointer, where only UEFI knows it.
     pub acpi_rsdp: Option<u64>,
+    /// What UEFI's runtime services use, and where; empty without them.
+    pub efi: Vec<EfiRange>,
     /// The running kernel's command line.
     pub cmdline: String,
 }
@@ -47,9 +50,59 @@ impl Machine {
             acpi_rsdp: std::fs::read_to_string("/sys/firmware/efi/systab")
                 .ok()
                 .and_then(|systab| parse_systab(&systab)),
+            efi: efi_runtime(Path::new("/sys/firmware/efi/runtime-map"))?,
             cmdline: text("/proc/cmdline")?.trim().to_string(),
         })
     }
+}
+
+/// The entries of `/sys/firmware/efi/runtime-map` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map): numbers in
+/// hexadecimal, one in a file. No such folder is a kernel without runtime services.
+fn efi_runtime(folder: &Path) -> anyhow::Result<Vec<EfiRange>> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut ranges = Vec::new();
+    for entry in entries.flatten() {
+        let number = |name: &str| {
+            let path = entry.path().join(name);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+            let digits = text.trim().trim_start_matches("0x");
+            u64::from_str_radix(digits, 16).with_context(|| format!("{}: no number: `{text}`", path.display()))
+        };
+        let start = number("phys_addr")?;
+        let len = number("num_pages")?.saturating_mul(dormouse_sys::PAGE_SIZE);
+        ranges.push(EfiRange { start, end: start.saturating_add(len), mapped: number("virt_addr")? });
+    }
+    ranges.sort_by_key(|range| range.start);
+    Ok(ranges)
+}
+
+/// The processors that are there and do not run, as a list such as `2-3`; empty where all do.
+///
+/// Where this kernel came from, they wait in a loop in memory, which must not be overwritten: a processor that was started here
+/// waits in this kernel's.
+///
+/// # Errors
+/// The kernel's lists cannot be read.
+pub fn idle_cpus() -> anyhow::Result<String> {
+    let read = |name: &str| text(&format!("/sys/devices/system/cpu/{name}"));
+    Ok(idle_among(&read("present")?, &read("offline")?, &read("possible")?))
+}
+
+/// Those that are offline, but for places where one could be plugged in. What is offline and not even possible has found no
+/// room in the kernel's configuration (drivers/base/cpu.c, `print_cpus_offline`).
+fn idle_among(present: &str, offline: &str, possible: &str) -> String {
+    let (present, possible) = (cpu_list(present), cpu_list(possible));
+    let idle = cpu_list(offline).into_iter().filter(|cpu| present.contains(cpu) || !possible.contains(cpu));
+    idle.map(|cpu| cpu.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// A list such as `0-3,8`.
+fn cpu_list(text: &str) -> Vec<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    };
+    text.trim().split(',').filter_map(range).flatten().take(1 << 16).collect()
 }
 
 /// The content of one of the kernel's text files.
@@ -232,6 +285,33 @@ mod tests {
         assert_eq!(parse_vmcoreinfo("0x2fee0000 1024\n"), Some(PhysRange { start: 0x2fee_0000, end: 0x2fee_1024 }));
         assert_eq!(parse_vmcoreinfo("nothing\n"), None);
         assert_eq!(parse_vmcoreinfo("ffffffffffffffff 1024\n"), None);
+    }
+
+    #[test]
+    fn runtime_services_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(efi_runtime(&folder.path().join("none")).unwrap(), []);
+        for (entry, start) in [("0", "0x7e0000"), ("1", "0x3000")] {
+            let entry = folder.path().join(entry);
+            std::fs::create_dir(&entry).unwrap();
+            for (name, text) in [("phys_addr", start), ("num_pages", "0x2"), ("virt_addr", "0xfffffffeffe00000")] {
+                std::fs::write(entry.join(name), format!("{text}\n")).unwrap();
+            }
+        }
+        let range = |start| EfiRange { start, end: start + 0x2000, mapped: 0xffff_fffe_ffe0_0000 };
+        assert_eq!(efi_runtime(folder.path()).unwrap(), [range(0x3000), range(0x7e_0000)]);
+        std::fs::write(folder.path().join("0/phys_addr"), "soon").unwrap();
+        assert!(efi_runtime(folder.path()).unwrap_err().to_string().contains("phys_addr"));
+    }
+
+    #[test]
+    fn processors_that_do_not_run_are_found() {
+        assert_eq!(idle_among("0-3\n", "\n", "0-3\n"), "");
+        assert_eq!(idle_among("0-3", "2-3", "0-3"), "2,3");
+        // Places for more.
+        assert_eq!(idle_among("0-1", "2-7", "0-7"), "");
+        // More than the kernel has room for.
+        assert_eq!(idle_among("0-1", "2-3", "0-1"), "2,3");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Phase {
     SaveStart,
     /// B: memory is being read, compressed and written.
     SaveWrite,
+    /// B: the image is read back and compared, where the policy asks for it.
+    SaveVerify,
     /// B: the image is made durable and marked complete. Behind this point a failure loses nothing either, but the
     /// image is there.
     SaveCommit,
@@ -53,6 +55,7 @@ impl fmt::Display for Phase {
             Phase::HibernateReturn => "hibernate/return",
             Phase::SaveStart => "save/start",
             Phase::SaveWrite => "save/write",
+            Phase::SaveVerify => "save/verify",
             Phase::SaveCommit => "save/commit",
             Phase::SaveEnd => "save/end",
             Phase::ResumeCheck => "resume/check",

@@ -15,7 +15,7 @@ use crate::policy::Verbosity;
 use crate::report::mib;
 
 /// The names of the consoles, separated by spaces.
-const ACTIVE: &str = "/sys/class/tty/console/active";
+pub(crate) const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
 
 /// How often the line changes: often enough for a person, and little for a serial line of 115,200 baud.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -98,7 +98,7 @@ fn line(phase: Phase, pages: u64, step: Step, elapsed: Duration) -> String {
 
 /// All consoles of this kernel, for writing without waiting.
 fn consoles() -> Vec<File> {
-    let names = std::fs::read_to_string(ACTIVE).unwrap_or_default();
+    let names = std::fs::read_to_string(ACTIVE_CONSOLES).unwrap_or_default();
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let open =
         |name: &str| OpenOptions::new().write(true).custom_flags(flags.bits()).open(Path::new("/dev").join(name)).ok();

@@ -67,10 +67,16 @@ pub struct Report {
     pub restore: Option<Half>,
 }
 
+/// The longest reason, in bytes; JSON may make it twice as long.
+const REASON_MAX: usize = 1500;
+
 impl Report {
     /// A failed save.
     #[must_use]
-    pub fn failed(reason: String) -> Report {
+    pub fn failed(mut reason: String) -> Report {
+        // It must fit the mailbox, whatever an error has to say.
+        let end = (0..=REASON_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
+        reason.truncate(end.unwrap_or(0));
         Report {
             outcome: Outcome::Failed,
             reason,
@@ -303,7 +309,10 @@ mod tests {
     #[test]
     fn a_reason_that_is_too_long_is_refused() {
         let mut page = vec![0; 4096];
-        let report = Report::failed("x".repeat(5000));
+        let mut report = Report::failed("é".repeat(5000));
+        assert_eq!(report.reason.len(), 1500);
+        mailbox::write(&mut page, &[0; 16], &report).unwrap();
+        report.reason = "x".repeat(5000);
         assert!(matches!(mailbox::write(&mut page, &[0; 16], &report), Err(MailboxError::TooLong(_))));
     }
 

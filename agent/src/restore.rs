@@ -21,15 +21,16 @@ use crate::store::{self, Access, Disk, Image, Reader};
 use crate::vitals::Watch;
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
-/// but to jump.
+/// but to jump. `alive` is called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
 /// boot is an ordinary one and says why.
-pub fn run(plan: &RestorePlan, policy: &Policy) -> anyhow::Result<WayBack> {
+pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let path = store::find(&plan.image, policy.image.wait)?;
     let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
-    let result = restore(plan, policy, &mut image);
+    alive();
+    let result = restore(plan, policy, &mut image, alive);
     if let Err(error) = &result
         && image.commit().state.may_become(State::Failed)
         && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
@@ -39,7 +40,7 @@ pub fn run(plan: &RestorePlan, policy: &Policy) -> anyhow::Result<WayBack> {
     result
 }
 
-fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Result<WayBack> {
+fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().path().display());
     let state = image.commit().state;
@@ -49,6 +50,13 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
     let header = image.header()?;
     if header.save_id != plan.session {
         bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
+    }
+    let idle = machine::idle_cpus()?;
+    if !idle.is_empty() {
+        bail!(
+            "processors {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
+             and nosmt off the kernel command line, and see that CONFIG_NR_CPUS is enough"
+        );
     }
     let mut reader = Reader::open(image, &header)?;
     let own = [header.region, header.low];
@@ -61,7 +69,10 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image) -> anyhow::Re
     let limits = save::limits(policy);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
     let mut progress = Progress::new(Phase::RestoreWrite, pages, policy.console.verbosity);
-    let counts = pipeline::restore(&mut reader, &memory, limits, |step| progress.at(step))?;
+    let counts = pipeline::restore(&mut reader, &memory, limits, |step| {
+        progress.at(step);
+        alive();
+    })?;
     drop(progress);
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
         bail!("{} pages were restored of {pages}", counts.stored + counts.zero);

@@ -9,13 +9,15 @@ use dormouse_sys::power::{self, Command};
 
 use crate::cmdline::{BootMode, Cmdline};
 use crate::compat;
+use crate::filesystems;
 use crate::hibernate;
 use crate::kmsg;
+use crate::last::{Event, Last};
 use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
-use crate::policy::{ImageDevice, Policy};
+use crate::policy::{ImageDevice, Policy, Unfit};
 use crate::store::{self, Access, Disk, Image, StoreError};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
@@ -31,6 +33,15 @@ const ATTEMPTS: u32 = 2;
 /// The image device could not be read, or D could not be started. The boot goes on all the same.
 pub fn run(policy: &Policy) -> anyhow::Result<String> {
     kmsg::init();
+    let result = go(policy);
+    match &result {
+        Ok(line) => Last::record(Event::Resume, line, None),
+        Err(error) => Last::record(Event::Resume, &format!("{error:#}"), None),
+    }
+    result
+}
+
+fn go(policy: &Policy) -> anyhow::Result<String> {
     match decide(policy)? {
         Decision::GoOn(line) => Ok(line),
         Decision::Resume(mut image, header) => match start(policy, &mut image, &header) {
@@ -53,7 +64,10 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?);
     let go_on = |line: String| Ok(Decision::GoOn(line));
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let path = store::find(&policy.image.device, policy.image.wait)?;
+    let path = match store::find(&policy.image.device, policy.image.wait) {
+        Err(error @ StoreError::Ambiguous { .. }) => return go_on(leave_several(error)?),
+        result => result?,
+    };
     let mut image = match open(&path) {
         Err(StoreError::NotInitialised { .. }) => {
             return go_on(format!("no image to resume: {} is not initialised", path.display()));
@@ -77,32 +91,75 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         }
         State::Complete | State::Restoring => {}
     }
-    let checked = match cmdline {
-        Ok(cmdline) if cmdline.off || cmdline.noresume => Err("the kernel command line says so".to_string()),
+    let refused = match cmdline {
+        Ok(cmdline) if cmdline.off || cmdline.noresume => Some("the kernel command line says so".to_string()),
         // Whatever was meant, it was about Dormouse, and this boot is about to mount the session's filesystems.
-        Err(error) => Err(error.to_string()),
-        Ok(_) if commit.attempts >= ATTEMPTS => Err(format!("{} restores of it have already died", commit.attempts)),
-        Ok(_) => check(&image),
+        Err(error) => Some(error.to_string()),
+        Ok(_) if !policy.resume.enabled => Some("the policy says so (resume.enabled)".to_string()),
+        Ok(_) if commit.attempts >= ATTEMPTS => Some(format!("{} restores of it have already died", commit.attempts)),
+        Ok(_) => None,
     };
-    match checked {
-        Ok(header) => Ok(Decision::Resume(Box::new(image), header)),
-        Err(reason) => {
-            discard(&mut image, &reason)?;
-            go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+    let header = refused.map_or_else(|| image.header().map_err(|error| error.to_string()), Err);
+    let (reason, header) = match header {
+        Ok(header) => match misfit(&header) {
+            None => return Ok(Decision::Resume(Box::new(image), Box::new(header))),
+            Some(reason) => (reason, Some(header)),
+        },
+        Err(reason) => (reason, None),
+    };
+    // The image may stay only if the next boot can tell whether this one has written to the session's filesystems.
+    if policy.resume.mismatch == Unfit::Keep && header.is_some_and(|header| can_tell(&header)) {
+        return go_on(format!("not resuming from {}: {reason}; the image is kept", path.display()));
+    }
+    discard(&mut image, &reason)?;
+    go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+}
+
+/// Several devices have the name of the image device, and which one is meant must not be guessed. What this boot goes on to
+/// do to the session's filesystems must not be lost on the next one, so an image stays only where that can tell.
+fn leave_several(error: StoreError) -> anyhow::Result<String> {
+    let mut line = format!("not resuming: {error}");
+    if let StoreError::Ambiguous { first, second, .. } = &error {
+        for path in [first, second] {
+            let mut image = open(path)?;
+            let is_waiting = matches!(image.commit().state, State::Complete | State::Restoring);
+            if is_waiting && !image.header().is_ok_and(|header| can_tell(&header)) {
+                discard(&mut image, &error.to_string())?;
+                line.push_str(&format!("; the image on {} is discarded", path.display()));
+            }
         }
     }
+    Ok(line)
+}
+
+/// Whether the next boot can tell if this one writes to the session's filesystems.
+fn can_tell(header: &Header) -> bool {
+    let unsure = filesystems::compare(&header.filesystems, &store::block_devices()).unsure;
+    if !unsure.is_empty() {
+        log::warn!("{}: the image cannot be kept: {} cannot be compared", Phase::ResumeCheck, unsure.join(", "));
+    }
+    unsure.is_empty()
 }
 
 fn open(path: &Path) -> Result<Image, StoreError> {
     Image::open(Disk::open(path, Access::Write)?)
 }
 
-/// Checks what can be checked before D is started.
-fn check(image: &Image) -> Result<Box<Header>, String> {
-    let header = image.header().map_err(|error| error.to_string())?;
-    let machine = Machine::read().map_err(|error| format!("{error:#}"))?;
-    compat::check(&header, &machine).map_err(|error| error.to_string())?;
-    Ok(Box::new(header))
+/// Why a session does not fit what is here: the machine, or its own filesystems.
+fn misfit(header: &Header) -> Option<String> {
+    let machine = match Machine::read() {
+        Ok(machine) => machine,
+        Err(error) => return Some(format!("{error:#}")),
+    };
+    if let Err(mismatch) = compat::check(header, &machine) {
+        return Some(mismatch.to_string());
+    }
+    let filesystems = filesystems::compare(&header.filesystems, &store::block_devices());
+    if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
+        let list = filesystems.unsure.join(", ");
+        log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);
+    }
+    filesystems.changed
 }
 
 fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {

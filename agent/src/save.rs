@@ -2,33 +2,37 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::bail;
+use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{Header, PfnRange, SaveStats, State};
 use dormouse_sys::PAGE_SIZE;
 
+use crate::filesystems;
 use crate::free_content::FreeContent;
 use crate::machine;
 use crate::mode::SavePlan;
 use crate::phase::Phase;
 use crate::pipeline;
-use crate::policy::{Policy, Then};
+use crate::policy::{Policy, Then, Verify};
 use crate::progress::Progress;
 use crate::report::mailbox::FreePages;
 use crate::report::{Half, Outcome, Report, mailbox};
 use crate::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
-use crate::stage::{Fate, PageSource};
-use crate::store::{self, Access, Disk, Image, Writer};
+use crate::stage::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
+use crate::store::{self, Access, Disk, Image, Reader, Writer};
 use crate::vitals::Watch;
 use crate::vmcore::{self, Vmcore};
 use crate::vmcoreinfo::{self, VmcoreInfo, find_note};
 
-/// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete.
+/// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
+/// whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
-pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Result<Report> {
+pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
     let (began, started_unix, watch) = (Instant::now(), machine::now_unix(), Watch::start());
     let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
     if vmcore.frames() != header.ram {
@@ -40,6 +44,9 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     header.entry = plan.way.entry;
     let path = store::find(&plan.image, policy.image.wait)?;
     let image = Image::open(Disk::open(&path, Access::Write)?)?;
+    // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
+    filesystems::settle(&mut header.filesystems, &store::block_devices());
+    alive();
 
     let limits = limits(policy);
     let pages = header.ram_pages();
@@ -51,7 +58,10 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Phase::SaveWrite, shown, policy.console.verbosity);
     let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| progress.at(step));
+    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
+        progress.at(step);
+        alive();
+    });
     drop(progress);
     let counts = match saved {
         Ok(counts) => counts,
@@ -71,6 +81,10 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
     log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
     let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;
+    let check = |image: &Image| {
+        alive();
+        verify(image, &header, &vmcore, &selection, policy, alive)
+    };
     let stats = || {
         let vitals = watch.stop();
         SaveStats {
@@ -81,8 +95,80 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy) -> anyhow::Resu
             least_available_kib: vitals.least_available_kib,
         }
     };
-    let image = writer.finish(state, counts.left, stats)?;
+    let image = writer.finish(state, counts.left, check, stats)?;
     Ok(report(&image, Outcome::Returned))
+}
+
+/// Reads back what was written, past the caches, and compares it as the policy asks.
+fn verify(
+    image: &Image,
+    header: &Header,
+    vmcore: &Vmcore,
+    filter: &Selection,
+    policy: &Policy,
+    alive: &dyn Fn(),
+) -> Result<(), StoreFailure> {
+    if policy.save.verify == Verify::Off {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let totals = image.commit().totals;
+    let pages = totals.stored_pages + totals.zero_pages;
+    log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
+    let mut reader = Reader::open(image, header)?;
+    let mut progress = Progress::new(Phase::SaveVerify, pages, policy.console.verbosity);
+    let mut step = |step| {
+        progress.at(step);
+        alive();
+    };
+    let counts = match policy.save.verify {
+        Verify::Memory => {
+            let memory = StillThere { vmcore, filter, scratch: Mutex::default() };
+            pipeline::restore(&mut reader, &memory, limits(policy), &mut step)?
+        }
+        _ => pipeline::discard(&mut reader, limits(policy), &mut step)?,
+    };
+    drop(progress);
+    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
+        return Err(format!("{} pages were read of {pages}", counts.stored + counts.zero).into());
+    }
+    log::info!("{}: it is what was saved, found in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
+    Ok(())
+}
+
+/// The memory that was saved, as a sink that compares what it is given.
+struct StillThere<'a> {
+    vmcore: &'a Vmcore,
+    filter: &'a Selection,
+    /// Memory for what is given, used again and again.
+    scratch: Mutex<Vec<Vec<u8>>>,
+}
+
+impl PageSink for StillThere<'_> {
+    fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> std::io::Result<T> {
+        let pool = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = pool().pop().unwrap_or_else(|| vec![0; CHUNK_MAX]);
+        // What is longer than a chunk is a run of zeroes, of which a part is as good as the whole.
+        let len = usize::try_from(run.pages() * PAGE_SIZE).map_or(CHUNK_MAX, |len| len.min(CHUNK_MAX));
+        let result = write(&mut given[..len]);
+        let page_len = usize::try_from(PAGE_SIZE).map_err(std::io::Error::other)?;
+        let pages_given = len / page_len;
+        let differs = self.vmcore.read(run, |memory| {
+            memory.chunks(page_len).enumerate().position(|(at, page)| {
+                let at_given = at % pages_given * page_len;
+                // A page that is restored as zeroes because nobody needs it may hold anything.
+                page != &given[at_given..at_given + page_len] && self.filter.fate(run.start + at as u64) == Fate::Store
+            })
+        })?;
+        pool().push(given);
+        match differs {
+            None => Ok(result),
+            Some(at) => {
+                let pfn = run.start + at as u64;
+                Err(std::io::Error::other(format!("page frame {pfn:#x} holds something else")))
+            }
+        }
+    }
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.

@@ -53,7 +53,9 @@ impl Watch {
     }
 }
 
-fn available_kib() -> Option<u64> {
+/// KiB of memory that programs could have now, where the kernel says so.
+#[must_use]
+pub fn available_kib() -> Option<u64> {
     field("/proc/meminfo", "MemAvailable:")
 }
 

@@ -88,7 +88,7 @@ impl Guest {
         let device = config.disk_path(0)?;
         let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n{policy}"));
         let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
-        Guest::new(config, &Userland { policies: vec![policy], modules }, artifacts)
+        Guest::new(config, &Userland { policies: vec![policy], modules, ..Userland::default() }, artifacts)
     }
 
     /// What the machine is made of.
@@ -132,14 +132,44 @@ impl Guest {
         self.qemu.as_ref().context("the machine is off")?.freeze()
     }
 
+    /// Changes what the machine is made of from the next power-on on. Disks must stay what they are.
+    pub fn change(&mut self, change: impl FnOnce(&mut GuestConfig)) {
+        change(&mut self.config);
+    }
+
+    /// Sends keys from the terminal on the serial console.
+    ///
+    /// # Errors
+    /// Fails where the machine is off.
+    pub fn send_keys(&mut self, keys: &[u8]) -> Result<()> {
+        self.qemu.as_mut().context("the machine is off")?.send_keys(keys)
+    }
+
+    /// Sends a command of the kernel's SysRq key from the terminal on the serial console.
+    ///
+    /// # Errors
+    /// Fails where the machine is off.
+    pub fn send_sysrq(&mut self, key: u8) -> Result<()> {
+        self.monitor()?.send_break("console")?;
+        self.send_keys(&[key])
+    }
+
+    /// QEMU's own command line. Nobody else may be connected to it.
+    ///
+    /// # Errors
+    /// Fails where the machine is off.
+    pub fn monitor(&self) -> Result<Monitor> {
+        self.qemu.as_ref().context("the machine is off")?;
+        Monitor::connect(&self.files.monitor())
+    }
+
     /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be one
     /// that can be dumped.
     ///
     /// # Errors
     /// Fails where it is off, and where QEMU cannot write the file.
     pub fn dump_memory(&self, path: &Path) -> Result<()> {
-        self.qemu.as_ref().context("the machine is off")?;
-        Monitor::connect(&self.files.monitor())?.dump_memory(path).map_err(|error| self.explain(error))
+        self.monitor()?.dump_memory(path).map_err(|error| self.explain(error))
     }
 
     /// The console, through all power cycles.

@@ -69,13 +69,15 @@ impl DiskKind {
     pub fn qemu_devices(self, drive: &str, ordinal: u8) -> Vec<String> {
         let bus = format!("{drive}-bus");
         match self {
-            DiskKind::Virtio => vec![format!("virtio-blk-pci,drive={drive}")],
+            DiskKind::Virtio => vec![format!("virtio-blk-pci,drive={drive},id={drive}-device")],
             DiskKind::Nvme => vec![format!("nvme,drive={drive},serial=image{ordinal}")],
             DiskKind::Ahci => vec![format!("ahci,id={bus}"), format!("ide-hd,drive={drive},bus={bus}.0")],
             DiskKind::Scsi => {
                 vec![format!("virtio-scsi-pci,id={bus}"), format!("scsi-hd,drive={drive},bus={bus}.0")]
             }
-            DiskKind::Usb => vec![format!("qemu-xhci,id={bus}"), format!("usb-storage,drive={drive},bus={bus}.0")],
+            DiskKind::Usb => {
+                vec![format!("qemu-xhci,id={bus}"), format!("usb-storage,drive={drive},bus={bus}.0,id={drive}-device")]
+            }
         }
     }
 }
@@ -127,6 +129,63 @@ impl fmt::Display for MemorySize {
     }
 }
 
+/// What goes wrong with a disk, each time and for good unless said otherwise. All that is written before is on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Writing the 512 bytes at this offset.
+    Write(u64),
+    /// Reading the 512 bytes at this offset.
+    Read(u64),
+    /// Writing anything, once, after so many flushes.
+    WriteAfterFlushes(u32),
+    /// The flush behind so many others, once.
+    FlushAfterFlushes(u32),
+}
+
+impl Fault {
+    /// QEMU's options for a `blkdebug` node (docs/devel/blkdebug.rst in its source).
+    pub(crate) fn options(self) -> String {
+        // The states count flushes: 1 is the first.
+        let states = |flushes: u32| -> String {
+            let step = |n: u32| {
+                let (state, next) = (n + 1, n + 2);
+                format!(
+                    "file.set-state.{n}.event=flush_to_disk,file.set-state.{n}.state={state},\
+                     file.set-state.{n}.new_state={next},"
+                )
+            };
+            (0..flushes).map(step).collect()
+        };
+        let error = "file.inject-error.0.errno=5,";
+        match self {
+            Fault::Write(at) => {
+                format!(
+                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.sector={}",
+                    at / 512
+                )
+            }
+            Fault::Read(at) => {
+                format!(
+                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.sector={}",
+                    at / 512
+                )
+            }
+            Fault::WriteAfterFlushes(flushes) => format!(
+                "{}{error}file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.once=on,\
+                 file.inject-error.0.state={}",
+                states(flushes),
+                flushes + 1
+            ),
+            Fault::FlushAfterFlushes(flushes) => format!(
+                "{}{error}file.inject-error.0.event=none,file.inject-error.0.iotype=flush,file.inject-error.0.once=on,\
+                 file.inject-error.0.state={}",
+                states(flushes),
+                flushes + 1
+            ),
+        }
+    }
+}
+
 /// A machine for QEMU to be.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
@@ -144,6 +203,12 @@ pub struct GuestConfig {
     pub disks: Vec<Disk>,
     /// Arguments for the kernel beside those that the harness needs.
     pub kernel_arguments: Vec<String>,
+    /// Disks that fail, by the index of the disk.
+    pub faults: Vec<(usize, Fault)>,
+    /// Whether there is a watchdog that restarts the machine (a 6300ESB).
+    pub watchdog: bool,
+    /// Whether there is a screen and a keyboard, and the kernel's console is on them too.
+    pub screen: bool,
     /// Whether the host can read the memory, as a file.
     pub memory_is_a_file: bool,
     /// Whether the host can have the memory dumped as a vmcore, with the VMCOREINFO that the guest hands over.
@@ -162,6 +227,9 @@ impl GuestConfig {
             memory,
             disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
             kernel_arguments: Vec::new(),
+            faults: Vec::new(),
+            watchdog: false,
+            screen: false,
             memory_is_a_file: false,
             can_be_dumped: false,
         }

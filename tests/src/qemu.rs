@@ -1,6 +1,7 @@
 //! One run of QEMU, from power-on to power-off.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl Files {
         self.folder.join("channel.sock")
     }
 
-    /// QEMU's socket of its own command line, where the machine can be dumped.
+    /// QEMU's socket of its own command line.
     #[must_use]
     pub fn monitor(&self) -> PathBuf {
         self.folder.join("monitor.sock")
@@ -106,7 +107,7 @@ impl Qemu {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM])
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -144,6 +145,15 @@ impl Qemu {
         nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).context("QEMU cannot be stopped")
     }
 
+    /// Sends bytes to the machine's first serial port, as keys on a terminal do.
+    ///
+    /// # Errors
+    /// Fails where QEMU is gone.
+    pub fn send_keys(&mut self, keys: &[u8]) -> Result<()> {
+        let port = self.child.stdin.as_mut().context("QEMU has no input")?;
+        port.write_all(keys).and_then(|()| port.flush()).context("QEMU does not take keys")
+    }
+
     /// Cuts the power.
     pub fn cut_power(&mut self) {
         // An error means that it is off already.
@@ -175,8 +185,13 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         let id = format!("disk{index}");
         // What the guest has flushed must be in the file when QEMU is killed; that holds for every cache mode but
         // `unsafe`.
-        let options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap,file=");
-        add("-drive", drive(&options, &files.disk(index)));
+        let options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap");
+        let fault = config.faults.iter().find(|(disk, _)| *disk == index);
+        let place = match fault {
+            Some((_, fault)) => format!("file.driver=blkdebug,{},file.image.filename=", fault.options()),
+            None => "file=".to_owned(),
+        };
+        add("-drive", drive(&format!("{options},{place}"), &files.disk(index)));
         for device in disk.kind.qemu_devices(&id, config.disk_ordinal(index)?) {
             add("-device", device.into());
         }
@@ -188,13 +203,18 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     if config.can_be_dumped {
         // Linux hands its VMCOREINFO to this device (CONFIG_FW_CFG_SYSFS), and QEMU adds it to a dump.
         add("-device", "vmcoreinfo".into());
-        add("-chardev", drive("socket,id=monitor,server=on,wait=off,path=", &files.monitor()));
-        add("-mon", "chardev=monitor,mode=control".into());
+    }
+    add("-chardev", drive("socket,id=monitor,server=on,wait=off,path=", &files.monitor()));
+    add("-mon", "chardev=monitor,mode=control".into());
+    if config.watchdog {
+        add("-device", "i6300esb".into());
+        add("-action", "watchdog=reset".into());
     }
     add("-kernel", files.kernel.clone().into());
     add("-initrd", files.initramfs.clone().into());
     // On a busy host the emulated timer is late, and a kernel that checks it takes it for broken.
-    let mut command_line = vec!["console=ttyS0,115200".to_owned(), "no_timer_check".to_owned()];
+    let screen = if config.screen { "console=tty0 " } else { "" };
+    let mut command_line = vec![format!("{screen}console=ttyS0,115200 no_timer_check")];
     command_line.extend(config.kernel_arguments.iter().cloned());
     add("-append", command_line.join(" ").into());
     Ok(arguments)
@@ -212,6 +232,9 @@ fn arguments_of_board(config: &GuestConfig, machine: &str, files: &Files, add: &
     add("-cpu", config.cpu_model.clone().into());
     add("-smp", config.cpus.to_string().into());
     add("-m", format!("{}M", config.memory.mib).into());
+    if config.screen {
+        add("-vga", "std".into());
+    }
     add("-display", "none".into());
     add("-nic", "none".into());
     add("-device", "virtio-rng-pci".into());

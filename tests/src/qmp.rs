@@ -49,6 +49,42 @@ impl Monitor {
         self.execute("dump-guest-memory", json!({ "paging": false, "protocol": target })).map(|_| ())
     }
 
+    /// Sends a break on a serial port, which is the kernel's SysRq key there.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn send_break(&mut self, chardev: &str) -> Result<()> {
+        self.execute("chardev-send-break", json!({ "id": chardev })).map(|_| ())
+    }
+
+    /// Presses a key of the keyboard, by QEMU's name of it.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn press_key(&mut self, key: &str) -> Result<()> {
+        self.execute("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(|_| ())
+    }
+
+    /// Pulls a device out.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn unplug(&mut self, device: &str) -> Result<()> {
+        self.execute("device_del", json!({ "id": device })).map(|_| ())
+    }
+
+    /// Lets a drive write so many bytes a second, or as many as it can where that is 0.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn limit_writes(&mut self, drive: &str, bytes: u64) -> Result<()> {
+        let none = 0;
+        let limits = json!({
+            "device": drive, "bps": none, "bps_rd": none, "bps_wr": bytes, "iops": none, "iops_rd": none, "iops_wr": none,
+        });
+        self.execute("block_set_io_throttle", limits).map(|_| ())
+    }
+
     /// Runs a command to its end and returns what it gives back.
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));

@@ -58,6 +58,8 @@ pub struct Commit {
     pub seq: u64,
     /// The state.
     pub state: State,
+    /// When it was given this state, in seconds since 1970.
+    pub changed_unix: u64,
     /// Restores begun of this save.
     pub attempts: u32,
     /// The device's identity; must equal the label's.
@@ -99,13 +101,14 @@ struct RawCommit {
     millis: U64,
     agent_peak_kib: U64,
     least_available_kib: U64,
+    changed_unix: U64,
     threads: U32,
     attempts: U32,
     reason_len: U32,
     reserved: U32,
 }
 
-const _: () = assert!(size_of::<RawCommit>() == 208);
+const _: () = assert!(size_of::<RawCommit>() == 216);
 const _: () = assert!(size_of::<RawCommit>() + REASON_MAX + block::PROLOGUE <= BLOCK);
 
 impl Commit {
@@ -115,6 +118,7 @@ impl Commit {
         Commit {
             seq: 1,
             state: State::Empty,
+            changed_unix: 0,
             attempts: 0,
             image,
             save_id: Uuid::default(),
@@ -166,6 +170,7 @@ impl Commit {
             millis: stats.millis.into(),
             agent_peak_kib: stats.agent_peak_kib.into(),
             least_available_kib: stats.least_available_kib.into(),
+            changed_unix: self.changed_unix.into(),
             threads: stats.threads.into(),
             attempts: self.attempts.into(),
             // At most REASON_MAX.
@@ -205,6 +210,7 @@ impl Commit {
         let commit = Commit {
             seq: raw.seq.get(),
             state,
+            changed_unix: raw.changed_unix.get(),
             attempts: raw.attempts.get(),
             image: Uuid(raw.image),
             save_id: Uuid(raw.save_id),

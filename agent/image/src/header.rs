@@ -75,6 +75,32 @@ pub struct FirmwareRange {
     pub kind: FirmwareKind,
 }
 
+/// A range of memory that the firmware's runtime services use, and where the kernel had mapped it for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EfiRange {
+    /// The first byte, a physical address.
+    pub start: u64,
+    /// The byte behind the last.
+    pub end: u64,
+    /// The virtual address of the first byte.
+    pub mapped: u64,
+}
+
+/// A filesystem that was mounted, and what tells whether somebody else has mounted it since.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filesystem {
+    /// Its type, as in `/proc/self/mountinfo`. Like the other texts without tabs and line ends.
+    pub kind: String,
+    /// Its own UUID or serial number, as `blkid` shows it.
+    pub uuid: String,
+    /// Where it was mounted, as in `/proc/self/mountinfo`.
+    pub mount: String,
+    /// A digest of what a mount elsewhere changes and a session at work does not.
+    pub steady: u64,
+    /// A digest of more, which the session itself may change: taken when it lay still. `None` where that could not be had.
+    pub still: Option<u64>,
+}
+
 /// The processor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cpu {
@@ -120,6 +146,10 @@ pub struct Header {
     pub ram: Vec<PfnRange>,
     /// What else the firmware described. Ascending by start.
     pub firmware: Vec<FirmwareRange>,
+    /// What UEFI's runtime services use. Empty without them.
+    pub efi: Vec<EfiRange>,
+    /// The filesystems on block devices that were mounted.
+    pub filesystems: Vec<Filesystem>,
     /// The processor.
     pub cpu: Cpu,
     /// A's kernel, as `uname -r`.
@@ -181,6 +211,17 @@ impl Header {
                 return Err(field("firmware range", range.start, "ascending and not empty"));
             }
             before = range.start;
+        }
+        for range in &self.efi {
+            if range.start >= range.end {
+                return Err(field("EFI range", range.start, "not empty"));
+            }
+        }
+        let texts = self.filesystems.iter().flat_map(|found| [&found.kind, &found.uuid, &found.mount]);
+        for (at, text) in texts.enumerate() {
+            if text.contains(char::is_control) {
+                return Err(field("filesystem's text", at as u64 / 3, "without control characters"));
+            }
         }
         Ok(())
     }

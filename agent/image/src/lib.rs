@@ -28,7 +28,7 @@ mod version;
 pub use commit::{COMMIT_MAGIC, Commit, SaveStats, Slot, Totals, newest};
 pub use coverage::Coverage;
 pub use error::{Block, FormatError};
-pub use header::{Cpu, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox};
+pub use header::{Cpu, EfiRange, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
 pub use label::{LABEL_MAGIC, Label};
 pub use locator::Locator;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header,
-    INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals,
-    Uuid, VERSION, checksum,
+    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
+    HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange, PhysRange,
+    SaveStats, State, Totals, Uuid, VERSION, checksum,
 };
 
 /// The rows of the tables of one section, without their heads: the cells' text.
@@ -137,6 +137,7 @@ fn the_commit_record() {
     let commit = Commit {
         seq: 3,
         state: State::Failed,
+        changed_unix: 18,
         attempts: 4,
         image: Uuid([5; 16]),
         save_id: Uuid([6; 16]),
@@ -182,6 +183,7 @@ fn the_commit_record() {
         ("save duration", &u64s(14)),
         ("agent peak", &u64s(16)),
         ("least available", &u64s(17)),
+        ("changed", &u64s(18)),
         ("threads", &u32s(15)),
         ("attempts", &u32s(4)),
         ("reason length", &u32s(3)),
@@ -203,6 +205,14 @@ fn header() -> Header {
         mailbox: Some(Mailbox { pfn: 0x601, nonce: [5; 16] }),
         ram: vec![PfnRange { start: 0x500, end: 0x700 }],
         firmware: vec![FirmwareRange { start: 6, end: 7, kind: FirmwareKind::AcpiNvs }],
+        efi: vec![EfiRange { start: 8, end: 9, mapped: 10 }],
+        filesystems: vec![Filesystem {
+            kind: "ext4".to_string(),
+            uuid: "1-2".to_string(),
+            mount: "/".to_string(),
+            steady: 0x12,
+            still: None,
+        }],
         cpu: Cpu {
             vendor: "vendor".to_string(),
             family: 8,
@@ -241,7 +251,7 @@ fn the_header() {
         ("cpu stepping", &u32s(10)),
         ("cpus", &u32s(11)),
         ("paging levels", &u32s(5)),
-        ("records", &u32s(9)),
+        ("records", &u32s(11)),
         // The first record: its kind, no flags, its length.
         ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
     ];
@@ -261,6 +271,8 @@ fn the_headers_records() {
         ("uname -v", "version"),
         ("host name", "host"),
         ("command line", "cmdline"),
+        ("EFI ranges", ""),
+        ("file systems", "ext4\t1-2\t0000000000000012\t-\t/\n"),
     ];
     let kinds: Vec<Vec<String>> = rows("Header record").into_iter().filter(|row| row.len() == 2).collect();
     assert_eq!(kinds.len(), words.len());
@@ -280,6 +292,7 @@ fn the_headers_records() {
                 content,
                 &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)],
             ),
+            10 => compare("EFI range", content, &[("start", &u64s(8)), ("end", &u64s(9)), ("mapped", &u64s(10))]),
             _ => assert_eq!(content, text.as_bytes()),
         }
         rest = &rest[(8 + len as usize).next_multiple_of(8)..];

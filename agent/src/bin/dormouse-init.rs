@@ -1,5 +1,5 @@
 //! PID 1 of the save and restore kernels.
 
-fn main() {
+fn main() -> std::process::ExitCode {
     dormouse::pid1::main()
 }

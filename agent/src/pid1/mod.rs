@@ -1,16 +1,21 @@
 //! PID 1 of B and D: becomes init, finds out which of the two it is, and ends in one of [`crate::exit`]'s ways.
 //!
-//! It never returns and never dies: a panic anywhere is caught, reported and ends like an error.
+//! It never returns and never dies. The work is done by a child, the [`worker`]: what it cannot catch itself, a lack of memory or a
+//! fault, ends it alone, and PID 1 goes the way back.
 
+mod keys;
 mod modules;
+mod supervisor;
 mod system;
+mod worker;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use dormouse_image::{Header, PfnRange};
 
 use crate::cmdline::Cmdline;
@@ -23,7 +28,9 @@ use crate::physmem::{PhysicalMemory, Restorable};
 use crate::policy::{DEFAULT_PATH, Policy, Then};
 use crate::report::{Report, mailbox};
 use crate::stage::PageSink;
-use crate::{restore, save, vmcore};
+use crate::vmcore;
+use supervisor::Care;
+use worker::Message;
 
 /// Where A's record of the session is in B's initramfs: an encoded [`Header`], put there by the loader.
 pub const SESSION_FILE: &str = "dormouse-session";
@@ -31,12 +38,16 @@ pub const SESSION_FILE: &str = "dormouse-session";
 /// How long an error stays on the screen before the machine reboots.
 const READING_TIME: Duration = Duration::from_secs(3);
 
-/// PID 1's whole life.
-pub fn main() -> ! {
+/// PID 1's whole life, or the worker's.
+pub fn main() -> ExitCode {
     if std::process::id() != 1 {
+        let is_worker =
+            std::env::args().nth(1).as_deref() == Some(worker::ROLE) && std::os::unix::process::parent_id() == 1;
+        if is_worker {
+            return worker::main();
+        }
         eprintln!("dormouse-init: this is PID 1 of the kernels that `dormouse` starts; run `dormouse` instead");
-        // Not PID 1: an ordinary process may end.
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     let _ = caught(|| {
         system::begin();
@@ -55,38 +66,40 @@ pub fn main() -> ! {
     }))
 }
 
+/// What this boot finds.
+fn evidence() -> Evidence {
+    Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: worker::session_path().exists() }
+}
+
+/// A's record of the session.
+fn session_record() -> anyhow::Result<Header> {
+    let path = worker::session_path();
+    let record = std::fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+    Ok(Header::decode(&record)?)
+}
+
 /// B or D, whichever this is.
 fn live(cmdline: &Cmdline) -> Result<Ending, Decline> {
-    let session = Path::new("/").join(SESSION_FILE);
-    let evidence = Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: session.exists() };
-    Ok(match mode::decide(cmdline, evidence)? {
-        Mode::Save(plan) => save_session(&plan, &session),
+    Ok(match mode::decide(cmdline, evidence())? {
+        Mode::Save(plan) => save_session(&plan),
         Mode::Restore(plan) => restore_session(&plan),
     })
 }
 
 /// B, from the first word to the last.
-fn save_session(plan: &SavePlan, session: &Path) -> Ending {
+fn save_session(plan: &SavePlan) -> Ending {
     log::info!("{}: kernel B is up", Phase::SaveStart);
-    let header = std::fs::read(session)
-        .with_context(|| format!("{}: cannot read it", session.display()))
-        .and_then(|record| Ok(Header::decode(&record)?));
-    let header = match header {
-        Ok(header) => header,
-        Err(error) => {
-            log::error!("{}: the session record: {error:#}; jumping back", Phase::SaveStart);
-            return Ending::JumpBack(plan.way);
-        }
-    };
     let saved = caught(|| {
         let policy = Policy::load(Path::new(DEFAULT_PATH))?;
-        modules::load()?;
-        save::run(plan, header.clone(), &policy)
+        match supervisor::run(&Care { escape: policy.save.escape, ..care(&policy) })? {
+            Message::Saved(report) => Ok(report),
+            other => bail!("the worker ended with {other:?}"),
+        }
     });
     match (saved, plan.then) {
         (Ok(report), Then::Return) => {
             log::info!("{}: {}; jumping back", Phase::SaveEnd, report.summary());
-            leave_word(&header, &report);
+            leave_word(&report);
             Ending::JumpBack(plan.way)
         }
         (Ok(report), Then::PowerOff) => {
@@ -100,7 +113,7 @@ fn save_session(plan: &SavePlan, session: &Path) -> Ending {
         (Err(error), _) => {
             let reason = format!("{error:#}; the session was not touched");
             log::error!("{}: {reason}; jumping back", Phase::SaveEnd);
-            leave_word(&header, &Report::failed(reason));
+            leave_word(&Report::failed(reason));
             Ending::JumpBack(plan.way)
         }
     }
@@ -109,10 +122,13 @@ fn save_session(plan: &SavePlan, session: &Path) -> Ending {
 /// D, from the first word to the last.
 fn restore_session(plan: &RestorePlan) -> Ending {
     log::info!("{}: kernel D is up", Phase::RestoreStart);
-    let restored = caught(|| -> anyhow::Result<WayBack> {
+    let restored = caught(|| {
         let policy = Policy::load(Path::new(DEFAULT_PATH))?;
-        modules::load()?;
-        restore::run(plan, &policy)
+        // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
+        match supervisor::run(&Care { escape: false, ..care(&policy) })? {
+            Message::Restored(entry) => Ok(WayBack { entry, bridge: plan.bridge }),
+            other => bail!("the worker ended with {other:?}"),
+        }
     });
     match restored {
         Ok(way) => {
@@ -121,6 +137,11 @@ fn restore_session(plan: &RestorePlan) -> Ending {
         }
         Err(error) => reboot(&error.context("the session was not resumed")),
     }
+}
+
+fn care(policy: &Policy) -> Care {
+    let guard = &policy.guard;
+    Care { escape: false, stall: guard.stall, wait: policy.image.wait, watchdog: guard.watchdog }
 }
 
 fn reboot(error: &anyhow::Error) -> Ending {
@@ -141,13 +162,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Puts B's report into A's mailbox. Nothing more can be done where that fails: A goes on without it.
-fn leave_word(header: &Header, report: &Report) {
+fn leave_word(report: &Report) {
     let delivered = caught(|| {
+        let header = session_record()?;
         let Some(mailbox) = &header.mailbox else { return Ok(()) };
         let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
         let running = Iomem::parse(&machine::text("/proc/iomem")?)?;
         let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
-        deliver(header, &PhysicalMemory::open(&frames)?, report)
+        deliver(&header, &PhysicalMemory::open(&frames)?, report)
     });
     if let Err(error) = delivered {
         log::error!("{}: the report could not be delivered: {error:#}", Phase::SaveEnd);

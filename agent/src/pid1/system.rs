@@ -31,6 +31,11 @@ pub(super) fn begin() {
         .collect();
     // /dev/kmsg takes ten lines in five seconds from user space unless told otherwise (kernel/printk/printk.c).
     let unlimited = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
+    // A kernel that hangs, and has found out, must not keep the machine; where it cannot find out, these are missing. Under
+    // load a processor may well be busy for long, so it has two minutes (kernel/watchdog.c: twice the threshold).
+    for (name, value) in [("watchdog_thresh", "60\n"), ("softlockup_panic", "1\n"), ("hardlockup_panic", "1\n")] {
+        let _ = std::fs::write(format!("/proc/sys/kernel/{name}"), value);
+    }
     kmsg::init();
     for failure in failures {
         log::error!("{failure}");
@@ -38,14 +43,21 @@ pub(super) fn begin() {
     if let Err(error) = unlimited {
         log::warn!("/proc/sys/kernel/printk_devkmsg: {error}; some of these lines may get lost");
     }
-    // A panic's own message would go to stderr alone.
-    panic::set_hook(Box::new(|info| log::error!("{info}")));
-    dormouse_sys::memory::limit_arenas();
-    if let Err(error) = dormouse_sys::process::reap_children_automatically() {
-        log::warn!("children will not be reaped: {error}");
-    }
+    panics_to_log();
     // Ctrl-Alt-Del reboots at once by default; here it must not.
     if let Err(error) = set_cad_enabled(false) {
         log::warn!("Ctrl-Alt-Del stays enabled: {error}");
     }
+}
+
+/// What the worker does first, in a system that PID 1 has begun.
+pub(super) fn begin_worker() {
+    kmsg::init();
+    panics_to_log();
+    dormouse_sys::memory::limit_arenas();
+}
+
+/// A panic's own message would go to stderr alone.
+fn panics_to_log() {
+    panic::set_hook(Box::new(|info| log::error!("{info}")));
 }

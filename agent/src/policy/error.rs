@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::values::ImageDeviceError;
-use super::{MAX_ARGUMENTS, MAX_THREADS, MAX_WAIT, MIB};
+use super::{MAX_ARGUMENTS, MAX_STALL, MAX_THREADS, MAX_WAIT, MIB, MIN_STALL};
 
 /// Why a policy could not be used. Its text names the file and, where there is one, line and key.
 #[derive(Debug, Error)]
@@ -147,6 +147,9 @@ pub enum Problem {
     /// `save.threads`.
     #[error("{0} is not a number of threads from 0 (one per CPU) to {MAX_THREADS}")]
     Threads(i64),
+    /// `guard.stall`.
+    #[error("{0} is not a number of seconds from {MIN_STALL} to {MAX_STALL}, or 0 for never")]
+    Stall(i64),
     /// A word that is none of the allowed ones.
     #[error("`{word}` is none of {allowed}")]
     Word {

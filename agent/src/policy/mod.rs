@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use error::{PolicyError, Problem};
 use values::format_bytes;
-pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Verbosity};
+pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Unfit, Verbosity, Verify};
 
 /// Where the policy is unless the command is told otherwise; in the initramfs of B and D too.
 pub const DEFAULT_PATH: &str = "/etc/dormouse.toml";
@@ -35,6 +35,10 @@ const LOWEST_REGION: u64 = 16 * MIB;
 const MAX_PHYSICAL: u64 = 1 << 52;
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: u64 = 600;
+const DEFAULT_STALL: Duration = Duration::from_secs(120);
+/// A healthy device has pauses of seconds.
+const MIN_STALL: u64 = 10;
+const MAX_STALL: u64 = 3600;
 const DEFAULT_KERNEL: &str = "/usr/lib/dormouse/vmlinuz";
 const DEFAULT_INITRAMFS: &str = "/usr/lib/dormouse/initramfs.img";
 /// x86 kernels take 2048 bytes of command line (`COMMAND_LINE_SIZE`, arch/x86/include/asm/setup.h in 6.12);
@@ -57,6 +61,10 @@ pub struct Policy {
     pub kernel: KernelPolicy,
     /// How an image is made, and what follows.
     pub save: SavePolicy,
+    /// Whether a boot resumes.
+    pub resume: ResumePolicy,
+    /// What watches B and D.
+    pub guard: GuardPolicy,
     /// What is said while it happens.
     pub console: ConsolePolicy,
 }
@@ -103,8 +111,30 @@ pub struct SavePolicy {
     pub drop_caches: bool,
     /// Whether pages that A's allocator holds free are left out.
     pub skip_free: bool,
+    /// How the image is verified before what follows.
+    pub verify: Verify,
+    /// Whether Esc on a console stops the save.
+    pub escape: bool,
     /// What follows a completed save.
     pub then: Then,
+}
+
+/// `[resume]`: whether a boot resumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumePolicy {
+    /// Whether it does so at all; an image is discarded otherwise.
+    pub enabled: bool,
+    /// What becomes of an image that does not fit the machine, or whose filesystems somebody else has written.
+    pub mismatch: Unfit,
+}
+
+/// `[guard]`: what watches B and D.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardPolicy {
+    /// How long nothing may get done before it is given up; `None` is for ever.
+    pub stall: Option<Duration>,
+    /// Whether a hardware watchdog restarts the machine when the kernel hangs.
+    pub watchdog: bool,
 }
 
 /// `[console]`: what is said while it happens.
@@ -157,7 +187,9 @@ impl Policy {
              [region]\nsize = {size}\n{address}\n\
              [kernel]\nimage = {image}\ninitramfs = {initramfs}\narguments = {arguments}\n\n\
              [save]\n{compression}threads = {threads}\nmemory = {memory}\ndrop_caches = {drop_caches}\n\
-             skip_free = {skip_free}\nthen = {then}\n\n\
+             skip_free = {skip_free}\nverify = \"{verify}\"\nescape = {escape}\nthen = {then}\n\n\
+             [resume]\nenabled = {enabled}\nmismatch = \"{mismatch}\"\n\n\
+             [guard]\nstall = {stall}\nwatchdog = {watchdog}\n\n\
              [console]\nverbosity = {verbosity}\n",
             device = quoted(&self.image.device.to_string()),
             wait = self.image.wait.as_secs(),
@@ -169,6 +201,12 @@ impl Policy {
             memory = quoted(&format_bytes(self.save.memory)),
             drop_caches = self.save.drop_caches,
             skip_free = self.save.skip_free,
+            verify = self.save.verify.as_str(),
+            escape = self.save.escape,
+            enabled = self.resume.enabled,
+            mismatch = self.resume.mismatch.as_str(),
+            stall = self.guard.stall.map_or(0, |stall| stall.as_secs()),
+            watchdog = self.guard.watchdog,
             then = quoted(self.save.then.as_str()),
             verbosity = quoted(self.console.verbosity.as_str()),
         )

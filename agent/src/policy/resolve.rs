@@ -8,11 +8,12 @@ use toml::Spanned;
 use super::error::{PolicyError, Problem};
 use super::schema::{File, Save, Written};
 use super::source::Source;
-use super::values::{Compression, ImageDevice, Then, Verbosity, parse_bytes};
+use super::values::{Compression, ImageDevice, Then, Unfit, Verbosity, Verify, parse_bytes};
 use super::{
-    ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_WAIT, ImagePolicy,
-    KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_MEMORY, MAX_PHYSICAL, MAX_REGION_SIZE, MAX_THREADS, MAX_WAIT,
-    MIN_MEMORY, MIN_REGION_SIZE, Policy, REGION_ALIGNMENT, RegionPolicy, SavePolicy,
+    ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_STALL, DEFAULT_WAIT,
+    GuardPolicy, ImagePolicy, KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_MEMORY, MAX_PHYSICAL, MAX_REGION_SIZE,
+    MAX_STALL, MAX_THREADS, MAX_WAIT, MIN_MEMORY, MIN_REGION_SIZE, MIN_STALL, Policy, REGION_ALIGNMENT, RegionPolicy,
+    ResumePolicy, SavePolicy,
 };
 use crate::cmdline;
 
@@ -37,6 +38,17 @@ pub(super) fn resolve(source: &Source<'_>, file: File) -> Result<Policy, PolicyE
         region: RegionPolicy { size, address },
         kernel,
         save: save(source, file.save, size)?,
+        resume: ResumePolicy {
+            enabled: file.resume.enabled.is_none_or(Spanned::into_inner),
+            mismatch: at("resume.mismatch").value(file.resume.mismatch, Unfit::default(), |word| {
+                let known = Unfit::ALL.into_iter().find(|unfit| unfit.as_str() == word);
+                known.ok_or(Problem::Word { word, allowed: "\"discard\", \"keep\"" })
+            })?,
+        },
+        guard: GuardPolicy {
+            stall: at("guard.stall").value(file.guard.stall, Some(DEFAULT_STALL), stall)?,
+            watchdog: file.guard.watchdog.is_none_or(Spanned::into_inner),
+        },
         console: ConsolePolicy {
             verbosity: at("console.verbosity").value(file.console.verbosity, Verbosity::default(), verbosity)?,
         },
@@ -59,6 +71,11 @@ fn save(source: &Source<'_>, written: Save, region_size: u64) -> Result<SavePoli
         memory: at("save.memory").value(written.memory, default_memory(region_size), memory)?,
         drop_caches: written.drop_caches.is_some_and(Spanned::into_inner),
         skip_free: written.skip_free.is_none_or(Spanned::into_inner),
+        verify: at("save.verify").value(written.verify, Verify::default(), |word| {
+            let known = Verify::ALL.into_iter().find(|verify| verify.as_str() == word);
+            known.ok_or(Problem::Word { word, allowed: "\"off\", \"checksum\", \"memory\"" })
+        })?,
+        escape: written.escape.is_none_or(Spanned::into_inner),
         then: at("save.then").value(written.then, Then::default(), |word| {
             word.parse::<Then>().map_err(|_| Problem::Word { word, allowed: "\"poweroff\", \"reboot\", \"return\"" })
         })?,
@@ -109,6 +126,14 @@ fn wait(seconds: i64) -> Result<Duration, Problem> {
     match u64::try_from(seconds) {
         Ok(whole) if whole <= MAX_WAIT => Ok(Duration::from_secs(whole)),
         _ => Err(Problem::Wait(seconds)),
+    }
+}
+
+fn stall(seconds: i64) -> Result<Option<Duration>, Problem> {
+    match u64::try_from(seconds) {
+        Ok(0) => Ok(None),
+        Ok(whole) if (MIN_STALL..=MAX_STALL).contains(&whole) => Ok(Some(Duration::from_secs(whole))),
+        _ => Err(Problem::Stall(seconds)),
     }
 }
 

@@ -8,7 +8,7 @@ use toml::Spanned;
 pub(super) type Written<T> = Option<Spanned<T>>;
 
 /// Every key, as `section.key`. An unknown key is compared with these.
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 21] = [
     "image.device",
     "image.wait",
     "region.size",
@@ -22,7 +22,13 @@ pub(super) const KEYS: [&str; 15] = [
     "save.memory",
     "save.drop_caches",
     "save.skip_free",
+    "save.verify",
+    "save.escape",
     "save.then",
+    "resume.enabled",
+    "resume.mismatch",
+    "guard.stall",
+    "guard.watchdog",
     "console.verbosity",
 ];
 
@@ -34,6 +40,8 @@ pub(super) struct File {
     pub(super) region: Region,
     pub(super) kernel: Kernel,
     pub(super) save: Save,
+    pub(super) resume: Resume,
+    pub(super) guard: Guard,
     pub(super) console: Console,
 }
 
@@ -72,7 +80,25 @@ pub(super) struct Save {
     pub(super) memory: Written<String>,
     pub(super) drop_caches: Written<bool>,
     pub(super) skip_free: Written<bool>,
+    pub(super) verify: Written<String>,
+    pub(super) escape: Written<bool>,
     pub(super) then: Written<String>,
+}
+
+/// `[resume]`: whether a boot resumes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Resume {
+    pub(super) enabled: Written<bool>,
+    pub(super) mismatch: Written<String>,
+}
+
+/// `[guard]`: what watches B and D.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Guard {
+    pub(super) stall: Written<i64>,
+    pub(super) watchdog: Written<bool>,
 }
 
 /// `[console]`: what is said while it happens.

@@ -35,8 +35,12 @@ fn defaults() {
             memory: 24 << 20,
             drop_caches: false,
             skip_free: true,
+            verify: Verify::Off,
+            escape: true,
             then: Then::PowerOff,
         },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
+        guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Normal },
     };
     assert_eq!(parse(LEAST).unwrap(), expected);
@@ -60,7 +64,15 @@ fn every_key_is_read() {
         memory = '1G'
         drop_caches = true
         skip_free = false
+        verify = 'memory'
+        escape = false
         then = 'return'
+        [resume]
+        enabled = false
+        mismatch = 'keep'
+        [guard]
+        stall = 0
+        watchdog = false
         [console]
         verbosity = 'quiet'
     ";
@@ -81,8 +93,12 @@ fn every_key_is_read() {
             memory: 1 << 30,
             drop_caches: true,
             skip_free: false,
+            verify: Verify::Memory,
+            escape: false,
             then: Then::Return,
         },
+        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
+        guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(text).unwrap(), expected);
@@ -108,6 +124,10 @@ fn refusals_name_file_line_and_key() {
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
         ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
+        ("[save]\nverify = \"yes\"", "dormouse.toml:4: save.verify: `yes` is none of \"off\", \"checksum\""),
+        ("[resume]\nmismatch = \"ask\"", "dormouse.toml:4: resume.mismatch: `ask` is none of \"discard\""),
+        ("[guard]\nstall = 9", "dormouse.toml:4: guard.stall: 9 is not a number of seconds from 10 to 3600"),
+        ("[guard]\nstall = -1", "dormouse.toml:4: guard.stall: -1 is not a number of seconds"),
         ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"auto\""),
         ("[save]\nmemory = \"3M\"", "dormouse.toml:4: save.memory: `3M` is not a size from 4M to 1G"),
         ("[save]\nmemory = \"2G\"", "dormouse.toml:4: save.memory: `2G` is not a size from 4M to 1G"),

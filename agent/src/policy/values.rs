@@ -153,6 +153,55 @@ pub enum Compression {
     },
 }
 
+/// How an image is verified before the power goes off, while the memory that was saved is still there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Not at all; a restore finds out.
+    #[default]
+    Off,
+    /// It is read back from the device, and every checksum compared.
+    Checksum,
+    /// It is read back, and every page compared with the memory that it was made of.
+    Memory,
+}
+
+impl Verify {
+    /// Every value, from the least to the most that is done.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Checksum, Self::Memory];
+
+    /// The word it is written as.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Checksum => "checksum",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// What becomes of an image that does not fit the machine or its filesystems.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is given up.
+    #[default]
+    Discard,
+    /// It stays, and the next boot looks again.
+    Keep,
+}
+
+impl Unfit {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::Discard, Self::Keep];
+
+    /// The word it is written as.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Discard => "discard",
+            Self::Keep => "keep",
+        }
+    }
+}
+
 /// How much the agent says on the console. The kernel log always gets everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {

@@ -68,6 +68,12 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
     Ok(found)
 }
 
+/// The block devices that are there and large enough for anything, by path.
+#[must_use]
+pub fn block_devices() -> Vec<PathBuf> {
+    BlockDevice::all().into_iter().map(|device| device.path).collect()
+}
+
 /// Whether there is something at `path` that can be opened, now or never: a disk's node may be there before the disk is.
 fn is_there(path: &Path) -> bool {
     let not_yet = [Errno::ENXIO, Errno::ENODEV, Errno::ENOMEDIUM];

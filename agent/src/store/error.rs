@@ -109,6 +109,14 @@ pub enum StoreError {
         /// The device's size in bytes.
         size: u64,
     },
+    /// What was read back is not what was saved.
+    #[error("image device {path}: what was read back from it is not what was saved: {source}", path = .path.display())]
+    Unverified {
+        /// The device.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The writing thread is gone.
     #[error("image device {path}: the writing thread ended unexpectedly", path = .path.display())]
     WriterGone {

@@ -4,6 +4,7 @@ use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSE
 use dormouse_image::{BLOCK, Block, Commit, FormatError, Header, Label, Slot, State, newest};
 
 use super::{Disk, StoreError};
+use crate::machine;
 
 /// An open image device with a valid label and commit record.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Image {
             return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
         }
         let format = |source| StoreError::Format { path: path.clone(), source };
-        let commit = Commit::empty(label.uuid);
+        let commit = Commit { changed_unix: label.created_unix, ..Commit::empty(label.uuid) };
         let bytes = commit.encode().map_err(format)?;
         for slot in [Slot::First, Slot::Second] {
             disk.write_copy(slot.offset(), &bytes)?;
@@ -91,8 +92,14 @@ impl Image {
         self.record(commit)
     }
 
+    /// This image as it will be with `commit`, for looking into it before that is written.
+    pub(super) fn as_if(&self, commit: Commit) -> Image {
+        Image { disk: self.disk.clone(), label: self.label, commit, slot: self.slot }
+    }
+
     /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
     pub(super) fn record(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let commit = Commit { changed_unix: machine::now_unix(), ..commit };
         let bytes = commit.encode().map_err(|source| self.format(source))?;
         let first = self.slot.other();
         for slot in [first, first.other()] {

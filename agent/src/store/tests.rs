@@ -64,7 +64,7 @@ fn write(file: &NamedTempFile, stored: u64, state: State) -> Result<Image, Store
     }
     let zero = vec![Extent { pfn: 0x100 + stored, pages: 100 }];
     writer.piece(Piece { zero, ..Piece::default() }).unwrap();
-    writer.finish(state, 0, SaveStats::default)
+    writer.finish(state, 0, |_| Ok(()), SaveStats::default)
 }
 
 fn verify(image: &Image) -> anyhow::Result<pipeline::Counts> {
@@ -117,6 +117,38 @@ fn a_failed_save_says_why() {
     Writer::begin(image, &header(50)).unwrap().fail("the disk is on fire").unwrap();
     let image = open(&file).unwrap();
     assert_eq!((image.commit().state, image.commit().reason.as_str()), (State::Failed, "the disk is on fire"));
+}
+
+#[test]
+fn an_image_that_does_not_pass_its_check_is_none() {
+    let file = device(16 << 20);
+    let image = Image::create(Disk::open(file.path(), Access::Write).unwrap(), LABEL).unwrap();
+    let mut writer = Writer::begin(image, &header(10)).unwrap();
+    pieces(10).for_each(|piece| writer.piece(piece).unwrap());
+    let error = writer.finish(
+        State::Complete,
+        0,
+        |image| {
+            // It is all there already, but on the device no image yet.
+            assert_eq!(verify(image).unwrap().stored, 10);
+            assert_eq!(open(&file).unwrap().commit().state, State::Saving);
+            Err("a page differs".into())
+        },
+        SaveStats::default,
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("what was read back") && error.contains("a page differs"), "{error}");
+    let image = open(&file).unwrap();
+    assert_eq!((image.commit().state, image.commit().reason.as_str()), (State::Failed, error.as_str()));
+}
+
+#[test]
+fn a_change_of_state_has_its_time() {
+    let file = device(16 << 20);
+    assert_eq!(Image::create(Disk::open(file.path(), Access::Write).unwrap(), LABEL).unwrap().commit().changed_unix, 1);
+    let before = crate::machine::now_unix();
+    let image = write(&file, 10, State::Complete).unwrap();
+    assert!((before..=before + 60).contains(&image.commit().changed_unix));
 }
 
 #[test]

@@ -53,7 +53,8 @@ impl Writer {
         })
     }
 
-    /// Makes the image durable and then gives it its final state: `Complete`, or `Snapshot` where the session goes on.
+    /// Makes the image durable, has it checked, and then gives it its final state: `Complete`, or `Snapshot` where the
+    /// session goes on.
     ///
     /// # Errors
     /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have reached
@@ -62,9 +63,10 @@ impl Writer {
         mut self,
         state: State,
         omitted_pages: u64,
+        check: impl FnOnce(&Image) -> Result<(), StoreFailure>,
         stats: impl FnOnce() -> SaveStats,
     ) -> Result<Image, StoreError> {
-        match self.commit(state, omitted_pages, stats) {
+        match self.commit(state, omitted_pages, check, stats) {
             Ok(()) => Ok(self.image),
             Err(error) => {
                 if let Err(second) = self.image.transition(State::Failed, &error.to_string()) {
@@ -79,6 +81,7 @@ impl Writer {
         &mut self,
         state: State,
         omitted_pages: u64,
+        check: impl FnOnce(&Image) -> Result<(), StoreFailure>,
         stats: impl FnOnce() -> SaveStats,
     ) -> Result<(), StoreError> {
         self.end_index()?;
@@ -89,12 +92,15 @@ impl Writer {
             last_index: self.last_index,
             data_end: self.stream.end,
             totals: self.totals,
-            stats: stats(),
             ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
         };
         self.image.disk().flush()?;
+        check(&self.image.as_if(commit.clone())).map_err(|source| {
+            let path = self.image.disk().path().to_path_buf();
+            StoreError::Unverified { path, source }
+        })?;
         // The commit point: from here on there is an image.
-        self.image.record(commit)
+        self.image.record(Commit { stats: stats(), ..commit })
     }
 
     /// Marks the image as failed with `reason`, as far as the device lets it.

@@ -9,8 +9,9 @@ pub mod memory;
 pub mod phys;
 pub mod pin;
 pub mod power;
-pub mod process;
+
 pub mod stub;
+pub mod watchdog;
 
 /// The page size of x86-64, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

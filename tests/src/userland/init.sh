@@ -13,8 +13,9 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </etc/modules
 
-# As in any distribution's initramfs, before anything is mounted.
-/usr/lib/dormouse/dormouse-resume
+# As in any distribution's initramfs, before anything is mounted; but `rescue` is a system from elsewhere, which has never
+# heard of Dormouse.
+grep -qw rescue /proc/cmdline || /usr/lib/dormouse/dormouse-resume
 
 echo "A: ready boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 

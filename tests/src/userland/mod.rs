@@ -15,8 +15,8 @@ pub const POLICY_PATH: &str = "/etc/dormouse.toml";
 /// The commands of busybox that the guest's scripts and the tests use.
 const APPLETS: &[&str] = &[
     "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "find", "grep", "head", "insmod", "ip", "ls", "mkdir",
-    "mkswap", "mount", "poweroff", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "swapoff", "swapon",
-    "sync", "tr", "uname",
+    "mkswap", "mount", "poweroff", "reboot", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "swapoff",
+    "swapon", "sync", "touch", "tr", "umount", "uname",
 ];
 
 /// A policy of the guest, and the initramfs of B and D that carries it.
@@ -24,7 +24,7 @@ const APPLETS: &[&str] = &[
 pub struct GuestPolicy {
     /// Where the guest has it.
     pub path: String,
-    /// Its text but for the table `[kernel]`, which the userland adds.
+    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs.
     pub text: String,
 }
 
@@ -37,12 +37,14 @@ impl GuestPolicy {
 }
 
 /// What a guest's initramfs holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Userland {
     /// Policies, each with an initramfs of its own.
     pub policies: Vec<GuestPolicy>,
     /// Modules that A loads before it looks for an image, and that B and D load; dependencies are found.
     pub modules: Vec<String>,
+    /// Modules that A alone loads.
+    pub own_modules: Vec<String>,
 }
 
 impl Userland {
@@ -80,7 +82,8 @@ impl Userland {
         archive = archive.file("/etc/modules", 0o644, names.into_bytes());
         for (number, policy) in self.policies.iter().enumerate() {
             let guest_initramfs = format!("/usr/lib/dormouse/initramfs{number}.img");
-            let text = format!("{}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n", policy.text);
+            let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));
+            let text = format!("{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
             let small = self.small_initramfs(artifacts, folder, &text)?;
             archive = archive.file(&guest_initramfs, 0o644, small).file(&policy.path, 0o644, text.into_bytes());
         }
@@ -106,10 +109,11 @@ impl Userland {
 
     /// The modules' files in the order in which A must load them.
     fn modules(&self, artifacts: &Artifacts) -> Result<Vec<Module>> {
-        if self.modules.is_empty() {
+        let names = [self.modules.as_slice(), &self.own_modules].concat();
+        if names.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(modules::resolve(&artifacts.modules(), &self.modules)?)
+        Ok(modules::resolve(&artifacts.modules(), &names)?)
     }
 }
 

@@ -41,7 +41,7 @@ fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: TOO_SMALL });
     let policy = |disk: usize| -> Result<String> { Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?)) };
     let small = GuestPolicy { path: "/etc/too-small.toml".to_owned(), text: policy(1)? };
-    let userland = Userland { policies: vec![GuestPolicy::standard(policy(0)?), small], modules: Vec::new() };
+    let userland = Userland { policies: vec![GuestPolicy::standard(policy(0)?), small], ..Userland::default() };
     let mut guest = Guest::new(config, &userland, &Artifacts::from_environment()?)?;
     guest.boot()?;
     for disk in 0..2 {

@@ -21,7 +21,7 @@ fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Resul
     image::command(&artifacts, &["init"], blank.path())?;
     let uuid = image::commit(blank.path())?.image;
     let policy = GuestPolicy::standard(format!("[image]\ndevice = \"UUID={uuid}\"\n"));
-    let mut guest = Guest::new(config, &Userland { policies: vec![policy], modules: Vec::new() }, &artifacts)?;
+    let mut guest = Guest::new(config, &Userland { policies: vec![policy], ..Userland::default() }, &artifacts)?;
     std::fs::copy(blank.path(), guest.disk_file(0))?;
     guest.boot()?;
     cycle::start_workload(&mut guest)?;

@@ -8,14 +8,29 @@ mod exactness;
 mod export;
 mod free_pages;
 mod images;
+mod power_cuts;
 mod refusals;
+mod refused_in_a;
+mod resume_checks;
+mod save_faults;
 mod shapes;
+mod verify;
 
-use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dormouse::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::channel::client::Request;
+use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
-use dormouse_tests::guest::Guest;
+use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
+
+/// Enough for D and the boot that follows it.
+const TWO_BOOTS: Duration = Duration::from_secs(300);
 
 /// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A left
 /// nor zero.
@@ -55,4 +70,56 @@ fn power_cycle(guest: &mut Guest) -> Result<WentOn> {
 
 fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
     went_on.demand_proofs().map_err(|error| guest.explain(error))
+}
+
+/// Gives the command that saves and powers off, and does not wait for its end.
+fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
+    let cursor = guest.console().end();
+    Ok((guest.send("dormouse hibernate --then poweroff --json")?, cursor))
+}
+
+/// Makes a filesystem in a disk's file.
+fn make_filesystem(kind: &str, disk: &Path) -> Result<()> {
+    let force: &[&str] = match kind {
+        "ext4" => &["-q", "-F"],
+        "xfs" | "btrfs" => &["-q", "-f"],
+        _ => &[],
+    };
+    let program = format!("/sbin/mkfs.{kind}");
+    let output = Command::new(&program).args(force).arg(disk).output();
+    let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Powers on and returns the console's lines until an ordinary boot is up.
+fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
+    let mut cursor = guest.power_on()?;
+    let mut lines = Vec::new();
+    guest.follow(&mut cursor, TWO_BOOTS, "an ordinary boot", |line| {
+        lines.push(line.text.clone());
+        line.text.contains(READY_MARK).then_some(())
+    })?;
+    Ok(lines)
+}
+
+/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log, which
+/// both are the serial line here.
+fn reasons(lines: &[String]) -> Vec<&str> {
+    let said = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
+    let mut reasons: Vec<&str> = said
+        .filter(|text| ["no image to resume", "not resuming"].iter().any(|start| text.starts_with(start)))
+        .collect();
+    reasons.dedup();
+    reasons
+}
+
+/// Waits until the progress of `phase` is a tenth or more.
+fn wait_until_under_way(guest: &Guest, cursor: &mut Cursor, phase: Phase) -> Result<()> {
+    let what = format!("progress of {phase}");
+    guest.follow(cursor, TWO_BOOTS, &what, |line| {
+        let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
+        let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;
+        (10..100).contains(&percent).then_some(())
+    })
 }

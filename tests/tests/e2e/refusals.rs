@@ -1,20 +1,13 @@
 //! Boots that do not resume, and say why; and restores that are tried again.
 
-use std::time::Duration;
-
 use anyhow::{Result, anyhow, ensure};
 use dormouse::phase::Phase;
 use dormouse_image::State;
-use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, unobserved};
-use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{demand_proofs, save, session};
-
-/// Enough for D and the boot that follows it.
-const TWO_BOOTS: Duration = Duration::from_secs(300);
+use crate::{TWO_BOOTS, demand_proofs, lines_of_boot, reasons, save, session, wait_until_under_way};
 
 #[test]
 fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
@@ -122,36 +115,4 @@ fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
     let expected = "not resuming from /dev/vda: 2 restores of it have already died; the image is discarded";
     ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
     Ok(())
-}
-
-/// Powers on and returns the console's lines until an ordinary boot is up.
-fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
-    let mut cursor = guest.power_on()?;
-    let mut lines = Vec::new();
-    guest.follow(&mut cursor, TWO_BOOTS, "an ordinary boot", |line| {
-        lines.push(line.text.clone());
-        line.text.contains(READY_MARK).then_some(())
-    })?;
-    Ok(lines)
-}
-
-/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log, which
-/// both are the serial line here.
-fn reasons(lines: &[String]) -> Vec<&str> {
-    let said = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
-    let mut reasons: Vec<&str> = said
-        .filter(|text| ["no image to resume", "not resuming"].iter().any(|start| text.starts_with(start)))
-        .collect();
-    reasons.dedup();
-    reasons
-}
-
-/// Waits until the progress of `phase` is a tenth or more.
-fn wait_until_under_way(guest: &Guest, cursor: &mut Cursor, phase: Phase) -> Result<()> {
-    let what = format!("progress of {phase}");
-    guest.follow(cursor, TWO_BOOTS, &what, |line| {
-        let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
-        let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;
-        (10..100).contains(&percent).then_some(())
-    })
 }

@@ -3,7 +3,7 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Cpu, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox, field};
+use super::{Cpu, EfiRange, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox, field};
 use crate::error::{Block, FormatError};
 use crate::layout::HEADER_MAX;
 use crate::{PfnRange, PhysRange, Uuid, block};
@@ -56,10 +56,19 @@ struct RawFirmware {
     reserved: U32,
 }
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEfi {
+    start: U64,
+    end: U64,
+    mapped: U64,
+}
+
 const RECORD: usize = size_of::<RawRecord>();
 const RANGE: usize = size_of::<RawRange>();
 const FIRMWARE: usize = size_of::<RawFirmware>();
-const _: () = assert!(size_of::<RawHeader>() == 144 && RECORD == 8 && RANGE == 16 && FIRMWARE == 24);
+const EFI: usize = size_of::<RawEfi>();
+const _: () = assert!(size_of::<RawHeader>() == 144 && RECORD == 8 && RANGE == 16 && FIRMWARE == 24 && EFI == 24);
 
 /// The kinds of records, in the order in which they are written. All are mandatory.
 mod kind {
@@ -72,7 +81,9 @@ mod kind {
     pub(super) const KERNEL_VERSION: u16 = 7;
     pub(super) const HOSTNAME: u16 = 8;
     pub(super) const CMDLINE: u16 = 9;
-    pub(super) const LAST: u16 = CMDLINE;
+    pub(super) const EFI: u16 = 10;
+    pub(super) const FILESYSTEMS: u16 = 11;
+    pub(super) const LAST: u16 = FILESYSTEMS;
 }
 
 /// A reader that does not know a record with this flag may skip it.
@@ -104,6 +115,15 @@ impl Header {
                 .to_vec()
             })
             .collect();
+        let efi: Vec<u8> = self
+            .efi
+            .iter()
+            .flat_map(|range| {
+                let (start, end, mapped) = (range.start.into(), range.end.into(), range.mapped.into());
+                RawEfi { start, end, mapped }.as_bytes().to_vec()
+            })
+            .collect();
+        let filesystems: String = self.filesystems.iter().map(Filesystem::to_line).collect();
         let records: [(u16, &[u8]); kind::LAST as usize] = [
             (kind::RAM, &ram),
             (kind::FIRMWARE, &firmware),
@@ -114,6 +134,8 @@ impl Header {
             (kind::KERNEL_VERSION, self.kernel_version.as_bytes()),
             (kind::HOSTNAME, self.hostname.as_bytes()),
             (kind::CMDLINE, self.cmdline.as_bytes()),
+            (kind::EFI, &efi),
+            (kind::FILESYSTEMS, filesystems.as_bytes()),
         ];
         let raw = RawHeader {
             image: self.image.0,
@@ -225,12 +247,52 @@ impl Header {
             kind::KERNEL_VERSION => self.kernel_version = text("kernel version")?,
             kind::HOSTNAME => self.hostname = text("host name")?,
             kind::CMDLINE => self.cmdline = text("command line")?,
+            kind::EFI => {
+                self.efi = table(kind, content, EFI, |bytes| {
+                    let (raw, _) = RawEfi::ref_from_prefix(bytes).ok()?;
+                    Some(EfiRange { start: raw.start.get(), end: raw.end.get(), mapped: raw.mapped.get() })
+                })?;
+            }
+            kind::FILESYSTEMS => {
+                let why = "has a line that describes no filesystem";
+                let lines = text("filesystems")?;
+                let parsed = lines.split_terminator('\n').map(Filesystem::from_line).collect::<Option<_>>();
+                self.filesystems = parsed.ok_or(FormatError::Record { kind, why })?;
+            }
             _ => {
                 return Err(FormatError::Record { kind, why: "is unknown to this version" });
             }
         }
         Ok(())
     }
+}
+
+impl Filesystem {
+    /// Its line in the record: type, UUID, the two digests in hexadecimal (`-` for none), the mount point; with tabs
+    /// between them.
+    fn to_line(&self) -> String {
+        let still = self.still.map_or_else(|| "-".to_string(), |digest| format!("{digest:016x}"));
+        format!("{}\t{}\t{:016x}\t{still}\t{}\n", self.kind, self.uuid, self.steady, self.mount)
+    }
+
+    fn from_line(line: &str) -> Option<Filesystem> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let &[kind, uuid, steady, still, mount] = fields.as_slice() else { return None };
+        let [kind, uuid, mount] = [kind, uuid, mount].map(str::to_string);
+        Some(Filesystem {
+            kind,
+            uuid,
+            mount,
+            steady: digest(steady)?,
+            still: if still == "-" { None } else { Some(digest(still)?) },
+        })
+    }
+}
+
+/// Sixteen lower-case hexadecimal digits.
+fn digest(text: &str) -> Option<u64> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if digits { u64::from_str_radix(text, 16).ok() } else { None }
 }
 
 /// One record, and the bytes behind it.

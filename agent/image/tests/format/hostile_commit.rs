@@ -8,8 +8,8 @@ use crate::values;
 
 /// Offsets in the block, as FORMAT.md has them.
 const STATE: usize = 32;
-const REASON_LEN: usize = 224;
-const REASON: usize = 232;
+const REASON_LEN: usize = 232;
+const REASON: usize = 240;
 
 /// The field for which `commit` is refused, which must be so when it is written too.
 fn refused(commit: &Commit) -> &'static str {

@@ -12,6 +12,8 @@ use crate::values;
 const PAGING_LEVELS: usize = 160;
 const RECORD_COUNT: usize = 164;
 const RECORDS: usize = 168;
+/// How many kinds of records there are.
+const KINDS: usize = 11;
 
 type Record = (u16, u16, Vec<u8>);
 
@@ -20,7 +22,7 @@ fn records() -> Vec<Record> {
     let bytes = values::header().encode().unwrap();
     let mut rest = &bytes[RECORDS..];
     let mut records = Vec::new();
-    for _ in 0..9 {
+    for _ in 0..KINDS {
         let kind = u16::from_le_bytes([rest[0], rest[1]]);
         let flags = u16::from_le_bytes([rest[2], rest[3]]);
         let len = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
@@ -67,8 +69,8 @@ fn the_tests_know_how_records_lie() {
 
 #[test]
 fn an_unknown_record_is_refused_unless_it_may_be_ignored() {
-    for kind in [0, 10, 11, 0x7fff, u16::MAX] {
-        for at in [0, 4, 9] {
+    for kind in [0, 12, 13, 0x7fff, u16::MAX] {
+        for at in [0, 4, KINDS] {
             let mut records = records();
             records.insert(at, (kind, 0, b"news".to_vec()));
             assert_eq!(record_error(&records), (kind, "is unknown to this version"));
@@ -89,7 +91,7 @@ fn an_unknown_record_is_refused_unless_it_may_be_ignored() {
 
 #[test]
 fn a_record_that_is_missing_or_there_twice_is_refused() {
-    for at in 0..9 {
+    for at in 0..KINDS {
         let mut records = records();
         let removed = records.remove(at);
         assert_eq!(record_error(&records), (removed.0, "is missing"));
@@ -98,14 +100,14 @@ fn a_record_that_is_missing_or_there_twice_is_refused() {
         assert_eq!(Header::decode(&header_of(&records)), Ok(values::header()));
         records.push(removed.clone());
         assert_eq!(record_error(&records), (removed.0, "is there twice"));
-        records[9].1 = 1;
+        records[KINDS].1 = 1;
         assert_eq!(record_error(&records), (removed.0, "is there twice"));
     }
 }
 
 #[test]
 fn a_table_that_is_no_whole_number_of_entries_is_refused() {
-    for (at, kind, size) in [(0, 1, 16), (1, 2, 24)] {
+    for (at, kind, size) in [(0, 1, 16), (1, 2, 24), (9, 10, 24)] {
         for len in [1, size - 1, size + 1, 2 * size - 8] {
             let mut records = records();
             records[at].2 = vec![0; len];
@@ -116,12 +118,38 @@ fn a_table_that_is_no_whole_number_of_entries_is_refused() {
 
 #[test]
 fn text_that_is_not_utf8_is_refused() {
-    for at in 2..9 {
+    for at in (2..9).chain([10]) {
         let mut records = records();
         records[at].2 = vec![b'a', 0xff];
         let found = Header::decode(&header_of(&records));
         assert!(matches!(found, Err(FormatError::Text { block: Block::Header, .. })), "{found:?}");
     }
+}
+
+#[test]
+fn a_line_that_describes_no_filesystem_is_refused() {
+    let digest = "0123456789abcdef";
+    let bad = [
+        "\n".to_string(),
+        "ext4\n".to_string(),
+        format!("ext4\t1-2\t{digest}\t-\n"),
+        format!("ext4\t1-2\t{digest}\t-\t/\tmore\n"),
+        format!("ext4\t1-2\t{}\t-\t/\n", &digest[1..]),
+        format!("ext4\t1-2\t+{}\t-\t/\n", &digest[1..]),
+        format!("ext4\t1-2\t{}\t-\t/\n", digest.to_uppercase()),
+        format!("ext4\t1-2\t-\t{digest}\t/\n"),
+    ];
+    for line in bad {
+        let mut records = records();
+        records[10].2 = line.clone().into_bytes();
+        assert_eq!(record_error(&records), (11, "has a line that describes no filesystem"), "{line:?}");
+    }
+    let mut header = values::header();
+    header.filesystems[0].mount = "/a\tb".to_string();
+    assert_eq!(refused(&header), "filesystem's text");
+    header.filesystems.clear();
+    header.efi[0].end = header.efi[0].start;
+    assert_eq!(refused(&header), "EFI range");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use dormouse_image::layout::{CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, PFN_LIMIT};
 use dormouse_image::{
-    BLOCK, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, Label, Locator, Mailbox, PfnRange,
-    PhysRange, SaveStats, State, Totals, Uuid,
+    BLOCK, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header, Label,
+    Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ pub(crate) fn commit() -> Commit {
     Commit {
         seq: 7,
         state: State::Complete,
+        changed_unix: 1_700_000_002,
         attempts: 0,
         image: Uuid([0x11; 16]),
         save_id: Uuid([0x22; 16]),
@@ -55,6 +56,14 @@ pub(crate) fn header() -> Header {
         mailbox: Some(Mailbox { pfn: 0x201, nonce: [0x44; 16] }),
         ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
         firmware: vec![FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved }],
+        efi: vec![EfiRange { start: 0x7e_0000, end: 0x7f_0000, mapped: 0xffff_fffe_ff00_0000 }],
+        filesystems: vec![Filesystem {
+            kind: "ext4".to_string(),
+            uuid: "0a1b2c3d-0000-4000-8000-000000000001".to_string(),
+            mount: "/".to_string(),
+            steady: 0x1111,
+            still: Some(0x2222),
+        }],
         cpu: Cpu {
             vendor: "GenuineIntel".to_string(),
             family: 6,
@@ -126,20 +135,23 @@ fn any_stats() -> impl Strategy<Value = SaveStats> {
 pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
     let index_offset = (DATA_OFFSET / 4096..1 << 51).prop_map(|block| block * 4096);
     let places = (any_locator(Just(HEADER_OFFSET), HEADER_MAX), any_locator(index_offset, INDEX_MAX));
-    let identity = (any::<u64>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
+    let identity = (any::<[u64; 2]>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
     (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
-        |((seq, state, attempts, image, save_id), (header, last_index), totals, stats, reason)| Commit {
-            seq,
-            state,
-            attempts,
-            image,
-            save_id,
-            header,
-            last_index,
-            data_end: last_index.offset + u64::from(last_index.len),
-            totals,
-            stats,
-            reason,
+        |(([seq, changed_unix], state, attempts, image, save_id), (header, last_index), totals, stats, reason)| {
+            Commit {
+                seq,
+                state,
+                changed_unix,
+                attempts,
+                image,
+                save_id,
+                header,
+                last_index,
+                data_end: last_index.offset + u64::from(last_index.len),
+                totals,
+                stats,
+                reason,
+            }
         },
     )
 }
@@ -177,6 +189,19 @@ fn any_firmware() -> impl Strategy<Value = Vec<FirmwareRange>> {
     })
 }
 
+fn any_efi() -> impl Strategy<Value = Vec<EfiRange>> {
+    let range = (0..u64::MAX / 2, 1..u64::MAX / 2, any::<u64>());
+    vec(range.prop_map(|(start, len, mapped)| EfiRange { start, end: start + len, mapped }), 0..20)
+}
+
+fn any_filesystems() -> impl Strategy<Value = Vec<Filesystem>> {
+    // All but control characters: those that the records are made of.
+    let texts = ["[^\\p{Cc}]{0,8}", "[0-9a-f-]{0,36}", "[^\\p{Cc}]{0,32}"];
+    let found = (texts, any::<u64>(), any::<Option<u64>>())
+        .prop_map(|([kind, uuid, mount], steady, still)| Filesystem { kind, uuid, mount, steady, still });
+    vec(found, 0..8)
+}
+
 fn any_cpu() -> impl Strategy<Value = Cpu> {
     let texts = [".{0,16}", ".{0,64}", "[a-z0-9_ ]{0,2000}"];
     (texts, any::<[u32; 4]>(), any::<bool>()).prop_map(
@@ -197,8 +222,16 @@ pub(crate) fn any_header() -> impl Strategy<Value = Header> {
     let identity = (any_uuid(), any_uuid(), any_uuid(), any::<u64>());
     let texts = [".{0,64}", ".{0,64}", ".{0,64}", ".{0,2048}"];
     let own = (any::<bool>(), any::<[u8; 16]>(), 0_u64..4096);
-    (identity, any_ram(), any_firmware(), any_cpu(), texts, own).prop_map(
-        |((image, save_id, boot_id, created_unix), ram, firmware, cpu, texts, (with_mailbox, nonce, at))| {
+    let described = (any_firmware(), any_efi(), any_filesystems());
+    (identity, any_ram(), described, any_cpu(), texts, own).prop_map(
+        |(
+            (image, save_id, boot_id, created_unix),
+            ram,
+            (firmware, efi, filesystems),
+            cpu,
+            texts,
+            (with_mailbox, nonce, at),
+        )| {
             let [kernel_release, kernel_version, hostname, cmdline] = texts;
             let first = ram[0].start;
             Header {
@@ -210,6 +243,8 @@ pub(crate) fn any_header() -> impl Strategy<Value = Header> {
                 mailbox: with_mailbox.then_some(Mailbox { pfn: first, nonce }),
                 ram,
                 firmware,
+                efi,
+                filesystems,
                 cpu,
                 kernel_release,
                 kernel_version,

@@ -2,8 +2,8 @@
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, Chunk, Codec, Commit, Cpu, Extent, FirmwareKind, FirmwareRange, Header, IndexBuilder, Label, Locator,
-    Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
+    BLOCK, Block, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
+    IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
 };
 
 /// One zstd frame (RFC 8878): single segment, 8192 bytes of content, one RLE block of the byte 0x5a.
@@ -55,6 +55,23 @@ pub(crate) fn header() -> Header {
             FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved },
             FirmwareRange { start: 0x910_0000, end: 0x910_2345, kind: FirmwareKind::AcpiTables },
             FirmwareRange { start: 0x920_0000, end: 0x930_0000, kind: FirmwareKind::Other(12) },
+        ],
+        efi: vec![EfiRange { start: 0x7e_0000, end: 0x7f_0000, mapped: 0xffff_fffe_ff00_0000 }],
+        filesystems: vec![
+            Filesystem {
+                kind: "ext4".to_string(),
+                uuid: "89abcdef-0123-4567-89ab-cdef01234567".to_string(),
+                mount: "/".to_string(),
+                steady: 0x0123_4567_89ab_cdef,
+                still: Some(0xfedc_ba98_7654_3210),
+            },
+            Filesystem {
+                kind: "vfat".to_string(),
+                uuid: "1234-ABCD".to_string(),
+                mount: "/boot/efi".to_string(),
+                steady: 1,
+                still: None,
+            },
         ],
         cpu: Cpu {
             vendor: "GenuineDormouse".to_string(),
@@ -136,6 +153,7 @@ pub(crate) fn commits(header: Locator, last_index: Locator) -> [Commit; 2] {
     let newer = Commit {
         seq: 5,
         state: State::Complete,
+        changed_unix: 1_750_000_009,
         header,
         last_index,
         data_end: INDEX_OFFSETS[1] + 4096,

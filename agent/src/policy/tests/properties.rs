@@ -33,25 +33,35 @@ fn any_policy() -> impl Strategy<Value = Policy> {
     });
     let level = prop_oneof![-7..=-1, 1..=19].prop_map(|level| Compression::Zstd { level });
     let compression = prop_oneof![Just(Compression::Auto), Just(Compression::Store), level];
-    let then = prop::sample::select(Then::ALL.to_vec());
-    let save = (compression, 0..=MAX_THREADS, MIN_MEMORY..=MAX_MEMORY, any::<[bool; 2]>(), then).prop_map(
-        |(compression, threads, memory, [drop_caches, skip_free], then)| SavePolicy {
+    let ends = (prop::sample::select(Verify::ALL.to_vec()), prop::sample::select(Then::ALL.to_vec()));
+    let save = (compression, 0..=MAX_THREADS, MIN_MEMORY..=MAX_MEMORY, any::<[bool; 3]>(), ends).prop_map(
+        |(compression, threads, memory, [drop_caches, skip_free, escape], (verify, then))| SavePolicy {
             compression,
             threads,
             memory,
             drop_caches,
             skip_free,
+            verify,
+            escape,
             then,
         },
     );
     let console = prop::sample::select(Verbosity::ALL.to_vec()).prop_map(|verbosity| ConsolePolicy { verbosity });
-    (image, region, kernel, save, console).prop_map(|(image, region, kernel, save, console)| Policy {
-        image,
-        region,
-        kernel,
-        save,
-        console,
-    })
+    let resume = (any::<bool>(), prop::sample::select(Unfit::ALL.to_vec()))
+        .prop_map(|(enabled, mismatch)| ResumePolicy { enabled, mismatch });
+    let stall = prop::option::of((MIN_STALL..=MAX_STALL).prop_map(Duration::from_secs));
+    let guard = (stall, any::<bool>()).prop_map(|(stall, watchdog)| GuardPolicy { stall, watchdog });
+    (image, region, kernel, save, (resume, guard), console).prop_map(
+        |(image, region, kernel, save, (resume, guard), console)| Policy {
+            image,
+            region,
+            kernel,
+            save,
+            resume,
+            guard,
+            console,
+        },
+    )
 }
 
 proptest! {

@@ -159,7 +159,7 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
             GuestPolicy::standard(policy("auto")),
             GuestPolicy { path: "/etc/zstd.toml".to_owned(), text: policy("zstd") },
         ],
-        modules: Vec::new(),
+        ..Userland::default()
     };
     let mut guest = Guest::new(config, &userland, artifacts)?;
     make_files(&guest.disk_file(2))?;

@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// What to measure [default: file and guest with --quick, everything otherwise]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) tier: Vec<Tier>,
+    /// Whose memory the file tier packs [default: compile and database with --quick, all otherwise]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) workload: Vec<file_tier::Workload>,
     /// How often each contender runs [default: 5 in the file tier; in the others 3 with --quick, 5 otherwise]
     #[arg(long)]
     pub(crate) runs: Option<usize>,

@@ -82,6 +82,11 @@ impl Contender {
         }
     }
 
+    /// Whether it is none of ours.
+    pub(super) fn is_peer(self) -> bool {
+        !matches!(self, Dormouse(_) | Codec(_))
+    }
+
     /// The threads that work when it packs, and when it unpacks.
     pub(super) fn threads(self, threads: usize) -> (usize, usize) {
         match self {
@@ -103,6 +108,9 @@ impl Contender {
             Codec(level) => return codec("compress", level, files, threads),
             Makedumpfile { level, codec, threads: all } => {
                 let mut command = Command::new("makedumpfile");
+                // The end of its threads loads this library, and now and then fails to (`libgcc_s.so.1 must be installed for
+                // pthread_exit to work`); one that is there already is found.
+                command.env("LD_PRELOAD", "libgcc_s.so.1");
                 command.arg(codec).arg("-d").arg(level.to_string());
                 if all {
                     command.arg("--num-threads").arg(threads.to_string());

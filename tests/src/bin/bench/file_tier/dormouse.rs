@@ -120,7 +120,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
-    let image = writer.finish(State::Snapshot, counts.left, SaveStats::default)?;
+    let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), SaveStats::default)?;
     Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
 }
 

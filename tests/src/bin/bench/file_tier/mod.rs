@@ -30,13 +30,13 @@ use crate::Options;
 use crate::table::{Table, median_of};
 use contenders::{Contender, Files};
 use measure::Measurement;
-use workloads::Workload;
+pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;
 
 /// A contender that has packed one vmcore for this long is out of turns: with fewer CPUs than threads that spin, makedumpfile
 /// can take minutes where others take a second.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(30)];
+const PATIENCE: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(30)];
 
 /// What is said above the tables.
 const NOTE: &str = "
@@ -129,7 +129,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "peak_rss_mib",
     ]);
     println!("\n## Files\n{NOTE}");
-    for &workload in workloads::chosen(options.quick) {
+    let chosen = if options.workload.is_empty() { workloads::chosen(options.quick) } else { &options.workload };
+    for &workload in chosen {
         let memory = workload.memory(options.quick);
         capture::vmcore(workload, memory, &artifacts, &files.vmcore)?;
         let contenders = contenders::all(options.quick);
@@ -142,7 +143,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 if runs.pack.iter().map(|run| run.seconds).sum::<f64>() > patience.as_secs_f64() {
                     continue;
                 }
-                turn(*contender, &files, threads, runs).with_context(|| contender.name())?;
+                match turn(*contender, &files, threads, runs) {
+                    // A peer that fails has its row, with the runs that it ended.
+                    Err(error) if contender.is_peer() => {
+                        eprintln!("{}: {error:#}; this run does not count", contender.name());
+                        clean(&files)?;
+                    }
+                    result => result.with_context(|| contender.name())?,
+                }
             }
         }
         let mut table = Table::new(&[
@@ -174,16 +182,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// One turn of one contender.
 fn turn(contender: Contender, files: &Files, threads: usize, runs: &mut Runs) -> Result<()> {
-    let mut pack = match measure::measure(&mut contender.pack(files, threads)?) {
-        // makedumpfile's threads now and then end in "libgcc_s.so.1 must be installed for pthread_exit to work", though it
-        // is. Such a run does not count.
-        Err(error) if matches!(contender, Contender::Makedumpfile { threads: true, .. }) => {
-            eprintln!("{}: {error:#}; once more", contender.name());
-            clean(files)?;
-            measure::measure(&mut contender.pack(files, threads)?)?
-        }
-        result => result?,
-    };
+    let mut pack = measure::measure(&mut contender.pack(files, threads)?)?;
     if pack.bytes.is_none() {
         pack.bytes = Some(std::fs::metadata(&files.packed).context("the packed file")?.len());
     }

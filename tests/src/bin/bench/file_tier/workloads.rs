@@ -14,8 +14,8 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(900);
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// What a guest does before its memory is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Workload {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Workload {
     /// A machine that has just been started: an empty database server that waits, its programs in the page cache.
     Idle,
     /// A source tree in the page cache, and compilers at work.
@@ -60,9 +60,8 @@ impl Workload {
     pub(super) fn memory(self, quick: bool) -> MemorySize {
         let mib = match self {
             _ if quick => 1024,
-            Workload::Idle => 1024,
-            Workload::Compile | Workload::Freed => 2048,
-            Workload::Database => 4096,
+            Workload::Idle => 4096,
+            Workload::Compile | Workload::Database | Workload::Freed => 2048,
         };
         MemorySize { mib }
     }

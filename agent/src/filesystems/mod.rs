@@ -1,0 +1,131 @@
+//! The filesystems that the saved session has mounted, and whether somebody else has mounted them since.
+//!
+//! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the disk any
+//! more, it destroys the filesystem. So A lists what it has mounted, with a digest of the part of each superblock that a
+//! mount elsewhere changes; B, when nothing can change any more, adds a digest of all of it, for the devices that it
+//! sees; and C compares before anything is mounted.
+
+mod superblock;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use dormouse_image::Filesystem;
+
+pub use superblock::Superblock;
+
+/// A filesystem that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mounted {
+    kind: String,
+    mount: String,
+    device: PathBuf,
+}
+
+/// What A has mounted, from the text of `/proc/self/mountinfo`, each with the digest of its superblock as it is now.
+///
+/// One of a type that is not known, or whose device cannot be read, is listed without a UUID: a mount elsewhere will not be
+/// noticed.
+#[must_use]
+pub fn of_session(mountinfo: &str) -> Vec<Filesystem> {
+    let mut found: Vec<Filesystem> = Vec::new();
+    for mounted in mounted(mountinfo, Path::new("/sys/dev/block")) {
+        let Mounted { kind, mount, device } = mounted;
+        let superblock = read(&device).unwrap_or_else(|error| {
+            log::warn!("{mount}: {}: {error}", device.display());
+            None
+        });
+        let (uuid, steady) = superblock.map_or_else(Default::default, |found| (found.uuid, found.steady));
+        if uuid.is_empty() {
+            log::warn!("{mount}: {kind} on {}: a mount by another system will not be noticed", device.display());
+        } else if found.iter().any(|other| other.uuid == uuid) {
+            // Mounted at several places, or several of its parts are: it is one all the same.
+            continue;
+        }
+        found.push(Filesystem { kind, uuid, mount, steady, still: None });
+    }
+    found
+}
+
+/// Adds what can be said when the session lies still, for those that are on one of `devices`.
+pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
+    for superblock in readable(devices).map(|(_, superblock)| superblock) {
+        let same = |found: &&mut Filesystem| found.uuid == superblock.uuid && found.steady == superblock.steady;
+        if let Some(found) = filesystems.iter_mut().find(same) {
+            found.still = Some(superblock.still);
+        }
+    }
+}
+
+/// What became of the filesystems of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Comparison {
+    /// The first that is not as the session left it, in words.
+    pub changed: Option<String>,
+    /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was recorded.
+    pub unsure: Vec<String>,
+}
+
+/// Compares the filesystems of a session with those on `devices`.
+///
+/// Where several devices carry a filesystem with the same UUID (a mirror, a snapshot, a clone), it is enough that one of
+/// them is as it was.
+#[must_use]
+pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
+    let here: Vec<(PathBuf, Superblock)> = readable(devices).collect();
+    let mut comparison = Comparison::default();
+    for filesystem in filesystems {
+        let mut same_uuid = here.iter().filter(|(_, superblock)| superblock.uuid == filesystem.uuid).peekable();
+        let device = same_uuid.peek().map(|(device, _)| device.clone());
+        let is_certain = filesystem.still.is_some() || superblock::has_steady_fields(&filesystem.kind);
+        let Some(device) = device.filter(|_| is_certain) else {
+            comparison.unsure.push(format!("{} ({} {})", filesystem.mount, filesystem.kind, filesystem.uuid));
+            continue;
+        };
+        let is_as_it_was = |(_, here): &(PathBuf, Superblock)| {
+            filesystem.still.map_or(here.steady == filesystem.steady, |still| here.still == still)
+        };
+        if !same_uuid.any(is_as_it_was) {
+            comparison.changed.get_or_insert(format!(
+                "the {} filesystem on {}, which the session has mounted at {}, was written by another system meanwhile",
+                filesystem.kind,
+                device.display(),
+                filesystem.mount
+            ));
+        }
+    }
+    comparison
+}
+
+fn readable(devices: &[PathBuf]) -> impl Iterator<Item = (PathBuf, Superblock)> {
+    devices.iter().filter_map(|device| Some((device.clone(), read(device).ok().flatten()?)))
+}
+
+fn read(device: &Path) -> std::io::Result<Option<Superblock>> {
+    superblock::read(&File::open(device)?)
+}
+
+/// The mounts of `mountinfo` that are on block devices, whose device numbers `numbers` (`/sys/dev/block`) knows by name.
+///
+/// The fields are those of proc(5): the device number is the third, the mount point the fifth; behind a hyphen come type
+/// and source. btrfs shows a number that is no device's, and is found by its source.
+fn mounted(mountinfo: &str, numbers: &Path) -> Vec<Mounted> {
+    let mount = |line: &str| {
+        let (place, what) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(2);
+        let (number, point) = (place.next()?, place.nth(1)?);
+        let mut what = what.split(' ');
+        let (kind, source) = (what.next()?, what.next()?);
+        let by_number = std::fs::canonicalize(numbers.join(number)).ok();
+        let by_number = by_number.as_deref().and_then(Path::file_name).map(|name| {
+            // The kernel writes a slash in a device's name as an exclamation mark.
+            Path::new("/dev").join(name.to_string_lossy().replace('!', "/"))
+        });
+        let device = by_number.or_else(|| source.starts_with("/dev/").then(|| PathBuf::from(source)))?;
+        Some(Mounted { kind: kind.to_owned(), mount: point.to_owned(), device })
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! What happened last, for `dormouse status`: a file that lives as long as the running system.
+//!
+//! The image's commit record says the same of most ends, and outlives the system; but where the image device is what failed, or
+//! where nothing was written to it yet, only this file knows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine;
+use crate::report::Report;
+
+/// Where files of the running system are.
+pub(crate) const FOLDER: &str = "/run/dormouse";
+
+/// What was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// `dormouse hibernate` came back.
+    Hibernate,
+    /// `dormouse resume` let the boot go on.
+    Resume,
+}
+
+/// What happened last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Last {
+    /// What was tried.
+    pub event: Event,
+    /// When it ended, in seconds since 1970.
+    pub at_unix: u64,
+    /// How it ended, in one line.
+    pub text: String,
+    /// The report of a hibernation that got as far as the save kernel.
+    #[serde(default)]
+    pub report: Option<Report>,
+}
+
+impl Last {
+    /// Records what has just ended. A system without a place for it goes without.
+    pub fn record(event: Event, text: &str, report: Option<&Report>) {
+        let last = Last { event, at_unix: machine::now_unix(), text: text.to_owned(), report: report.cloned() };
+        let written = serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(|bytes| write(&bytes));
+        if let Err(error) = written {
+            log::debug!("{}: {error}", path().display());
+        }
+    }
+
+    /// What was recorded, if anything was.
+    #[must_use]
+    pub fn read() -> Option<Last> {
+        serde_json::from_slice(&fs::read(path()).ok()?).ok()
+    }
+}
+
+fn path() -> PathBuf {
+    Path::new(FOLDER).join("last.json")
+}
+
+/// So that the file is at any time the old or the new one.
+fn write(bytes: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    let temporary = path().with_extension("new");
+    fs::write(&temporary, bytes)?;
+    fs::rename(temporary, path())
+}

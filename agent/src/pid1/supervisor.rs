@@ -1,0 +1,238 @@
+//! PID 1 as it waits for its worker: it listens for Esc, sees to it that something gets done, and keeps the hardware watchdog from
+//! restarting the machine for as long as this kernel runs at all.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use dormouse_sys::watchdog::Watchdog;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::keys::Keys;
+use super::worker::{self, Message};
+
+/// After how long the hardware restarts a machine whose kernel hangs.
+const WATCHDOG: Duration = Duration::from_secs(30);
+/// How often is looked, when nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+/// How often is looked whether an Esc is one.
+const SHORT_TICK: Duration = Duration::from_millis(20);
+/// How long a worker that was killed has for its end. What it has handed to a device keeps it from ending, and is waited for;
+/// a device that does not answer is left behind: the jump takes its access to memory away (drivers/pci/pci-driver.c,
+/// `pci_device_shutdown`).
+const END: Duration = Duration::from_secs(5);
+
+/// What is watched.
+#[derive(Debug)]
+pub(super) struct Care {
+    /// Whether Esc stops the work.
+    pub(super) escape: bool,
+    /// How long nothing may get done.
+    pub(super) stall: Option<Duration>,
+    /// How much longer the beginning may take, until the image device is there.
+    pub(super) wait: Duration,
+    /// Whether the hardware watchdog is used.
+    pub(super) watchdog: bool,
+}
+
+/// Starts the worker and waits for its end.
+///
+/// # Errors
+/// Why it did not end as it should.
+pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg(worker::ROLE)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("the process that does the work cannot be started")?;
+    // It is what goes when memory runs out, and not the kernel: PID 1 is never chosen (mm/oom_kill.c).
+    if let Err(error) = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "1000") {
+        log::debug!("oom_score_adj: {error}");
+    }
+    let mut dog = Dog { wanted: care.watchdog, running: None };
+    let end = child
+        .stdout
+        .take()
+        .context("the worker has no pipe")
+        .and_then(|pipe| follow(care, &mut child, &mut Pipe::new(pipe.into())?, &mut dog));
+    if end.is_err() {
+        kill(&mut child);
+    }
+    dog.stop();
+    end
+}
+
+fn follow(care: &Care, child: &mut Child, pipe: &mut Pipe, dog: &mut Dog) -> anyhow::Result<Message> {
+    let mut keys = if care.escape { Keys::listen() } else { Keys::none() };
+    let mut last_done = Instant::now() + care.wait;
+    loop {
+        dog.tick();
+        wait(pipe, &keys)?;
+        while let Some(message) = pipe.next()? {
+            match message {
+                Message::Alive => last_done = Instant::now(),
+                Message::Failed(reason) => bail!("{reason}"),
+                end => return Ok(end),
+            }
+        }
+        if pipe.is_closed {
+            let status = child.wait().context("the worker's end")?;
+            bail!("the agent {}", how_it_ended(status));
+        }
+        if keys.escape() {
+            bail!("aborted by user");
+        }
+        if let Some(stall) = care.stall.filter(|stall| last_done.elapsed() >= *stall) {
+            bail!("nothing got done for {} s", stall.as_secs());
+        }
+    }
+}
+
+/// Until something happens.
+fn wait(pipe: &Pipe, keys: &Keys) -> anyhow::Result<()> {
+    let tick = if keys.is_waiting() { SHORT_TICK } else { TICK };
+    let all = std::iter::once(pipe.file.as_fd()).chain(keys.descriptors());
+    let mut descriptors: Vec<PollFd<'_>> = all.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
+    match poll(&mut descriptors, PollTimeout::try_from(tick)?) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(anyhow!("poll: {error}")),
+    }
+}
+
+fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let deadline = Instant::now() + END;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(9) => "was killed: memory has run out, a larger region.size or fewer save.threads help".to_string(),
+        Some(signal) => format!("was killed by signal {signal}"),
+        None => format!("ended without a word ({status})"),
+    }
+}
+
+/// The worker's words.
+struct Pipe {
+    file: File,
+    /// What has come of a line that has not ended.
+    bytes: Vec<u8>,
+    is_closed: bool,
+}
+
+impl Pipe {
+    fn new(descriptor: OwnedFd) -> anyhow::Result<Pipe> {
+        fcntl(&descriptor, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("the worker's pipe")?;
+        Ok(Pipe { file: descriptor.into(), bytes: Vec::new(), is_closed: false })
+    }
+
+    /// The next message that has come whole.
+    fn next(&mut self) -> anyhow::Result<Option<Message>> {
+        loop {
+            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.bytes.drain(..=end).collect();
+                let message = serde_json::from_slice(&line);
+                return Ok(Some(
+                    message.with_context(|| format!("the worker said {:?}", String::from_utf8_lossy(&line)))?,
+                ));
+            }
+            let mut part = [0; 4096];
+            match self.file.read(&mut part) {
+                Ok(0) => {
+                    self.is_closed = true;
+                    return Ok(None);
+                }
+                Ok(len) => self.bytes.extend(&part[..len]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error).context("the worker's pipe"),
+            }
+        }
+    }
+}
+
+/// The hardware watchdog, which may turn up when the worker has loaded its driver.
+struct Dog {
+    wanted: bool,
+    running: Option<Watchdog>,
+}
+
+impl Dog {
+    fn tick(&mut self) {
+        if self.wanted && self.running.is_none() {
+            match Watchdog::start(WATCHDOG) {
+                Ok(None) => {}
+                Ok(Some(watchdog)) => {
+                    log::debug!("the watchdog restarts the machine after {} s", watchdog.timeout.as_secs());
+                    self.running = Some(watchdog);
+                }
+                Err(error) => {
+                    log::warn!("the watchdog cannot be used: {error}");
+                    self.wanted = false;
+                }
+            }
+        }
+        if let Some(watchdog) = &mut self.running
+            && let Err(error) = watchdog.set_back()
+        {
+            log::warn!("the watchdog cannot be set back: {error}");
+        }
+    }
+
+    /// What comes next must not be ended by it: in A, nobody would set it back.
+    fn stop(self) {
+        if let Some(Err(error)) = self.running.map(Watchdog::stop) {
+            log::warn!("the watchdog cannot be stopped: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn messages_arrive_in_pieces() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut pipe = Pipe::new(reader.into()).unwrap();
+        assert_eq!(pipe.next().unwrap(), None);
+        let text = "\"Alive\"\n{\"Failed\":\"why\"}\n{\"Restored\":77}\n";
+        writer.write_all(&text.as_bytes()[..12]).unwrap();
+        assert_eq!(pipe.next().unwrap(), Some(Message::Alive));
+        assert_eq!(pipe.next().unwrap(), None);
+        writer.write_all(&text.as_bytes()[12..]).unwrap();
+        drop(writer);
+        assert_eq!(pipe.next().unwrap(), Some(Message::Failed("why".into())));
+        assert_eq!(pipe.next().unwrap(), Some(Message::Restored(77)));
+        assert!(!pipe.is_closed);
+        assert_eq!(pipe.next().unwrap(), None);
+        assert!(pipe.is_closed);
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"panic!\n").unwrap();
+        let error = Pipe::new(reader.into()).unwrap().next().unwrap_err().to_string();
+        assert!(error.contains("panic!"), "{error}");
+    }
+
+    #[test]
+    fn an_end_is_told() {
+        assert!(how_it_ended(ExitStatus::from_raw(9)).contains("memory has run out"));
+        assert!(how_it_ended(ExitStatus::from_raw(11)).contains("signal 11"));
+        assert!(how_it_ended(ExitStatus::from_raw(0x100)).contains("without a word"));
+    }
+}

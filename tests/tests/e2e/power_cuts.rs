@@ -1,0 +1,89 @@
+//! Power cuts at random moments of a save.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use dormouse_image::State;
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::guest::{Ending, Guest};
+use dormouse_tests::image;
+use dormouse_tests::machine::GuestConfig;
+
+use crate::{TWO_BOOTS, begin_save, demand_proofs, lines_of_boot, reasons};
+
+const CUTS: u32 = 20;
+
+/// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and the next
+/// boot resumes it.
+#[test]
+fn at_twenty_moments_of_a_save() -> Result<()> {
+    let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
+    let disk = guest.disk_file(0);
+    guest.boot()?;
+    cycle::init_image(&mut guest, "/dev/vda")?;
+    // How long a save takes, and a whole image that each later save must not leave half behind.
+    guest.succeed("workload start --megabytes 32")?;
+    let began = Instant::now();
+    let (command, mut cursor) = begin_save(&mut guest)?;
+    let ending = guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |_| ())?;
+    ensure!(ending == Ending::PoweredOff, "{ending:?}");
+    let whole = began.elapsed();
+    let complete = guest.disk_file(0).with_extension("complete");
+    std::fs::copy(&disk, &complete)?;
+
+    let (mut none, mut unfinished, mut resumed) = (0, 0, 0);
+    for cut in 0..CUTS {
+        // The image of the first session is still there when a session of another boot begins to save: nobody has run
+        // `dormouse resume`, as from a boot without the hook.
+        std::fs::copy(&complete, &disk)?;
+        guest.add_kernel_argument("rescue");
+        guest.boot()?;
+        guest.change(|config| config.kernel_arguments.clear());
+        guest.succeed("workload start --megabytes 32")?;
+        let before = cycle::check_workload(&mut guest)?;
+        let old = image::commit(&disk)?;
+        let began = Instant::now();
+        let (command, _) = begin_save(&mut guest)?;
+        // Spread evenly, with a step that is no multiple of anything in the save.
+        let moment = whole * (cut * 7 % CUTS * 2 + 1) / (CUTS * 2);
+        std::thread::sleep(moment.saturating_sub(began.elapsed()));
+        guest.cut_power();
+
+        let commit = image::commit(&disk)?;
+        match commit.state {
+            State::Complete if commit.save_id == old.save_id => {
+                // Nothing of the new save has been written; the old image is as it was.
+                ensure!(commit == old, "{commit:?} was {old:?}");
+                ensure!(same_file_content(&disk, &complete)?, "the old image is believed and was written to");
+                none += 1;
+            }
+            State::Saving => {
+                let lines = lines_of_boot(&mut guest)?;
+                let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
+                ensure!(reasons(&lines) == [expected], "after {moment:?}: {:?}", reasons(&lines));
+                guest.cut_power();
+                unfinished += 1;
+            }
+            State::Complete => {
+                let saved = cycle::Saved { before, command, to_power_off: moment };
+                let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+                demand_proofs(&guest, &went_on)?;
+                guest.cut_power();
+                resumed += 1;
+            }
+            _ => anyhow::bail!("after {moment:?} of {whole:?}: {commit:?}"),
+        }
+    }
+    println!(
+        "{CUTS} cuts within {whole:?}: {none} before the save, {unfinished} during it, {resumed} behind its commit point"
+    );
+    ensure!(unfinished >= CUTS / 4, "hardly any cut hit the save itself");
+    Ok(())
+}
+
+/// Whether two disks' files hold the same.
+fn same_file_content(a: &std::path::Path, b: &std::path::Path) -> Result<bool> {
+    let output = std::process::Command::new("cmp").arg("-s").args([a, b]).status()?;
+    Ok(output.success())
+}

@@ -1,0 +1,354 @@
+//! Images that must not be resumed: they are damaged, the machine is another one, or somebody has written to the session's disks.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, ensure};
+use dormouse::phase::Phase;
+use dormouse_image::State;
+use dormouse_image::layout::{HEADER_OFFSET, SLOT_OFFSETS};
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::guest::Guest;
+use dormouse_tests::image;
+use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
+use dormouse_tests::userland::{GuestPolicy, Userland};
+
+use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session};
+
+const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
+
+/// What C can see is refused before D is started, and what D can see before memory is written.
+#[test]
+fn damage_anywhere() -> Result<()> {
+    let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
+    save(&mut guest)?;
+    let disk = guest.disk_file(0);
+    let good = kept_copy(&disk)?;
+    let commit = image::commit(&disk)?;
+    let (_, chunks) = image::pages(&disk)?;
+    let same_len = |pair: &&[image::StoredChunk]| pair[0].stored_len == pair[1].stored_len;
+    let pair = chunks.windows(2).find(same_len).map_or_else(|| chunks[..2].to_vec(), <[_]>::to_vec);
+
+    type Damage<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+    let flip = |offset: u64| -> Damage<'_> {
+        let disk = disk.clone();
+        Box::new(move || image::flip_byte(&disk, offset))
+    };
+    let cases: Vec<(&str, Damage<'_>, &str, Seen)> = vec![
+        ("the header", flip(HEADER_OFFSET + 300), "header", Seen::InC),
+        ("its version", flip(HEADER_OFFSET + 8), "version", Seen::InC),
+        ("the last index block", flip(commit.last_index.offset + 100), "index", Seen::BeforeMemory),
+        ("a chunk", flip(chunks[chunks.len() / 3].offset + 20), "is damaged", Seen::BeforeTheJump),
+        ("the order of two chunks", Box::new(|| swap(&disk, &pair[0], &pair[1])), "is damaged", Seen::BeforeTheJump),
+        (
+            "the end of the device",
+            Box::new(|| {
+                let disk = File::options().write(true).open(&disk)?;
+                Ok(disk.set_len((commit.data_end - 1) / MIB * MIB)?)
+            }),
+            "cut short",
+            Seen::InC,
+        ),
+        (
+            "both slots of the commit record",
+            Box::new(|| SLOT_OFFSETS.iter().try_for_each(|slot| image::flip_byte(&disk, slot + 50))),
+            "commit record",
+            Seen::InC,
+        ),
+    ];
+    for (what, damage, expected, seen) in cases {
+        restore_copy(&good)?;
+        damage()?;
+        let lines = lines_of_boot(&mut guest)?;
+        let demand = |holds: bool, words: &str| {
+            if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what} is damaged: {words}"))) }
+        };
+        let reached = |phase: Phase| lines.iter().any(|line| line.contains(&format!("dormouse: {phase}: ")));
+        demand(lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected)), "no word of it")?;
+        demand(reached(Phase::RestoreVerify) == (seen != Seen::InC), "D was started, or was not")?;
+        demand(reached(Phase::RestoreWrite) == (seen == Seen::BeforeTheJump), "memory was written, or was not")?;
+        demand(!reached(Phase::RestoreJump), "D jumped")?;
+        ensure!(guest.run("workload check")?.status != 0, "{what} is damaged: the workload is there");
+        let status = guest.succeed("dormouse status")?;
+        ensure!(status.contains(expected), "{what} is damaged: {status}");
+        guest.cut_power();
+        if let Ok(commit) = image::commit(&disk) {
+            ensure!(commit.state == State::Discarded, "{what} is damaged: {commit:?}");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    InC,
+    BeforeMemory,
+    BeforeTheJump,
+}
+
+#[test]
+fn chunks_that_cannot_be_read() -> Result<()> {
+    let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
+    save(&mut guest)?;
+    let (_, chunks) = image::pages(&guest.disk_file(0))?;
+    let at = chunks[chunks.len() / 2].offset;
+    guest.change(|config| config.faults.push((0, Fault::Read(at))));
+    let lines = lines_of_boot(&mut guest)?;
+    let reasons = reasons(&lines);
+    let said = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
+    ensure!(said, "{reasons:?}");
+    ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped");
+    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    Ok(())
+}
+
+/// Each with both values named; and when the machine is again what it was, the session goes on.
+#[test]
+fn another_machine() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let config = GuestConfig::new(2, "768M".parse()?);
+    let mut guest = Guest::with_policy(config.clone(), KEEP, &artifacts)?;
+    guest.boot()?;
+    cycle::init_image(&mut guest, "/dev/vda")?;
+    cycle::start_workload(&mut guest)?;
+    let saved = save(&mut guest)?;
+
+    type Change = fn(&mut GuestConfig);
+    let cases: [(Change, &[&str]); 5] = [
+        (|c| c.memory.mib = 640, &["the image needs memory at 0x27", "-0x2ff", "memory map has changed"]),
+        (|c| c.cpu_model = "Nehalem".to_owned(), &["the image was saved on the CPU", "this is Intel Core i7"]),
+        (|c| c.cpu_model = "max,la57=off".to_owned(), &["uses 5-level paging, this one 4; boot without no5lvl"]),
+        (|c| c.cpu_model = "max,sse4.2=off".to_owned(), &["lacks what the saved kernel may use: sse4_2"]),
+        (|c| c.cpus = 1, &["saved with 2 CPUs, this machine has 1"]),
+    ];
+    for (change, expected) in cases {
+        guest.change(change);
+        let lines = lines_of_boot(&mut guest)?;
+        let reasons = reasons(&lines);
+        ensure!(reasons.len() == 1 && reasons[0].ends_with("the image is kept"), "{reasons:?}");
+        for expected in expected {
+            ensure!(reasons[0].contains(expected), "{expected:?} is not in {reasons:?}");
+        }
+        guest.cut_power();
+        guest.change(|here| *here = config.clone());
+    }
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)
+}
+
+#[test]
+fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
+    let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
+    save(&mut guest)?;
+    guest.change(|config| config.memory.mib = 640);
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines).len() == 1 && reasons(&lines)[0].ends_with("the image is discarded"), "{lines:?}");
+    guest.cut_power();
+    let commit = image::commit(&guest.disk_file(0))?;
+    ensure!(commit.state == State::Discarded && commit.reason.contains("memory map"), "{commit:?}");
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_never_resumes() -> Result<()> {
+    let config = GuestConfig::new(1, "512M".parse()?);
+    let policy = "[resume]\nenabled = false\n";
+    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
+    guest.boot()?;
+    cycle::init_image(&mut guest, "/dev/vda")?;
+    cycle::start_workload(&mut guest)?;
+    save(&mut guest)?;
+    let lines = lines_of_boot(&mut guest)?;
+    let expected = "not resuming from /dev/vda: the policy says so (resume.enabled); the image is discarded";
+    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    Ok(())
+}
+
+/// Never twice, whatever follows the jump.
+#[test]
+fn an_image_that_was_resumed() -> Result<()> {
+    let mut guest = session(GuestConfig::new(1, "512M".parse()?))?;
+    power_cycle(&mut guest)?;
+    guest.cut_power();
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is consumed"], "{:?}", reasons(&lines));
+    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    Ok(())
+}
+
+/// The policy decides which image is meant, and where it does not, none is.
+#[test]
+fn two_images_on_two_devices() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "512M".parse()?);
+    config.disks.push(config.disks[0]);
+    let blank = tempfile::NamedTempFile::new()?;
+    blank.as_file().set_len(config.disks[0].bytes)?;
+    image::command(&artifacts, &["init"], blank.path())?;
+    let uuid = image::commit(blank.path())?.image;
+    let policy = GuestPolicy::standard(format!("[image]\ndevice = \"UUID={uuid}\"\nwait = 2\n"));
+    let userland = Userland { policies: vec![policy], ..Userland::default() };
+    let mut guest = Guest::new(config, &userland, &artifacts)?;
+    std::fs::copy(blank.path(), guest.disk_file(0))?;
+    image::command(&artifacts, &["init"], &guest.disk_file(1))?;
+    guest.boot()?;
+    cycle::start_workload(&mut guest)?;
+    let saved = save(&mut guest)?;
+    let (first, second) = (guest.disk_file(0), guest.disk_file(1));
+    let good = kept_copy(&first)?;
+    let other = kept_copy(&second)?;
+
+    // Another image, with another UUID, in the place of the one that is meant: a session of somebody else's.
+    let foreign = image::commit(&second)?.image;
+    std::fs::rename(&first, first.with_extension("away"))?;
+    std::fs::copy(&good, &first)?;
+    relabel(&artifacts, &first)?;
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(lines.iter().any(|line| line.contains(&format!("UUID={uuid}: not found within 2 s"))), "{lines:?}");
+    guest.cut_power();
+
+    // Two of the same.
+    std::fs::copy(&good, &first)?;
+    std::fs::copy(&good, &second)?;
+    let lines = lines_of_boot(&mut guest)?;
+    let said = |line: &&str| line.contains("both /dev/vda and /dev/vdb are named so");
+    ensure!(reasons(&lines).iter().any(said), "{:?}", reasons(&lines));
+    guest.cut_power();
+    // A mounts nothing, so nothing was lost.
+    ensure!(image::commit(&first)?.state == State::Complete, "{:?}", image::commit(&first)?);
+
+    // With the other image where it was, the session goes on.
+    std::fs::copy(&other, &second)?;
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)?;
+    guest.cut_power();
+    ensure!(
+        image::commit(&second)?.image == foreign && image::commit(&second)?.state == State::Empty,
+        "it was touched"
+    );
+    Ok(())
+}
+
+/// B has drivers for the disks and saw them lie still.
+#[test]
+fn filesystems_that_were_written_elsewhere() -> Result<()> {
+    let kinds = ["ext4", "xfs", "btrfs", "vfat"];
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.disks.extend(kinds.map(|_| Disk { kind: DiskKind::Virtio, bytes: 320 * MIB }));
+    let own = ["xfs", "btrfs", "vfat"].map(str::to_owned).to_vec();
+    written_elsewhere(config, &kinds, own)
+}
+
+/// B has no driver for a stick that A has mounted, and goes by what A knew.
+#[test]
+fn a_filesystem_that_b_does_not_see() -> Result<()> {
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.machine = MachineType::Q35;
+    config.disks.push(Disk { kind: DiskKind::Usb, bytes: 64 * MIB });
+    written_elsewhere(config, &["ext4"], DiskKind::Usb.modules().iter().map(|&name| name.to_owned()).collect())
+}
+
+/// A session has each of `kinds` mounted, from its second disk on. Each in turn is mounted and written by a rescue system.
+fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<String>) -> Result<()> {
+    let device = config.disk_path(0)?;
+    let paths = (1..=kinds.len()).map(|disk| config.disk_path(disk)).collect::<Result<Vec<_>>>()?;
+    let policies = vec![GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n"))];
+    let userland = Userland { policies, own_modules, ..Userland::default() };
+    let mut guest = Guest::new(config, &userland, &Artifacts::from_environment()?)?;
+    for (disk, kind) in (1..).zip(kinds) {
+        crate::make_filesystem(kind, &guest.disk_file(disk))?;
+    }
+    guest.boot()?;
+    cycle::init_image(&mut guest, &device)?;
+    for (path, kind) in paths.iter().zip(kinds) {
+        guest.succeed(&format!("{} && echo before >/run/{kind}/word", mount(path, kind)))?;
+    }
+    cycle::start_workload(&mut guest)?;
+    // The session is at work until the end: what it writes itself is no reason to refuse it.
+    for kind in kinds {
+        guest.succeed(&format!(
+            "(while :; do echo $(($(date +%s) + 1)) >>/run/{kind}/work; sleep 0.05; done) >/dev/null 2>&1 &"
+        ))?;
+    }
+    let saved = save(&mut guest)?;
+    let disks: Vec<PathBuf> = (0..=kinds.len()).map(|disk| guest.disk_file(disk)).collect();
+    let good = disks.iter().map(|disk| kept_copy(disk)).collect::<Result<Vec<_>>>()?;
+
+    for (path, kind) in paths.iter().zip(kinds) {
+        good.iter().try_for_each(|copy| restore_copy(copy))?;
+        guest.add_kernel_argument("rescue");
+        guest.boot()?;
+        guest.change(|config| config.kernel_arguments.clear());
+        guest.succeed(&format!("{} && echo after >/run/{kind}/word && umount /run/{kind}", mount(path, kind)))?;
+        guest.cut_power();
+        let lines = lines_of_boot(&mut guest)?;
+        let reasons = reasons(&lines);
+        let expected = format!("the {kind} filesystem on {path}, which the session has mounted at /run/{kind}");
+        ensure!(reasons.len() == 1 && reasons[0].contains(&expected), "{kind}: {reasons:?}");
+        ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload is there");
+        guest.cut_power();
+        let commit = image::commit(&disks[0])?;
+        ensure!(commit.state == State::Discarded && commit.reason.contains(&expected), "{commit:?}");
+    }
+
+    good.iter().try_for_each(|copy| restore_copy(copy))?;
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)?;
+    for kind in kinds {
+        guest.succeed(&format!("echo after >/run/{kind}/word && sync && grep -q after /run/{kind}/word"))?;
+    }
+    let complaints = guest.succeed(
+        "dmesg | grep -i -e 'EXT4-fs error' -e 'XFS.*[Cc]orrupt' -e 'BTRFS error' -e 'FAT-fs.*error' || true",
+    )?;
+    ensure!(complaints.is_empty(), "{complaints}");
+    Ok(())
+}
+
+/// The guest's command that mounts a filesystem.
+fn mount(path: &str, kind: &str) -> String {
+    format!(
+        "for try in $(seq 300); do [ -b {path} ] && break; sleep 0.1; done; mkdir -p /run/{kind} && mount -t {kind} {path} /run/{kind}"
+    )
+}
+
+/// A copy of a disk of a machine that is off, beside it.
+fn kept_copy(disk: &Path) -> Result<PathBuf> {
+    let copy = disk.with_extension("good");
+    copy_sparse(disk, &copy)?;
+    Ok(copy)
+}
+
+/// The disk that a copy was made of.
+fn disk_of(copy: &Path) -> PathBuf {
+    copy.with_extension("img")
+}
+
+fn restore_copy(copy: &Path) -> Result<()> {
+    copy_sparse(copy, &disk_of(copy))
+}
+
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status()?;
+    ensure!(status.success(), "cp {} {}", from.display(), to.display());
+    Ok(())
+}
+
+/// Exchanges what two chunks hold, as far as both go.
+fn swap(disk: &Path, a: &image::StoredChunk, b: &image::StoredChunk) -> Result<()> {
+    let file = File::options().read(true).write(true).open(disk)?;
+    let len = usize::try_from(a.stored_len.min(b.stored_len))?;
+    let (mut of_a, mut of_b) = (vec![0; len], vec![0; len]);
+    file.read_exact_at(&mut of_a, a.offset)?;
+    file.read_exact_at(&mut of_b, b.offset)?;
+    file.write_all_at(&of_b, a.offset)?;
+    file.write_all_at(&of_a, b.offset)?;
+    Ok(())
+}
+
+/// Gives an image device another identity.
+fn relabel(artifacts: &Artifacts, disk: &Path) -> Result<()> {
+    image::command(artifacts, &["init", "--force"], disk)?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Images that are read back before the power goes off.
+
+use anyhow::{Result, ensure};
+use dormouse::phase::Phase;
+use dormouse_image::State;
+use dormouse_image::layout::DATA_OFFSET;
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::guest::Guest;
+use dormouse_tests::image;
+use dormouse_tests::machine::{GuestConfig, MIB};
+
+use crate::{begin_save, demand_proofs, wait_until_under_way};
+
+#[test]
+fn what_is_read_back_is_what_was_saved() -> Result<()> {
+    for (verify, how) in [("checksum", "(checksum)"), ("memory", "(memory)")] {
+        let mut guest = session(verify)?;
+        let before = cycle::check_workload(&mut guest)?;
+        let mut lines = Vec::new();
+        let saved = cycle::save(&mut guest, before, "dormouse hibernate --json", &mut |line| {
+            lines.push(line.text.clone());
+        })?;
+        let said = |what: &str| lines.iter().any(|line| line.contains("save/verify") && line.contains(what));
+        ensure!(said(how) && said("it is what was saved"), "{verify}: no word of it");
+        let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+        demand_proofs(&guest, &went_on)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_device_that_keeps_something_else() -> Result<()> {
+    for verify in ["checksum", "memory"] {
+        let mut guest = session(verify)?;
+        let before = cycle::check_workload(&mut guest)?;
+        guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
+        let (command, mut cursor) = begin_save(&mut guest)?;
+        wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+        // The first chunk has been written. Behind the guest's back, it changes on its way through the host.
+        image::flip_byte(&guest.disk_file(0), DATA_OFFSET + 40)?;
+        let output = guest.answer(command, crate::TWO_BOOTS)?;
+        ensure!(output.status == 1, "{output:?}");
+        for expected in ["what was read back from it is not what was saved", "/dev/vda", "the session was not touched"]
+        {
+            ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
+        }
+        let after = cycle::check_workload(&mut guest)?;
+        let broken: Vec<_> = after.proofs_since(&before).into_iter().filter(|proof| !proof.holds).collect();
+        ensure!(broken.is_empty(), "{broken:?}");
+        guest.cut_power();
+        let commit = image::commit(&guest.disk_file(0))?;
+        ensure!(commit.state == State::Failed && commit.reason.contains("read back"), "{commit:?}");
+    }
+    Ok(())
+}
+
+fn session(verify: &str) -> Result<Guest> {
+    let policy = format!("[save]\nverify = \"{verify}\"\n");
+    let mut guest = Guest::with_policy(GuestConfig::new(2, "768M".parse()?), &policy, &Artifacts::from_environment()?)?;
+    guest.boot()?;
+    cycle::init_image(&mut guest, "/dev/vda")?;
+    cycle::start_workload(&mut guest)?;
+    Ok(guest)
+}
