@@ -96,13 +96,14 @@ pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
     if saved.la57 != here.la57 {
         return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
     }
+    // Before the features: some of them tell how many there are.
+    if here.online < saved.online {
+        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
+    }
     let has = |flag: &&str| !here.flags.split(' ').any(|other| other == *flag);
     let missing: Vec<&str> = saved.flags.split(' ').filter(has).collect();
     if !missing.is_empty() {
         return Err(Mismatch::Features { missing: missing.join(" ") });
-    }
-    if here.online < saved.online {
-        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
     }
     Ok(())
 }

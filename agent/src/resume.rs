@@ -101,7 +101,7 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     };
     let header = refused.map_or_else(|| image.header().map_err(|error| error.to_string()), Err);
     let (reason, header) = match header {
-        Ok(header) => match misfit(&header) {
+        Ok(header) => match misfit(&header, policy) {
             None => return Ok(Decision::Resume(Box::new(image), Box::new(header))),
             Some(reason) => (reason, Some(header)),
         },
@@ -146,7 +146,7 @@ fn open(path: &Path) -> Result<Image, StoreError> {
 }
 
 /// Why a session does not fit what is here: the machine, or its own filesystems.
-fn misfit(header: &Header) -> Option<String> {
+fn misfit(header: &Header, policy: &Policy) -> Option<String> {
     let machine = match Machine::read() {
         Ok(machine) => machine,
         Err(error) => return Some(format!("{error:#}")),
@@ -154,7 +154,7 @@ fn misfit(header: &Header) -> Option<String> {
     if let Err(mismatch) = compat::check(header, &machine) {
         return Some(mismatch.to_string());
     }
-    let filesystems = filesystems::compare(&header.filesystems, &store::block_devices());
+    let filesystems = filesystems::compare_within(&header.filesystems, policy.image.wait, store::block_devices);
     if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
         let list = filesystems.unsure.join(", ");
         log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);

@@ -196,6 +196,16 @@ impl Guest {
         Ok(begin)
     }
 
+    /// Forgets what was asked of a system that has been restarted without going off.
+    ///
+    /// # Errors
+    /// Fails where QEMU does not take the connection.
+    pub fn forget_requests(&mut self) -> Result<()> {
+        self.channel.disconnect();
+        let connected = self.channel.connect(Duration::from_secs(20));
+        connected.map_err(|error| self.explain(error))
+    }
+
     /// Switches the machine on and waits until an ordinary boot is up.
     ///
     /// # Errors

@@ -171,14 +171,14 @@ impl Fault {
                 )
             }
             Fault::WriteAfterFlushes(flushes) => format!(
-                "{}{error}file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.once=on,\
-                 file.inject-error.0.state={}",
+                "{}{error}file.inject-error.0.event=write_aio,file.inject-error.0.iotype=write,\
+                 file.inject-error.0.once=on,file.inject-error.0.state={}",
                 states(flushes),
                 flushes + 1
             ),
             Fault::FlushAfterFlushes(flushes) => format!(
-                "{}{error}file.inject-error.0.event=none,file.inject-error.0.iotype=flush,file.inject-error.0.once=on,\
-                 file.inject-error.0.state={}",
+                "{}{error}file.inject-error.0.event=flush_to_disk,file.inject-error.0.iotype=flush,\
+                 file.inject-error.0.once=on,file.inject-error.0.state={}",
                 states(flushes),
                 flushes + 1
             ),

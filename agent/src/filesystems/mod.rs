@@ -9,10 +9,14 @@ mod superblock;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dormouse_image::Filesystem;
 
 pub use superblock::Superblock;
+
+/// Between two looks at what devices there are.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A filesystem that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub struct Comparison {
     pub changed: Option<String>,
     /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was recorded.
     pub unsure: Vec<String>,
+    /// Whether a device that carries one of them may still turn up.
+    pub is_incomplete: bool,
 }
 
 /// Compares the filesystems of a session with those on `devices`.
@@ -78,6 +84,7 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
         let mut same_uuid = here.iter().filter(|(_, superblock)| superblock.uuid == filesystem.uuid).peekable();
         let device = same_uuid.peek().map(|(device, _)| device.clone());
         let is_certain = filesystem.still.is_some() || superblock::has_steady_fields(&filesystem.kind);
+        comparison.is_incomplete |= device.is_none() && !filesystem.uuid.is_empty();
         let Some(device) = device.filter(|_| is_certain) else {
             comparison.unsure.push(format!("{} ({} {})", filesystem.mount, filesystem.kind, filesystem.uuid));
             continue;
@@ -95,6 +102,20 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
         }
     }
     comparison
+}
+
+/// Compares the filesystems of a session with those on the devices that `devices` lists, until all of them are there or
+/// `wait` is over: disks turn up in their own time.
+#[must_use]
+pub fn compare_within(filesystems: &[Filesystem], wait: Duration, devices: impl Fn() -> Vec<PathBuf>) -> Comparison {
+    let began = Instant::now();
+    loop {
+        let comparison = compare(filesystems, &devices());
+        if !comparison.is_incomplete || comparison.changed.is_some() || began.elapsed() >= wait {
+            return comparison;
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn readable(devices: &[PathBuf]) -> impl Iterator<Item = (PathBuf, Superblock)> {

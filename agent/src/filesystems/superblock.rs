@@ -168,13 +168,16 @@ fn log_head(blocks: u64, cycle: impl Fn(u64) -> io::Result<u32>) -> io::Result<(
     Ok((first, older))
 }
 
-/// fs/fat/inode.c, `fat_read_bpb`, and include/uapi/linux/msdos_fs.h, `struct fat_boot_sector`. What every change of a file
-/// but one in place writes to is the file allocation table.
+/// fs/fat/inode.c, `fat_read_bpb`, and include/uapi/linux/msdos_fs.h, `struct fat_boot_sector`. Nearly every change of a file
+/// writes to the file allocation table, and those in the root folder to that folder; what is written in place elsewhere, and takes
+/// no more room, cannot be told.
 struct Fat {
     id: [u8; 4],
     boot: Vec<u8>,
     /// Where the table begins, and how long it is, in bytes.
     table: (u64, u64),
+    /// The same of the root folder, or of its first part.
+    root: (u64, u64),
     /// The sector with the number of free clusters, in bytes; FAT32 alone has it.
     info: Option<u64>,
 }
@@ -196,8 +199,18 @@ impl Fat {
             false => (bytes(boot, 0x27)?, u64::from(le16(boot, 22)?)),
         };
         let table = (u64::from(le16(boot, 14)?) * sector, sectors * sector);
+        let behind_tables = table.0 + u64::from(*boot.get(16)?) * table.1;
+        let cluster = u64::from(*boot.get(13)?) * sector;
+        let root = match is_32 {
+            // Clusters are counted from 2.
+            true => {
+                let first = u64::from(u32::from_le_bytes(bytes(boot, 44)?)).checked_sub(2)?;
+                (behind_tables + first * cluster, cluster)
+            }
+            false => (behind_tables, u64::from(le16(boot, 17)?) * 32),
+        };
         let info = u64::from(le16(boot, 48)?) * sector;
-        Some(Fat { id, boot: boot.to_vec(), table, info: (is_32 && info > 0).then_some(info) })
+        Some(Fat { id, boot: boot.to_vec(), table, root, info: (is_32 && info > 0).then_some(info) })
     }
 
     fn superblock(&self, device: &File) -> io::Result<Superblock> {
@@ -212,6 +225,7 @@ impl Fat {
             add(info, 512)?;
         }
         add(self.table.0, self.table.1.min(FAT_MAX))?;
+        add(self.root.0, self.root.1)?;
         let number = u32::from_le_bytes(self.id);
         Ok(Superblock {
             uuid: format!("{:04X}-{:04X}", number >> 16, number & 0xffff),

@@ -112,6 +112,15 @@ fn what_is_not_there_is_named_and_one_of_several_is_enough() {
     let unsure = compare(std::slice::from_ref(&filesystem), &[]).unsure;
     assert!(unsure.len() == 1 && unsure[0].contains("/mnt"), "{unsure:?}");
     copy.as_file().write_all_at(&[0x99], 1024 + 0x2c).unwrap();
+    // A disk that turns up late.
+    let looks = std::cell::Cell::new(0);
+    let late = compare_within(std::slice::from_ref(&filesystem), Duration::from_secs(60), || {
+        looks.set(looks.get() + 1);
+        if looks.get() < 3 { Vec::new() } else { vec![file.path().to_owned()] }
+    });
+    assert_eq!((late, looks.get()), (Comparison::default(), 3));
+    let never = compare_within(std::slice::from_ref(&filesystem), Duration::ZERO, Vec::new);
+    assert!(never.is_incomplete && never.unsure.len() == 1);
     let both = [copy.path().to_owned(), file.path().to_owned()];
     assert_eq!(compare(std::slice::from_ref(&filesystem), &both).changed, None);
     assert!(compare(std::slice::from_ref(&filesystem), &both[..1]).changed.is_some());

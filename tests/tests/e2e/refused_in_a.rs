@@ -66,7 +66,7 @@ fn kernels_and_memory_that_will_not_do() -> Result<()> {
     refused(&mut guest, "dormouse --config /etc/large.toml hibernate", &["region.size"])?;
     refused(&mut guest, "dormouse --config /etc/nowhere.toml hibernate", &["region"])?;
     // What is set aside for the region must be free.
-    guest.succeed("head -c 300000000 /dev/urandom >/run/fill || true")?;
+    guest.succeed("head -c 360000000 /dev/urandom >/run/fill || true")?;
     refused(&mut guest, "dormouse hibernate", &["memory"])?;
     guest.succeed("rm /run/fill")?;
     guest.succeed("sed 's/.*/[disabled]/' /sys/power/disk >/run/disk && mount --bind /run/disk /sys/power/disk")?;

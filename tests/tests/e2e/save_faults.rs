@@ -151,7 +151,7 @@ fn a_policy_without_escape_does_not_listen() -> Result<()> {
 /// B's kernel panics, and restarts the machine.
 #[test]
 fn a_kernel_that_panics() -> Result<()> {
-    dies(GuestConfig::new(2, "768M".parse()?), "")
+    dies(GuestConfig::new(2, "768M".parse()?), "", &["Kernel panic"])
 }
 
 /// B's kernel hangs: it stays where it has panicked. The watchdog restarts the machine.
@@ -159,10 +159,11 @@ fn a_kernel_that_panics() -> Result<()> {
 fn a_kernel_that_hangs() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.watchdog = true;
-    dies(config, "[kernel]\narguments = \"panic=0\"\n")
+    dies(config, "[kernel]\narguments = \"panic=0\"\n", &["Kernel panic", "end Kernel panic"])
 }
 
-fn dies(mut config: GuestConfig, policy: &str) -> Result<()> {
+/// B dies with these words, and the next boot is an ordinary one.
+fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     crate::make_filesystem("ext4", &guest.disk_file(1))?;
@@ -174,7 +175,9 @@ fn dies(mut config: GuestConfig, policy: &str) -> Result<()> {
     let (_, mut cursor) = begin_save(&mut guest)?;
     wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
     guest.send_sysrq(b'c')?;
-    guest.follow(&mut cursor, TWO_BOOTS, "a panic", |line| line.text.contains("Kernel panic").then_some(()))?;
+    for words in words {
+        guest.follow(&mut cursor, TWO_BOOTS, words, |line| line.text.contains(words).then_some(()))?;
+    }
 
     let mut lines = Vec::new();
     guest.follow(&mut cursor, TWO_BOOTS, "the boot after it", |line| {
@@ -183,6 +186,7 @@ fn dies(mut config: GuestConfig, policy: &str) -> Result<()> {
     })?;
     let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
     ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    guest.forget_requests()?;
     let status = guest.succeed("dormouse status")?;
     ensure!(status.contains("the last save never finished"), "{status}");
     // Filesystems were synced before the jump.
