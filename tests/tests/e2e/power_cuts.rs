@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use dormouse::phase::Phase;
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
@@ -20,12 +21,14 @@ const CUTS: u32 = 20;
 fn at_twenty_moments_of_a_save() -> Result<()> {
     let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
     let disk = guest.disk_file(0);
+    let up = format!("dormouse: {}", Phase::SaveStart);
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;
     // How long a save takes, and a whole image that each later save must not leave half behind.
     guest.succeed("workload start --megabytes 32")?;
-    let began = Instant::now();
     let (command, mut cursor) = begin_save(&mut guest)?;
+    guest.wait_for(&mut cursor, &up, TWO_BOOTS)?;
+    let began = Instant::now();
     let ending = guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |_| ())?;
     ensure!(ending == Ending::PoweredOff, "{ending:?}");
     let whole = began.elapsed();
@@ -43,8 +46,9 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
         guest.succeed("workload start --megabytes 32")?;
         let before = cycle::check_workload(&mut guest)?;
         let old = image::commit(&disk)?;
+        let (command, mut cursor) = begin_save(&mut guest)?;
+        guest.wait_for(&mut cursor, &up, TWO_BOOTS)?;
         let began = Instant::now();
-        let (command, _) = begin_save(&mut guest)?;
         // Spread evenly, with a step that is no multiple of anything in the save.
         let moment = whole * (cut * 7 % CUTS * 2 + 1) / (CUTS * 2);
         std::thread::sleep(moment.saturating_sub(began.elapsed()));
@@ -78,7 +82,7 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
     println!(
         "{CUTS} cuts within {whole:?}: {none} before the save, {unfinished} during it, {resumed} behind its commit point"
     );
-    ensure!(unfinished >= CUTS / 4, "hardly any cut hit the save itself");
+    ensure!(unfinished >= CUTS / 2, "hardly any cut hit the save itself");
     Ok(())
 }
 
