@@ -81,6 +81,22 @@ impl SwapMap {
         None
     }
 
+    /// Checks that what holds the swapped pages is memory: part of `ram`, which ascends, or swapped itself.
+    ///
+    /// # Errors
+    /// [`SelectError::Holder`].
+    pub(super) fn check(&self, ram: &[PfnRange]) -> Result<(), SelectError> {
+        let within = |ranges: &[PfnRange], pfn: u64| {
+            let at = ranges.partition_point(|range| range.end <= pfn);
+            ranges.get(at).is_some_and(|range| range.start <= pfn)
+        };
+        let is_memory = |pfn: u64| within(ram, pfn) || self.ranges.iter().any(|range| within(&[*range], pfn));
+        match self.sources.iter().find(|pfn| !is_memory(**pfn)) {
+            Some(pfn) => Err(SelectError::Holder(*pfn)),
+            None => Ok(()),
+        }
+    }
+
     /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of one.
     #[must_use]
     pub fn holders(&self, run: PfnRange) -> PfnRange {

@@ -98,8 +98,8 @@ impl PageSink for Memory {
         assert!(self.ram.iter().any(|range| range.contains(&run)), "{run:?} is not in the saved memory");
         assert_eq!(window::pieces(run).count(), 1, "{run:?} crosses a window");
         self.written.lock().unwrap_or_else(PoisonError::into_inner).push(run);
-        // Runs of zeroes are long; a part of one does.
-        let len = usize::try_from(run.pages()).unwrap_or(usize::MAX).saturating_mul(BLOCK).min(CHUNK_MAX);
-        Ok(write(&mut vec![0xa5; len]))
+        // Only a run of zeroes is longer than a chunk; a page of it does.
+        let chunk = usize::try_from(run.pages()).ok().filter(|pages| pages * BLOCK <= CHUNK_MAX);
+        Ok(write(&mut vec![0xa5; chunk.unwrap_or(1) * BLOCK]))
     }
 }
