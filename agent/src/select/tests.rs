@@ -346,6 +346,14 @@ fn the_swap_map_is_found_and_followed() {
 }
 
 #[test]
+fn a_region_that_can_only_be_claimed_costs_neither_memory_nor_time() {
+    let mut memory = Memory(HashMap::new());
+    let swapped = swapped(1, 0x1000, &mut memory, &[700, 800]);
+    let claimed = Swapped { region: PhysRange { end: 1 << 52, ..swapped.region }, ..swapped };
+    assert!(matches!(SwapMap::find(&memory, 0x90f2, claimed), Err(SelectError::NoSwapMap(0x9000))));
+}
+
+#[test]
 fn a_list_that_is_not_exactly_the_loaded_one_is_not_believed() {
     type Change = fn(&mut Memory);
     let cases: [Change; 6] = [

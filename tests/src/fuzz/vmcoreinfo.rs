@@ -15,6 +15,8 @@ const RAM: [PfnRange; 2] = [PfnRange { start: 1, end: 0xa0 }, PfnRange { start: 
 /// What the jump has swapped of it.
 const SWAPPED: Swapped =
     Swapped { low: PhysRange { start: PAGE, end: 4 * PAGE }, region: PhysRange { start: 256 * PAGE, end: 260 * PAGE } };
+/// A region that only a header would claim.
+const CLAIMED: Swapped = Swapped { region: PhysRange { start: 256 * PAGE, end: 1 << 52 }, ..SWAPPED };
 
 /// Reads any bytes as ELF notes, or else as the text of VMCOREINFO's, and as memory.
 pub(super) fn run(input: &[u8]) {
@@ -45,6 +47,7 @@ pub(super) fn run(input: &[u8]) {
         }
     }
 
+    assert!(SwapMap::find(&memory, PAGE, CLAIMED).is_err());
     let maps = [SwapMap::find(&memory, PAGE, SWAPPED).ok(), Some(SwapMap::nothing())];
     for map in maps.into_iter().flatten() {
         let pages = RAM.iter().map(PfnRange::pages).sum();
