@@ -15,6 +15,7 @@ pub mod artifacts;
 pub mod channel;
 pub mod console;
 pub mod cycle;
+pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod machine;

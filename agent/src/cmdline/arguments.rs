@@ -68,7 +68,9 @@ fn is_blank(c: char) -> bool {
 
 /// Joins arguments to a command line.
 pub fn join<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
-    let present: Vec<&str> = arguments.into_iter().map(str::trim).filter(|argument| !argument.is_empty()).collect();
+    // What else Unicode has for blanks belongs to an argument.
+    let trimmed = arguments.into_iter().map(|argument| argument.trim_matches(is_blank));
+    let present: Vec<&str> = trimmed.filter(|argument| !argument.is_empty()).collect();
     present.join(" ")
 }
 
@@ -118,6 +120,7 @@ mod tests {
     #[test]
     fn joining_leaves_no_gaps() {
         assert_eq!(join(["a", "", " b c ", "d"]), "a b c d");
+        assert_eq!(split(&join(["a=\u{3000}", "b\u{a0}"])), [("a", Some("\u{3000}")), ("b\u{a0}", None)]);
     }
 
     proptest! {

@@ -129,9 +129,10 @@ impl Iomem {
         }
         bytes
             .iter()
-            .map(|range| PhysRange {
-                start: range.start.next_multiple_of(PAGE_SIZE),
-                end: range.end / PAGE_SIZE * PAGE_SIZE,
+            .filter_map(|range| {
+                // What begins in the last page of the address space has no whole one.
+                let start = range.start.checked_next_multiple_of(PAGE_SIZE)?;
+                Some(PhysRange { start, end: range.end / PAGE_SIZE * PAGE_SIZE })
             })
             .filter(|range| range.start < range.end)
             .collect()
@@ -166,14 +167,14 @@ fn range(line: &str) -> Option<(Option<PhysRange>, &str)> {
     let (start, last) = range.split_once('-')?;
     let start = u64::from_str_radix(start, 16).ok()?;
     let last = u64::from_str_radix(last, 16).ok()?;
-    if last < start {
+    // The last byte of the address space is the end of what fits.
+    let end = last.saturating_add(1);
+    if end <= start {
         return None;
     }
     if last == 0 {
         return Some((None, name));
     }
-    // The last byte of the address space is the end of what fits.
-    let end = last.saturating_add(1);
     Some((Some(PhysRange { start, end }), name))
 }
 
@@ -223,6 +224,12 @@ fee00000-fee00fff : Local APIC
     }
 
     #[test]
+    fn ram_at_the_end_of_the_address_space_is_no_reason_to_panic() {
+        let iomem = Iomem::parse("00001000-00002fff : System RAM\nfffffffffffff001-ffffffffffffffff : System RAM\n");
+        assert_eq!(iomem.unwrap().whole_ram(), [phys(0x1000, 0x3000)]);
+    }
+
+    #[test]
     fn memory_that_a_driver_added_is_refused() {
         for added in ["  180000000-1ffffffff : System RAM (kmem)", "    180000000-1ffffffff : System RAM"] {
             let error = Iomem::parse(&format!("{PC}140000000-1ffffffff : Persistent Memory\n{added}\n")).unwrap_err();
@@ -240,7 +247,13 @@ fee00000-fee00fff : Local APIC
     fn what_cannot_be_used_is_refused() {
         assert_eq!(Iomem::parse("00000000-00000000 : System RAM\n"), Err(IomemError::Hidden));
         assert_eq!(Iomem::parse("00001000-00001fff : Reserved\n"), Err(IomemError::NoRam));
-        for bad in ["zz-1 : System RAM", "1000 : System RAM", "2000-1000 : System RAM", "1000-2000"] {
+        for bad in [
+            "zz-1 : System RAM",
+            "1000 : System RAM",
+            "2000-1000 : System RAM",
+            "1000-2000",
+            "ffffffffffffffff-ffffffffffffffff : System RAM",
+        ] {
             assert!(matches!(Iomem::parse(bad), Err(IomemError::Malformed { line: 1, .. })), "{bad}");
         }
     }

@@ -119,6 +119,8 @@ pub fn select(
     swapped: &SwapMap,
     free_fate: Fate,
 ) -> Result<Selection, SelectError> {
+    // A list that is followed anywhere else is none, and a set of page frames is as long as its last one demands.
+    swapped.check(ram)?;
     let mut selection = Selection::new(free_fate);
     let kernel = Virtual::new(memory, layout);
     for range in ram {

@@ -90,7 +90,8 @@ impl KernelLayout {
         let field = |name, bytes| {
             let offset = measure("OFFSET", name)?;
             // A field at offset 0 is in place; what must not be is one that leaves the structure.
-            if offset + bytes > page_size { Err(SelectError::Value(name, offset as u64)) } else { Ok(offset) }
+            let fits = offset.checked_add(bytes).is_some_and(|end| end <= page_size);
+            if fits { Ok(offset) } else { Err(SelectError::Value(name, offset as u64)) }
         };
         let section_bits = number("SECTION_SIZE_BITS")?;
         if !(21..=40).contains(&section_bits) {
@@ -98,7 +99,7 @@ impl KernelLayout {
         }
         let section_size = bounded("SIZE(mem_section)", measure("SIZE", "mem_section")?, 4096)?;
         let section_mem_map = measure("OFFSET", "mem_section.section_mem_map")?;
-        if section_mem_map + 8 > section_size {
+        if section_mem_map.checked_add(8).is_none_or(|end| end > section_size) {
             return Err(SelectError::Value("OFFSET(mem_section.section_mem_map)", section_mem_map as u64));
         }
         let orders = bounded("LENGTH(zone.free_area)", measure("LENGTH", "zone.free_area")?, 32)?;

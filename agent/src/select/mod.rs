@@ -46,6 +46,9 @@ pub enum SelectError {
     /// The list of swapped pages was not found.
     #[error("no list of swapped pages hangs off the kexec control page at {0:#x}")]
     NoSwapMap(u64),
+    /// The list of swapped pages leads out of memory.
+    #[error("the list of swapped pages names page frame {0:#x}, which is no memory")]
+    Holder(u64),
     /// The kernel checks a pattern in its free pages.
     #[error("the kernel may check a pattern in its free pages (page_poison or debug_pagealloc on its command line)")]
     Poisoning,

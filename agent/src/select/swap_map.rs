@@ -16,6 +16,10 @@ const INDIRECTION: u64 = 2;
 const DONE: u64 = 4;
 const SOURCE: u64 = 8;
 
+/// Pages that are swapped at most, 8 GiB of them: no region and low memory are so large, and what an image's header claims
+/// is no reason to take memory and time.
+const MOST: u64 = 1 << 21;
+
 /// For each swapped page frame, the page frame that holds its content now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapMap {
@@ -52,6 +56,9 @@ impl SwapMap {
         let ranges = swapped.ranges();
         let mut expected = ranges.iter().flat_map(|range| range.start..range.end).peekable();
         let count = ranges.iter().map(PfnRange::pages).sum::<u64>();
+        if count > MOST {
+            return None;
+        }
         let mut sources = Vec::with_capacity(usize::try_from(count).ok()?);
         let (mut at, mut destination) = (head, None);
         // Each source has one entry, and there are fewer of the others; a longer list goes round in a circle.
@@ -79,6 +86,22 @@ impl SwapMap {
             };
         }
         None
+    }
+
+    /// Checks that what holds the swapped pages is memory: part of `ram`, which ascends, or swapped itself.
+    ///
+    /// # Errors
+    /// [`SelectError::Holder`].
+    pub(super) fn check(&self, ram: &[PfnRange]) -> Result<(), SelectError> {
+        let within = |ranges: &[PfnRange], pfn: u64| {
+            let at = ranges.partition_point(|range| range.end <= pfn);
+            ranges.get(at).is_some_and(|range| range.start <= pfn)
+        };
+        let is_memory = |pfn: u64| within(ram, pfn) || self.ranges.iter().any(|range| within(&[*range], pfn));
+        match self.sources.iter().find(|pfn| !is_memory(**pfn)) {
+            Some(pfn) => Err(SelectError::Holder(*pfn)),
+            None => Ok(()),
+        }
     }
 
     /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of one.

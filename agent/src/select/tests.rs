@@ -112,13 +112,6 @@ fn fates(selection: &Selection, pages: u64) -> String {
         .collect()
 }
 
-/// A map in which nothing is swapped.
-fn nothing_swapped() -> SwapMap {
-    let mut memory = Memory(HashMap::new());
-    let swapped = swapped(1, 1, &mut memory, &[500, 501]);
-    SwapMap::find(&memory, 0x9000, swapped).unwrap()
-}
-
 #[test]
 fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
     for levels in [4, 5] {
@@ -137,10 +130,10 @@ fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
         // A block that is longer than the memory.
         memory.page(&layout, 32, 0, BUDDY, 5);
         let ram = [PfnRange { start: 1, end: 40 }];
-        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Zero).unwrap();
+        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Zero).unwrap();
         assert_eq!(fates(&selection, 41), "ssss......ssssssssssssss!!ssssss........s");
         assert_eq!(selection.free_fate(), Fate::Zero);
-        let selection = select(&memory, &hwpoison, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
         assert_eq!(fates(&selection, 41), "ssss!!!!!!ssssssssssssss!!ssssss!!!!!!!!s");
         assert_eq!(selection.free_fate(), Fate::Leave);
         assert_eq!(selection.free_pages(), 14);
@@ -155,7 +148,7 @@ fn a_struct_page_that_crosses_into_another_page_is_read_whole() {
         memory.page(&layout, pfn, 0, BUDDY, 0);
     }
     let ram = [PfnRange { start: 0, end: 300 }];
-    let selection = select(&memory, &layout, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
     let free: Vec<u64> = (0..300).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
     assert_eq!(free, [55, 56, 57, 113, 299]);
 }
@@ -168,7 +161,7 @@ fn long_free_blocks_are_left_out_up_to_their_last_page() {
         let (mut memory, layout) = kernel(4, first + 1);
         memory.page(&layout, first, 0, BUDDY, order);
         let ram = [PfnRange { start: 1, end: 2 * first }];
-        let selection = select(&memory, &layout, &ram, &nothing_swapped(), Fate::Leave).unwrap();
+        let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
         let free: Vec<u64> = (0..2 * first + 70).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
         assert_eq!(free, (first..2 * first).collect::<Vec<u64>>(), "{order}");
         assert_eq!(selection.free_pages(), first);
@@ -189,13 +182,28 @@ fn a_free_page_of_the_region_is_left_out_where_its_content_is_now() {
 }
 
 #[test]
+fn a_list_of_swapped_pages_that_leads_out_of_memory_stops_the_selection() {
+    let (memory, layout) = kernel(4, 64);
+    let ram = [PfnRange { start: 1, end: 64 }];
+    for (source, is_memory) in [(63, true), (40, true), (0, false), (64, false), (1 << 51, false)] {
+        let mut lists = Memory(HashMap::new());
+        let swapped = swapped(40, 48, &mut lists, &[60, source]);
+        let map = SwapMap::find(&lists, 0x9000, swapped).unwrap();
+        match select(&memory, &layout, &ram, &map, Fate::Leave) {
+            Ok(_) => assert!(is_memory, "{source:#x}"),
+            Err(error) => assert!(!is_memory && matches!(error, SelectError::Holder(pfn) if pfn == source), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn a_section_that_is_absent_or_offline_is_stored() {
     for coded in [0, VMEMMAP | 0b1011] {
         let (mut memory, layout) = kernel(4, 64);
         memory.page(&layout, 4, 0, BUDDY, 2);
         memory.put_word(0x4000, coded);
         let selection =
-            select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped(), Fate::Leave).unwrap();
+            select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave).unwrap();
         assert_eq!(selection.free_pages(), 0);
     }
 }
@@ -205,13 +213,13 @@ fn data_that_cannot_be_reached_stop_the_selection() {
     let (memory, layout) = kernel(4, 64);
     let beyond = [PfnRange { start: 0, end: 65 }];
     assert!(matches!(
-        select(&memory, &layout, &beyond, &nothing_swapped(), Fate::Leave),
+        select(&memory, &layout, &beyond, &SwapMap::nothing(), Fate::Leave),
         Err(SelectError::Unmapped(_))
     ));
     let elsewhere = KernelLayout { page_table: 0xdead_0000, ..layout };
     let ram = [PfnRange { start: 0, end: 64 }];
     assert!(matches!(
-        select(&memory, &elsewhere, &ram, &nothing_swapped(), Fate::Leave),
+        select(&memory, &elsewhere, &ram, &SwapMap::nothing(), Fate::Leave),
         Err(SelectError::Memory { .. })
     ));
 }
@@ -221,7 +229,7 @@ fn a_count_that_is_far_off_stops_the_selection() {
     let (mut memory, layout) = kernel(4, 64);
     memory.page(&layout, 0, 0, BUDDY, 5);
     let selection =
-        select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &nothing_swapped(), Fate::Leave).unwrap();
+        select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave).unwrap();
     assert!(selection.check(32 + 4096, 64).is_ok());
     let error = selection.check(100_000, 64).unwrap_err();
     assert!(matches!(error, SelectError::Count { found: 32, expected: 100_000 }), "{error}");
@@ -338,6 +346,14 @@ fn the_swap_map_is_found_and_followed() {
 }
 
 #[test]
+fn a_region_that_can_only_be_claimed_costs_neither_memory_nor_time() {
+    let mut memory = Memory(HashMap::new());
+    let swapped = swapped(1, 0x1000, &mut memory, &[700, 800]);
+    let claimed = Swapped { region: PhysRange { end: 1 << 52, ..swapped.region }, ..swapped };
+    assert!(matches!(SwapMap::find(&memory, 0x90f2, claimed), Err(SelectError::NoSwapMap(0x9000))));
+}
+
+#[test]
 fn a_list_that_is_not_exactly_the_loaded_one_is_not_believed() {
     type Change = fn(&mut Memory);
     let cases: [Change; 6] = [
@@ -364,7 +380,7 @@ proptest! {
         for (at, word) in words {
             memory.put_word(at / 8 * 8, word);
         }
-        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &nothing_swapped(), Fate::Leave);
+        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &SwapMap::nothing(), Fate::Leave);
     }
 
     #[test]

@@ -97,7 +97,8 @@ impl Vmcore {
             notes = vec![0; usize::try_from(header.p_filesz.min(NOTES_MAX)).unwrap_or(0)];
             file.read_exact_at(&mut notes, header.p_offset).map_err(error)?;
         }
-        let loads = loads(&headers)?;
+        // The kernel says how long it is (fs/proc/vmcore.c, `vmcore_init`, Linux 6.12); any other file does too.
+        let loads = loads(&headers, file.metadata().map_err(error)?.len())?;
         let windows = Windows::new(loads.iter().map(|load| load.frames).collect());
         Ok(Vmcore { file, loads, windows, notes })
     }
@@ -141,8 +142,8 @@ impl PageSource for Vmcore {
     }
 }
 
-/// The loadable segments, ascending and checked.
-fn loads(headers: &[ProgramHeader]) -> Result<Vec<Load>, VmcoreError> {
+/// The loadable segments of a file of `len` bytes, ascending and checked.
+fn loads(headers: &[ProgramHeader], len: u64) -> Result<Vec<Load>, VmcoreError> {
     let mut loads = Vec::new();
     for header in headers.iter().filter(|header| header.p_type == PT_LOAD && header.p_filesz > 0) {
         let (start, size, offset) = (header.p_paddr, header.p_filesz, header.p_offset);
@@ -150,8 +151,12 @@ fn loads(headers: &[ProgramHeader]) -> Result<Vec<Load>, VmcoreError> {
         if !start.is_multiple_of(PAGE_SIZE) || !size.is_multiple_of(PAGE_SIZE) || !offset.is_multiple_of(PAGE_SIZE) {
             return Err(broken("it is not made of whole pages"));
         }
-        if start.checked_add(size).is_none_or(|end| end > 1 << 52) || offset.checked_add(size).is_none() {
+        if start.checked_add(size).is_none_or(|end| end > 1 << 52) {
             return Err(broken("it is longer than an address space"));
+        }
+        // What is mapped behind a file's end is there and cannot be read.
+        if offset.checked_add(size).is_none_or(|end| end > len) {
+            return Err(broken("it ends behind the end of the file"));
         }
         loads.push(Load { frames: PfnRange { start: start / PAGE_SIZE, end: (start + size) / PAGE_SIZE }, offset });
     }
@@ -216,13 +221,15 @@ mod tests {
         let file = sample(&[PfnRange { start: 0x10, end: 0x20 }]);
         let good = std::fs::read(file.path()).unwrap();
         let segment = 64 + 56;
-        let cases: [(usize, u8, &str); 6] = [
+        let cases: [(usize, u8, &str); 8] = [
             (0, 0, "no x86-64 ELF core"),
             (16, 2, "type 2"),
             (18, 3, "machine 3"),
             (54, 57, "57 bytes"),
             (segment + 24, 1, "whole pages"),
             (segment + 39, 0xff, "longer than an address space"),
+            (segment + 9, 0x20, "behind the end of the file"),
+            (segment + 15, 0xff, "behind the end of the file"),
         ];
         for (at, value, expected) in cases {
             let mut bad = good.clone();

@@ -1,0 +1,81 @@
+//! Fuzz targets: functions that take any bytes, hand them to a part of Dormouse that reads what it did not write, and panic
+//! where that part breaks a promise.
+//!
+//! ```text
+//!   scripts/fuzz ──> fuzz/ (a crate of its own, with libFuzzer) ──> TARGETS     looks for new inputs, by coverage
+//!   cargo test ───> the test below ───────────────────────────────> TARGETS     replays fuzz/corpus and fuzz/regressions
+//! ```
+//!
+//! `fuzz/corpus` has inputs that reach different code, `fuzz/regressions` those that once broke something; both have a
+//! folder for each target.
+
+mod cmdline;
+mod image;
+mod iomem;
+mod policy;
+mod scratch;
+mod vmcore;
+mod vmcoreinfo;
+
+use dormouse_image::PfnRange;
+
+/// Takes any bytes, and panics where it finds a promise broken.
+pub type Target = fn(&[u8]);
+
+/// The targets by their names.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("cmdline", cmdline::run),
+    ("image", image::run),
+    ("iomem", iomem::run),
+    ("policy", policy::run),
+    ("vmcore", vmcore::run),
+    ("vmcoreinfo", vmcoreinfo::run),
+];
+
+/// Whether ranges ascend, none of them is empty, and none overlaps another.
+fn ascending(ranges: &[PfnRange]) -> bool {
+    ranges.iter().all(|range| range.start < range.end)
+        && ranges.windows(2).all(|pair| matches!(pair, [left, right] if left.end <= right.start))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn folder(kind: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind)
+    }
+
+    fn entries(folder: &Path) -> BTreeSet<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn every_target_has_a_corpus_and_every_folder_a_target() {
+        let names = |kind: &str| -> BTreeSet<String> {
+            let names = entries(&folder(kind));
+            names.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+        };
+        let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(names("corpus"), targets);
+        assert!(names("regressions").is_subset(&targets));
+    }
+
+    #[test]
+    fn no_input_that_was_kept_breaks_a_promise() {
+        for (name, target) in TARGETS {
+            for kind in ["corpus", "regressions"] {
+                for path in entries(&folder(kind).join(name)) {
+                    // Shown where the target panics.
+                    println!("{}", path.display());
+                    target(&std::fs::read(path).unwrap());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use device::{BLOCKS, REPEAT};
+
+#[path = "../../../../agent/image/tests/golden/hexdump.rs"]
+mod hexdump;
+
+/// All is mended; the state that is tried is `restoring`.
+const CHOICES: u8 = 0x9f;
+
+fn golden() -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/image/tests/golden/v1.hex");
+    hexdump::read(&std::fs::read_to_string(path).unwrap())
+}
+
+/// An input that describes `image`.
+fn describe(image: &[u8]) -> Vec<u8> {
+    let mut input = vec![CHOICES];
+    for (number, block) in image.chunks(BLOCK).enumerate() {
+        let Some(last) = block.iter().rposition(|byte| *byte != 0) else { continue };
+        let period = (1..64).find(|period| (*period..block.len()).all(|at| block[at] == block[at - period]));
+        let (bytes, flag) = match period {
+            Some(period) => (&block[..period], REPEAT),
+            None => (&block[..=last], 0),
+        };
+        input.extend(u16::try_from(number).unwrap().to_le_bytes());
+        input.extend((u16::try_from(bytes.len()).unwrap() | flag).to_le_bytes());
+        input.extend(bytes);
+    }
+    input
+}
+
+/// The golden image is a seed of the corpus. To write it anew: `DORMOUSE_BLESS=1 cargo test -p dormouse-tests golden`.
+#[test]
+fn the_golden_image_is_described_and_restored() {
+    let golden = golden();
+    let input = describe(&golden);
+    if std::env::var_os("DORMOUSE_BLESS").is_some_and(|bless| bless == "1") {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/image/golden");
+        std::fs::write(path, &input).unwrap();
+    }
+
+    let (mended, _) = Device::new(&input);
+    let mut whole = golden.clone();
+    whole.resize(BLOCKS * BLOCK, 0);
+    assert!(mended.read(0, whole.len()) == whole, "there is nothing to mend in it");
+    let counts = whole::restore(&mended.file()).unwrap();
+    assert!(counts.stored > 0 && counts.zero > 0);
+}
+
+/// Whatever is changed in a block's content, mending leads behind the checksums.
+#[test]
+fn what_is_mended_is_read() {
+    let golden = golden();
+    let mut damaged = golden.clone();
+    // The header's time, a page in the first chunk, and the checksums of all blocks that are there.
+    damaged[65536 + 88] ^= 1;
+    damaged[1 << 20] ^= 1;
+    for offset in [0, 4096, 8192, 65536, (1 << 20) + 2 * 4096, (1 << 20) + 5 * 4096] {
+        damaged[offset + 16] ^= 1;
+    }
+    let input = describe(&damaged);
+    assert_eq!(whole::restore(&Device::new(&[&[0], &input[1..]].concat()).0.file()), None);
+    let counts = whole::restore(&Device::new(&input).0.file()).unwrap();
+    assert!(counts.stored > 0 && counts.zero > 0);
+}
