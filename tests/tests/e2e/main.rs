@@ -10,6 +10,7 @@ mod free_pages;
 mod images;
 mod refusals;
 mod shapes;
+mod soak;
 
 use anyhow::Result;
 use dormouse_tests::artifacts::Artifacts;
