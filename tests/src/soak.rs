@@ -237,8 +237,7 @@ impl Soak {
             path: policy_path(number),
             text: policy.text(&image),
         };
-        let userland =
-            Userland { policies: policies.iter().enumerate().map(in_guest).collect(), modules: Vec::new() };
+        let userland = Userland { policies: policies.iter().enumerate().map(in_guest).collect(), modules: Vec::new() };
         let mut guest = Guest::new(config, &userland, artifacts)?;
         ext4::make(&guest.disk_file(FILES_DISK))?;
         let seen = guest.console().end();
@@ -449,7 +448,8 @@ mod tests {
             drop_caches: true,
         };
         assert_eq!(policy.to_string(), "zstd -3, every CPU, 17M, all pages, drop caches");
-        let other = DrawnPolicy { compression: Compression::Auto, threads: 1, skip_free: true, drop_caches: false, ..policy };
+        let other =
+            DrawnPolicy { compression: Compression::Auto, threads: 1, skip_free: true, drop_caches: false, ..policy };
         assert_eq!(other.to_string(), "auto, 1 thread, 17M");
     }
 }

@@ -144,7 +144,14 @@ pub fn start(settings: &Settings) -> Result<()> {
         let console =
             || fs::File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
         let mut command = Command::new(&program);
-        command.args(["role", role.name(), "--megabytes", &settings.megabytes.to_string(), "--seed", &seed.to_string()]);
+        command.args([
+            "role",
+            role.name(),
+            "--megabytes",
+            &settings.megabytes.to_string(),
+            "--seed",
+            &seed.to_string(),
+        ]);
         if let Some(folder) = &settings.files {
             command.arg("--files").arg(folder);
         }
