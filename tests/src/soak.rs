@@ -41,8 +41,10 @@ const LITTER: &str = "page_poison=1";
 /// C and D are up after this long even with everything else busy.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
 
-/// Where the power is cut: when D has come so far. All of it is before the point of no return.
-const CUTS: [Phase; 3] = [Phase::RestoreStart, Phase::RestoreVerify, Phase::RestoreWrite];
+/// Where the power may be cut. All of it is before the point of no return.
+const CUT_PHASES: [Phase; 3] = [Phase::RestoreStart, Phase::RestoreVerify, Phase::RestoreWrite];
+/// How much of memory may be written by then; a quick restore is soon past it.
+const MOST_PERCENT: u64 = 60;
 
 /// What the kernel says when something is wrong with it.
 const COMPLAINTS: &[&str] = &[
@@ -145,6 +147,38 @@ fn policy_path(number: usize) -> String {
     format!("/etc/soak-{number}.toml")
 }
 
+/// A moment of a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    phase: Phase,
+    /// How much of memory is written, in a phase that writes.
+    percent: u64,
+}
+
+impl Moment {
+    fn draw(random: &mut Random) -> Option<Moment> {
+        let phase = random.choose(&CUT_PHASES).copied();
+        let percent = random.within(0..=MOST_PERCENT);
+        phase.map(|phase| Moment { phase, percent: if phase == Phase::RestoreWrite { percent } else { 0 } })
+    }
+
+    /// Whether a line of the console says that it has come.
+    fn has_come(self, line: &str) -> bool {
+        let Some((_, said)) = line.split_once(&format!("dormouse: {}: ", self.phase)) else { return false };
+        let percent = said.split_once(" %").and_then(|(percent, _)| percent.parse().ok());
+        self.percent == 0 || percent.is_some_and(|percent: u64| percent >= self.percent)
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.percent {
+            0 => write!(f, "{}", self.phase),
+            percent => write!(f, "{} at {percent} %", self.phase),
+        }
+    }
+}
+
 /// A hibernation as it was drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Plan {
@@ -157,7 +191,7 @@ struct Plan {
     /// Whether C leaves litter in memory, after a power-off.
     litter: bool,
     /// Where the power is cut in the first restore, after a power-off.
-    cut: Option<Phase>,
+    cut: Option<Moment>,
 }
 
 impl Plan {
@@ -168,8 +202,8 @@ impl Plan {
             _ => Then::PowerOff,
         };
         let (save, restore) = (random.place(policies), random.place(policies));
-        let (litter, is_cut, moment) = (random.one_in(2), random.one_in(8), random.choose(&CUTS).copied());
-        let cut = moment.filter(|_| is_cut && then == Then::PowerOff);
+        let (litter, is_cut) = (random.one_in(2), random.one_in(8));
+        let cut = Moment::draw(random).filter(|_| is_cut && then == Then::PowerOff);
         Plan { save, then, restore, litter, cut }
     }
 }
@@ -186,7 +220,7 @@ pub struct Row {
     /// What the agent says of it.
     pub report: AgentReport,
     /// Where the power was cut in the first restore.
-    pub cut: Option<Phase>,
+    pub cut: Option<Moment>,
     /// Why B left nothing out, where the policy would have had it leave out free pages.
     pub every_page: Option<String>,
 }
@@ -196,8 +230,8 @@ impl Row {
     #[must_use]
     pub fn result(&self) -> String {
         let mut words = if self.report.outcome == Outcome::Returned { "returned" } else { "resumed" }.to_owned();
-        if let Some(phase) = self.cut {
-            words += &format!(", after a power cut in {phase}");
+        if let Some(moment) = self.cut {
+            words += &format!(", after a power cut in {moment}");
         }
         if let Some(reason) = &self.every_page {
             words += &format!(", every page stored: {reason}");
@@ -289,21 +323,21 @@ impl Soak {
     }
 
     /// Powers on, and once more if the power is to be cut. Returns where it was cut too.
-    fn resume(&mut self, saved: Saved, cut: Option<Phase>, observe: Observer<'_>) -> Result<(WentOn, Option<Phase>)> {
+    fn resume(&mut self, saved: Saved, cut: Option<Moment>, observe: Observer<'_>) -> Result<(WentOn, Option<Moment>)> {
         let guest = &mut self.guest;
-        let Some(phase) = cut else { return Ok((cycle::resume(guest, saved, observe)?, None)) };
+        let Some(moment) = cut else { return Ok((cycle::resume(guest, saved, observe)?, None)) };
         let begin = Instant::now();
         let mut cursor = guest.power_on()?;
-        let mark = format!("dormouse: {phase}");
-        guest.follow(&mut cursor, TWO_BOOTS, &mark, |line| {
+        guest.follow(&mut cursor, TWO_BOOTS, &moment.to_string(), |line| {
             observe(line);
-            (line.text.contains(&mark) || line.text.contains(READY_MARK)).then_some(())
+            // An ordinary boot is told from a resume below.
+            (moment.has_come(&line.text) || line.text.contains(READY_MARK)).then_some(())
         })?;
         guest.freeze()?;
         let commit = image::commit(&guest.disk_file(IMAGE_DISK))?;
         if commit.state == State::Restoring && commit.attempts == 1 {
             guest.cut_power();
-            return Ok((cycle::resume(guest, saved, observe)?, Some(phase)));
+            return Ok((cycle::resume(guest, saved, observe)?, Some(moment)));
         }
         // It has got further than it said. Without an image to resume from, a cut would end the session.
         guest.thaw()?;
@@ -373,8 +407,8 @@ impl Soak {
             Then::Reboot => words += &format!(", restored by ({})", policy(self.resume_by)),
             Then::Return => {}
         }
-        if let Some(phase) = plan.cut {
-            words += &format!(", power cut in {phase}");
+        if let Some(moment) = plan.cut {
+            words += &format!(", power cut in {moment}");
         }
         words
     }
@@ -436,6 +470,18 @@ mod tests {
         assert!((5..60).contains(&count(|plan| plan.cut.is_some())));
         assert!(plans.iter().all(|plan| plan.cut.is_none() || plan.then == Then::PowerOff));
         assert!((0..POLICIES).all(|number| plans.iter().any(|plan| plan.save == number && plan.restore != number)));
+    }
+
+    #[test]
+    fn a_moment_comes_with_its_phase_and_as_much_as_it_asks_for() {
+        let verify = Moment { phase: Phase::RestoreVerify, percent: 0 };
+        assert!(verify.has_come("[ 1.2] dormouse: restore/verify: verifying header and index"));
+        assert!(!verify.has_come("dormouse: restore/start: kernel D is up"));
+        let write = Moment { phase: Phase::RestoreWrite, percent: 40 };
+        assert!(!write.has_come("dormouse: restore/write: 5000 pages, 2 threads"));
+        assert!(!write.has_come("dormouse: restore/write: 39 %, 57 MiB of 100 MiB"));
+        assert!(write.has_come("dormouse: restore/write: 100 %, 100 MiB of 100 MiB"));
+        assert_eq!((verify.to_string(), write.to_string()), ("restore/verify".into(), "restore/write at 40 %".into()));
     }
 
     #[test]
