@@ -6,6 +6,7 @@
 //! are used, what follows each save, and the power cuts.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -68,6 +69,8 @@ const EVERY_PAGE: &str = "storing every page: ";
 pub struct Options {
     /// What everything is drawn from.
     pub seed: u64,
+    /// How often the session can be hibernated.
+    pub cycles: u32,
     /// The guest's memory.
     pub memory: MemorySize,
     /// The guest's CPUs.
@@ -208,6 +211,14 @@ impl Plan {
     }
 }
 
+/// The policies of a seed and its first plans, of which fewer are the beginning of more.
+fn draw(seed: u64, cycles: u32) -> (Vec<DrawnPolicy>, Vec<Plan>) {
+    let mut random = Random::new(seed);
+    let policies: Vec<DrawnPolicy> = (0..POLICIES).map(|_| DrawnPolicy::draw(&mut random.branch())).collect();
+    let plans = (0..cycles).map(|_| Plan::draw(&mut random.branch(), policies.len())).collect();
+    (policies, plans)
+}
+
 /// A cycle that went well.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -244,15 +255,15 @@ impl Row {
 #[derive(Debug)]
 pub struct Soak {
     guest: Guest,
-    random: Random,
     policies: Vec<DrawnPolicy>,
+    /// What is left to do.
+    plans: std::iter::Zip<RangeInclusive<u32>, std::vec::IntoIter<Plan>>,
     /// The policy of this power-on.
     resume_by: usize,
     /// The workload at its beginning.
     first: Report,
     /// What of the console has been looked through.
     seen: Cursor,
-    cycles: u32,
 }
 
 impl Soak {
@@ -261,17 +272,18 @@ impl Soak {
     /// # Errors
     /// Fails where something is missing, and where the guest does not come up.
     pub fn start(options: Options, artifacts: &Artifacts) -> Result<Soak> {
-        let mut random = Random::new(options.seed);
-        let policies: Vec<DrawnPolicy> = (0..POLICIES).map(|_| DrawnPolicy::draw(&mut random.branch())).collect();
+        let (policies, plans) = draw(options.seed, options.cycles);
+        let resume_by = plans.first().map_or(0, |plan| plan.restore);
         let mut config = GuestConfig::new(options.cpus, options.memory);
         config.disks.push(Disk { kind: DiskKind::Virtio, bytes: FILES_DISK_BYTES });
-        config.kernel_arguments = kernel_arguments(0, false);
+        config.kernel_arguments = kernel_arguments(resume_by, false);
         let (image, files) = (config.disk_path(IMAGE_DISK)?, config.disk_path(FILES_DISK)?);
-        let in_guest = |(number, policy): (usize, &DrawnPolicy)| GuestPolicy {
-            path: policy_path(number),
-            text: policy.text(&image),
-        };
-        let userland = Userland { policies: policies.iter().enumerate().map(in_guest).collect(), modules: Vec::new() };
+        // Each has an initramfs of its own, which takes a while to make.
+        let is_used = |number| plans.iter().any(|plan| plan.save == number || plan.restore == number);
+        let used = policies.iter().enumerate().filter(|(number, _)| is_used(*number));
+        let in_guest =
+            used.map(|(number, policy)| GuestPolicy { path: policy_path(number), text: policy.text(&image) });
+        let userland = Userland { policies: in_guest.collect(), modules: Vec::new() };
         let mut guest = Guest::new(config, &userland, artifacts)?;
         ext4::make(&guest.disk_file(FILES_DISK))?;
         let seen = guest.console().end();
@@ -281,21 +293,21 @@ impl Soak {
         cycle::start_workload_and_churn(&mut guest, FILES)?;
         let first = cycle::check_workload(&mut guest)?;
         ensure!(first.churn.len() == 3, "not everything of the workload was started: {}", first.churn_summary());
-        Ok(Soak { guest, random, policies, resume_by: 0, first, seen, cycles: 0 })
+        let plans = (1..=options.cycles).zip(plans);
+        Ok(Soak { guest, policies, plans, resume_by, first, seen })
     }
 
     /// Hibernates once more. Gives `observe` the console's lines meanwhile.
     ///
     /// # Errors
-    /// Fails where the session does not go on as it was, with the end of the serial log.
+    /// Fails where the session does not go on as it was, with the end of the serial log; and where all cycles are done.
     pub fn cycle(&mut self, observe: Observer<'_>) -> Result<Row> {
-        self.cycles += 1;
-        let plan = Plan::draw(&mut self.random.branch(), self.policies.len());
-        let number = self.cycles;
-        self.hibernate(&plan, observe).with_context(|| format!("cycle {number}, {}", self.describe(&plan)))
+        let (number, plan) = self.plans.next().context("all cycles are done")?;
+        let row = self.hibernate(number, &plan, observe);
+        row.with_context(|| format!("cycle {number}, {}", self.describe(&plan)))
     }
 
-    fn hibernate(&mut self, plan: &Plan, observe: Observer<'_>) -> Result<Row> {
+    fn hibernate(&mut self, number: u32, plan: &Plan, observe: Observer<'_>) -> Result<Row> {
         let before = cycle::check_workload(&mut self.guest)?;
         let config = policy_path(plan.save);
         let command = format!("dormouse --config {config} hibernate --then {} --json", plan.then.as_str());
@@ -313,7 +325,7 @@ impl Soak {
         let every_page = self.look_through_console()?;
         let policy = self.policies.get(plan.save);
         Ok(Row {
-            number: self.cycles,
+            number,
             policy: policy.map_or_else(String::new, DrawnPolicy::to_string),
             then: plan.then.as_str(),
             report,
@@ -457,13 +469,9 @@ mod tests {
 
     #[test]
     fn a_seed_has_its_plans_and_most_of_them_power_off() {
-        let draw = |seed| {
-            let mut random = Random::new(seed);
-            (0..300).map(|_| Plan::draw(&mut random, POLICIES)).collect::<Vec<_>>()
-        };
-        let plans = draw(5);
-        assert_eq!(plans, draw(5));
-        assert_ne!(plans, draw(6));
+        let (policies, plans) = draw(5, 300);
+        assert_eq!(draw(5, 20), (policies, plans[..20].to_vec()));
+        assert_ne!(draw(6, 300).1, plans);
         let count = |what: fn(&Plan) -> bool| plans.iter().filter(|plan| what(plan)).count();
         assert!(count(|plan| plan.then == Then::PowerOff) > 150);
         assert!(count(|plan| plan.then == Then::Reboot) > 20 && count(|plan| plan.then == Then::Return) > 10);

@@ -71,7 +71,7 @@ fn run(options: &Options, seed: u64, rows: &mut Vec<Row>) -> Result<()> {
         options.cycles
     );
     let began = Instant::now();
-    let start = soak::Options { seed, memory: options.memory, cpus: options.cpus };
+    let start = soak::Options { seed, cycles: options.cycles, memory: options.memory, cpus: options.cpus };
     let mut soak = Soak::start(start, &artifacts).context("the start")?;
     println!("{}", line(["cycle", "policy", "then", "save s", "restore s", "image MiB", "stored pages", "result"]));
     for _ in 0..options.cycles {

@@ -12,10 +12,10 @@ const SEED: u64 = 555_047;
 
 #[test]
 fn three_cycles_under_load_by_random_policies() -> Result<()> {
-    let options = Options { seed: SEED, memory: "768M".parse()?, cpus: 2 };
+    let options = Options { seed: SEED, cycles: 3, memory: "768M".parse()?, cpus: 2 };
     let mut soak = Soak::start(options, &Artifacts::from_environment()?)?;
     let mut rows = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..options.cycles {
         rows.push(soak.cycle(&mut unobserved)?);
     }
     soak.finish()?;
