@@ -6,7 +6,6 @@
 //! are used, what follows each save, and the power cuts.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -257,13 +256,15 @@ pub struct Soak {
     guest: Guest,
     policies: Vec<DrawnPolicy>,
     /// What is left to do.
-    plans: std::iter::Zip<RangeInclusive<u32>, std::vec::IntoIter<Plan>>,
+    plans: std::vec::IntoIter<Plan>,
     /// The policy of this power-on.
     resume_by: usize,
     /// The workload at its beginning.
     first: Report,
     /// What of the console has been looked through.
     seen: Cursor,
+    /// Cycles that were begun.
+    cycles: u32,
 }
 
 impl Soak {
@@ -293,8 +294,7 @@ impl Soak {
         cycle::start_workload_and_churn(&mut guest, FILES)?;
         let first = cycle::check_workload(&mut guest)?;
         ensure!(first.churn.len() == 3, "not everything of the workload was started: {}", first.churn_summary());
-        let plans = (1..=options.cycles).zip(plans);
-        Ok(Soak { guest, policies, plans, resume_by, first, seen })
+        Ok(Soak { guest, policies, plans: plans.into_iter(), resume_by, first, seen, cycles: 0 })
     }
 
     /// Hibernates once more. Gives `observe` the console's lines meanwhile.
@@ -302,12 +302,13 @@ impl Soak {
     /// # Errors
     /// Fails where the session does not go on as it was, with the end of the serial log; and where all cycles are done.
     pub fn cycle(&mut self, observe: Observer<'_>) -> Result<Row> {
-        let (number, plan) = self.plans.next().context("all cycles are done")?;
-        let row = self.hibernate(number, &plan, observe);
-        row.with_context(|| format!("cycle {number}, {}", self.describe(&plan)))
+        let plan = self.plans.next().context("all cycles are done")?;
+        self.cycles += 1;
+        let row = self.hibernate(&plan, observe);
+        row.with_context(|| format!("cycle {}, {}", self.cycles, self.describe(&plan)))
     }
 
-    fn hibernate(&mut self, number: u32, plan: &Plan, observe: Observer<'_>) -> Result<Row> {
+    fn hibernate(&mut self, plan: &Plan, observe: Observer<'_>) -> Result<Row> {
         let before = cycle::check_workload(&mut self.guest)?;
         let config = policy_path(plan.save);
         let command = format!("dormouse --config {config} hibernate --then {} --json", plan.then.as_str());
@@ -325,7 +326,7 @@ impl Soak {
         let every_page = self.look_through_console()?;
         let policy = self.policies.get(plan.save);
         Ok(Row {
-            number,
+            number: self.cycles,
             policy: policy.map_or_else(String::new, DrawnPolicy::to_string),
             then: plan.then.as_str(),
             report,
