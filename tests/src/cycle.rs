@@ -16,8 +16,9 @@ use crate::workload::report::{Report, Verdict};
 
 /// Saving and restoring gigabytes under emulation, with everything else busy, takes minutes.
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
-/// The stream has to deliver what was in flight; it takes a second where nothing else is busy.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+/// The stream has to deliver what was in flight, and who works all the time has to do something; it takes a second where
+/// nothing else is busy.
+const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Takes the console's lines as they come.
 pub type Observer<'a> = &'a mut dyn FnMut(&Line);
@@ -105,6 +106,16 @@ pub fn start_workload(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// Starts the workload with all that works without a pause, on files in the guest's folder `files` among others.
+///
+/// # Errors
+/// Fails where it does not start.
+pub fn start_workload_and_churn(guest: &mut Guest, files: &str) -> Result<()> {
+    let megabytes = workload_megabytes(guest.config().memory);
+    guest.succeed(&format!("workload start --megabytes {megabytes} --churn --files {files}"))?;
+    Ok(())
+}
+
 /// Asks the workload, all of which must hold.
 ///
 /// # Errors
@@ -146,7 +157,22 @@ pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<
 /// Fails where another session comes up.
 pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<WentOn> {
     let begin = Instant::now();
-    let mut cursor = guest.power_on()?;
+    let cursor = guest.power_on()?;
+    follow_resume(guest, saved, begin, cursor, observe)
+}
+
+/// Waits until the saved session has gone on in a machine that was powered on at `begin`; `cursor` is where on the console
+/// to go on looking.
+///
+/// # Errors
+/// As [`resume`].
+pub fn follow_resume(
+    guest: &mut Guest,
+    saved: Saved,
+    begin: Instant,
+    mut cursor: Cursor,
+    observe: Observer<'_>,
+) -> Result<WentOn> {
     let mut tick = FirstTick { begin, armed: true, after: None };
     let ending = guest.follow_command(saved.command, &mut cursor, HALF_TIMEOUT, &mut |line| {
         tick.look(line);
@@ -183,13 +209,18 @@ fn went_on(
     let Ending::Answered(output) = ending else {
         return Err(guest.explain(anyhow!("the machine went off in place of going on")));
     };
-    let deadline = Instant::now() + STREAM_TIMEOUT;
-    let after = loop {
-        let after = ask_workload(guest)?;
-        if after.delivered_what_was_in_flight(&before) || !after.faults().is_empty() || Instant::now() >= deadline {
-            break after;
-        }
-    };
+    let deadline = Instant::now() + WORK_TIMEOUT;
+    let first = ask_workload(guest)?;
+    let mut after = first.clone();
+    // What was done between `before` and the jump says nothing of the time since the return.
+    let is_done = |now: &Report| now.delivered_what_was_in_flight(&before) && now.worked_since(&first);
+    while !is_done(&after) && after.faults().is_empty() && Instant::now() < deadline {
+        after = ask_workload(guest)?;
+    }
+    if after.faults().is_empty() && !after.worked_since(&first) {
+        let now = after.churn_summary();
+        return Err(guest.explain(anyhow!("the workload stands still after {WORK_TIMEOUT:?}: {now}")));
+    }
     for line in guest.console().since(&mut cursor) {
         tick.look(&line);
         observe(&line);

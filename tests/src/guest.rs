@@ -102,6 +102,12 @@ impl Guest {
         self.config.kernel_arguments.push(argument.to_owned());
     }
 
+    /// Replaces the arguments that [`GuestConfig`] and [`Guest::add_kernel_argument`] gave the kernel, from the next power-on
+    /// on.
+    pub fn set_kernel_arguments(&mut self, arguments: Vec<String>) {
+        self.config.kernel_arguments = arguments;
+    }
+
     /// The host's file of disk `index`. Its content is the guest's only while the machine is off.
     #[must_use]
     pub fn disk_file(&self, index: usize) -> PathBuf {
@@ -124,12 +130,20 @@ impl Guest {
         Ok(to)
     }
 
-    /// Stops the machine between two instructions, for good.
+    /// Stops the machine between two instructions, until it is thawed or its power is cut.
     ///
     /// # Errors
     /// Fails where it is off.
     pub fn freeze(&self) -> Result<()> {
         self.qemu.as_ref().context("the machine is off")?.freeze()
+    }
+
+    /// Lets a machine go on that was stopped.
+    ///
+    /// # Errors
+    /// Fails where it is off.
+    pub fn thaw(&self) -> Result<()> {
+        self.qemu.as_ref().context("the machine is off")?.thaw()
     }
 
     /// Changes what the machine is made of from the next power-on on. Disks must stay what they are.

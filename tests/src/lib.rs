@@ -7,6 +7,7 @@
 //!                               │  └──> channel   its second one: commands for guest A
 //!                               └──> userland     the initramfs of A and C, built from artifacts
 //!   workload                                      runs in guest A; its reports prove a resume
+//!   soak                                          cycle upon cycle in one session, by random policies
 //! ```
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ pub mod artifacts;
 pub mod channel;
 pub mod console;
 pub mod cycle;
+pub mod filesystem;
 pub mod fuzz;
 pub mod guest;
 pub mod image;
@@ -22,5 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod qemu;
 pub mod qmp;
+pub mod random;
+pub mod soak;
 pub mod userland;
 pub mod workload;

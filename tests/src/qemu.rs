@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use crate::console::Console;
 use crate::machine::{Firmware, GuestConfig, MachineType};
@@ -136,13 +137,24 @@ impl Qemu {
         }
     }
 
-    /// Stops the machine between two instructions, for good: its memory stays as it is until the power is cut.
+    /// Stops the machine between two instructions: memory and disks stay as they are until it is thawed or its power is cut.
     ///
     /// # Errors
     /// Fails where QEMU is gone.
     pub fn freeze(&self) -> Result<()> {
-        let process = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).context("QEMU cannot be stopped")
+        self.signal(Signal::SIGSTOP).context("QEMU cannot be stopped")
+    }
+
+    /// Lets a machine go on that was stopped.
+    ///
+    /// # Errors
+    /// Fails where QEMU is gone.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT).context("QEMU cannot be continued")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
     /// Sends bytes to the machine's first serial port, as keys on a terminal do.

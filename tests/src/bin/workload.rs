@@ -1,10 +1,13 @@
 //! The workload of guest A; see `dormouse_tests::workload`.
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use dormouse_tests::workload::{self, Role};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use dormouse_tests::workload::{self, Role, Settings, churn};
 
 /// Keeps, in a guest, what only a resume can bring back.
 #[derive(Debug, Parser)]
@@ -17,9 +20,11 @@ struct Arguments {
 enum Command {
     /// Start all processes and wait until they are ready.
     Start {
-        /// The size of the tmpfs file; the anonymous mapping has a quarter of it.
+        #[command(flatten)]
+        options: Options,
+        /// Also start processes that start others and take memory, all the time.
         #[arg(long)]
-        megabytes: u64,
+        churn: bool,
     },
     /// Print what they keep as JSON; the status is 0 if all of it holds.
     Check,
@@ -33,32 +38,55 @@ enum Command {
     #[command(hide = true)]
     Role {
         role: Role,
-        #[arg(long)]
-        megabytes: u64,
+        #[command(flatten)]
+        options: Options,
         #[arg(long)]
         seed: u64,
     },
+    /// Be a process that lives for moments.
+    #[command(hide = true)]
+    Child {
+        #[arg(long)]
+        millis: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// The size of the tmpfs file; the anonymous mapping has a quarter of it.
+    #[arg(long)]
+    megabytes: u64,
+    /// A folder in which files are written and checked, all the time.
+    #[arg(long)]
+    files: Option<PathBuf>,
+}
+
+impl Options {
+    fn settings(self, churn: bool) -> Settings {
+        Settings { megabytes: self.megabytes, churn, files: self.files }
+    }
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Start { megabytes } => workload::start(megabytes).map(|()| true),
+        Command::Start { options, churn } => workload::start(&options.settings(churn)).map(|()| ExitCode::SUCCESS),
         Command::Check => check(),
-        Command::FreshMemory { megabytes } => workload::fresh::check(megabytes).map(|()| true),
-        Command::Role { role, megabytes, seed } => role.run(megabytes, seed).map(|()| true),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("workload: {error:#}");
-            ExitCode::FAILURE
+        Command::FreshMemory { megabytes } => workload::fresh::check(megabytes).map(|()| ExitCode::SUCCESS),
+        Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
+        Command::Child { millis } => {
+            churn::children::child(io::stdin().lock(), io::stdout().lock(), Duration::from_millis(millis))
+                .map(ExitCode::from)
+                .context("a child")
         }
-    }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("workload: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn check() -> Result<bool> {
+fn check() -> Result<ExitCode> {
     let report = workload::check()?;
     println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(report.ok)
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,6 +13,14 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </etc/modules
 
+# The host can have a boot resume by another policy than the one that is there.
+read -r arguments </proc/cmdline
+for argument in $arguments; do
+    case $argument in
+        guest.policy=*) cp "${argument#*=}" /etc/dormouse.toml ;;
+    esac
+done
+
 # As in any distribution's initramfs, before anything is mounted; but `rescue` is a system from elsewhere, which has never
 # heard of Dormouse.
 grep -qw rescue /proc/cmdline || /usr/lib/dormouse/dormouse-resume

@@ -12,6 +12,8 @@ use crate::artifacts::Artifacts;
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
+/// The argument of the kernel's, before `=`, that names another policy for a boot to put there.
+pub const POLICY_ARGUMENT: &str = "guest.policy";
 /// The commands of busybox that the guest's scripts and the tests use.
 const APPLETS: &[&str] = &[
     "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "find", "grep", "head", "insmod", "ip", "ls", "mkdir",

@@ -10,9 +10,18 @@
 //! | `sender`, `receiver` | the two ends of one TCP connection with bytes in flight, checked on both ends |
 //! | `mapping` | an anonymous mapping with a pattern |
 //!
+//! Three more, which only who asks for them gets, work all the time and count their operations and errors:
+//!
+//! | role | does, and checks |
+//! | --- | --- |
+//! | `files` | writes, syncs, reads, renames and deletes files in a folder |
+//! | `children` | starts processes that live for moments and answer through a pipe |
+//! | `memory` | takes memory in random sizes, fills it and gives it back |
+//!
 //! `workload start` starts them, `workload check` asks all of them. The host compares two such [`report`]s. `workload
 //! fresh-memory` looks at the memory that is left.
 
+pub mod churn;
 pub mod counter;
 pub mod data;
 pub mod fresh;
@@ -23,15 +32,15 @@ pub mod role;
 pub mod stream;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use report::{Proof, Report};
+use report::{Proof, Report, Work};
 
 /// Where the workload keeps its files, on a tmpfs.
 pub const FOLDER: &str = "/run/workload";
@@ -39,9 +48,21 @@ pub const FOLDER: &str = "/run/workload";
 /// How long `start` waits for each process to be ready. Making random data under emulation takes a while.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What the processes are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The size of the tmpfs file in MiB; the anonymous mapping and the memory that comes and goes have a quarter of it.
+    pub megabytes: u64,
+    /// Whether some of them start processes and take memory all the time.
+    pub churn: bool,
+    /// The folder in which one of them works on files all the time, if one shall.
+    pub files: Option<PathBuf>,
+}
+
 /// What a process of the workload does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[value(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Keeps the checksum of a tmpfs file.
     Data,
@@ -53,11 +74,19 @@ pub enum Role {
     Sender,
     /// Keeps an anonymous mapping.
     Mapping,
+    /// Writes files and checks them, all the time.
+    Files,
+    /// Starts processes and checks how they end, all the time.
+    Children,
+    /// Takes memory and checks it, all the time.
+    Memory,
 }
 
 impl Role {
-    /// In the order in which they must be started: the sender connects to the receiver.
-    const ALL: [Role; 5] = [Role::Data, Role::Counter, Role::Receiver, Role::Sender, Role::Mapping];
+    /// Those that every workload has, in the order in which they must be started: the sender connects to the receiver.
+    const KEEPING: [Role; 5] = [Role::Data, Role::Counter, Role::Receiver, Role::Sender, Role::Mapping];
+    /// Those that work all the time.
+    const CHURNING: [Role; 3] = [Role::Files, Role::Children, Role::Memory];
 
     /// The name, as on the command line and of its socket.
     #[must_use]
@@ -68,6 +97,9 @@ impl Role {
             Role::Receiver => "receiver",
             Role::Sender => "sender",
             Role::Mapping => "mapping",
+            Role::Files => "files",
+            Role::Children => "children",
+            Role::Memory => "memory",
         }
     }
 
@@ -75,31 +107,55 @@ impl Role {
     ///
     /// # Errors
     /// Fails where it cannot begin. What fails later is told to whoever asks.
-    pub fn run(self, megabytes: u64, seed: u64) -> Result<()> {
+    pub fn run(self, settings: &Settings, seed: u64) -> Result<()> {
+        let quarter = settings.megabytes.div_ceil(4);
         match self {
-            Role::Data => data::run(megabytes, seed),
+            Role::Data => data::run(settings.megabytes, seed),
             Role::Counter => counter::run(),
             Role::Receiver => stream::receive(seed),
             Role::Sender => stream::send(seed),
-            Role::Mapping => mapping::run(megabytes.div_ceil(4), seed),
+            Role::Mapping => mapping::run(quarter, seed),
+            Role::Files => churn::files::run(settings.files.as_deref().context("no folder for files")?, seed),
+            Role::Children => churn::children::run(seed),
+            Role::Memory => churn::memory::run(quarter, seed),
+        }
+    }
+
+    /// Whether a workload with these settings has it.
+    fn is_wanted(self, settings: &Settings) -> bool {
+        match self {
+            Role::Files => settings.files.is_some(),
+            Role::Children | Role::Memory => settings.churn,
+            _ => true,
         }
     }
 }
 
-/// Starts all processes and waits until each one keeps what it has to.
+/// Starts all processes that are wanted and waits until each one is ready.
 ///
 /// # Errors
 /// Fails where one of them cannot be started or does not become ready.
-pub fn start(megabytes: u64) -> Result<()> {
+pub fn start(settings: &Settings) -> Result<()> {
     fs::create_dir_all(FOLDER).with_context(|| format!("{FOLDER}: cannot be created"))?;
     let program = std::env::current_exe().context("this program's own path")?;
     let seed = pattern::random_seed()?;
-    for role in Role::ALL {
+    for role in Role::KEEPING.into_iter().chain(Role::CHURNING).filter(|role| role.is_wanted(settings)) {
         // They live on after this process, so they must not hold the pipes of whoever started it.
         let console =
             || fs::File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
-        Command::new(&program)
-            .args(["role", role.name(), "--megabytes", &megabytes.to_string(), "--seed", &seed.to_string()])
+        let mut command = Command::new(&program);
+        command.args([
+            "role",
+            role.name(),
+            "--megabytes",
+            &settings.megabytes.to_string(),
+            "--seed",
+            &seed.to_string(),
+        ]);
+        if let Some(folder) = &settings.files {
+            command.arg("--files").arg(folder);
+        }
+        command
             .stdin(Stdio::null())
             .stdout(console())
             .stderr(console())
@@ -129,6 +185,11 @@ pub fn check() -> Result<Report> {
         receiver,
         sender,
         in_flight,
+        churn: Role::CHURNING
+            .into_iter()
+            .filter(|role| role::was_started(Path::new(FOLDER), role.name()))
+            .map(|role| Work { role, proof: ask(role) })
+            .collect(),
     };
     report.ok = report.faults().is_empty();
     Ok(report)

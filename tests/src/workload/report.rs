@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Role;
+
 /// The answer of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof<T> {
@@ -60,6 +62,24 @@ pub struct Mapping {
     pub address: u64,
 }
 
+/// A process that works all the time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Churn {
+    /// What it has done, each time with all that belongs to it.
+    pub operations: u64,
+    /// Those of them in which something was not as it must be.
+    pub errors: u64,
+}
+
+/// One of those processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Which one.
+    pub role: Role,
+    /// How far it is.
+    pub proof: Proof<Churn>,
+}
+
 /// What `workload check` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -79,6 +99,9 @@ pub struct Report {
     pub mapping: Proof<Mapping>,
     /// Bytes that were written to the connection and not yet read from it.
     pub in_flight: u64,
+    /// The processes that work all the time, if there are any.
+    #[serde(default)]
+    pub churn: Vec<Work>,
 }
 
 /// One thing that two reports prove or do not.
@@ -103,22 +126,73 @@ impl Report {
             ("receiver", &self.receiver.fault),
             ("mapping", &self.mapping.fault),
         ];
+        let churn = self.churn.iter().map(|work| (work.role.name(), &work.proof.fault));
+        let faults = faults.into_iter().chain(churn);
         let mut faults: Vec<String> =
-            faults.into_iter().filter_map(|(name, fault)| Some(format!("{name}: {}", fault.as_ref()?))).collect();
+            faults.filter_map(|(name, fault)| Some(format!("{name}: {}", fault.as_ref()?))).collect();
         if faults.is_empty() && self.in_flight == 0 {
             faults.push("stream: no bytes are in flight".to_owned());
         }
         faults
     }
 
-    fn processes(&self) -> [(u32, u64); 5] {
-        [
+    fn processes(&self) -> Vec<(u32, u64)> {
+        let mut processes = vec![
             (self.data.pid, self.data.started),
             (self.counter.pid, self.counter.started),
             (self.sender.pid, self.sender.started),
             (self.receiver.pid, self.receiver.started),
             (self.mapping.pid, self.mapping.started),
-        ]
+        ];
+        processes.extend(self.churn.iter().map(|work| (work.proof.pid, work.proof.started)));
+        processes
+    }
+
+    /// The process of a role that works all the time.
+    #[must_use]
+    pub fn work(&self, role: Role) -> Option<&Proof<Churn>> {
+        self.churn.iter().find(|work| work.role == role).map(|work| &work.proof)
+    }
+
+    /// Whether every process that works all the time has done something since `earlier`.
+    #[must_use]
+    pub fn worked_since(&self, earlier: &Report) -> bool {
+        let operations = |report: &Report, role| report.work(role).map_or(0, |proof| proof.evidence.operations);
+        earlier.churn.iter().all(|work| operations(self, work.role) > work.proof.evidence.operations)
+    }
+
+    /// How far the processes that work all the time are, in one line.
+    #[must_use]
+    pub fn churn_summary(&self) -> String {
+        let one = |Work { role, proof }: &Work| {
+            format!("{} {} operations, {} errors", role.name(), proof.evidence.operations, proof.evidence.errors)
+        };
+        self.churn.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What the processes that work all the time prove.
+    fn churn_proofs_since<'a>(&'a self, before: &'a Report) -> impl Iterator<Item = Verdict> + 'a {
+        before.churn.iter().map(|Work { role, proof: before }| {
+            let claim = match role {
+                Role::Files => "the files on disk went on",
+                Role::Children => "the child processes went on",
+                _ => "the memory that comes and goes went on",
+            };
+            let Some(after) = self.work(*role) else {
+                return Verdict { claim, holds: false, detail: "nobody was asked".to_owned() };
+            };
+            let (churn, count_before) = (&after.evidence, before.evidence.operations);
+            Verdict {
+                claim,
+                holds: after.fault.is_none() && churn.errors == 0 && churn.operations > count_before,
+                detail: format!(
+                    "{count_before} operations before, {} after, {} errors{}",
+                    churn.operations,
+                    churn.errors,
+                    fault(&after.fault)
+                ),
+            }
+        })
     }
 
     /// Whether the connection has delivered everything that was in flight at `before`.
@@ -136,7 +210,7 @@ impl Report {
             && receiver.connection == before.receiver.evidence.connection
             && sender.connection[0] == receiver.connection[1];
         let count_before = before.counter.evidence.count;
-        vec![
+        let mut proofs = vec![
             Verdict {
                 claim: "the same boot",
                 holds: self.boot_id == before.boot_id,
@@ -191,12 +265,14 @@ impl Report {
                     fault(&self.mapping.fault)
                 ),
             },
-        ]
+        ];
+        proofs.extend(self.churn_proofs_since(before));
+        proofs
     }
 }
 
 fn pids(report: &Report) -> String {
-    report.processes().map(|(pid, _)| pid.to_string()).join(" ")
+    report.processes().iter().map(|(pid, _)| pid.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn changed(before: &str, after: &str) -> String {
@@ -227,6 +303,11 @@ mod tests {
             receiver: proof(4, Receiver { connection: turned, received: count * 100 - 50 }),
             mapping: proof(5, Mapping { bytes: 7, address: 4096 }),
             in_flight: 50,
+            churn: [Role::Files, Role::Memory]
+                .into_iter()
+                .zip(6..)
+                .map(|(role, pid)| Work { role, proof: proof(pid, Churn { operations: count, errors: 0 }) })
+                .collect(),
         }
     }
 
@@ -241,6 +322,7 @@ mod tests {
     fn a_session_that_went_on_proves_everything() {
         assert!(broken(|_| ()).is_empty());
         assert!(report(20).faults().is_empty());
+        assert!(report(20).worked_since(&report(10)) && !report(20).worked_since(&report(20)));
     }
 
     #[test]
@@ -255,6 +337,14 @@ mod tests {
         assert_eq!(broken(|after| after.sender.evidence.sent = 1000), ["the TCP connection went on"]);
         assert_eq!(broken(|after| after.sender.evidence.connection[0].push('0')), ["the TCP connection went on"]);
         assert_eq!(broken(|after| after.mapping.fault = Some("x".to_owned())), ["the anonymous mapping is intact"]);
+        let memory = "the memory that comes and goes went on";
+        assert_eq!(broken(|after| after.churn[1].proof.evidence.operations = 10), [memory]);
+        assert_eq!(broken(|after| after.churn[1].proof.evidence.errors = 1), [memory]);
+        assert_eq!(broken(|after| after.churn[1].proof.fault = Some("x".to_owned())), [memory]);
+        let gone = broken(|after| {
+            after.churn.remove(0);
+        });
+        assert_eq!(gone, ["the same processes", "the files on disk went on"]);
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub fn wait_until_ready(folder: &Path, name: &str, timeout: Duration) -> Result<
     Ok(())
 }
 
+/// Whether the role `name` was ready once; it may be gone again.
+#[must_use]
+pub fn was_started(folder: &Path, name: &str) -> bool {
+    socket(folder, name).exists()
+}
+
 fn socket(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
 }
@@ -102,5 +108,6 @@ mod tests {
         assert!(proof.started > 0);
         assert_eq!(ask::<Counter>(folder.path(), "counter").unwrap().fault.unwrap(), "too far");
         assert!(ask::<Counter>(folder.path(), "nobody").is_err());
+        assert!(was_started(folder.path(), "counter") && !was_started(folder.path(), "nobody"));
     }
 }

@@ -14,13 +14,12 @@ mod refused_in_a;
 mod resume_checks;
 mod save_faults;
 mod shapes;
+mod soak;
 mod verify;
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use dormouse::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
@@ -76,20 +75,6 @@ fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
 fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
     let cursor = guest.console().end();
     Ok((guest.send("dormouse hibernate --then poweroff --json")?, cursor))
-}
-
-/// Makes a filesystem in a disk's file.
-fn make_filesystem(kind: &str, disk: &Path) -> Result<()> {
-    let force: &[&str] = match kind {
-        "ext4" => &["-q", "-F"],
-        "xfs" | "btrfs" => &["-q", "-f"],
-        _ => &[],
-    };
-    let program = format!("/sbin/mkfs.{kind}");
-    let output = Command::new(&program).args(force).arg(disk).output();
-    let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;
-    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
 use dormouse_tests::cycle;
+use dormouse_tests::filesystem;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
@@ -21,9 +22,8 @@ fn devices_that_belong_to_something_else() -> Result<()> {
     };
     let policies = (0..5).map(policy).collect::<Result<Vec<_>>>()?;
     let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &Artifacts::from_environment()?)?;
-    crate::make_filesystem("ext4", &guest.disk_file(1))?;
-    crate::make_filesystem("xfs", &guest.disk_file(3))
-        .or_else(|_| crate::make_filesystem("ext4", &guest.disk_file(3)))?;
+    filesystem::make("ext4", &guest.disk_file(1))?;
+    filesystem::make("xfs", &guest.disk_file(3)).or_else(|_| filesystem::make("ext4", &guest.disk_file(3)))?;
     partition(&guest.disk_file(4))?;
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;

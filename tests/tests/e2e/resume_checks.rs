@@ -10,6 +10,7 @@ use dormouse_image::State;
 use dormouse_image::layout::{HEADER_OFFSET, SLOT_OFFSETS};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::filesystem;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
@@ -258,7 +259,7 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
     let userland = Userland { policies, own_modules, ..Userland::default() };
     let mut guest = Guest::new(config, &userland, &Artifacts::from_environment()?)?;
     for (disk, kind) in (1..).zip(kinds) {
-        crate::make_filesystem(kind, &guest.disk_file(disk))?;
+        filesystem::make(kind, &guest.disk_file(disk))?;
     }
     guest.boot()?;
     cycle::init_image(&mut guest, &device)?;

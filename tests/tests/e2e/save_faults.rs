@@ -9,6 +9,7 @@ use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
 use dormouse_tests::cycle;
+use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
@@ -166,7 +167,7 @@ fn a_kernel_that_hangs() -> Result<()> {
 fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
-    crate::make_filesystem("ext4", &guest.disk_file(1))?;
+    filesystem::make("ext4", &guest.disk_file(1))?;
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;
     guest.succeed("mkdir -p /run/files && mount -t ext4 /dev/vdb /run/files")?;

@@ -1,0 +1,62 @@
+//! Filesystems in a guest's disk files, made and checked on the host while the guest is off.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+const CHECK: &str = "/sbin/fsck.ext4";
+
+/// Makes an empty filesystem of a kind, as `mkfs` names it, of the size of the file.
+///
+/// # Errors
+/// Fails where the program is missing or refuses.
+pub fn make(kind: &str, disk: &Path) -> Result<()> {
+    let options: &[&str] = match kind {
+        "ext4" => &["-q", "-F"],
+        "xfs" | "btrfs" => &["-q", "-f"],
+        _ => &[],
+    };
+    run(&format!("/sbin/mkfs.{kind}"), options, disk).map(|_| ())
+}
+
+/// Demands that an ext4 filesystem is clean, and returns what the check says of it.
+///
+/// # Errors
+/// Fails where it finds anything to repair.
+pub fn check_ext4(disk: &Path) -> Result<String> {
+    run(CHECK, &["-f", "-n"], disk)
+}
+
+fn run(program: &str, options: &[&str], disk: &Path) -> Result<String> {
+    let output = Command::new(program).args(options).arg(disk).output();
+    let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{program} on {}: {}: {} {}",
+        disk.display(),
+        output.status,
+        said.trim(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(said.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_filesystem_is_clean_until_something_overwrites_it() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(16 << 20).unwrap();
+        assert!(check_ext4(disk.path()).is_err(), "there is none yet");
+        make("ext4", disk.path()).unwrap();
+        check_ext4(disk.path()).unwrap();
+        // The first group's descriptor.
+        std::os::unix::fs::FileExt::write_all_at(disk.as_file(), &[0x55; 64], 4096).unwrap();
+        assert!(check_ext4(disk.path()).is_err());
+    }
+}
