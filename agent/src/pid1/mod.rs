@@ -188,3 +188,18 @@ pub fn deliver(header: &Header, memory: &PhysicalMemory, report: &Report) -> any
         .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))??;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_with_its_words() {
+        let said = |work: fn() -> anyhow::Result<()>| caught(work).unwrap_err().to_string();
+        assert_eq!(said(|| panic!("page {}", 7)), "the agent panicked: page 7");
+        assert_eq!(said(|| panic!("here")), "the agent panicked: here");
+        assert_eq!(said(|| std::panic::panic_any(5)), "the agent panicked: without a message");
+        assert_eq!(said(|| bail!("no panic")), "no panic");
+    }
+}
