@@ -63,9 +63,10 @@ fn offset_of(bytes: &[u8], pfn: u64) -> Option<u64> {
     let table = usize::try_from(word(32)?).ok()?;
     (0..usize::from(half(56)?)).find_map(|at| {
         let header = table + at * 56;
-        let (kind, offset, start, size) = (word(header)?, word(header + 8)?, word(header + 24)?, word(header + 32)?);
-        let within = (pfn * PAGE).checked_sub(start).filter(|within| *within < size)?;
-        // The upper half of the word are the flags.
-        (kind & 0xffff_ffff == 1).then_some(offset + within)
+        // The upper half of the word is the flags.
+        let is_load = word(header)? & 0xffff_ffff == 1;
+        let (offset, start, size) = (word(header + 8)?, word(header + 24)?, word(header + 32)?);
+        let within = (pfn * PAGE).checked_sub(start).filter(|within| is_load && *within < size)?;
+        Some(offset + within)
     })
 }
