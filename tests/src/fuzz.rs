@@ -10,6 +10,7 @@
 //! folder for each target.
 
 mod cmdline;
+mod filesystem;
 mod image;
 mod iomem;
 mod policy;
@@ -25,6 +26,7 @@ pub type Target = fn(&[u8]);
 /// The targets by their names.
 pub const TARGETS: &[(&str, Target)] = &[
     ("cmdline", cmdline::run),
+    ("filesystem", filesystem::run),
     ("image", image::run),
     ("iomem", iomem::run),
     ("policy", policy::run),

@@ -122,7 +122,11 @@ fn readable(devices: &[PathBuf]) -> impl Iterator<Item = (PathBuf, Superblock)> 
     devices.iter().filter_map(|device| Some((device.clone(), read(device).ok().flatten()?)))
 }
 
-fn read(device: &Path) -> std::io::Result<Option<Superblock>> {
+/// The superblock on a device, if it is of a kind that is known.
+///
+/// # Errors
+/// The device cannot be read.
+pub fn read(device: &Path) -> std::io::Result<Option<Superblock>> {
     superblock::read(&File::open(device)?)
 }
 

@@ -17,9 +17,10 @@ mod shapes;
 mod soak;
 mod verify;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use dormouse::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
@@ -75,6 +76,13 @@ fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
 fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
     let cursor = guest.console().end();
     Ok((guest.send("dormouse hibernate --then poweroff --json")?, cursor))
+}
+
+/// Copies a disk's file and leaves its holes what they are.
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status()?;
+    ensure!(status.success(), "cp {} {}", from.display(), to.display());
+    Ok(())
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

@@ -1,6 +1,6 @@
 //! Power cuts at random moments of a save.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dormouse::phase::Phase;
@@ -11,7 +11,7 @@ use dormouse_tests::guest::{Ending, Guest};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, begin_save, demand_proofs, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, begin_save, copy_sparse, demand_proofs, lines_of_boot, reasons};
 
 const CUTS: u32 = 20;
 
@@ -24,22 +24,19 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
     let up = format!("dormouse: {}", Phase::SaveStart);
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;
-    // How long a save takes, and a whole image that each later save must not leave half behind.
+    // A whole image that each later save must not leave half behind.
     guest.succeed("workload start --megabytes 32")?;
     let (command, mut cursor) = begin_save(&mut guest)?;
-    guest.wait_for(&mut cursor, &up, TWO_BOOTS)?;
-    let began = Instant::now();
     let ending = guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |_| ())?;
     ensure!(ending == Ending::PoweredOff, "{ending:?}");
-    let whole = began.elapsed();
     let complete = guest.disk_file(0).with_extension("complete");
-    std::fs::copy(&disk, &complete)?;
+    copy_sparse(&disk, &complete)?;
 
     let (mut none, mut unfinished, mut resumed) = (0, 0, 0);
     for cut in 0..CUTS {
         // The image of the first session is still there when a session of another boot begins to save: nobody has run
         // `dormouse resume`, as from a boot without the hook.
-        std::fs::copy(&complete, &disk)?;
+        copy_sparse(&complete, &disk)?;
         guest.add_kernel_argument("rescue");
         guest.boot()?;
         guest.change(|config| config.kernel_arguments.clear());
@@ -48,10 +45,16 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
         let old = image::commit(&disk)?;
         let (command, mut cursor) = begin_save(&mut guest)?;
         guest.wait_for(&mut cursor, &up, TWO_BOOTS)?;
-        let began = Instant::now();
-        // Spread evenly, with a step that is no multiple of anything in the save.
-        let moment = whole * (cut * 7 % CUTS * 2 + 1) / (CUTS * 2);
-        std::thread::sleep(moment.saturating_sub(began.elapsed()));
+        let percent = cut * 7 % CUTS * (100 / CUTS);
+        // Gone before it was so far: behind the commit point.
+        let _ = guest.follow(&mut cursor, TWO_BOOTS, "progress of the save", |line| {
+            let done = line.text.split_once("save/write: ").and_then(|(_, rest)| rest.split_once(" %"));
+            let done = done.and_then(|(number, _)| number.parse::<u32>().ok());
+            let is_so_far = percent == 0 || done.is_some_and(|done| done >= percent);
+            (is_so_far || line.text.contains(&Phase::SaveCommit.to_string())).then_some(())
+        });
+        // Nothing in a save takes a multiple of this.
+        std::thread::sleep(Duration::from_millis(u64::from(cut * 13 % 97)));
         guest.cut_power();
 
         let commit = image::commit(&disk)?;
@@ -65,23 +68,21 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
             State::Saving => {
                 let lines = lines_of_boot(&mut guest)?;
                 let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
-                ensure!(reasons(&lines) == [expected], "after {moment:?}: {:?}", reasons(&lines));
+                ensure!(reasons(&lines) == [expected], "at {percent} %: {:?}", reasons(&lines));
                 guest.cut_power();
                 unfinished += 1;
             }
             State::Complete => {
-                let saved = cycle::Saved { before, command, to_power_off: moment };
+                let saved = cycle::Saved { before, command, to_power_off: Duration::ZERO };
                 let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
                 demand_proofs(&guest, &went_on)?;
                 guest.cut_power();
                 resumed += 1;
             }
-            _ => anyhow::bail!("after {moment:?} of {whole:?}: {commit:?}"),
+            _ => anyhow::bail!("at {percent} %: {commit:?}"),
         }
     }
-    println!(
-        "{CUTS} cuts within {whole:?}: {none} before the save, {unfinished} during it, {resumed} behind its commit point"
-    );
+    println!("{CUTS} cuts: {none} before the save, {unfinished} during it, {resumed} behind its commit point");
     ensure!(unfinished >= CUTS / 2, "hardly any cut hit the save itself");
     Ok(())
 }

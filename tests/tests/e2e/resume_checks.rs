@@ -16,7 +16,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session};
+use crate::{copy_sparse, demand_proofs, lines_of_boot, power_cycle, reasons, save, session};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
@@ -204,15 +204,15 @@ fn two_images_on_two_devices() -> Result<()> {
     // Another image, with another UUID, in the place of the one that is meant: a session of somebody else's.
     let foreign = image::commit(&second)?.image;
     std::fs::rename(&first, first.with_extension("away"))?;
-    std::fs::copy(&good, &first)?;
+    copy_sparse(&good, &first)?;
     relabel(&artifacts, &first)?;
     let lines = lines_of_boot(&mut guest)?;
     ensure!(lines.iter().any(|line| line.contains(&format!("UUID={uuid}: not found within 2 s"))), "{lines:?}");
     guest.cut_power();
 
     // Two of the same.
-    std::fs::copy(&good, &first)?;
-    std::fs::copy(&good, &second)?;
+    copy_sparse(&good, &first)?;
+    copy_sparse(&good, &second)?;
     let lines = lines_of_boot(&mut guest)?;
     let said = |line: &&str| line.contains("both /dev/vda and /dev/vdb are named so");
     ensure!(reasons(&lines).iter().any(said), "{:?}", reasons(&lines));
@@ -221,7 +221,7 @@ fn two_images_on_two_devices() -> Result<()> {
     ensure!(image::commit(&first)?.state == State::Complete, "{:?}", image::commit(&first)?);
 
     // With the other image where it was, the session goes on.
-    std::fs::copy(&other, &second)?;
+    copy_sparse(&other, &second)?;
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
     guest.cut_power();
@@ -328,12 +328,6 @@ fn disk_of(copy: &Path) -> PathBuf {
 
 fn restore_copy(copy: &Path) -> Result<()> {
     copy_sparse(copy, &disk_of(copy))
-}
-
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
-    let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status()?;
-    ensure!(status.success(), "cp {} {}", from.display(), to.display());
-    Ok(())
 }
 
 /// Exchanges what two chunks hold, as far as both go.

@@ -45,6 +45,8 @@ const CONTENDERS: &[Contender] = &[
     Contender::Dormouse { name: "dormouse zstd 1", policy: "/etc/zstd.toml" },
     Contender::Kernel { compressor: "lz4", whole: false },
     Contender::Kernel { compressor: "lz4", whole: true },
+    Contender::Dormouse { name: "dormouse auto verify checksum", policy: "/etc/checksum.toml" },
+    Contender::Dormouse { name: "dormouse auto verify memory", policy: "/etc/memory.toml" },
 ];
 
 impl Contender {
@@ -158,6 +160,8 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
         policies: vec![
             GuestPolicy::standard(policy("auto")),
             GuestPolicy { path: "/etc/zstd.toml".to_owned(), text: policy("zstd") },
+            GuestPolicy { path: "/etc/checksum.toml".to_owned(), text: policy("auto") + "verify = \"checksum\"\n" },
+            GuestPolicy { path: "/etc/memory.toml".to_owned(), text: policy("auto") + "verify = \"memory\"\n" },
         ],
         ..Userland::default()
     };

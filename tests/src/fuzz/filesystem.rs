@@ -1,0 +1,31 @@
+//! Superblocks of filesystems.
+
+use dormouse::filesystems::{self, Comparison};
+use dormouse_image::Filesystem;
+
+use super::scratch::Scratch;
+
+/// Where superblocks lie: FAT's and XFS's, ext4's, btrfs's.
+const PLACES: [u64; 3] = [0, 1024, 64 << 10];
+/// Large enough for what a superblock points to, and small enough for it to point outside.
+const DEVICE: u64 = 1 << 20;
+
+/// Puts any bytes on a device where a superblock is looked for.
+pub(super) fn run(input: &[u8]) {
+    let Some((place, superblock)) = input.split_first() else { return };
+    let device = Scratch::new(DEVICE);
+    device.write(PLACES[usize::from(*place) % PLACES.len()], superblock);
+    let Ok(Some(found)) = filesystems::read(&device.path()) else { return };
+    let recorded = Filesystem {
+        kind: "ext4".to_owned(),
+        uuid: found.uuid,
+        mount: "/".to_owned(),
+        steady: found.steady,
+        still: Some(found.still),
+    };
+    let here = [device.path()];
+    // It is what it was; and anything else is not.
+    assert_eq!(filesystems::compare(std::slice::from_ref(&recorded), &here), Comparison::default());
+    let other = Filesystem { still: Some(found.still.wrapping_add(1)), ..recorded };
+    assert!(filesystems::compare(&[other], &here).changed.is_some());
+}
