@@ -121,7 +121,7 @@ fn leave_several(error: StoreError) -> anyhow::Result<String> {
     let mut line = format!("not resuming: {error}");
     if let StoreError::Ambiguous { first, second, .. } = &error {
         for path in [first, second] {
-            let mut image = open(path)?;
+            let Ok(mut image) = open(path) else { continue };
             let is_waiting = matches!(image.commit().state, State::Complete | State::Restoring);
             if is_waiting && !image.header().is_ok_and(|header| can_tell(&header)) {
                 discard(&mut image, &error.to_string())?;

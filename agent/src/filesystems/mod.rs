@@ -109,10 +109,15 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
 #[must_use]
 pub fn compare_within(filesystems: &[Filesystem], wait: Duration, devices: impl Fn() -> Vec<PathBuf>) -> Comparison {
     let began = Instant::now();
+    let mut is_said = false;
     loop {
         let comparison = compare(filesystems, &devices());
         if !comparison.is_incomplete || comparison.changed.is_some() || began.elapsed() >= wait {
             return comparison;
+        }
+        if !is_said {
+            is_said = true;
+            log::info!("waiting for the disks of {}, for {} s at most", comparison.unsure.join(", "), wait.as_secs());
         }
         std::thread::sleep(PAUSE);
     }

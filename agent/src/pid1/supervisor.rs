@@ -22,7 +22,7 @@ const WATCHDOG: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(500);
 /// How often is looked whether an Esc is one.
 const SHORT_TICK: Duration = Duration::from_millis(20);
-/// How long a worker that was killed has for its end. What it has handed to a device keeps it from ending, and is waited for;
+/// How long a worker has for its end. What it has handed to a device keeps it from ending, and is waited for;
 /// a device that does not answer is left behind: the jump takes its access to memory away (drivers/pci/pci-driver.c,
 /// `pci_device_shutdown`).
 const END: Duration = Duration::from_secs(5);
@@ -62,8 +62,9 @@ pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
         .context("the worker has no pipe")
         .and_then(|pipe| follow(care, &mut child, &mut Pipe::new(pipe.into())?, &mut dog));
     if end.is_err() {
-        kill(&mut child);
+        let _ = child.kill();
     }
+    await_end(&mut child);
     dog.stop();
     end
 }
@@ -105,8 +106,8 @@ fn wait(pipe: &Pipe, keys: &Keys) -> anyhow::Result<()> {
     }
 }
 
-fn kill(child: &mut Child) {
-    let _ = child.kill();
+/// Until the worker is gone, and with it all that it had mapped.
+fn await_end(child: &mut Child) {
     let deadline = Instant::now() + END;
     while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
