@@ -92,10 +92,17 @@ fn a_second_hibernation_and_signals() -> Result<()> {
         ensure!(output.status == 1 && output.stderr.contains(&expected), "{output:?}");
         nothing_is_loaded(&mut guest)?;
     }
-    // As long as one holds the lock, another must not begin; and then it may.
-    let second = guest.run("flock /run/dormouse/lock sh -c 'dormouse hibernate --then return'")?;
-    ensure!(second.status == 1, "{second:?}");
-    ensure!(second.stderr.contains("another `dormouse hibernate` is under way"), "{second:?}");
+    // While one of them is under way, and stopped where it is, another does not begin. Then it may.
+    let output = guest.run(
+        "dmesg -c >/dev/null; dormouse hibernate --then return & pid=$!; \
+         until dmesg | grep -q hibernate/prepare; do :; done; kill -STOP $pid; \
+         dormouse hibernate --then return; echo second $?; kill -TERM $pid; kill -CONT $pid; wait $pid",
+    )?;
+    ensure!(output.status == 1 && output.stdout == "second 1\n", "{output:?}");
+    for expected in ["another `dormouse hibernate` is under way", "stopped by SIGTERM before the jump"] {
+        ensure!(output.stderr.contains(expected), "{output:?}");
+    }
+    nothing_is_loaded(&mut guest)?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
     demand_proofs(&guest, &went_on)?;
     ensure!(went_on.report()?.stored_pages > 0, "{went_on:?}");
