@@ -11,7 +11,7 @@ use crate::artifacts::Artifacts;
 use crate::channel::Output;
 use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
-use crate::machine::GuestConfig;
+use crate::machine::{Firmware, GuestConfig};
 use crate::qemu::{Files, Qemu};
 use crate::qmp::Monitor;
 use crate::userland::{GuestPolicy, Userland};
@@ -220,11 +220,26 @@ impl Guest {
         connected.map_err(|error| self.explain(error))
     }
 
+    /// Boots a machine with UEFI that has never been on, and switches it off again: the firmware of a new machine makes its
+    /// variables in its first boot, and lays out memory otherwise from the next one on.
+    ///
+    /// # Errors
+    /// Fails where it does not come up.
+    pub fn settle_firmware(&mut self) -> Result<()> {
+        if self.config.firmware == Firmware::Uefi && self.power_ons == 0 {
+            let mut cursor = self.power_on()?;
+            self.wait_for(&mut cursor, READY_MARK, BOOT_TIMEOUT)?;
+            self.cut_power();
+        }
+        Ok(())
+    }
+
     /// Switches the machine on and waits until an ordinary boot is up.
     ///
     /// # Errors
     /// Fails where it does not come up.
     pub fn boot(&mut self) -> Result<()> {
+        self.settle_firmware()?;
         let mut cursor = self.power_on()?;
         self.wait_for(&mut cursor, READY_MARK, BOOT_TIMEOUT)?;
         Ok(())

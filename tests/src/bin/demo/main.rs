@@ -103,6 +103,7 @@ fn run(options: &Options) -> Result<bool> {
 /// An ordinary boot of A, the image device, and the workload.
 fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     screen.step("Start: an ordinary boot");
+    guest.settle_firmware()?;
     let mut cursor = guest.power_on()?;
     guest.follow(&mut cursor, BOOT_TIMEOUT, "A", |line| {
         screen.line(line);
