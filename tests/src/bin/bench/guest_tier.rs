@@ -45,9 +45,13 @@ const CONTENDERS: &[Contender] = &[
     Contender::Dormouse { name: "dormouse zstd 1", policy: "/etc/zstd.toml" },
     Contender::Kernel { compressor: "lz4", whole: false },
     Contender::Kernel { compressor: "lz4", whole: true },
+    // Not with --quick, which has little time.
     Contender::Dormouse { name: "dormouse auto verify checksum", policy: "/etc/checksum.toml" },
     Contender::Dormouse { name: "dormouse auto verify memory", policy: "/etc/memory.toml" },
 ];
+
+/// How many of them take part with --quick.
+const QUICK: usize = 6;
 
 impl Contender {
     fn name(self) -> String {
@@ -74,6 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
     let memories: &[&str] = if options.quick { &["1G"] } else { &["1G", "2G"] };
+    let contenders = if options.quick { &CONTENDERS[..QUICK] } else { CONTENDERS };
     let mut table = Table::new(&[
         "workload",
         "contender",
@@ -97,19 +102,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for memory in memories {
         let workload = format!("session and files {memory}");
         let mut guest = start(&artifacts, memory)?;
-        let mut results: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
+        let mut results: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
         for number in 0..runs {
             // Another one begins each time, so that none always follows the same one.
-            for place in 0..CONTENDERS.len() {
-                let turn = (place + number) % CONTENDERS.len();
-                let (contender, results) = (&CONTENDERS[turn], &mut results[turn]);
+            for place in 0..contenders.len() {
+                let turn = (place + number) % contenders.len();
+                let (contender, results) = (&contenders[turn], &mut results[turn]);
                 let run = hibernate(&mut guest, *contender)
                     .with_context(|| format!("{workload}, {}, run {}", contender.name(), number + 1))?;
                 eprintln!("{workload}, run {}: {}: {run:?}", number + 1, contender.name());
                 results.push(run);
             }
         }
-        for (contender, runs) in CONTENDERS.iter().zip(&results) {
+        for (contender, runs) in contenders.iter().zip(&results) {
             let of = |value: fn(&Run) -> f64| median_of(runs, value);
             // Sizes are far below 2^52.
             let image = of(|run| run.image_bytes as f64);
