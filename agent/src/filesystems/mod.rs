@@ -15,6 +15,8 @@ use dormouse_image::Filesystem;
 
 pub use superblock::Superblock;
 
+use crate::store;
+
 /// Between two looks at what devices there are.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -147,10 +149,7 @@ fn mounted(mountinfo: &str, numbers: &Path) -> Vec<Mounted> {
         let mut what = what.split(' ');
         let (kind, source) = (what.next()?, what.next()?);
         let by_number = std::fs::canonicalize(numbers.join(number)).ok();
-        let by_number = by_number.as_deref().and_then(Path::file_name).map(|name| {
-            // The kernel writes a slash in a device's name as an exclamation mark.
-            Path::new("/dev").join(name.to_string_lossy().replace('!', "/"))
-        });
+        let by_number = by_number.as_deref().and_then(Path::file_name).map(store::node);
         let device = by_number.or_else(|| source.starts_with("/dev/").then(|| PathBuf::from(source)))?;
         Some(Mounted { kind: kind.to_owned(), mount: point.to_owned(), device })
     };

@@ -11,7 +11,7 @@ mod worker;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -66,14 +66,19 @@ pub fn main() -> ExitCode {
     }))
 }
 
+/// The place of A's record of the session.
+fn session_path() -> PathBuf {
+    Path::new("/").join(SESSION_FILE)
+}
+
 /// What this boot finds.
 fn evidence() -> Evidence {
-    Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: worker::session_path().exists() }
+    Evidence { vmcore: Path::new(vmcore::PATH).exists(), session: session_path().exists() }
 }
 
 /// A's record of the session.
 fn session_record() -> anyhow::Result<Header> {
-    let path = worker::session_path();
+    let path = session_path();
     let record = std::fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
     Ok(Header::decode(&record)?)
 }
@@ -125,7 +130,7 @@ fn restore_session(plan: &RestorePlan) -> Ending {
     let restored = caught(|| {
         let policy = Policy::load(Path::new(DEFAULT_PATH))?;
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
-        match supervisor::run(&Care { escape: false, ..care(&policy) })? {
+        match supervisor::run(&care(&policy))? {
             Message::Restored(entry) => Ok(WayBack { entry, bridge: plan.bridge }),
             other => bail!("the worker ended with {other:?}"),
         }
@@ -139,6 +144,7 @@ fn restore_session(plan: &RestorePlan) -> Ending {
     }
 }
 
+/// What both need; keys are listened to in B alone.
 fn care(policy: &Policy) -> Care {
     let guard = &policy.guard;
     Care { escape: false, stall: guard.stall, wait: policy.image.wait, watchdog: guard.watchdog }

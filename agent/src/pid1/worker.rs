@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::{SESSION_FILE, caught, modules, system};
+use super::{caught, modules, system};
 use crate::cmdline::Cmdline;
 use crate::machine;
 use crate::mode::{self, Mode};
@@ -78,9 +78,4 @@ fn say(mut pipe: &File, message: &Message) {
         line.push('\n');
         let _ = pipe.write_all(line.as_bytes());
     }
-}
-
-/// The place of the session record.
-pub(super) fn session_path() -> std::path::PathBuf {
-    Path::new("/").join(SESSION_FILE)
 }

@@ -1,5 +1,6 @@
 //! Which block device a name means.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +75,12 @@ pub fn block_devices() -> Vec<PathBuf> {
     BlockDevice::all().into_iter().map(|device| device.path).collect()
 }
 
+/// The node of the block device that sysfs calls `name`: the kernel writes a slash in it as an exclamation mark.
+#[must_use]
+pub fn node(name: &OsStr) -> PathBuf {
+    Path::new("/dev").join(name.to_string_lossy().replace('!', "/"))
+}
+
 /// Whether there is something at `path` that can be opened, now or never: a disk's node may be there before the disk is.
 fn is_there(path: &Path) -> bool {
     let not_yet = [Errno::ENXIO, Errno::ENODEV, Errno::ENOMEDIUM];
@@ -99,11 +106,7 @@ impl BlockDevice {
         };
         let mut devices: Vec<BlockDevice> = entries
             .flatten()
-            // The kernel writes a slash in a device's name as an exclamation mark.
-            .map(|entry| BlockDevice {
-                path: Path::new("/dev").join(entry.file_name().to_string_lossy().replace('!', "/")),
-                sysfs: entry.path(),
-            })
+            .map(|entry| BlockDevice { path: node(&entry.file_name()), sysfs: entry.path() })
             // Empty drives and floppies take seconds to open.
             .filter(|device| device.size() >= DEVICE_MIN)
             .collect();
@@ -130,8 +133,8 @@ impl BlockDevice {
     fn partition(&self) -> Option<Partition> {
         let number: u32 = std::fs::read_to_string(self.sysfs.join("partition")).ok()?.trim().parse().ok()?;
         // A partition's folder lies in its disk's.
-        let parent = self.sysfs.canonicalize().ok()?.parent()?.file_name()?.to_string_lossy().replace('!', "/");
-        Partition::read(&Path::new("/dev").join(parent), number)
+        let disk = node(self.sysfs.canonicalize().ok()?.parent()?.file_name()?);
+        Partition::read(&disk, number)
     }
 }
 

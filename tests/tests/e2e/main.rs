@@ -28,6 +28,7 @@ use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
+use dormouse_tests::workload::report::Report;
 
 /// Enough for D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
@@ -40,7 +41,12 @@ const NO_LITTER: &str = "page_poison=0";
 
 /// A guest that is up with an image device and the workload.
 fn session(config: GuestConfig) -> Result<Guest> {
-    let mut guest = Guest::standard(config, &Artifacts::from_environment()?)?;
+    session_with(config, "")
+}
+
+/// The same, whose policy goes on with `policy`.
+fn session_with(config: GuestConfig, policy: &str) -> Result<Guest> {
+    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
@@ -66,6 +72,14 @@ fn power_cycle(guest: &mut Guest) -> Result<WentOn> {
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;
     demand_proofs(guest, &went_on)?;
     Ok(went_on)
+}
+
+/// Demands that the workload is as it was, with all of its proofs.
+fn demand_same_session(guest: &mut Guest, before: &Report) -> Result<()> {
+    let after = cycle::check_workload(guest)?;
+    let broken: Vec<_> = after.proofs_since(before).into_iter().filter(|proof| !proof.holds).collect();
+    ensure!(broken.is_empty(), "{broken:?}");
+    Ok(())
 }
 
 fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {

@@ -16,7 +16,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{copy_sparse, demand_proofs, lines_of_boot, power_cycle, reasons, save, session};
+use crate::{copy_sparse, demand_proofs, lines_of_boot, power_cycle, reasons, save, session, session_with};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
@@ -108,12 +108,8 @@ fn chunks_that_cannot_be_read() -> Result<()> {
 /// Each with both values named; and when the machine is again what it was, the session goes on.
 #[test]
 fn another_machine() -> Result<()> {
-    let artifacts = Artifacts::from_environment()?;
     let config = GuestConfig::new(2, "768M".parse()?);
-    let mut guest = Guest::with_policy(config.clone(), KEEP, &artifacts)?;
-    guest.boot()?;
-    cycle::init_image(&mut guest, "/dev/vda")?;
-    cycle::start_workload(&mut guest)?;
+    let mut guest = session_with(config.clone(), KEEP)?;
     let saved = save(&mut guest)?;
 
     type Change = fn(&mut GuestConfig);
@@ -156,10 +152,7 @@ fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
 fn a_policy_that_never_resumes() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let policy = "[resume]\nenabled = false\n";
-    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
-    guest.boot()?;
-    cycle::init_image(&mut guest, "/dev/vda")?;
-    cycle::start_workload(&mut guest)?;
+    let mut guest = session_with(config, policy)?;
     save(&mut guest)?;
     let lines = lines_of_boot(&mut guest)?;
     let expected = "not resuming from /dev/vda: the policy says so (resume.enabled); the image is discarded";

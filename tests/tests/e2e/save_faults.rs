@@ -128,9 +128,7 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     ensure!(took < Duration::from_secs(1), "it took {took:?}");
     let output = answer(&mut guest, command)?;
     ensure!(output.status == 1 && output.stderr.contains("aborted by user"), "{output:?}");
-    let after = cycle::check_workload(&mut guest)?;
-    let broken: Vec<_> = after.proofs_since(&before).into_iter().filter(|proof| !proof.holds).collect();
-    ensure!(broken.is_empty(), "{broken:?}");
+    crate::demand_same_session(&mut guest, &before)?;
     demand_status(&mut guest, &output)?;
     guest.cut_power();
     no_boot_resumes(&mut guest)
@@ -198,11 +196,7 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
 
 /// A session with the workload, and this policy.
 fn session_with(policy: &str) -> Result<Guest> {
-    let mut guest = Guest::with_policy(GuestConfig::new(2, "768M".parse()?), policy, &Artifacts::from_environment()?)?;
-    guest.boot()?;
-    cycle::init_image(&mut guest, "/dev/vda")?;
-    cycle::start_workload(&mut guest)?;
-    Ok(guest)
+    crate::session_with(GuestConfig::new(2, "768M".parse()?), policy)
 }
 
 /// A session with the workload, whose image device was prepared elsewhere and has this fault.

@@ -4,13 +4,12 @@ use anyhow::{Result, ensure};
 use dormouse::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::DATA_OFFSET;
-use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::{GuestConfig, MIB};
 
-use crate::{begin_save, demand_proofs, wait_until_under_way};
+use crate::{begin_save, demand_proofs, demand_same_session, session_with, wait_until_under_way};
 
 #[test]
 fn what_is_read_back_is_what_was_saved() -> Result<()> {
@@ -45,9 +44,7 @@ fn a_device_that_keeps_something_else() -> Result<()> {
         {
             ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
         }
-        let after = cycle::check_workload(&mut guest)?;
-        let broken: Vec<_> = after.proofs_since(&before).into_iter().filter(|proof| !proof.holds).collect();
-        ensure!(broken.is_empty(), "{broken:?}");
+        demand_same_session(&mut guest, &before)?;
         guest.cut_power();
         let commit = image::commit(&guest.disk_file(0))?;
         ensure!(commit.state == State::Failed && commit.reason.contains("read back"), "{commit:?}");
@@ -57,9 +54,5 @@ fn a_device_that_keeps_something_else() -> Result<()> {
 
 fn session(verify: &str) -> Result<Guest> {
     let policy = format!("[save]\nverify = \"{verify}\"\n");
-    let mut guest = Guest::with_policy(GuestConfig::new(2, "768M".parse()?), &policy, &Artifacts::from_environment()?)?;
-    guest.boot()?;
-    cycle::init_image(&mut guest, "/dev/vda")?;
-    cycle::start_workload(&mut guest)?;
-    Ok(guest)
+    session_with(GuestConfig::new(2, "768M".parse()?), &policy)
 }
