@@ -3,20 +3,18 @@
 //! Results go to stdout. An error goes to stderr as one line, with exit status 1; a command line that cannot
 //! be understood gets status 2.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::initramfs::{self, modules, release};
 use crate::policy::{DEFAULT_PATH, Policy, Then};
 use crate::report::Outcome;
 use crate::status::Status;
-use crate::{export, hibernate, image_cmd, resume};
+use crate::{build, export, hibernate, image_cmd, resume};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -59,8 +57,8 @@ enum Command {
     Image(ImageCommand),
     /// Build the initramfs of the kernel that saves and restores
     ///
-    /// It holds the agent, the policy, and the kernel modules that are named. Build it again after every change
-    /// of the policy. The same inputs give the same bytes.
+    /// It holds the agent, the policy, and the kernel modules that the image device needs. Build it again after
+    /// every change of the policy. The same inputs give the same bytes.
     BuildInitramfs(BuildArgs),
     /// Check or show the policy
     #[command(subcommand)]
@@ -135,16 +133,25 @@ struct BuildArgs {
     output: Option<PathBuf>,
 
     /// The static program that becomes PID 1
-    #[arg(long, value_name = "PATH", default_value = "/usr/lib/dormouse/dormouse-init")]
+    #[arg(long, value_name = "PATH", default_value = build::INIT)]
     init: PathBuf,
 
-    /// Kernel modules that the image device needs, separated by commas; what they depend on is added
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    /// A kernel that is to save and restore: it is copied to the policy's kernel.image first
+    #[arg(long, value_name = "BZIMAGE")]
+    kernel: Option<PathBuf>,
+
+    /// Kernel modules, separated by commas; what they depend on is added. `auto` stands for those that the image
+    /// device needs, `none` for nothing
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = build::AUTO)]
     modules: Vec<String>,
 
-    /// Where they are [default: /lib/modules/RELEASE, of the release of the policy's kernel.image]
+    /// Where they are [default: /lib/modules/RELEASE, of the release of the kernel]
     #[arg(long, value_name = "FOLDER")]
     modules_dir: Option<PathBuf>,
+
+    /// Only print the names of the modules, in the order in which they are loaded
+    #[arg(long)]
+    list_modules: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -212,30 +219,17 @@ fn image(command: &ImageCommand) -> anyhow::Result<()> {
 }
 
 fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()> {
-    let init = std::fs::read(&arguments.init)
-        .with_context(|| format!("{}: cannot read the program for PID 1", arguments.init.display()))?;
-    let modules = match (&arguments.modules_dir, arguments.modules.as_slice()) {
-        (_, []) => Vec::new(),
-        (Some(folder), names) => modules::resolve(folder, names)?,
-        (None, names) => modules::resolve(&modules_folder(&policy.kernel.image)?, names)?,
+    let options = build::Options {
+        kernel: arguments.kernel.clone(),
+        output: arguments.output.clone(),
+        init: arguments.init.clone(),
+        modules: arguments.modules.clone(),
+        modules_dir: arguments.modules_dir.clone(),
     };
-    let bytes = initramfs::build(policy, &init, &modules)?;
-    let output = arguments.output.as_ref().unwrap_or(&policy.kernel.initramfs);
-    initramfs::write(output, &bytes)?;
-    let names: Vec<&str> = modules.iter().map(|module| module.file_name.as_str()).collect();
-    let with = if names.is_empty() { String::new() } else { format!(", with {}", names.join(" ")) };
-    print(&format!("{}: {} bytes{with}", output.display(), bytes.len()))
-}
-
-/// The folder of the modules that belong to a bzImage.
-fn modules_folder(bzimage: &Path) -> anyhow::Result<PathBuf> {
-    let cannot =
-        || format!("{}: cannot tell this kernel's release; name its modules with --modules-dir", bzimage.display());
-    let mut head = Vec::new();
-    let limit = u64::try_from(release::HEAD_LEN)?;
-    File::open(bzimage).and_then(|file| file.take(limit).read_to_end(&mut head)).with_context(cannot)?;
-    let release = release::of_bzimage(&head).with_context(cannot)?;
-    Ok(Path::new("/lib/modules").join(release))
+    if arguments.list_modules {
+        return build::list_modules(policy, &options)?.iter().try_for_each(|name| print(name));
+    }
+    print(&build::run(policy, &options)?)
 }
 
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {

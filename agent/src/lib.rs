@@ -46,6 +46,7 @@ pub mod loader;
 
 // The stages, and the seams between them.
 pub mod buffers;
+pub mod build;
 pub mod physmem;
 pub mod pipeline;
 pub mod select;

@@ -139,7 +139,8 @@ fn the_initramfs_is_built_and_reproducible() {
     let build = |name: &str| {
         let output = folder.path().join(name);
         let output_name = output.to_str().unwrap();
-        let arguments = ["build-initramfs", "--config", &policy, "--init", &init, "--output", output_name];
+        let files = ["--config", &policy, "--init", &init, "--output", output_name];
+        let arguments = [&["build-initramfs", "--modules", "none"][..], &files].concat();
         let said = succeeds(&arguments);
         let bytes = fs::read(&output).unwrap();
         assert_eq!(said, format!("{output_name}: {} bytes\n", bytes.len()));
@@ -150,7 +151,7 @@ fn the_initramfs_is_built_and_reproducible() {
 
 #[test]
 fn modules_are_found_and_named() {
-    let (folder, policy) = folder_with_policy(POLICY);
+    let (folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=none\"\n");
     let init = static_program(folder.path());
     let modules = folder.path().join("modules");
     fs::create_dir(&modules).unwrap();
@@ -162,10 +163,17 @@ fn modules_are_found_and_named() {
     let build = ["build-initramfs", "--config", &policy, "--init", &init, "--output", output.to_str().unwrap()];
     let named = |names| [&build[..], &["--modules-dir", modules.to_str().unwrap(), "--modules", names]].concat();
     assert!(succeeds(&named("usb_storage,usbcore")).ends_with(", with usbcore.ko usb-storage.ko\n"));
+    assert_eq!(succeeds(&[&named("usb_storage")[..], &["--list-modules"]].concat()), "usbcore\nusb_storage\n");
     assert!(fails(1, &named("usb_storage,zfs")).contains("no kernel module `zfs`"));
+    // The image device is looked at where nothing is named.
+    let complaint = fails(1, &[&build[..], &["--modules-dir", modules.to_str().unwrap()]].concat());
+    assert!(
+        complaint.contains("name the modules with --modules: image device PARTLABEL=none: not found"),
+        "{complaint}"
+    );
     // Without a folder, the release is that of the policy's kernel, which is not there.
     let complaint = fails(1, &[&build[..], &["--modules", "zfs"]].concat());
-    assert!(complaint.contains("/usr/lib/dormouse/vmlinuz: cannot tell this kernel's release"), "{complaint}");
+    assert!(complaint.contains("/var/lib/dormouse/vmlinuz: cannot tell this kernel's release"), "{complaint}");
 }
 
 #[test]
@@ -173,7 +181,8 @@ fn what_cannot_become_pid_1_is_refused() {
     let (folder, policy) = folder_with_policy(POLICY);
     let output = folder.path().join("initramfs.img");
     let build = |init: &str| {
-        fails(1, &["build-initramfs", "--config", &policy, "--init", init, "--output", output.to_str().unwrap()])
+        let files = ["--config", &policy, "--init", init, "--output", output.to_str().unwrap()];
+        fails(1, &[&["build-initramfs", "--modules", "none"][..], &files].concat())
     };
     assert!(build("/nonexistent/init").starts_with("dormouse: /nonexistent/init: cannot read the program"));
     assert!(build(&policy).starts_with("dormouse: the program for PID 1 is not an ELF file"));

@@ -66,7 +66,7 @@ impl Guest {
             initramfs: folder.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
-        userland.build(artifacts, folder.path(), &files.initramfs)?;
+        userland.with_drivers_of(&config.disks).build(artifacts, folder.path(), &files.initramfs)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
@@ -87,8 +87,7 @@ impl Guest {
     pub fn with_policy(config: GuestConfig, policy: &str, artifacts: &Artifacts) -> Result<Self> {
         let device = config.disk_path(0)?;
         let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n{policy}"));
-        let modules = config.disks.iter().flat_map(|disk| disk.kind.modules()).map(|&name| name.to_owned()).collect();
-        Guest::new(config, &Userland { policies: vec![policy], modules, ..Userland::default() }, artifacts)
+        Guest::new(config, &Userland { policies: vec![policy], ..Userland::default() }, artifacts)
     }
 
     /// What the machine is made of.

@@ -38,7 +38,7 @@ pub enum DiskKind {
     Ahci,
     /// A SCSI disk on virtio-scsi.
     Scsi,
-    /// USB mass storage on xHCI, whose drivers are modules of the test kernel.
+    /// USB mass storage on xHCI.
     Usb,
 }
 
@@ -47,8 +47,11 @@ impl DiskKind {
     #[must_use]
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            DiskKind::Usb => &["xhci_pci", "usb_storage"],
-            _ => &[],
+            DiskKind::Virtio => &["virtio_blk"],
+            DiskKind::Nvme => &["nvme"],
+            DiskKind::Ahci => &["ahci", "sd_mod"],
+            DiskKind::Scsi => &["virtio_scsi", "sd_mod"],
+            DiskKind::Usb => &["xhci_pci", "usb_storage", "sd_mod"],
         }
     }
 

@@ -52,6 +52,8 @@ fn build_initramfs(output: &Path) -> Result<Vec<u8>> {
         .arg(output)
         .arg("--init")
         .arg(artifacts.binary("dormouse-init"))
+        .args(["--modules", "nvme,ahci,sd_mod,virtio_blk", "--modules-dir"])
+        .arg(artifacts.modules())
         .output()
         .context("dormouse cannot be started")?;
     ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

@@ -12,6 +12,7 @@
 //! The same inputs give the same bytes.
 
 pub mod cpio;
+pub mod devices;
 pub mod modules;
 pub mod release;
 

@@ -2,13 +2,17 @@
 //!
 //! The folder is one of depmod(8)'s: `modules.dep` says where each module is and what it needs,
 //! `modules.softdep` what should be loaded before it where it exists, `modules.builtin` what is part of the
-//! kernel itself. B and D insert modules as plain files, so that compressed ones are unpacked here.
+//! kernel itself, `modules.alias` which module drives a device. B and D insert modules as plain files, so that
+//! compressed ones are unpacked here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
+use glob::Pattern;
+use lzma_rust2::XzReader;
 use thiserror::Error;
 
 /// Far above any module, and small enough to be unpacked in memory.
@@ -64,19 +68,6 @@ pub enum ModulesError {
         /// What the system or the decompressor said.
         source: io::Error,
     },
-    /// A compression that is not read here.
-    #[error(
-        "kernel module {}: only .ko and .ko.zst are read; unpack it in its place (`{tool} {}`), run `depmod` for that \
-         kernel, and build again",
-        file.display(),
-        file.display()
-    )]
-    Compression {
-        /// The file.
-        file: PathBuf,
-        /// The command that unpacks it.
-        tool: &'static str,
-    },
     /// Something that is no module.
     #[error("kernel module {}: this is not an ELF file", file.display())]
     NotElf {
@@ -102,6 +93,19 @@ fn listing(count: usize, names: &[String]) -> String {
 /// # Errors
 /// The folder is not depmod's, a name is unknown, or a module's file cannot be used.
 pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesError> {
+    paths(folder, names)?.iter().map(|path| load(&folder.join(path))).collect()
+}
+
+/// The names of the same modules in the same order.
+///
+/// # Errors
+/// The folder is not depmod's, or a name is unknown.
+pub fn order(folder: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
+    Ok(paths(folder, names)?.iter().map(|path| name_of_path(path)).collect())
+}
+
+/// Where they are in the folder.
+fn paths(folder: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -110,7 +114,24 @@ pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesEr
     for name in names {
         order.require(name)?;
     }
-    order.paths.iter().map(|path| load(&folder.join(path))).collect()
+    Ok(order.paths.into_iter().map(str::to_owned).collect())
+}
+
+/// The modules in `folder` that drive a device with this `modalias`, as sysfs has it.
+///
+/// # Errors
+/// depmod's file is there and cannot be read.
+pub fn by_alias(folder: &Path, modalias: &str) -> Result<Vec<String>, ModulesError> {
+    let text = optional(read_index(&folder.join("modules.alias")))?;
+    let matching = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (Some("alias"), Some(pattern), Some(name)) = (words.next(), words.next(), words.next()) else {
+            return None;
+        };
+        // modprobe matches them with fnmatch(3), as this does.
+        Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(modalias)).then(|| canonical(name))
+    });
+    Ok(matching.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// depmod's files, by canonical module name.
@@ -227,22 +248,15 @@ fn name_of_path(path: &str) -> String {
 
 fn load(file: &Path) -> Result<Module, ModulesError> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let refused = |tool| Err(ModulesError::Compression { file: file.to_owned(), tool });
-    if name.ends_with(".ko.xz") {
-        return refused("unxz");
-    }
-    if name.ends_with(".ko.gz") {
-        return refused("gunzip");
-    }
     let failed = |source| ModulesError::Read { file: file.to_owned(), source };
     let opened = File::open(file).map_err(failed)?;
-    let (file_name, bytes) = match name.strip_suffix(".zst") {
-        Some(plain) => {
-            let unpacked = zstd::Decoder::new(opened).and_then(read_bounded);
-            (plain.to_owned(), unpacked.map_err(failed)?)
-        }
-        None => (name, read_bounded(opened).map_err(failed)?),
+    let (plain, read): (&str, io::Result<Vec<u8>>) = match name.rsplit_once('.') {
+        Some((plain, "zst")) => (plain, zstd::Decoder::new(opened).and_then(read_bounded)),
+        Some((plain, "xz")) => (plain, read_bounded(XzReader::new(opened, false))),
+        Some((plain, "gz")) => (plain, read_bounded(GzDecoder::new(opened))),
+        _ => (&name, read_bounded(opened)),
     };
+    let (file_name, bytes) = (plain.to_owned(), read.map_err(failed)?);
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_MODULE) {
         return Err(ModulesError::TooLarge { file: file.to_owned() });
     }

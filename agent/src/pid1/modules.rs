@@ -27,6 +27,8 @@ pub(super) fn load() -> anyhow::Result<()> {
         match finit_module(&file, no_parameters, ModuleInitFlags::empty()) {
             // Built in, or loaded by another one's request.
             Ok(()) | Err(Errno::EEXIST) => log::debug!("module {name} is loaded"),
+            // One of several that do the same, such as an algorithm in instructions that this processor lacks.
+            Err(Errno::ENODEV) => log::debug!("module {name}: nothing here needs it"),
             Err(error) => {
                 return Err(error).with_context(|| format!("module {name}: the kernel refused it"));
             }

@@ -39,8 +39,8 @@ const DEFAULT_STALL: Duration = Duration::from_secs(120);
 /// A healthy device has pauses of seconds.
 const MIN_STALL: u64 = 10;
 const MAX_STALL: u64 = 3600;
-const DEFAULT_KERNEL: &str = "/usr/lib/dormouse/vmlinuz";
-const DEFAULT_INITRAMFS: &str = "/usr/lib/dormouse/initramfs.img";
+const DEFAULT_KERNEL: &str = "/var/lib/dormouse/vmlinuz";
+const DEFAULT_INITRAMFS: &str = "/var/lib/dormouse/initramfs.img";
 /// x86 kernels take 2048 bytes of command line (`COMMAND_LINE_SIZE`, arch/x86/include/asm/setup.h in 6.12);
 /// half of it is left for what A's command line and Dormouse itself add.
 const MAX_ARGUMENTS: usize = 1024;

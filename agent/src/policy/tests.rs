@@ -25,8 +25,8 @@ fn defaults() {
         image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
         region: RegionPolicy { size: 128 << 20, address: None },
         kernel: KernelPolicy {
-            image: PathBuf::from("/usr/lib/dormouse/vmlinuz"),
-            initramfs: PathBuf::from("/usr/lib/dormouse/initramfs.img"),
+            image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
+            initramfs: PathBuf::from("/var/lib/dormouse/initramfs.img"),
             arguments: String::new(),
         },
         save: SavePolicy {

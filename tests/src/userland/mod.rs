@@ -9,6 +9,7 @@ use dormouse::initramfs::cpio::Archive;
 use dormouse::initramfs::modules::{self, Module};
 
 use crate::artifacts::Artifacts;
+use crate::machine::Disk;
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
@@ -43,13 +44,26 @@ impl GuestPolicy {
 pub struct Userland {
     /// Policies, each with an initramfs of its own.
     pub policies: Vec<GuestPolicy>,
-    /// Modules that A loads before it looks for an image, and that B and D load; dependencies are found.
+    /// Modules that A loads before it looks for an image, and that B and D load, beside those of the machine's disks;
+    /// dependencies are found.
     pub modules: Vec<String>,
     /// Modules that A alone loads.
     pub own_modules: Vec<String>,
 }
 
 impl Userland {
+    /// The same userland with the drivers of these disks: for B and D too, unless they are A's own.
+    #[must_use]
+    pub fn with_drivers_of(&self, disks: &[Disk]) -> Userland {
+        let mut userland = self.clone();
+        for &name in disks.iter().flat_map(|disk| disk.kind.modules()) {
+            if ![&userland.modules, &userland.own_modules].into_iter().flatten().any(|known| known == name) {
+                userland.modules.push(name.to_owned());
+            }
+        }
+        userland
+    }
+
     /// Builds the initramfs into the file `output`. Temporary files go to `folder`.
     ///
     /// # Errors
@@ -67,7 +81,7 @@ impl Userland {
             .symlink("/bin", "usr/bin")
             .file("/init", 0o755, init)
             .file("/usr/bin/busybox", 0o755, read(&artifacts.busybox())?)
-            .file("/usr/lib/dormouse/vmlinuz", 0o644, read(&artifacts.bzimage())?)
+            .file("/var/lib/dormouse/vmlinuz", 0o644, read(&artifacts.bzimage())?)
             .file("/usr/lib/dormouse/dormouse-resume", 0o755, resume);
         for applet in APPLETS {
             archive = archive.symlink(&format!("/usr/bin/{applet}"), "busybox");
@@ -83,7 +97,7 @@ impl Userland {
         }
         archive = archive.file("/etc/modules", 0o644, names.into_bytes());
         for (number, policy) in self.policies.iter().enumerate() {
-            let guest_initramfs = format!("/usr/lib/dormouse/initramfs{number}.img");
+            let guest_initramfs = format!("/var/lib/dormouse/initramfs{number}.img");
             let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));
             let text = format!("{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
             let small = self.small_initramfs(artifacts, folder, &text)?;
@@ -99,9 +113,8 @@ impl Userland {
         let mut command = Command::new(artifacts.binary("dormouse"));
         command.arg("--config").arg(&config).arg("build-initramfs");
         command.arg("--output").arg(&output).arg("--init").arg(artifacts.binary("dormouse-init"));
-        if !self.modules.is_empty() {
-            command.arg("--modules").arg(self.modules.join(",")).arg("--modules-dir").arg(artifacts.modules());
-        }
+        let modules = if self.modules.is_empty() { "none".to_owned() } else { self.modules.join(",") };
+        command.arg("--modules").arg(modules).arg("--modules-dir").arg(artifacts.modules());
         let built = command.output().context("dormouse build-initramfs cannot be started")?;
         if !built.status.success() {
             bail!("dormouse build-initramfs failed: {}", String::from_utf8_lossy(&built.stderr).trim());

@@ -18,7 +18,7 @@ fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
     // The kernel unpacks archives one behind the other, and a later file replaces an earlier one.
     guest.succeed(
         "mkdir -p /run/bad/etc && cd /run/bad && echo 'nonsense = 1' >etc/dormouse.toml && \
-         image=/usr/lib/dormouse/initramfs0.img && cp $image /run/bad/good.img && \
+         image=/var/lib/dormouse/initramfs0.img && cp $image /run/bad/good.img && \
          head -c $((512 - $(stat -c %s $image) % 512)) /dev/zero >>$image && \
          echo etc/dormouse.toml | cpio -o -H newc >>$image",
     )?;
@@ -30,7 +30,7 @@ fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
         ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
     }
 
-    guest.succeed("cp /run/bad/good.img /usr/lib/dormouse/initramfs0.img")?;
+    guest.succeed("cp /run/bad/good.img /var/lib/dormouse/initramfs0.img")?;
     power_cycle(&mut guest)?;
     Ok(())
 }

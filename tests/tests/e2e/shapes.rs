@@ -40,10 +40,8 @@ fn q35_with_virtio_scsi_and_4_level_paging() -> Result<()> {
 }
 
 #[test]
-fn usb_storage_whose_drivers_are_modules() -> Result<()> {
+fn q35_with_usb_storage() -> Result<()> {
     let mut guest = session(shape(MachineType::Q35, DiskKind::Usb, Firmware::Bios)?)?;
-    let modules = guest.succeed("cat /proc/modules")?;
-    ensure!(modules.contains("usb_storage ") && modules.contains("xhci_pci "), "{modules}");
     power_cycle(&mut guest)?;
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::io::Write;
+
 use tempfile::TempDir;
 
 use super::*;
@@ -34,6 +36,18 @@ fn elf(name: &str) -> Vec<u8> {
     [b"\x7fELF", name.as_bytes()].concat()
 }
 
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
 /// A tree in which every module's contents are its own file name without compression.
 fn tree() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -45,9 +59,11 @@ fn tree() -> TempDir {
             "gone.ko" => continue,
             "text.ko" => b"#!/bin/sh".to_vec(),
             "torn.ko.zst" => zstd::encode_all(elf(name).as_slice(), 1).unwrap()[..6].to_vec(),
-            _ => match name.strip_suffix(".zst") {
-                Some(plain) => zstd::encode_all(elf(plain).as_slice(), 1).unwrap(),
-                None => elf(name),
+            _ => match name.rsplit_once('.').unwrap() {
+                (plain, "zst") => zstd::encode_all(elf(plain).as_slice(), 1).unwrap(),
+                (plain, "xz") => xz(&elf(plain)),
+                (plain, "gz") => gzip(&elf(plain)),
+                _ => elf(name),
             },
         };
         fs::write(file, bytes).unwrap();
@@ -91,6 +107,32 @@ fn dashes_and_underscores_are_the_same() {
 }
 
 #[test]
+fn every_compression_of_the_kernels_own_is_read() {
+    let tree = tree();
+    assert_eq!(
+        ask(tree.path(), &["xhci_hcd", "packed", "zipped"]).unwrap()[2..],
+        ["xhci-hcd.ko", "packed.ko", "zipped.ko"]
+    );
+}
+
+#[test]
+fn a_device_is_driven_by_the_modules_whose_alias_it_matches() {
+    let tree = tree();
+    let aliases = "# Aliases extracted from modules themselves.\n\
+        alias virtio:d00000002v* virtio_blk\n\
+        alias pci:v*d*sv*sd*bc01sc06i01* ahci\n\
+        alias usb:v05ACp12[0-9]*d* ipheth\nalias fs-ext4 ext4\nalias torn\n";
+    fs::write(tree.path().join("modules.alias"), aliases).unwrap();
+    let driven = |modalias| by_alias(tree.path(), modalias).unwrap();
+    assert_eq!(driven("virtio:d00000002v00001AF4"), ["virtio_blk"]);
+    assert_eq!(driven("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"), ["ahci"]);
+    assert_eq!(driven("usb:v05ACp1290d0000"), ["ipheth"]);
+    assert!(driven("virtio:d00000003v00001AF4").is_empty());
+    fs::remove_file(tree.path().join("modules.alias")).unwrap();
+    assert!(driven("virtio:d00000002v00001AF4").is_empty());
+}
+
+#[test]
 fn what_is_built_in_is_left_out() {
     let tree = tree();
     assert!(ask(tree.path(), &["ext4", "nvme_core"]).unwrap().is_empty());
@@ -117,8 +159,6 @@ fn unknown_names_are_refused_with_those_that_look_alike() {
 fn files_that_cannot_be_used_say_why() {
     let tree = tree();
     let table = [
-        ("packed", "packed.ko.xz: only .ko and .ko.zst are read; unpack it in its place (`unxz "),
-        ("zipped", "`gunzip "),
         ("text", "text.ko: this is not an ELF file"),
         ("torn", "torn.ko.zst: cannot read it"),
         ("gone", "gone.ko: cannot read it"),

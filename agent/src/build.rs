@@ -1,0 +1,137 @@
+//! What B and D are made of: their kernel, put where the policy has it, and the initramfs that belongs to it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::initramfs::{self, devices, modules, release};
+use crate::loader::bzimage::BzImage;
+use crate::policy::Policy;
+use crate::store;
+
+/// The static program that becomes PID 1, where a package puts it.
+pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
+/// As the name of a module: those that the image device needs.
+pub const AUTO: &str = "auto";
+/// As the name of a module: none.
+pub const NONE: &str = "none";
+
+/// What is to be built, beyond the policy.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The bzImage that becomes the policy's `kernel.image` first; without it, the one that is there is used.
+    pub kernel: Option<PathBuf>,
+    /// Where the initramfs goes, in place of the policy's `kernel.initramfs`.
+    pub output: Option<PathBuf>,
+    /// The static program that becomes PID 1.
+    pub init: PathBuf,
+    /// Names of modules; [`AUTO`] stands for those that the image device needs, [`NONE`] for nothing.
+    pub modules: Vec<String>,
+    /// The modules' folder, in place of the one that belongs to the kernel.
+    pub modules_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { kernel: None, output: None, init: INIT.into(), modules: vec![AUTO.to_owned()], modules_dir: None }
+    }
+}
+
+/// Builds the initramfs, and says in words what is in it.
+///
+/// Kernel and initramfs are replaced only when both are ready.
+///
+/// # Errors
+/// The kernel is none, the image device or its modules are not there, or something cannot be written. What was there stays.
+pub fn run(policy: &Policy, options: &Options) -> anyhow::Result<String> {
+    let init = std::fs::read(&options.init)
+        .with_context(|| format!("{}: cannot read the program for PID 1", options.init.display()))?;
+    let kernel = match &options.kernel {
+        Some(file) if *file != policy.kernel.image => Some((file, read_kernel(file)?)),
+        _ => None,
+    };
+    let modules = match module_names(policy, options)?.as_slice() {
+        [] => Vec::new(),
+        names => modules::resolve(&modules_folder(policy, options)?, names)?,
+    };
+    let bytes = initramfs::build(policy, &init, &modules)?;
+    let mut said = String::new();
+    if let Some((file, bytes)) = &kernel {
+        let target = &policy.kernel.image;
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make it", folder.display()))?;
+        }
+        initramfs::write(target, bytes)?;
+        said = format!("{}: a copy of {}\n", target.display(), file.display());
+    }
+    let output = options.output.as_ref().unwrap_or(&policy.kernel.initramfs);
+    initramfs::write(output, &bytes)?;
+    let names: Vec<&str> = modules.iter().map(|module| module.file_name.as_str()).collect();
+    let with = if names.is_empty() { String::new() } else { format!(", with {}", names.join(" ")) };
+    Ok(format!("{said}{}: {} bytes{with}", output.display(), bytes.len()))
+}
+
+/// The names of the modules that are asked for, or that the image device needs, each with what it needs itself, in the order in
+/// which they must be loaded.
+///
+/// # Errors
+/// As [`run`].
+pub fn list_modules(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
+    let names = module_names(policy, options)?;
+    if names.is_empty() {
+        return Ok(names);
+    }
+    Ok(modules::order(&modules_folder(policy, options)?, &names)?)
+}
+
+/// The modules that are asked for, with what [`AUTO`] and [`NONE`] stand for in their place.
+fn module_names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for name in &options.modules {
+        match name.as_str() {
+            NONE => {}
+            AUTO => {
+                let device = store::find(&policy.image.device, Duration::ZERO)
+                    .context("what it needs can be found out only where it is; name the modules with --modules")?;
+                names.extend(devices::modules_of(&device, &modules_folder(policy, options)?)?);
+            }
+            _ => names.push(name.clone()),
+        }
+    }
+    Ok(names)
+}
+
+/// The folder of the modules that belong to the kernel.
+fn modules_folder(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = &options.modules_dir {
+        return Ok(folder.clone());
+    }
+    let kernel = options.kernel.as_ref().unwrap_or(&policy.kernel.image);
+    let cannot =
+        || format!("{}: cannot tell this kernel's release; name its modules with --modules-dir", kernel.display());
+    Ok(Path::new("/lib/modules").join(release_of(kernel).with_context(cannot)?))
+}
+
+/// The release of the kernel in a bzImage.
+///
+/// # Errors
+/// The file cannot be read, or it does not say.
+pub fn release_of(bzimage: &Path) -> anyhow::Result<String> {
+    let mut head = Vec::new();
+    File::open(bzimage)
+        .and_then(|file| file.take(release::HEAD_LEN as u64).read_to_end(&mut head))
+        .with_context(|| format!("{}: cannot read it", bzimage.display()))?;
+    release::of_bzimage(&head)
+        .with_context(|| format!("{}: this is no bzImage that names its release", bzimage.display()))
+}
+
+fn read_kernel(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read it", file.display()))?;
+    if let Err(error) = BzImage::parse(&bytes) {
+        bail!("{}: it cannot be the save kernel: {error}", file.display());
+    }
+    Ok(bytes)
+}
