@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::policy::{DEFAULT_PATH, Policy, Then};
+use crate::initramfs::files;
+use crate::policy::{DEFAULT_PATH, Policy, PolicyError, Then};
 use crate::report::Outcome;
 use crate::status::Status;
 use crate::{build, export, hibernate, image_cmd, resume};
@@ -60,6 +61,11 @@ enum Command {
     /// It holds the agent, the policy, and the kernel modules that the image device needs. Build it again after
     /// every change of the policy. The same inputs give the same bytes.
     BuildInitramfs(BuildArgs),
+    /// List what an initramfs must hold that another tool builds; for the hooks of such tools
+    ///
+    /// Prints a line for each file, folder and kernel module: `file SOURCE TARGET MODE`, `dir TARGET`, `module NAME`.
+    /// Prints nothing on a machine that has no policy.
+    InitramfsFiles(FilesArgs),
     /// Check or show the policy
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -154,6 +160,21 @@ struct BuildArgs {
     list_modules: bool,
 }
 
+#[derive(Debug, Args)]
+struct FilesArgs {
+    /// For the small initramfs of the kernel that saves and restores, in place of the one of the boot, which resumes
+    #[arg(long)]
+    small: bool,
+
+    /// The modules of the kernel that the initramfs is for
+    #[arg(long, value_name = "FOLDER")]
+    modules_dir: PathBuf,
+
+    /// A folder for files that are made for it; keep it until the initramfs is built
+    #[arg(long, value_name = "FOLDER")]
+    scratch: PathBuf,
+}
+
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum ConfigCommand {
     /// Check the policy: every key is known, every value possible
@@ -188,6 +209,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         }
         Command::Image(command) => image(command),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
+        Command::InitramfsFiles(arguments) => match policy() {
+            Err(PolicyError::Missing { .. }) => Ok(()),
+            policy => initramfs_files(&policy?, arguments),
+        },
         Command::Config(ConfigCommand::Check) => {
             policy()?;
             print(&format!("{}: every key is known and every value possible", cli.config.display()))
@@ -230,6 +255,15 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()>
         return build::list_modules(policy, &options)?.iter().try_for_each(|name| print(name));
     }
     print(&build::run(policy, &options)?)
+}
+
+fn initramfs_files(policy: &Policy, arguments: &FilesArgs) -> anyhow::Result<()> {
+    let options = build::Options { modules_dir: Some(arguments.modules_dir.clone()), ..build::Options::default() };
+    let list = match arguments.small {
+        true => files::of_small(policy, &options, &arguments.scratch)?,
+        false => files::of_boot(policy, &options, &arguments.scratch)?,
+    };
+    list.iter().try_for_each(|entry| print(&entry.to_string()))
 }
 
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@
 
 pub mod cpio;
 pub mod devices;
+pub mod files;
 pub mod modules;
 pub mod release;
 
@@ -27,7 +28,8 @@ use crate::policy::{DEFAULT_PATH, Policy};
 use cpio::{Archive, CpioError};
 use modules::Module;
 
-/// Where B and D find the order in which modules are loaded: one file name of [`MODULES_DIR`] per line.
+/// Where B and D find the order in which modules are loaded: on each line a file's name in [`MODULES_DIR`], or a module's name, whose file
+/// is where depmod(8) says.
 pub const MODULES_LIST: &str = "/etc/dormouse/modules";
 /// Where B and D find the modules.
 pub const MODULES_DIR: &str = "/lib/modules";

@@ -246,7 +246,11 @@ fn name_of_path(path: &str) -> String {
     canonical(file.split_once(".ko").map_or(file, |(stem, _)| stem))
 }
 
-fn load(file: &Path) -> Result<Module, ModulesError> {
+/// The module in a file, unpacked.
+///
+/// # Errors
+/// The file cannot be read, or it is no module.
+pub fn load(file: &Path) -> Result<Module, ModulesError> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let failed = |source| ModulesError::Read { file: file.to_owned(), source };
     let opened = File::open(file).map_err(failed)?;

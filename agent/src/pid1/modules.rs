@@ -1,13 +1,13 @@
 //! Loading the modules that the initramfs carries, in the order of its list.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
 use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::kmod::init_module;
 
+use crate::initramfs::modules::{self, Module};
 use crate::initramfs::{MODULES_DIR, MODULES_LIST};
 
 /// Loads all of them. An initramfs without a list has none to load.
@@ -21,18 +21,33 @@ pub(super) fn load() -> anyhow::Result<()> {
         result => result.with_context(|| format!("{}: cannot read it", list.display()))?,
     };
     for name in names.lines().filter(|name| !name.is_empty()) {
-        let path = Path::new(MODULES_DIR).join(name);
-        let file = File::open(&path).with_context(|| format!("module {}: cannot open it", path.display()))?;
-        let no_parameters = c"";
-        match finit_module(&file, no_parameters, ModuleInitFlags::empty()) {
-            // Built in, or loaded by another one's request.
-            Ok(()) | Err(Errno::EEXIST) => log::debug!("module {name} is loaded"),
-            // One of several that do the same, such as an algorithm in instructions that this processor lacks.
-            Err(Errno::ENODEV) => log::debug!("module {name}: nothing here needs it"),
-            Err(error) => {
-                return Err(error).with_context(|| format!("module {name}: the kernel refused it"));
-            }
+        for module in find(name)? {
+            insert(&module)?;
         }
+    }
+    Ok(())
+}
+
+/// The module of this name with what it needs: a file that `dormouse build-initramfs` has put into the folder, or where another tool has
+/// put it, with depmod's files for this kernel.
+fn find(name: &str) -> anyhow::Result<Vec<Module>> {
+    let folder = Path::new(MODULES_DIR);
+    let file = folder.join(name);
+    if file.exists() {
+        return Ok(vec![modules::load(&file)?]);
+    }
+    let uname = nix::sys::utsname::uname().context("uname")?;
+    Ok(modules::resolve(&folder.join(uname.release()), &[name.to_owned()])?)
+}
+
+fn insert(Module { file_name, bytes }: &Module) -> anyhow::Result<()> {
+    let no_parameters = c"";
+    match init_module(bytes, no_parameters) {
+        // Built in, or loaded by another one's request.
+        Ok(()) | Err(Errno::EEXIST) => log::debug!("module {file_name} is loaded"),
+        // One of several that do the same, such as an algorithm in instructions that this processor lacks.
+        Err(Errno::ENODEV) => log::debug!("module {file_name}: nothing here needs it"),
+        Err(error) => return Err(error).with_context(|| format!("module {file_name}: the kernel refused it")),
     }
     Ok(())
 }

@@ -1,0 +1,61 @@
+#!/bin/bash
+# dracut's module `dormouse`, for versions from 059 on; installed as /usr/lib/dracut/modules.d/55dormouse/module-setup.sh.
+#
+# In the boot's initramfs: what it needs to resume a session. In an image of this module alone (`dracut -m dormouse`): the
+# small initramfs of the kernels that save and restore, with the agent as its init.
+
+# Also in images that are not only for this host: whoever boots one is about to mount the session's filesystems.
+check() {
+    require_binaries dormouse || return 1
+}
+
+depends() {
+    return 0
+}
+
+# Without one of these there is no init but ours.
+dormouse_is_alone() {
+    ! dracut_module_included base && ! dracut_module_included systemd
+}
+
+# What is to be installed, a line each: see dormouse-initramfs-files(8).
+dormouse_list() {
+    local scratch=${DRACUT_TMPDIR:?}/dormouse small=()
+    mkdir -p "$scratch"
+    if dormouse_is_alone; then small=(--small); fi
+    dormouse initramfs-files "${small[@]}" --modules-dir "${srcmods:-/lib/modules/${kernel:?}}" --scratch "$scratch"
+}
+
+installkernel() {
+    local kind source
+    while read -r kind source _; do
+        # Not only what this host's other disks need.
+        if [[ $kind == module ]]; then hostonly='' instmods "$source"; fi
+    done < <(dormouse_list 2>/dev/null)
+}
+
+install() {
+    local kind source target list
+    if ! list=$(dormouse_list); then
+        dwarn "dormouse: this initramfs will not resume a session"
+        return 0
+    fi
+    [[ $list ]] || return 0
+    while read -r kind source target; do
+        case $kind in
+        dir) inst_dir "$source" ;;
+        file) inst_simple "$source" "$target" ;;
+        esac
+    done <<<"$list"
+    if dormouse_is_alone; then
+        return 0
+    elif dracut_module_included systemd; then
+        local units=${systemdsystemunitdir:?}
+        inst_simple "${moddir:?}/dormouse-resume.service" "$units/dormouse-resume.service"
+        inst_dir "$units/initrd.target.wants"
+        ln -sf ../dormouse-resume.service "${initdir:?}$units/initrd.target.wants/dormouse-resume.service"
+    else
+        # Before the kernel's own, which is at 10.
+        inst_hook pre-mount 05 "${moddir:?}/dormouse-resume.sh"
+    fi
+}
