@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::initramfs::{self, modules, release};
-use crate::policy::{DEFAULT_PATH, Policy, Then};
+use crate::policy::{self, DEFAULT_PATH, Policy, Then};
 use crate::report::Outcome;
 use crate::status::Status;
 use crate::{export, hibernate, image_cmd, resume};
@@ -25,7 +25,7 @@ use crate::{export, hibernate, image_cmd, resume};
 #[derive(Debug, Parser)]
 #[command(name = "dormouse", version, max_term_width = 100)]
 struct Cli {
-    /// The policy
+    /// The policy; the files in the folder FILE.d whose names end in .toml go on with it
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
 
@@ -149,9 +149,9 @@ struct BuildArgs {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum ConfigCommand {
-    /// Check the policy: every key is known, every value possible
+    /// Check the policy: every key is known, every value possible; and name its files
     Check,
-    /// Print the whole policy, defaults included
+    /// Print the whole policy, drop-ins and defaults included
     Show,
 }
 
@@ -183,7 +183,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
         Command::Config(ConfigCommand::Check) => {
             policy()?;
-            print(&format!("{}: every key is known and every value possible", cli.config.display()))
+            let files: Vec<_> = policy::files(&cli.config).iter().map(|file| file.display().to_string()).collect();
+            print(&format!("{}: every key is known and every value possible", files.join(", ")))
         }
         Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
     }
