@@ -64,6 +64,7 @@ pub mod kmsg;
 pub mod last;
 pub mod progress;
 pub mod report;
+mod screen;
 pub mod vitals;
 
 // The command.

@@ -104,7 +104,7 @@ fn a_good_policy_is_checked_and_shown() {
     assert_eq!(said, format!("{file}: every key is known and every value possible\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
     assert!(shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"), "{shown}");
-    assert!(shown.ends_with("verbosity = \"normal\"\n"), "{shown}");
+    assert!(shown.ends_with("verbosity = \"quiet\"\n"), "{shown}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn defaults() {
         },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
-        console: ConsolePolicy { verbosity: Verbosity::Normal },
+        console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(LEAST).unwrap(), expected);
 }
@@ -74,7 +74,7 @@ fn every_key_is_read() {
         stall = 0
         watchdog = false
         [console]
-        verbosity = 'quiet'
+        verbosity = 'verbose'
     ";
     let expected = Policy {
         image: ImagePolicy {
@@ -99,7 +99,7 @@ fn every_key_is_read() {
         },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
         guard: GuardPolicy { stall: None, watchdog: false },
-        console: ConsolePolicy { verbosity: Verbosity::Quiet },
+        console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };
     assert_eq!(parse(text).unwrap(), expected);
     let others = [("'auto'", Compression::Auto), ("'store'", Compression::Store)];
