@@ -69,6 +69,7 @@ pub mod vitals;
 
 // The command.
 pub mod cli;
+pub mod generate;
 pub mod image_cmd;
 pub mod signature;
 pub mod status;

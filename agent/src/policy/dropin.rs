@@ -1,5 +1,5 @@
 //! Which files make up a policy: the main file and its drop-ins, by the rules that systemd has for its own
-//! (systemd.syntax(7), CONFIGURATION DIRECTORIES AND PRECEDENCE).
+//! (systemd-system.conf(5), CONFIGURATION DIRECTORIES AND PRECEDENCE).
 //!
 //! Drop-ins are the `*.toml` in the folder that is named as the main file with `.d` behind it. The default policy also has
 //! those of its vendor and of the running system. All of them are sorted by name, whatever folder they are in; a file hides
