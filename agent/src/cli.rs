@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::initramfs::files;
-use crate::policy::{DEFAULT_PATH, Policy, PolicyError, Then};
+use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
 use crate::report::Outcome;
 use crate::status::Status;
-use crate::{build, export, hibernate, image_cmd, resume};
+use crate::{build, export, generate, hibernate, image_cmd, resume};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -23,8 +23,8 @@ use crate::{build, export, hibernate, image_cmd, resume};
 /// initramfs runs `dormouse resume`, which brings everything back.
 #[derive(Debug, Parser)]
 #[command(name = "dormouse", version, max_term_width = 100)]
-struct Cli {
-    /// The policy
+pub(crate) struct Cli {
+    /// The policy; the files in the folder FILE.d whose names end in .toml go on with it
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
 
@@ -69,6 +69,9 @@ enum Command {
     /// Check or show the policy
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write man pages or shell completions; for packages
+    #[command(subcommand, hide = true)]
+    Gen(GenCommand),
 }
 
 #[derive(Debug, Args)]
@@ -177,10 +180,24 @@ struct FilesArgs {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum ConfigCommand {
-    /// Check the policy: every key is known, every value possible
+    /// Check the policy: every key is known, every value possible; and name its files
     Check,
-    /// Print the whole policy, defaults included
+    /// Print the whole policy, drop-ins and defaults included
     Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum GenCommand {
+    /// Write the man pages, of sections 5, 7 and 8
+    Man {
+        /// The folder to write to; it is made where it is not there
+        folder: PathBuf,
+    },
+    /// Write completions for bash, zsh and fish
+    Completions {
+        /// The folder to write to; it is made where it is not there
+        folder: PathBuf,
+    },
 }
 
 /// Runs the command that the process's arguments ask for, and returns the process's exit status.
@@ -215,7 +232,15 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         },
         Command::Config(ConfigCommand::Check) => {
             policy()?;
-            print(&format!("{}: every key is known and every value possible", cli.config.display()))
+            let files: Vec<_> = policy::files(&cli.config).iter().map(|file| file.display().to_string()).collect();
+            print(&format!("{}: every key is known and every value possible", files.join(", ")))
+        }
+        Command::Gen(command) => {
+            let files = match command {
+                GenCommand::Man { folder } => generate::man(Cli::command(), folder)?,
+                GenCommand::Completions { folder } => generate::completions(Cli::command(), folder)?,
+            };
+            files.iter().try_for_each(|file| print(&file.display().to_string()))
         }
         Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
     }
@@ -276,8 +301,6 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -65,10 +65,12 @@ pub mod kmsg;
 pub mod last;
 pub mod progress;
 pub mod report;
+mod screen;
 pub mod vitals;
 
 // The command.
 pub mod cli;
+pub mod generate;
 pub mod image_cmd;
 pub mod signature;
 pub mod status;

@@ -1,124 +1,256 @@
 //! How far a phase is: one line on the consoles that changes in place, and milestones in the kernel log.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use dormouse_sys::PAGE_SIZE;
-use nix::fcntl::OFlag;
 
 use crate::phase::Phase;
 use crate::pipeline::Step;
 use crate::policy::Verbosity;
-use crate::report::mib;
-
-/// The names of the consoles, separated by spaces.
-pub(crate) const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
+use crate::report::{mib, thousands};
+use crate::screen::Screen;
 
 /// How often the line changes: often enough for a person, and little for a serial line of 115,200 baud.
 const PERIOD: Duration = Duration::from_millis(200);
 
+/// The most and the fewest cells of a bar.
+const CELLS: (usize, usize) = (40, 10);
+
+/// What has progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// B writes the image.
+    Saving,
+    /// B reads it back.
+    Verifying,
+    /// D writes memory.
+    Resuming,
+}
+
+impl Work {
+    fn phase(self) -> Phase {
+        match self {
+            Work::Saving => Phase::SaveWrite,
+            Work::Verifying => Phase::SaveVerify,
+            Work::Resuming => Phase::RestoreWrite,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Work::Saving => "Saving",
+            Work::Verifying => "Verifying",
+            Work::Resuming => "Resuming",
+        })
+    }
+}
+
 /// The progress of one phase.
 #[derive(Debug)]
 pub struct Progress {
-    phase: Phase,
+    work: Work,
     pages: u64,
+    verbosity: Verbosity,
     began: Instant,
-    consoles: Vec<File>,
-    last_line: Option<Instant>,
-    /// Characters of the line that is on the consoles.
-    width: usize,
+    screen: Screen,
+    drawn: Option<Instant>,
     tenths: u64,
 }
 
 impl Progress {
-    /// A phase that has `pages` pages to go through.
+    /// Work that has `pages` pages to go through.
     #[must_use]
-    pub fn new(phase: Phase, pages: u64, verbosity: Verbosity) -> Progress {
-        let consoles = if verbosity == Verbosity::Quiet { Vec::new() } else { consoles() };
-        Progress { phase, pages, began: Instant::now(), consoles, last_line: None, width: 0, tenths: 0 }
+    pub fn new(work: Work, pages: u64, verbosity: Verbosity) -> Progress {
+        let (began, screen) = (Instant::now(), Screen::open());
+        Progress { work, pages, verbosity, began, screen, drawn: None, tenths: 0 }
     }
 
     /// It has come so far.
     pub fn at(&mut self, step: Step) {
-        let percent = step.done.saturating_mul(100).checked_div(self.pages).unwrap_or(100);
+        let now = Amount { pages: self.pages, step, elapsed: self.began.elapsed() };
         let is_end = step.done >= self.pages;
-        if is_end || self.last_line.is_none_or(|last| last.elapsed() >= PERIOD) {
-            self.last_line = Some(Instant::now());
-            self.draw(&format!("dormouse: {}", line(self.phase, self.pages, step, self.began.elapsed())));
+        if is_end || self.drawn.is_none_or(|drawn| drawn.elapsed() >= PERIOD) {
+            self.drawn = Some(Instant::now());
+            let work = self.work;
+            match self.verbosity {
+                Verbosity::Quiet => self.screen.draw(|columns| now.bar(work, columns)),
+                _ => self.screen.draw(|_| format!("dormouse: {}", now.line(work.phase()))),
+            }
         }
-        if percent / 10 > self.tenths {
-            self.tenths = percent / 10;
-            log::debug!("{}", line(self.phase, self.pages, step, self.began.elapsed()));
+        let tenths = now.percent() / 10;
+        if tenths > self.tenths {
+            self.tenths = tenths;
+            log::debug!("{}", now.line(self.work.phase()));
         }
-    }
-
-    fn draw(&mut self, line: &str) {
-        let width = self.width.max(line.chars().count());
-        self.width = line.chars().count();
-        self.put(&format!("\r{line:<width$}"));
-    }
-
-    /// A console that takes nothing now, such as a serial line that is held, goes without.
-    fn put(&mut self, text: &str) {
-        self.consoles.retain_mut(|console| match console.write(text.as_bytes()) {
-            Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        });
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.width > 0 && !self.consoles.is_empty() {
-            self.put("\n");
+        self.screen.end_line();
+        if self.drawn.is_some() {
             // The kernel's own lines overtake what is still on its way to a serial line, at 115,200 baud for so long.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
 
-/// All that is to be said, for a person.
-fn line(phase: Phase, pages: u64, step: Step, elapsed: Duration) -> String {
-    let percent = step.done.saturating_mul(100).checked_div(pages).unwrap_or(100);
-    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-    let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
-    let rate = (bytes(step.done) >> 20).saturating_mul(1000) / millis;
-    let ratio = match bytes(step.stored).saturating_mul(10).checked_div(step.bytes) {
-        Some(tenths) => format!("{}.{}:1", tenths / 10, tenths % 10),
-        None => "-".to_owned(),
-    };
-    let left = millis.saturating_mul(pages.saturating_sub(step.done)).checked_div(step.done);
-    let left = left.map_or_else(|| "-".to_owned(), |millis| millis.div_ceil(1000).to_string());
-    let (done, all) = (mib(bytes(step.done)), mib(bytes(pages)));
-    format!("{phase}: {percent} %, {done} of {all}, {rate} MiB/s, compressed {ratio}, {left} s left")
+/// How far it has come after how long.
+struct Amount {
+    pages: u64,
+    step: Step,
+    elapsed: Duration,
 }
 
-/// All consoles of this kernel, for writing without waiting.
-fn consoles() -> Vec<File> {
-    let names = std::fs::read_to_string(ACTIVE_CONSOLES).unwrap_or_default();
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let open =
-        |name: &str| OpenOptions::new().write(true).custom_flags(flags.bits()).open(Path::new("/dev").join(name)).ok();
-    names.split_whitespace().filter_map(open).collect()
+impl Amount {
+    fn percent(&self) -> u64 {
+        self.step.done.saturating_mul(100).checked_div(self.pages).unwrap_or(100).min(100)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// MiB of memory in a second.
+    fn rate(&self) -> u64 {
+        (bytes(self.step.done) >> 20).saturating_mul(1000) / self.millis()
+    }
+
+    /// The seconds that are left, once that can be told.
+    fn left(&self) -> Option<u64> {
+        let remaining = self.pages.saturating_sub(self.step.done);
+        let millis = self.millis().saturating_mul(remaining).checked_div(self.step.done);
+        millis.map(|millis| millis.div_ceil(1000))
+    }
+
+    /// All that is to be said, in a line among those of the kernel log.
+    fn line(&self, phase: Phase) -> String {
+        let ratio = match bytes(self.step.stored).saturating_mul(10).checked_div(self.step.bytes) {
+            Some(tenths) => format!("{}.{}:1", tenths / 10, tenths % 10),
+            None => "-".to_owned(),
+        };
+        let left = self.left().map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
+        let (done, all) = (mib(bytes(self.step.done)), mib(bytes(self.pages)));
+        let (percent, rate) = (self.percent(), self.rate());
+        format!("{phase}: {percent} %, {done} of {all}, {rate} MiB/s, compressed {ratio}, {left} s left")
+    }
+
+    /// What somebody at a console of so many columns wants to know. The last column stays free: with something in it, some
+    /// terminals go on in the next line.
+    fn bar(&self, work: Work, columns: usize) -> String {
+        let width = columns.saturating_sub(1);
+        let all = mib(bytes(self.pages));
+        let done = thousands(bytes(self.step.done).div_ceil(1 << 20));
+        let amount = format!("  {done} of {all}");
+        let rate = format!("  {} MiB/s", thousands(self.rate()));
+        let left = match self.left() {
+            Some(0) => format!("  in {} s", self.elapsed.as_secs_f64().ceil()),
+            // The first pages say little: the device and the threads are just getting up.
+            Some(seconds) if self.percent() > 0 => format!("  {seconds} s left"),
+            _ => String::new(),
+        };
+        let (head, percent) = (format!("{work:<9} "), format!("{:>3} %", self.percent()));
+
+        // Room is kept for the longest that is usual, so that the bar keeps its length.
+        let amount_room = "   of ".len() + 2 * all.len() - " MiB".len();
+        let (rate_room, left_room) = ("  99,999 MiB/s".len(), "  999 s left".len());
+        let fixed = head.len() + "[] ".len() + percent.len();
+        let choices = [
+            (amount_room + rate_room + left_room, [amount.as_str(), &rate, &left]),
+            (rate_room + left_room, ["", &rate, &left]),
+            (left_room, ["", "", &left]),
+            (0, ["", "", ""]),
+        ];
+        let fits = |(room, _): &&(usize, [&str; 3])| fixed + room + CELLS.1 <= width;
+        let mut line = match choices.iter().find(fits) {
+            Some((room, details)) => {
+                let cells = (width - fixed - room).min(CELLS.0);
+                let full = usize::try_from(self.percent()).unwrap_or(0) * cells / 100;
+                let (full, empty) = ("#".repeat(full), "-".repeat(cells - full));
+                format!("{head}[{full}{empty}] {percent}{}", details.concat())
+            }
+            None => format!("{head}{percent}"),
+        };
+        line.truncate(width);
+        line
+    }
+}
+
+fn bytes(pages: u64) -> u64 {
+    pages.saturating_mul(PAGE_SIZE)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn amount(done: u64, pages: u64, millis: u64) -> Amount {
+        let step = Step { done, stored: done / 2, bytes: done * 800 };
+        Amount { pages, step, elapsed: Duration::from_millis(millis) }
+    }
+
     #[test]
-    fn a_person_reads_how_far_it_is() {
+    fn a_reader_of_the_log_sees_how_far_it_is() {
         let step = Step { done: 131_072, stored: 65_536, bytes: 100 << 20 };
+        let now = Amount { pages: 524_288, step, elapsed: Duration::from_millis(500) };
         assert_eq!(
-            line(Phase::SaveWrite, 524_288, step, Duration::from_millis(500)),
+            now.line(Phase::SaveWrite),
             "save/write: 25 %, 512 MiB of 2,048 MiB, 1024 MiB/s, compressed 2.5:1, 2 s left"
         );
         assert_eq!(
-            line(Phase::RestoreWrite, 0, Step::default(), Duration::ZERO),
+            amount(0, 0, 0).line(Phase::RestoreWrite),
             "restore/write: 100 %, 0 MiB of 0 MiB, 0 MiB/s, compressed -, - s left"
         );
+    }
+
+    #[test]
+    fn a_person_sees_a_bar() {
+        let now = amount(308_224, 655_360, 1353);
+        for (columns, expected) in [
+            (80, "Saving    [#######--------]  47 %  1,204 of 2,560 MiB  889 MiB/s  2 s left"),
+            (
+                132,
+                "Saving    [##################----------------------]  47 %  1,204 of 2,560 MiB  889 MiB/s  2 s left",
+            ),
+            (60, "Saving    [#######--------]  47 %  889 MiB/s  2 s left"),
+            (41, "Saving    [####------]  47 %  2 s left"),
+            (29, "Saving    [####------]  47 %"),
+            (20, "Saving     47 %"),
+            (9, "Saving  "),
+            (0, ""),
+        ] {
+            assert_eq!(now.bar(Work::Saving, columns), expected);
+        }
+        let end = amount(655_360, 655_360, 2877);
+        let expected = "Resuming  [###############] 100 %  2,560 of 2,560 MiB  889 MiB/s  in 3 s";
+        assert_eq!(end.bar(Work::Resuming, 80), expected);
+        let begin = amount(0, 655_360, 1);
+        assert_eq!(begin.bar(Work::Verifying, 80), "Verifying [---------------]   0 %  0 of 2,560 MiB  0 MiB/s");
+    }
+
+    proptest! {
+        /// A line that is longer than its console would go on in the next one, and not change in place.
+        #[test]
+        fn a_bar_fits_its_console(columns in 0_usize..300, pages: u64, done: u64, millis: u64) {
+            let step = Step { done, stored: done, bytes: millis };
+            let now = Amount { pages, step, elapsed: Duration::from_millis(millis) };
+            let bar = now.bar(Work::Verifying, columns);
+            prop_assert!(bar.is_ascii() && bar.len() <= columns.saturating_sub(1), "{bar:?}");
+        }
+
+        #[test]
+        fn a_bar_keeps_its_length(pages in 1_u64..1 << 28, parts in prop::collection::vec(0_u64..=1000, 2)) {
+            let cells = |part: u64| {
+                let bar = amount(pages * part / 1000, pages, 100 + part * 60).bar(Work::Saving, 100);
+                bar.find(']').map(|end| end - bar.find('[').unwrap())
+            };
+            prop_assert_eq!(cells(parts[0]), cells(parts[1]));
+        }
     }
 }

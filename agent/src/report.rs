@@ -113,15 +113,21 @@ impl Report {
 /// MiB with a thousands separator, for people.
 #[must_use]
 pub fn mib(bytes: u64) -> String {
-    let mib = bytes.div_ceil(1 << 20).to_string();
+    thousands(bytes.div_ceil(1 << 20)) + " MiB"
+}
+
+/// A number with thousands separators.
+#[must_use]
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
     let mut text = String::new();
-    for (at, digit) in mib.chars().enumerate() {
-        if at > 0 && (mib.len() - at).is_multiple_of(3) {
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
     }
-    text + " MiB"
+    text
 }
 
 impl fmt::Display for Report {

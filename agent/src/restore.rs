@@ -14,9 +14,10 @@ use crate::physmem::{PhysicalMemory, Restorable};
 use crate::pid1;
 use crate::pipeline;
 use crate::policy::Policy;
-use crate::progress::Progress;
+use crate::progress::{Progress, Work};
 use crate::report::{Half, Outcome};
 use crate::save;
+use crate::screen;
 use crate::store::{self, Access, Disk, Image, Reader};
 use crate::vitals::Watch;
 
@@ -30,6 +31,7 @@ pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let path = store::find(&plan.image, policy.image.wait)?;
     let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
     alive();
+    screen::tell(policy.console.verbosity, &format!("Resuming from {}", path.display()));
     let result = restore(plan, policy, &mut image, alive);
     if let Err(error) = &result
         && image.commit().state.may_become(State::Failed)
@@ -68,7 +70,7 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
     let pages = totals.stored_pages + totals.zero_pages;
     let limits = save::limits(policy);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
-    let mut progress = Progress::new(Phase::RestoreWrite, pages, policy.console.verbosity);
+    let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
     let counts = pipeline::restore(&mut reader, &memory, limits, |step| {
         progress.at(step);
         alive();

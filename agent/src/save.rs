@@ -17,9 +17,10 @@ use crate::mode::SavePlan;
 use crate::phase::Phase;
 use crate::pipeline;
 use crate::policy::{Policy, Then, Verify};
-use crate::progress::Progress;
+use crate::progress::{Progress, Work};
 use crate::report::mailbox::FreePages;
 use crate::report::{Half, Outcome, Report, mailbox};
+use crate::screen;
 use crate::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
 use crate::stage::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
 use crate::store::{self, Access, Disk, Image, Reader, Writer};
@@ -47,6 +48,8 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn(
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.filesystems, &store::block_devices());
     alive();
+    let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
+    screen::tell(policy.console.verbosity, &format!("Hibernating to {}{how_to_stop}", path.display()));
 
     let limits = limits(policy);
     let pages = header.ram_pages();
@@ -56,7 +59,7 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn(
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
-    let mut progress = Progress::new(Phase::SaveWrite, shown, policy.console.verbosity);
+    let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
     let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
     let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
         progress.at(step);
@@ -116,7 +119,7 @@ fn verify(
     let pages = totals.stored_pages + totals.zero_pages;
     log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
     let mut reader = Reader::open(image, header)?;
-    let mut progress = Progress::new(Phase::SaveVerify, pages, policy.console.verbosity);
+    let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
     let mut step = |step| {
         progress.at(step);
         alive();

@@ -104,7 +104,21 @@ fn a_good_policy_is_checked_and_shown() {
     assert_eq!(said, format!("{file}: every key is known and every value possible\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
     assert!(shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"), "{shown}");
-    assert!(shown.ends_with("verbosity = \"normal\"\n"), "{shown}");
+    assert!(shown.ends_with("verbosity = \"quiet\"\n"), "{shown}");
+}
+
+#[test]
+fn drop_ins_are_checked_and_shown() {
+    let (folder, file) = folder_with_policy(POLICY);
+    let drop_in = format!("{file}.d/50-level.toml");
+    fs::create_dir(format!("{file}.d")).unwrap();
+    fs::write(&drop_in, "[save]\ncompression = \"zstd\"\nlevel = 9\n").unwrap();
+    let said = succeeds(&["config", "check", "--config", &file]);
+    assert_eq!(said, format!("{file}, {drop_in}: every key is known and every value possible\n"));
+    assert!(succeeds(&["config", "show", "--config", &file]).contains("level = 9\n"));
+    fs::write(&drop_in, "[save]\nlevel = 40\n").unwrap();
+    assert!(fails(1, &["config", "check", "--config", &file]).contains("50-level.toml:2: save.level: 40"));
+    drop(folder);
 }
 
 #[test]

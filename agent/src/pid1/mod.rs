@@ -25,18 +25,19 @@ use crate::mode::{self, Decline, Evidence, Mode, RestorePlan, SavePlan};
 use crate::phase::Phase;
 use crate::physmem::iomem::Iomem;
 use crate::physmem::{PhysicalMemory, Restorable};
-use crate::policy::{DEFAULT_PATH, Policy, Then};
+use crate::policy::{DEFAULT_PATH, Policy, Then, Verbosity};
 use crate::report::{Report, mailbox};
+use crate::screen;
 use crate::stage::PageSink;
 use crate::vmcore;
-use supervisor::Care;
+use supervisor::{Aborted, Care};
 use worker::Message;
 
 /// Where A's record of the session is in B's initramfs: an encoded [`Header`], put there by the loader.
 pub const SESSION_FILE: &str = "dormouse-session";
 
-/// How long an error stays on the screen before the machine reboots.
-const READING_TIME: Duration = Duration::from_secs(3);
+/// How long an error stays on the screen before another kernel writes over it.
+const READING_TIME: Duration = Duration::from_secs(5);
 
 /// PID 1's whole life, or the worker's.
 pub fn main() -> ExitCode {
@@ -62,7 +63,7 @@ pub fn main() -> ExitCode {
             log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
             Ending::JumpBack(way)
         }
-        None => reboot(&error),
+        None => reboot(&error, Verbosity::Normal),
     }))
 }
 
@@ -94,31 +95,40 @@ fn live(cmdline: &Cmdline) -> Result<Ending, Decline> {
 /// B, from the first word to the last.
 fn save_session(plan: &SavePlan) -> Ending {
     log::info!("{}: kernel B is up", Phase::SaveStart);
-    let saved = caught(|| {
-        let policy = Policy::load(Path::new(DEFAULT_PATH))?;
-        match supervisor::run(&Care { escape: policy.save.escape, ..care(&policy) })? {
+    let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
+    let verbosity = verbosity(&policy);
+    let saved = policy.and_then(|policy| {
+        caught(|| match supervisor::run(&Care { escape: policy.save.escape, ..care(&policy) })? {
             Message::Saved(report) => Ok(report),
             other => bail!("the worker ended with {other:?}"),
-        }
+        })
     });
-    match (saved, plan.then) {
-        (Ok(report), Then::Return) => {
-            log::info!("{}: {}; jumping back", Phase::SaveEnd, report.summary());
-            leave_word(&report);
-            Ending::JumpBack(plan.way)
+    match saved {
+        Ok(report) => {
+            let (what_follows, ending) = match plan.then {
+                Then::Return => ("jumping back", Ending::JumpBack(plan.way)),
+                Then::PowerOff => ("powering off", Ending::PowerOff),
+                Then::Reboot => ("rebooting", Ending::Reboot),
+            };
+            log::info!("{}: {}; {what_follows}", Phase::SaveEnd, report.summary());
+            screen::tell(verbosity, &format!("{}; {what_follows}", report.summary()));
+            if plan.then == Then::Return {
+                leave_word(&report);
+            }
+            ending
         }
-        (Ok(report), Then::PowerOff) => {
-            log::info!("{}: {}; powering off", Phase::SaveEnd, report.summary());
-            Ending::PowerOff
-        }
-        (Ok(report), Then::Reboot) => {
-            log::info!("{}: {}; rebooting", Phase::SaveEnd, report.summary());
-            Ending::Reboot
-        }
-        (Err(error), _) => {
+        Err(error) => {
             let reason = format!("{error:#}; the session was not touched");
-            log::error!("{}: {reason}; jumping back", Phase::SaveEnd);
+            complain(
+                verbosity,
+                &format!("{}: {reason}; jumping back", Phase::SaveEnd),
+                &format!("Not saved: {reason}"),
+            );
             leave_word(&Report::failed(reason));
+            // Who has pressed Esc knows why.
+            if !error.is::<Aborted>() {
+                std::thread::sleep(READING_TIME);
+            }
             Ending::JumpBack(plan.way)
         }
     }
@@ -127,20 +137,21 @@ fn save_session(plan: &SavePlan) -> Ending {
 /// D, from the first word to the last.
 fn restore_session(plan: &RestorePlan) -> Ending {
     log::info!("{}: kernel D is up", Phase::RestoreStart);
-    let restored = caught(|| {
-        let policy = Policy::load(Path::new(DEFAULT_PATH))?;
+    let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
+    let verbosity = verbosity(&policy);
+    let restored = policy.and_then(|policy| {
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
-        match supervisor::run(&care(&policy))? {
+        caught(|| match supervisor::run(&care(&policy))? {
             Message::Restored(entry) => Ok(WayBack { entry, bridge: plan.bridge }),
             other => bail!("the worker ended with {other:?}"),
-        }
+        })
     });
     match restored {
         Ok(way) => {
             log::info!("{}: entering the saved kernel at {:#x}", Phase::RestoreJump, way.entry);
             Ending::JumpBack(way)
         }
-        Err(error) => reboot(&error.context("the session was not resumed")),
+        Err(error) => reboot(&error.context("the session was not resumed"), verbosity),
     }
 }
 
@@ -150,10 +161,27 @@ fn care(policy: &Policy) -> Care {
     Care { escape: false, stall: guard.stall, wait: policy.image.wait, watchdog: guard.watchdog }
 }
 
-fn reboot(error: &anyhow::Error) -> Ending {
-    log::error!("{error:#}; rebooting");
+fn reboot(error: &anyhow::Error, verbosity: Verbosity) -> Ending {
+    let text = format!("{error:#}; rebooting");
+    complain(verbosity, &text, &text);
     std::thread::sleep(READING_TIME);
     Ending::Reboot
+}
+
+/// What the consoles show. Where there is no policy that says so, they show what the kernel log has.
+fn verbosity(policy: &anyhow::Result<Policy>) -> Verbosity {
+    policy.as_ref().map_or(Verbosity::Normal, |policy| policy.console.verbosity)
+}
+
+/// Says why it failed, once on each console: in the kernel log, or to a person, for whom the worker may have left its bar as
+/// it was.
+fn complain(verbosity: Verbosity, log: &str, person: &str) {
+    if verbosity == Verbosity::Quiet {
+        log::info!("{log}");
+        screen::tell(verbosity, &format!("\n{person}"));
+    } else {
+        log::error!("{log}");
+    }
 }
 
 /// Runs `work`, with a panic as an error.

@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use dormouse_sys::watchdog::Watchdog;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use thiserror::Error;
 
 use super::keys::Keys;
 use super::worker::{self, Message};
@@ -39,6 +40,11 @@ pub(super) struct Care {
     /// Whether the hardware watchdog is used.
     pub(super) watchdog: bool,
 }
+
+/// Somebody has pressed Esc.
+#[derive(Debug, Error)]
+#[error("aborted by user")]
+pub(super) struct Aborted;
 
 /// Starts the worker and waits for its end.
 ///
@@ -87,7 +93,7 @@ fn follow(care: &Care, child: &mut Child, pipe: &mut Pipe, dog: &mut Dog) -> any
             bail!("the agent {}", how_it_ended(status));
         }
         if keys.escape() {
-            bail!("aborted by user");
+            bail!(Aborted);
         }
         if let Some(stall) = care.stall.filter(|stall| last_done.elapsed() >= *stall) {
             bail!("nothing got done for {} s", stall.as_secs());

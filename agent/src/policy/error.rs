@@ -20,7 +20,7 @@ pub enum PolicyError {
         /// The file that was looked for.
         file: PathBuf,
     },
-    /// The file is there, but cannot be read.
+    /// The file, or a folder of drop-ins, is there, but cannot be read.
     #[error("{}: cannot read the policy", file.display())]
     Read {
         /// The file.

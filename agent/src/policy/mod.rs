@@ -1,12 +1,14 @@
-//! What the user wants: `/etc/dormouse.toml`, checked once and not changed afterwards.
+//! What the user wants: `/etc/dormouse.toml` and its drop-ins, checked once and not changed afterwards.
 //!
 //! ```text
-//!   text ──source──> schema::File (as written) ──resolve──> Policy (defaults filled in, every value possible)
+//!   dropin: which files    each text ──source──> schema::File (as written) ──resolve──> Policy
+//!                                                                    (later files win, defaults filled in, every value possible)
 //! ```
 //!
 //! A and C read it from `/etc`; B and D read the merged form that [`Policy::to_toml`] put into their
 //! initramfs.
 
+mod dropin;
 mod error;
 mod resolve;
 mod schema;
@@ -16,6 +18,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use dropin::files;
 pub use error::{PolicyError, Problem};
 use values::format_bytes;
 pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Unfit, Verbosity, Verify};
@@ -49,7 +52,7 @@ const MAX_THREADS: usize = 256;
 const MIN_MEMORY: u64 = 4 * MIB;
 const MAX_MEMORY: u64 = 1024 * MIB;
 
-/// The resolved policy. Every value has been checked; [`Policy::parse`] is the only way to one.
+/// The resolved policy. Every value has been checked; [`Policy::merge`] is the only way to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Policy {
@@ -145,17 +148,24 @@ pub struct ConsolePolicy {
 }
 
 impl Policy {
-    /// Reads and checks the policy in a file.
+    /// Reads and checks the policy in a file and its drop-ins, which are [`files`]. A value in a later file counts in place
+    /// of one in an earlier file. The main file may be missing where there are drop-ins.
     ///
     /// # Errors
-    /// The file is missing or unreadable, is not TOML, or has an unknown key, a value of the wrong type or an
-    /// impossible value. The error names file, line and key.
+    /// There is no file, one is unreadable, is not TOML, or has an unknown key or a value of the wrong type; or what
+    /// results of all of them has an impossible value. The error names file, line and key.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => PolicyError::Missing { file: path.to_owned() },
-            _ => PolicyError::Read { file: path.to_owned(), source },
-        })?;
-        Self::parse(&path.display().to_string(), &text)
+        let files = dropin::list(path)?;
+        if files.is_empty() {
+            return Err(PolicyError::Missing { file: path.to_owned() });
+        }
+        let read = |file: &PathBuf| match std::fs::read_to_string(file) {
+            Ok(text) => Ok((file.display().to_string(), text)),
+            Err(source) => Err(PolicyError::Read { file: file.clone(), source }),
+        };
+        let texts = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        Self::merge(&path.display().to_string(), &texts)
     }
 
     /// Checks a policy's text; `file_name` is for the errors.
@@ -163,8 +173,17 @@ impl Policy {
     /// # Errors
     /// As [`Policy::load`], apart from those of reading.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, PolicyError> {
-        let source = source::Source { name: file_name, text };
-        resolve::resolve(&source, source.read()?)
+        Self::merge(file_name, &[(file_name, text)])
+    }
+
+    /// Checks a policy that consists of several files, each with its name and its text, the one that counts least first.
+    /// `main` names the file in which something is missed that none of them has.
+    ///
+    /// # Errors
+    /// As [`Policy::load`], apart from those of reading.
+    pub fn merge(main: &str, texts: &[(&str, &str)]) -> Result<Self, PolicyError> {
+        let sources: Vec<_> = texts.iter().map(|&(name, text)| source::Source { name, text }).collect();
+        resolve::resolve(resolve::Layers::read(main, &sources)?)
     }
 
     /// The merged policy, every key with its value: what the initramfs of B and D carries.

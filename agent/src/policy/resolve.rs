@@ -1,4 +1,4 @@
-//! From the file as written to the policy that holds: defaults, and every check of a value.
+//! From the files as written to the policy that holds: which of them counts for a key, defaults, and every check of a value.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::error::{PolicyError, Problem};
-use super::schema::{File, Save, Written};
+use super::schema::{File, Written};
 use super::source::Source;
-use super::values::{Compression, ImageDevice, Then, Unfit, Verbosity, Verify, parse_bytes};
+use super::values::{Compression, Then, Unfit, Verbosity, Verify, parse_bytes};
 use super::{
     ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_STALL, DEFAULT_WAIT,
     GuardPolicy, ImagePolicy, KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_MEMORY, MAX_PHYSICAL, MAX_REGION_SIZE,
@@ -18,108 +18,132 @@ use super::{
 use crate::cmdline;
 
 /// Checks every value once and fills in the defaults.
-pub(super) fn resolve(source: &Source<'_>, file: File) -> Result<Policy, PolicyError> {
-    let at = |key| Key { source, key };
-    let device = at("image.device").required(file.image.device, |text| Ok(text.parse::<ImageDevice>()?))?;
-    let wait = at("image.wait").value(file.image.wait, DEFAULT_WAIT, wait)?;
+pub(super) fn resolve(mut files: Layers<'_>) -> Result<Policy, PolicyError> {
+    let device = files.at("image.device", |file| &mut file.image.device).required(|text| Ok(text.parse()?))?;
+    let wait = files.at("image.wait", |file| &mut file.image.wait).value(DEFAULT_WAIT, wait)?;
 
-    let size_at = file.region.size;
-    let size = at("region.size").value(size_at, DEFAULT_REGION_SIZE, region_size)?;
-    let address =
-        at("region.address").value(file.region.address, None, |text| region_address(&text, size).map(Some))?;
+    let size = files.at("region.size", |file| &mut file.region.size).value(DEFAULT_REGION_SIZE, region_size)?;
+    let address = files
+        .at("region.address", |file| &mut file.region.address)
+        .value(None, |text| region_address(&text, size).map(Some))?;
 
     let kernel = KernelPolicy {
-        image: at("kernel.image").value(file.kernel.image, PathBuf::from(DEFAULT_KERNEL), path)?,
-        initramfs: at("kernel.initramfs").value(file.kernel.initramfs, PathBuf::from(DEFAULT_INITRAMFS), path)?,
-        arguments: at("kernel.arguments").value(file.kernel.arguments, String::new(), arguments)?,
+        image: files.at("kernel.image", |file| &mut file.kernel.image).value(PathBuf::from(DEFAULT_KERNEL), path)?,
+        initramfs: files
+            .at("kernel.initramfs", |file| &mut file.kernel.initramfs)
+            .value(PathBuf::from(DEFAULT_INITRAMFS), path)?,
+        arguments: files.at("kernel.arguments", |file| &mut file.kernel.arguments).value(String::new(), arguments)?,
     };
     Ok(Policy {
         image: ImagePolicy { device, wait },
         region: RegionPolicy { size, address },
         kernel,
-        save: save(source, file.save, size)?,
+        save: save(&mut files, size)?,
         resume: ResumePolicy {
-            enabled: file.resume.enabled.is_none_or(Spanned::into_inner),
-            mismatch: at("resume.mismatch").value(file.resume.mismatch, Unfit::default(), |word| {
-                let known = Unfit::ALL.into_iter().find(|unfit| unfit.as_str() == word);
-                known.ok_or(Problem::Word { word, allowed: "\"discard\", \"keep\"" })
-            })?,
+            enabled: files.at("resume.enabled", |file| &mut file.resume.enabled).value(true, Ok)?,
+            mismatch: files.at("resume.mismatch", |file| &mut file.resume.mismatch).value(
+                Unfit::default(),
+                |word| {
+                    let known = Unfit::ALL.into_iter().find(|unfit| unfit.as_str() == word);
+                    known.ok_or(Problem::Word { word, allowed: "\"discard\", \"keep\"" })
+                },
+            )?,
         },
         guard: GuardPolicy {
-            stall: at("guard.stall").value(file.guard.stall, Some(DEFAULT_STALL), stall)?,
-            watchdog: file.guard.watchdog.is_none_or(Spanned::into_inner),
+            stall: files.at("guard.stall", |file| &mut file.guard.stall).value(Some(DEFAULT_STALL), stall)?,
+            watchdog: files.at("guard.watchdog", |file| &mut file.guard.watchdog).value(true, Ok)?,
         },
         console: ConsolePolicy {
-            verbosity: at("console.verbosity").value(file.console.verbosity, Verbosity::default(), verbosity)?,
+            verbosity: files
+                .at("console.verbosity", |file| &mut file.console.verbosity)
+                .value(Verbosity::default(), verbosity)?,
         },
     })
 }
 
-fn save(source: &Source<'_>, written: Save, region_size: u64) -> Result<SavePolicy, PolicyError> {
-    let at = |key| Key { source, key };
-    let level = at("save.level").value(written.level, DEFAULT_LEVEL, level)?;
+fn save(files: &mut Layers<'_>, region_size: u64) -> Result<SavePolicy, PolicyError> {
+    let level = files.at("save.level", |file| &mut file.save.level).value(DEFAULT_LEVEL, level)?;
     Ok(SavePolicy {
-        compression: at("save.compression").value(written.compression, Compression::Auto, |word| {
-            match word.as_str() {
+        compression: files.at("save.compression", |file| &mut file.save.compression).value(
+            Compression::Auto,
+            |word| match word.as_str() {
                 "auto" => Ok(Compression::Auto),
                 "zstd" => Ok(Compression::Zstd { level }),
                 "store" => Ok(Compression::Store),
                 _ => Err(Problem::Word { word, allowed: "\"auto\", \"zstd\", \"store\"" }),
-            }
-        })?,
-        threads: at("save.threads").value(written.threads, 0, threads)?,
-        memory: at("save.memory").value(written.memory, default_memory(region_size), memory)?,
-        drop_caches: written.drop_caches.is_some_and(Spanned::into_inner),
-        skip_free: written.skip_free.is_none_or(Spanned::into_inner),
-        verify: at("save.verify").value(written.verify, Verify::default(), |word| {
+            },
+        )?,
+        threads: files.at("save.threads", |file| &mut file.save.threads).value(0, threads)?,
+        memory: files.at("save.memory", |file| &mut file.save.memory).value(default_memory(region_size), memory)?,
+        drop_caches: files.at("save.drop_caches", |file| &mut file.save.drop_caches).value(false, Ok)?,
+        skip_free: files.at("save.skip_free", |file| &mut file.save.skip_free).value(true, Ok)?,
+        verify: files.at("save.verify", |file| &mut file.save.verify).value(Verify::default(), |word| {
             let known = Verify::ALL.into_iter().find(|verify| verify.as_str() == word);
             known.ok_or(Problem::Word { word, allowed: "\"off\", \"checksum\", \"memory\"" })
         })?,
-        escape: written.escape.is_none_or(Spanned::into_inner),
-        then: at("save.then").value(written.then, Then::default(), |word| {
+        escape: files.at("save.escape", |file| &mut file.save.escape).value(true, Ok)?,
+        then: files.at("save.then", |file| &mut file.save.then).value(Then::default(), |word| {
             word.parse::<Then>().map_err(|_| Problem::Word { word, allowed: "\"poweroff\", \"reboot\", \"return\"" })
         })?,
     })
 }
 
-/// A key of the file, for the errors about its value.
-struct Key<'a> {
-    source: &'a Source<'a>,
-    key: &'static str,
+/// The files of one policy as they are written, the one that counts least first.
+pub(super) struct Layers<'a> {
+    main: &'a str,
+    files: Vec<(Source<'a>, File)>,
 }
 
-impl Key<'_> {
+impl<'a> Layers<'a> {
+    /// Reads each of them into the schema. The first is the main file, which `main` names even if it is not among them.
+    pub(super) fn read(main: &'a str, sources: &[Source<'a>]) -> Result<Layers<'a>, PolicyError> {
+        let files = sources.iter().map(|source| Ok((*source, source.read()?)));
+        Ok(Layers { main, files: files.collect::<Result<_, PolicyError>>()? })
+    }
+
+    /// What the last of the files that has this key says, with the place of it.
+    fn at<W>(&mut self, key: &'static str, of: impl Fn(&mut File) -> &mut Written<W>) -> Key<'a, W> {
+        let written = self.files.iter_mut().rev().find_map(|(source, file)| Some((*source, of(file).take()?)));
+        Key { key, main: self.main, written }
+    }
+}
+
+/// A key of the policy with what is written for it, for the errors about its value.
+struct Key<'a, W> {
+    key: &'static str,
+    main: &'a str,
+    written: Option<(Source<'a>, Spanned<W>)>,
+}
+
+impl<W> Key<'_, W> {
     /// The value that is written, checked, or else the default.
-    fn value<W, V>(
-        &self,
-        written: Written<W>,
-        default: V,
-        check: impl FnOnce(W) -> Result<V, Problem>,
-    ) -> Result<V, PolicyError> {
-        written.map_or(Ok(default), |value| self.checked(value, check))
+    fn value<V>(self, default: V, check: impl FnOnce(W) -> Result<V, Problem>) -> Result<V, PolicyError> {
+        let key = self.key;
+        self.written.map_or(Ok(default), |(source, value)| checked(key, &source, value, check))
     }
 
     /// The value that must be written, checked.
-    fn required<W, V>(
-        &self,
-        written: Written<W>,
-        check: impl FnOnce(W) -> Result<V, Problem>,
-    ) -> Result<V, PolicyError> {
-        match written {
-            Some(value) => self.checked(value, check),
-            None => Err(PolicyError::MissingKey { file: self.source.name.to_owned(), key: self.key }),
+    fn required<V>(self, check: impl FnOnce(W) -> Result<V, Problem>) -> Result<V, PolicyError> {
+        match self.written {
+            Some((source, value)) => checked(self.key, &source, value, check),
+            None => Err(PolicyError::MissingKey { file: self.main.to_owned(), key: self.key }),
         }
     }
+}
 
-    fn checked<W, V>(&self, value: Spanned<W>, check: impl FnOnce(W) -> Result<V, Problem>) -> Result<V, PolicyError> {
-        let line = self.source.line(value.span().start);
-        check(value.into_inner()).map_err(|problem| PolicyError::Impossible {
-            file: self.source.name.to_owned(),
-            line,
-            key: self.key,
-            problem,
-        })
-    }
+fn checked<W, V>(
+    key: &'static str,
+    source: &Source<'_>,
+    value: Spanned<W>,
+    check: impl FnOnce(W) -> Result<V, Problem>,
+) -> Result<V, PolicyError> {
+    let line = source.line(value.span().start);
+    check(value.into_inner()).map_err(|problem| PolicyError::Impossible {
+        file: source.name.to_owned(),
+        line,
+        key,
+        problem,
+    })
 }
 
 fn wait(seconds: i64) -> Result<Duration, Problem> {

@@ -1,4 +1,4 @@
-//! The policy file as it is written: every key and its type, and nothing else. Defaults, and which values
+//! A policy file as it is written: every key and its type, and nothing else. Defaults, and which values
 //! are possible, are [`super::resolve`]'s.
 
 use serde::Deserialize;

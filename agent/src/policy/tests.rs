@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod manual;
 mod properties;
 mod shipped;
 
@@ -41,7 +42,7 @@ fn defaults() {
         },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
-        console: ConsolePolicy { verbosity: Verbosity::Normal },
+        console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
     assert_eq!(parse(LEAST).unwrap(), expected);
 }
@@ -74,7 +75,7 @@ fn every_key_is_read() {
         stall = 0
         watchdog = false
         [console]
-        verbosity = 'quiet'
+        verbosity = 'verbose'
     ";
     let expected = Policy {
         image: ImagePolicy {
@@ -99,7 +100,7 @@ fn every_key_is_read() {
         },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
         guard: GuardPolicy { stall: None, watchdog: false },
-        console: ConsolePolicy { verbosity: Verbosity::Quiet },
+        console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };
     assert_eq!(parse(text).unwrap(), expected);
     let others = [("'auto'", Compression::Auto), ("'store'", Compression::Store)];
@@ -217,4 +218,71 @@ fn files_that_cannot_be_read() {
     fs::write(&there, format!("{LEAST}what = 1\n")).unwrap();
     let message = Policy::load(&there).unwrap_err().to_string();
     assert!(message.starts_with(&format!("{}:3: image.what: ", there.display())), "{message}");
+}
+
+/// A policy of several files, the one that counts least first.
+fn merge(texts: &[(&str, &str)]) -> Result<Policy, PolicyError> {
+    Policy::merge("main", texts)
+}
+
+#[test]
+fn a_later_file_counts_key_by_key() {
+    let main = "[image]\ndevice = \"/dev/vda\"\nwait = 3\n[save]\nlevel = 5\n";
+    let merged = merge(&[("main", main), ("a", "[save]\ncompression = \"zstd\"\n"), ("b", "[image]\nwait = 4\n")]);
+    let all_in_one = "[image]\ndevice = \"/dev/vda\"\nwait = 4\n[save]\nlevel = 5\ncompression = \"zstd\"\n";
+    assert_eq!(merged.unwrap(), parse(all_in_one).unwrap());
+    // A value that does not count may be one that is impossible; it cannot be one that is no value of this key.
+    let replaced = merge(&[("main", &format!("{LEAST}wait = 601\n")), ("a", "[image]\nwait = 4\n")]);
+    assert_eq!(replaced.unwrap().image.wait, Duration::from_secs(4));
+    let no_number = merge(&[("main", &format!("{LEAST}wait = \"\"\n")), ("a", "[image]\nwait = 4\n")]);
+    assert!(no_number.unwrap_err().to_string().starts_with("main:3: image.wait: invalid type"));
+}
+
+#[test]
+fn a_refusal_names_the_file_that_the_value_is_in() {
+    let table = [
+        ("[save]\nlevel = 1\n", "[save]\n\nlevel = 40\n", "b:3: save.level: 40 is not"),
+        ("[save]\nlevel = 40\n", "[save]\nthreads = 1\n", "a:2: save.level: 40 is not"),
+        (
+            "[save]\nlevle = 4\n",
+            "[save]\nlevel = 3\n",
+            "a:2: save.levle: there is no such key; did you mean save.level?",
+        ),
+        ("[save]\nlevel = 4\n", "[sav]\nlevel = 3\n", "b:1: sav: there is no such key"),
+        ("[save", "", "a:1: this is not TOML"),
+        // Each of them is possible by itself.
+        ("[region]\naddress = \"4194176G\"\n", "[region]\nsize = \"128M\"\n", ""),
+        (
+            "[region]\naddress = \"4294967168M\"\n",
+            "[region]\nsize = \"256M\"\n",
+            "a:2: region.address: a region of 256 MiB at `4294967168M` ends beyond",
+        ),
+    ];
+    for (a, b, expected) in table {
+        let merged = merge(&[("main", LEAST), ("a", a), ("b", b)]);
+        let message = merged.err().map_or_else(String::new, |error| error.to_string());
+        assert!(message.starts_with(expected) && message.is_empty() == expected.is_empty(), "{a:?} {b:?}: {message}");
+    }
+    let missing = merge(&[("a", "[image]\nwait = 4\n")]).unwrap_err().to_string();
+    assert!(missing.starts_with("main: image.device is missing"), "{missing}");
+}
+
+#[test]
+fn drop_ins_go_on_with_a_file_or_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("dormouse.toml");
+    let drop_ins = folder.path().join("dormouse.toml.d");
+    fs::create_dir(&drop_ins).unwrap();
+    assert!(matches!(Policy::load(&main), Err(PolicyError::Missing { .. })));
+    fs::write(drop_ins.join("10-device.toml"), LEAST).unwrap();
+    assert_eq!(Policy::load(&main).unwrap(), parse(LEAST).unwrap());
+    fs::write(&main, "[image]\ndevice = \"/dev/vdb\"\nwait = 7\n").unwrap();
+    assert_eq!(Policy::load(&main).unwrap(), parse(&format!("{LEAST}wait = 7\n")).unwrap());
+    fs::write(drop_ins.join("20-bad.toml"), "[save]\nlevel = 40\n").unwrap();
+    let message = Policy::load(&main).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("{}/20-bad.toml:2: save.level: ", drop_ins.display())), "{message}");
+    fs::remove_file(drop_ins.join("20-bad.toml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", drop_ins.join("20-bad.toml")).unwrap();
+    let message = Policy::load(&main).unwrap_err().to_string();
+    assert!(message.contains("20-bad.toml: cannot read"), "{message}");
 }

@@ -202,13 +202,13 @@ impl Unfit {
     }
 }
 
-/// How much the agent says on the console. The kernel log always gets everything.
+/// How much is said on the consoles of B and D. Their kernel log gets everything in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Errors alone.
+    /// What begins, a bar, and how it ended; of the kernel errors alone.
+    #[default]
     Quiet,
     /// One line per phase, and warnings.
-    #[default]
     Normal,
     /// Every decision and measurement.
     Verbose,

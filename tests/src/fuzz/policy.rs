@@ -2,10 +2,14 @@
 
 use dormouse::policy::Policy;
 
-/// Reads any text as a policy.
+/// Where the next file of a policy begins.
+const NEXT_FILE: char = '\u{1e}';
+
+/// Reads any text as a policy, in as many files as it says.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    match Policy::parse("policy", text) {
+    let files: Vec<(&str, &str)> = text.split(NEXT_FILE).map(|text| ("policy", text)).collect();
+    match Policy::merge("policy", &files) {
         Ok(policy) => {
             // B and D read what A has written.
             let written = policy.to_toml();

@@ -27,7 +27,8 @@ const APPLETS: &[&str] = &[
 pub struct GuestPolicy {
     /// Where the guest has it.
     pub path: String,
-    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs.
+    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs; and unless
+    /// it has a table `[console]`, what makes B and D name their phases, which the harness follows.
     pub text: String,
 }
 
@@ -99,7 +100,8 @@ impl Userland {
         for (number, policy) in self.policies.iter().enumerate() {
             let guest_initramfs = format!("/var/lib/dormouse/initramfs{number}.img");
             let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));
-            let text = format!("{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
+            let phases = if policy.text.contains("[console]") { "" } else { "console.verbosity = \"normal\"\n" };
+            let text = format!("{phases}{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
             let small = self.small_initramfs(artifacts, folder, &text)?;
             archive = archive.file(&guest_initramfs, 0o644, small).file(&policy.path, 0o644, text.into_bytes());
         }

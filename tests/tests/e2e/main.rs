@@ -13,6 +13,7 @@ mod refusals;
 mod refused_in_a;
 mod resume_checks;
 mod save_faults;
+mod screen;
 mod shapes;
 mod soak;
 mod verify;

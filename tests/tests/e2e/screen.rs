@@ -1,0 +1,83 @@
+//! What a person at the console sees, where the policy says nothing else: what begins, a bar, and how it ended.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use dormouse_tests::console::Line;
+use dormouse_tests::cycle::{self, Saved};
+use dormouse_tests::guest::{Ending, Guest};
+use dormouse_tests::machine::{GuestConfig, MIB};
+
+use crate::{TWO_BOOTS, begin_save, demand_proofs};
+
+/// A policy with the console as it is by default, and not as other cases need it.
+const DEFAULT_CONSOLE: &str = "[console]\n";
+
+/// How long the reason of a failure must stay.
+const TO_READ: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_bar_and_nothing_else() -> Result<()> {
+    let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
+    // So that there is something to see.
+    guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
+    let before = cycle::check_workload(&mut guest)?;
+    let begin = Instant::now();
+    let (command, mut cursor) = begin_save(&mut guest)?;
+    let mut lines = Vec::new();
+    let ending = guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |line| lines.push(line.text.clone()))?;
+    ensure!(ending == Ending::PoweredOff, "{ending:?}");
+    let shown = between(&lines, "Hibernating to /dev/vda; press Esc to go back", "powering off");
+    demand_bar(&shown, "Saving ").map_err(|error| guest.explain(error))?;
+
+    let saved = Saved { before, command, to_power_off: begin.elapsed() };
+    let mut lines = Vec::new();
+    let went_on = cycle::resume(&mut guest, saved, &mut |line| lines.push(line.text.clone()))?;
+    demand_proofs(&guest, &went_on)?;
+    let shown = between(&lines, "Resuming from /dev/vda", " 100 %");
+    demand_bar(&shown, "Resuming ").map_err(|error| guest.explain(error))
+}
+
+#[test]
+fn a_reason_that_can_be_read() -> Result<()> {
+    let mut config = GuestConfig::new(2, "768M".parse()?);
+    // The workload alone is more, and does not compress.
+    config.disks[0].bytes = 64 * MIB;
+    let mut guest = crate::session_with(config, DEFAULT_CONSOLE)?;
+    let before = cycle::check_workload(&mut guest)?;
+    let mut lines: Vec<Line> = Vec::new();
+    let went_on = cycle::stay_on(&mut guest, before, "dormouse hibernate", &mut |line| lines.push(line.clone()))?;
+    demand_proofs(&guest, &went_on)?;
+    check_reason(&guest, &lines, &went_on.output.stderr).map_err(|error| guest.explain(error))
+}
+
+/// The reason is there once, it is what the command says, and it stays.
+fn check_reason(guest: &Guest, lines: &[Line], stderr: &str) -> Result<()> {
+    let at = |text: &str| lines.iter().position(|line| line.text.contains(text));
+    let reasons: Vec<&Line> = lines.iter().filter(|line| line.text.starts_with("Not saved: ")).collect();
+    let [reason] = reasons[..] else { anyhow::bail!("not one reason: {reasons:?}") };
+    let said = reason.text.trim_start_matches("Not saved: ");
+    ensure!(stderr.contains(said), "{said:?} is not what the command says: {stderr:?}");
+    ensure!(said.contains("64 MiB") && said.contains("the session was not touched"), "{said:?}");
+    let back = at("hibernate/return").map(|at| lines[at].at);
+    let stayed = back.map(|back| back.saturating_duration_since(reason.at));
+    ensure!(stayed.is_some_and(|stayed| stayed >= TO_READ), "it stayed {stayed:?} on {}", guest.config().memory);
+    Ok(())
+}
+
+/// The lines behind the one that is `first` and before the one that ends with, or contains, `last`.
+fn between(lines: &[String], first: &str, last: &str) -> Vec<String> {
+    let behind = lines.iter().skip_while(|line| *line != first).skip(1);
+    behind.take_while(|line| !line.contains(last)).cloned().collect()
+}
+
+/// Each line is the bar of this work, and it moves.
+fn demand_bar(shown: &[String], work: &str) -> Result<()> {
+    let percent = |line: &String| line.split_once(" %")?.0.rsplit(' ').next()?.parse::<u32>().ok();
+    let other: Vec<&String> = shown.iter().filter(|line| !line.starts_with(work) || percent(line).is_none()).collect();
+    ensure!(other.is_empty(), "there is more than the bar: {other:#?}");
+    let halfway = shown.iter().filter_map(percent).filter(|percent| (1..100).contains(percent)).count();
+    ensure!(halfway >= 2, "the bar does not move: {shown:#?}");
+    ensure!(shown.iter().all(|line| line.contains('[') && line.contains(" MiB") && line.len() < 80), "{shown:#?}");
+    Ok(())
+}
