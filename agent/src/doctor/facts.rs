@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
 use dormouse_sys::kexec;
+use nix::errno::Errno;
 
 use crate::boot_initramfs::{self, Tool};
 use crate::build;
@@ -216,7 +217,11 @@ fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
     if load_disabled || load_limit.is_some() {
         return Err(Unseen::Because("kexec_load is limited".to_owned()));
     }
-    kexec::can_preserve_context().map_err(|error| Unseen::Because(format!("kexec_load: {error}")))
+    match kexec::can_preserve_context() {
+        // Without CONFIG_KEXEC it is without CONFIG_KEXEC_JUMP too.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Ok(false),
+        answer => answer.map_err(|error| Unseen::Because(format!("kexec_load: {error}"))),
+    }
 }
 
 /// The variable `SecureBoot` of the UEFI specification (3.3): one byte, behind four of attributes.
@@ -330,8 +335,8 @@ fn allow_hibernation(root: &Path) -> Option<bool> {
         let conf = conf.filter(|path| path.extension().is_some_and(|extension| extension == "conf"));
         drop_ins.extend(conf.filter_map(|path| Some((path.file_name()?.to_owned(), path))));
     }
-    let texts = main.into_iter().chain(drop_ins.into_values()).filter_map(|path| fs::read_to_string(path).ok());
-    texts.filter_map(|text| last_allow(&text)).last()
+    let mut texts = main.into_iter().chain(drop_ins.into_values()).filter_map(|path| fs::read_to_string(path).ok()).rev();
+    texts.find_map(|text| last_allow(&text))
 }
 
 fn last_allow(text: &str) -> Option<bool> {
@@ -341,7 +346,7 @@ fn last_allow(text: &str) -> Option<bool> {
         "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
         _ => None,
     };
-    text.lines().filter_map(value).last()
+    text.lines().rev().find_map(value)
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ fn kernel_jump(facts: &Facts) -> Check {
     let question =
         question("kernel-jump", "The running kernel must be able to jump into the save kernel and to be returned to.");
     let Facts { release, .. } = facts;
-    let configured = facts.config.as_ref().and_then(|config| config.has("KEXEC_JUMP"));
+    // What an option depends on being off, the configuration has no word of it.
+    let configured = facts.config.as_ref().map(|config| has(config, "KEXEC_JUMP"));
     match (&facts.jump, configured) {
         (Ok(true), _) => question.ok(format!("Linux {release} has CONFIG_KEXEC_JUMP")),
         (Ok(false), _) | (Err(_), Some(false)) => {
@@ -360,7 +361,7 @@ fn image_state(facts: &Facts) -> Check {
 }
 
 /// The policy's save kernel, or the check that ends here.
-fn known_save_kernel<'a>(facts: &'a Facts, question: Question) -> Result<(&'a SaveKernel, Question), Check> {
+fn known_save_kernel(facts: &Facts, question: Question) -> Result<(&SaveKernel, Question), Check> {
     match &facts.save_kernel {
         None => Err(question.needs_policy()),
         Some(Err(Unseen::NeedsRoot)) => Err(question.needs_root()),
@@ -513,12 +514,11 @@ fn resume_hook(facts: &Facts) -> Check {
     match &facts.resume {
         Some(last) => question.ok(format!("this boot has looked for an image: {}", last.text)),
         None => {
-            let rebuild = facts
-                .tool
-                .map_or_else(|| "your initramfs tool".to_owned(), |tool| tool.rebuild(&facts.release).join(" "));
+            let rebuild =
+                facts.tool.map_or_else(String::new, |tool| format!(" ({})", tool.rebuild(&facts.release).join(" ")));
             question.warning(
                 "this boot has not looked for an image, or its initramfs has not passed on /run",
-                format!("build the boot's initramfs with the hook ({rebuild}), and reboot once"),
+                format!("build the boot's initramfs with the hook{rebuild}, and reboot once"),
             )
         }
     }
