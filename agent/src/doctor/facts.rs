@@ -335,7 +335,8 @@ fn allow_hibernation(root: &Path) -> Option<bool> {
         let conf = conf.filter(|path| path.extension().is_some_and(|extension| extension == "conf"));
         drop_ins.extend(conf.filter_map(|path| Some((path.file_name()?.to_owned(), path))));
     }
-    let mut texts = main.into_iter().chain(drop_ins.into_values()).filter_map(|path| fs::read_to_string(path).ok()).rev();
+    let mut texts =
+        main.into_iter().chain(drop_ins.into_values()).filter_map(|path| fs::read_to_string(path).ok()).rev();
     texts.find_map(|text| last_allow(&text))
 }
 

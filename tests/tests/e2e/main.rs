@@ -15,6 +15,7 @@ mod resume_checks;
 mod save_faults;
 mod shapes;
 mod soak;
+mod system;
 mod verify;
 
 use std::path::Path;
