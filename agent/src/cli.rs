@@ -15,7 +15,7 @@ use crate::initramfs::files;
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
 use crate::report::Outcome;
 use crate::status::Status;
-use crate::{build, export, generate, hibernate, image_cmd, resume};
+use crate::{build, doctor, export, generate, hibernate, image_cmd, prepare, resume, setup, sleep_hooks, systemd};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -53,6 +53,37 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check each requirement, and say what to do about those that are not met
+    ///
+    /// For each check one line; for what is not as it should be also why it matters, and the remedy: a command or a
+    /// setting. The exit status is 1 if any check has failed. It changes nothing. Without a policy, and without being
+    /// root, it checks what it can.
+    Doctor {
+        /// Print it as one JSON object: {"ready": bool, "checks": [{"id", "state", "found", "why", "remedy"}]}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make this machine ready: the place of the image, the policy, the save kernel, both initramfs
+    ///
+    /// Asks where the answer is not on the command line and there is a terminal. Each step says what it does. It can be
+    /// run again at any time: what is done already is kept.
+    Setup(setup::Options),
+    /// Route `systemctl hibernate` to Dormouse
+    ///
+    /// Writes drop-ins for systemd-hibernate.service, and for systemd-logind.service so that it does not ask for swap
+    /// space, and enables dormouse.service. Inhibitors, polkit and the system-sleep hooks work as before;
+    /// hybrid-sleep and suspend-then-hibernate stay systemd's own.
+    Enable(RootArgs),
+    /// Take back what `dormouse enable` has done
+    ///
+    /// Removes exactly the files that it has written.
+    Disable(RootArgs),
+    /// Give up an image that this boot has missed, and name what is not as it should be; for dormouse.service
+    ///
+    /// Run it once at boot, when filesystems are mounted. An image that still waits then must not be resumed by a later
+    /// boot: it is discarded, unless the policy keeps it (resume.mismatch) and the filesystems can be compared. The
+    /// exit status is 0 whatever the doctor finds, and 1 only if an image could not be given up.
+    Prepare,
     /// Prepare, look at or discard an image
     #[command(subcommand)]
     Image(ImageCommand),
@@ -89,6 +120,17 @@ struct HibernateArgs {
     /// kernels whose distribution has added the fix
     #[arg(long)]
     trust_kernel: bool,
+
+    /// Run systemd's system-sleep hooks before and after, as systemd-sleep does; `systemctl hibernate` uses this
+    #[arg(long)]
+    system_sleep: bool,
+}
+
+#[derive(Debug, Args)]
+struct RootArgs {
+    /// The system whose files these are, mounted there; for image builders
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -205,7 +247,7 @@ pub fn main() -> ExitCode {
     // A usage error ends the process here, with status 2; so does --help, with 0.
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             // Where stderr is closed, the exit status is all there is left to say.
             let _ = writeln!(io::stderr(), "dormouse: {error:#}");
@@ -214,7 +256,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
     // The image commands are for any image, also on a machine that has no policy.
     let policy = || Policy::load(&cli.config);
     match &cli.command {
@@ -224,6 +267,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             let status = Status::of(&policy()?);
             if *json { print_json(&status) } else { print(&status.to_string()) }
         }
+        Command::Doctor { json } => {
+            let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
+            if !diagnosis.ready {
+                status = ExitCode::FAILURE;
+            }
+            if *json { print_json(&diagnosis) } else { print(&diagnosis.to_string()) }
+        }
+        Command::Setup(options) => setup::run(&cli.config, options),
+        Command::Enable(RootArgs { root }) => print(&systemd::enable(root)?.join("\n")),
+        Command::Disable(RootArgs { root }) => print(&systemd::disable(root)?.join("\n")),
+        Command::Prepare => prepare::run(&cli.config, print),
         Command::Image(command) => image(command),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
         Command::InitramfsFiles(arguments) => match policy() {
@@ -243,12 +297,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             files.iter().try_for_each(|file| print(&file.display().to_string()))
         }
         Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
-    }
+    }?;
+    Ok(status)
 }
 
 fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
     let options = hibernate::Options { then: arguments.then, trust_kernel: arguments.trust_kernel };
-    let report = hibernate::run(policy, options)?;
+    let sleep = || hibernate::run(policy, options);
+    let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
     if report.outcome == Outcome::Failed {
         bail!("{report}");
     }

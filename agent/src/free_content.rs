@@ -6,16 +6,8 @@
 //! - `init_on_free`: pages are zeroed when they are freed, and therefore not when they are handed out.
 //! - `page_poison`: pages are filled with a pattern when they are freed, which is compared when they are handed out.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-
-use flate2::read::GzDecoder;
-
 use crate::cmdline::arguments;
-
-/// The longest configuration that is read, in bytes. Those of distributions have 300 KB.
-const CONFIG_MAX: u64 = 16 << 20;
+use crate::kernel_config::KernelConfig;
 
 /// What a kernel expects to find in a page that it held free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,25 +24,19 @@ impl FreeContent {
     /// What the running kernel expects, whose command line is `cmdline` and whose release, as `uname -r` has it, `release`.
     #[must_use]
     pub fn of_running_kernel(cmdline: &str, release: &str) -> FreeContent {
-        FreeContent::new(cmdline, || configuration(&places(release)))
+        FreeContent::new(cmdline, || KernelConfig::of_running(release))
     }
 
     /// What a kernel with this command line expects; `configuration` is asked for its configuration where that decides.
-    fn new(cmdline: &str, configuration: impl FnOnce() -> Option<String>) -> FreeContent {
+    fn new(cmdline: &str, configuration: impl FnOnce() -> Option<KernelConfig>) -> FreeContent {
         // On x86 `debug_pagealloc` unmaps pages and does not fill them; other kernels fill them (`__kernel_map_pages`). Who
         // debugs memory has time to store every page.
         if ["page_poison", "debug_pagealloc"].iter().any(|name| switch(cmdline, name) == Some(true)) {
             return FreeContent::Pattern;
         }
-        let zeroed = switch(cmdline, "init_on_free").or_else(|| {
-            let text = configuration()?;
-            // Without a word of the option nothing is known: `None`.
-            text.lines().find_map(|line| match line.trim() {
-                "CONFIG_INIT_ON_FREE_DEFAULT_ON=y" => Some(true),
-                "# CONFIG_INIT_ON_FREE_DEFAULT_ON is not set" => Some(false),
-                _ => None,
-            })
-        });
+        // Without a word of the option nothing is known: `None`.
+        let configured = || configuration()?.has("INIT_ON_FREE_DEFAULT_ON");
+        let zeroed = switch(cmdline, "init_on_free").or_else(configured);
         if zeroed == Some(false) { FreeContent::Anything } else { FreeContent::Zero }
     }
 
@@ -90,44 +76,15 @@ fn switch(cmdline: &str, name: &str) -> Option<bool> {
     Some(!off)
 }
 
-/// Where the configuration of the kernel with this release may be, the most trustworthy first.
-fn places(release: &str) -> [PathBuf; 3] {
-    [
-        PathBuf::from("/proc/config.gz"),
-        PathBuf::from(format!("/boot/config-{release}")),
-        PathBuf::from(format!("/lib/modules/{release}/config")),
-    ]
-}
-
-/// The text of the first of `places` that exists. One that exists and cannot be read is as good as none.
-fn configuration(places: &[PathBuf]) -> Option<String> {
-    let path = places.iter().find(|path| path.exists())?;
-    read(path).map_err(|error| log::warn!("{}: {error}; free pages are restored as zeroes", path.display())).ok()
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
-    let mut text = String::new();
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        GzDecoder::new(file).take(CONFIG_MAX).read_to_string(&mut text)?;
-    } else {
-        file.take(CONFIG_MAX).read_to_string(&mut text)?;
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::io::Write;
-
     use super::*;
 
     const OFF: &str = "CONFIG_X=y\n# CONFIG_INIT_ON_FREE_DEFAULT_ON is not set\n";
     const ON: &str = "CONFIG_X=y\nCONFIG_INIT_ON_FREE_DEFAULT_ON=y\n";
 
     fn expects(cmdline: &str, config: Option<&str>) -> FreeContent {
-        FreeContent::new(cmdline, || config.map(str::to_owned))
+        FreeContent::new(cmdline, || config.map(KernelConfig::new))
     }
 
     #[test]
@@ -172,22 +129,5 @@ mod tests {
             assert_eq!(FreeContent::from_code(content.code()), Some(content));
         }
         assert!([0, 4, u64::MAX].iter().all(|code| FreeContent::from_code(*code).is_none()));
-    }
-
-    #[test]
-    fn the_first_configuration_that_exists_is_read_plain_or_compressed() {
-        let folder = tempfile::tempdir().unwrap();
-        let [missing, packed, plain] = ["missing", "config.gz", "config"].map(|name| folder.path().join(name));
-        let mut gzip = flate2::write::GzEncoder::new(File::create(&packed).unwrap(), flate2::Compression::fast());
-        gzip.write_all(ON.as_bytes()).unwrap();
-        gzip.finish().unwrap();
-        std::fs::write(&plain, OFF).unwrap();
-        assert_eq!(configuration(&[missing.clone(), packed.clone(), plain.clone()]).unwrap(), ON);
-        assert_eq!(configuration(&[missing.clone(), plain.clone(), packed.clone()]).unwrap(), OFF);
-        // A damaged one does not let the next one decide: it is more trustworthy than that.
-        std::fs::write(&packed, b"\x1f\x8bnonsense").unwrap();
-        assert_eq!(configuration(&[packed, plain]), None);
-        assert_eq!(configuration(&[missing]), None);
-        assert_eq!(places("6.1")[1], Path::new("/boot/config-6.1"));
     }
 }

@@ -20,10 +20,11 @@ use crate::last::{self, Event, Last};
 use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
+use crate::obstacle::{self, Obstacle};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
-use crate::report::{Outcome, Report, mailbox, mib};
+use crate::report::{Outcome, Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
 use crate::{kmsg, pid1, vitals};
 
@@ -56,7 +57,7 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 }
 
 /// Holds off every other hibernation for as long as the lock is kept.
-fn only_one() -> anyhow::Result<Flock<File>> {
+pub(crate) fn only_one() -> anyhow::Result<Flock<File>> {
     let path = std::path::Path::new(last::FOLDER).join("lock");
     let open = || {
         std::fs::create_dir_all(last::FOLDER)?;
@@ -72,9 +73,11 @@ fn only_one() -> anyhow::Result<Flock<File>> {
 /// SIGINT, SIGTERM and SIGHUP, which end a hibernation between two steps, so that nothing is left loaded.
 struct Signals(SignalFd);
 
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
 impl Signals {
     fn hold() -> anyhow::Result<Signals> {
-        let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let mask: SigSet = SIGNALS.into_iter().collect();
         mask.thread_block().context("signals cannot be held back")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Signals(SignalFd::with_flags(&mask, flags).context("signals cannot be held back")?))
@@ -94,6 +97,16 @@ impl Signals {
     /// What came too late to stop anything is forgotten: the report of what has happened is to be read.
     fn forget(&self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
+    }
+}
+
+impl Drop for Signals {
+    /// What is run afterwards (the system-sleep hooks) inherits the mask, and must be possible to end.
+    fn drop(&mut self) {
+        self.forget();
+        if let Err(error) = SIGNALS.into_iter().collect::<SigSet>().thread_unblock() {
+            log::warn!("signals stay held back: {error}");
+        }
     }
 }
 
@@ -153,7 +166,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
-    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(refused)?;
+    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(|error| {
+        let obstacle = Obstacle::of_load(&error).into_error();
+        anyhow::Error::new(error).context(obstacle)
+    })?;
     let loaded = Loaded;
     drop(plan);
 
@@ -203,66 +219,21 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
 
 /// Refuses a kernel that could not be returned to, before anything is changed.
 fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
-    if !kexec::can_preserve_context().map_err(refused)? {
-        bail!(
-            "this kernel cannot be returned to: it lacks CONFIG_KEXEC_JUMP. Boot a kernel that has it \
-             (Fedora's and RHEL's have; Debian's has not)"
-        );
-    }
-    if machine.cmdline.split_whitespace().any(|argument| argument == "mem_encrypt=on") {
-        bail!("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key");
-    }
-    // kernel/power/hibernate.c, `hibernation_available`: with secret memory or CXL memory in use, what would be saved is not
-    // all, or not to be saved; and lockdown or `nohibernate` forbid it.
-    if std::fs::read_to_string("/sys/power/disk").is_ok_and(|modes| modes.contains("[disabled]")) {
-        bail!(
-            "the kernel does not allow hibernation now (/sys/power/disk says so): a program uses memfd_secret(2), CXL memory \
-             is in use, or lockdown or `nohibernate` forbid it"
-        );
-    }
     let uname = nix::sys::utsname::uname().context("uname")?;
-    let release = uname.release().to_string_lossy();
-    if !options.trust_kernel && !machine::can_be_returned_to(&release) {
-        bail!(
-            "kernel {release} hangs when it is returned to: it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return \
-             from ::preserve_context kexec\"), which is in Linux 6.13 and 6.12.5. If your distribution has added it, \
-             use --trust-kernel"
-        );
-    }
-    Ok(())
+    let modes = std::fs::read_to_string("/sys/power/disk").unwrap_or_default();
+    let found = obstacle::in_jump(&kexec::can_preserve_context())
+        .or_else(|| obstacle::in_command_line(&machine.cmdline))
+        .or_else(|| obstacle::in_power_disk(&modes))
+        .or_else(|| obstacle::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
+    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
 }
-
-/// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.
-const LOADING: u64 = 32 << 20;
 
 /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
 fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
-    let needed = region + LOADING;
-    match vitals::available_kib().map(|kib| kib.saturating_mul(1024)) {
-        Some(available) if available < needed => bail!(
-            "{} of memory are available, and {} are needed to set aside what the region holds: close something, or set a \
-             smaller region.size",
-            mib(available),
-            mib(needed)
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// What `kexec_load(2)` refuses, and what can be done about it.
-fn refused(error: io::Error) -> anyhow::Error {
-    use nix::errno::Errno;
-    let remedy = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM) => {
-            "run as root, with kernel.kexec_load_disabled=0 and Secure Boot's lockdown off (it forbids kexec_load)"
-        }
-        Some(Errno::ENOSYS) => "this kernel lacks CONFIG_KEXEC",
-        Some(Errno::ENOMEM) => "there is not enough free memory to set aside what the region holds; close something",
-        Some(Errno::EINVAL) => "the region may be more than half of memory; set a smaller region.size",
-        Some(Errno::EBUSY) => "another kexec is under way",
-        _ => "see `dmesg`",
-    };
-    anyhow::Error::new(error).context(format!("kexec_load was refused: {remedy}"))
+    // A kernel that does not say is let through.
+    let available = vitals::available_kib().map(|kib| kib.saturating_mul(1024));
+    let found = available.and_then(|available| obstacle::in_memory(region, available));
+    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
 }
 
 /// The identity of the image device that the policy names, which must be initialised and not in use.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
-use crate::signature::{self, Tail};
+use crate::signature::{self, Signature, Tail};
 use crate::store::{Access, Disk, Image, Reader, StoreError};
 
 /// Makes an image device of `path`, and says its identity.
@@ -57,6 +57,17 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
 
 /// Refuses a device on which something else lives.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    if let Some(found) = foreign(path)? {
+        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
+    }
+    Ok(())
+}
+
+/// What else lives on a device, if anything that is known does.
+///
+/// # Errors
+/// It cannot be read.
+pub fn foreign(path: &Path) -> anyhow::Result<Option<Signature>> {
     let cannot_read = || format!("image device {}: cannot read it", path.display());
     let mut device = File::open(path).with_context(cannot_read)?;
     let device_len = device.seek(SeekFrom::End(0)).with_context(cannot_read)?;
@@ -69,10 +80,7 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let head = part(0, signature::HEAD_LEN).with_context(cannot_read)?;
     let end = device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?);
     let bytes = &part(end, signature::TAIL_LEN).with_context(cannot_read)?;
-    if let Some(found) = signature::probe(&head, Some(Tail { device_len, bytes })) {
-        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
-    }
-    Ok(())
+    Ok(signature::probe(&head, Some(Tail { device_len, bytes })))
 }
 
 /// What is on an image device.

@@ -4,7 +4,7 @@
 //! where nothing was written to it yet, only this file knows.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,27 +42,44 @@ impl Last {
     /// Records what has just ended. A system without a place for it goes without.
     pub fn record(event: Event, text: &str, report: Option<&Report>) {
         let last = Last { event, at_unix: machine::now_unix(), text: text.to_owned(), report: report.cloned() };
-        let written = serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(|bytes| write(&bytes));
-        if let Err(error) = written {
-            log::debug!("{}: {error}", path().display());
+        let names: &[&str] = if event == Event::Resume { &[LAST, RESUME] } else { &[LAST] };
+        for name in names {
+            let written =
+                serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(|bytes| write(name, &bytes));
+            if let Err(error) = written {
+                log::debug!("{FOLDER}/{name}: {error}");
+            }
         }
     }
 
     /// What was recorded, if anything was.
     #[must_use]
     pub fn read() -> Option<Last> {
-        serde_json::from_slice(&fs::read(path()).ok()?).ok()
+        read(LAST)
+    }
+
+    /// What `dormouse resume` said when this system booted, whatever happened since. `None` where the initramfs has not
+    /// run it, or has not passed on its `/run`.
+    #[must_use]
+    pub fn resume_of_this_boot() -> Option<Last> {
+        read(RESUME)
     }
 }
 
-fn path() -> PathBuf {
-    Path::new(FOLDER).join("last.json")
+/// What happened last.
+const LAST: &str = "last.json";
+/// What `dormouse resume` said, which no hibernation writes over.
+const RESUME: &str = "resume.json";
+
+fn read(name: &str) -> Option<Last> {
+    serde_json::from_slice(&fs::read(Path::new(FOLDER).join(name)).ok()?).ok()
 }
 
 /// So that the file is at any time the old or the new one.
-fn write(bytes: &[u8]) -> std::io::Result<()> {
+fn write(name: &str, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(FOLDER)?;
-    let temporary = path().with_extension("new");
+    let path = Path::new(FOLDER).join(name);
+    let temporary = path.with_extension("new");
     fs::write(&temporary, bytes)?;
-    fs::rename(temporary, path())
+    fs::rename(temporary, path)
 }

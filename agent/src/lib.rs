@@ -38,7 +38,9 @@ pub mod export;
 pub mod compat;
 pub mod filesystems;
 pub mod free_content;
+pub mod kernel_config;
 pub mod machine;
+pub mod obstacle;
 
 // A kernel and an initramfs, made ready to be jumped into.
 pub mod initramfs;
@@ -74,3 +76,11 @@ pub mod generate;
 pub mod image_cmd;
 pub mod signature;
 pub mod status;
+
+// A machine on which all of this works, and stays so.
+pub mod boot_initramfs;
+pub mod doctor;
+pub mod prepare;
+pub mod setup;
+pub mod sleep_hooks;
+pub mod systemd;

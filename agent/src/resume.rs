@@ -107,12 +107,56 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         },
         Err(reason) => (reason, None),
     };
-    // The image may stay only if the next boot can tell whether this one has written to the session's filesystems.
-    if policy.resume.mismatch == Unfit::Keep && header.is_some_and(|header| can_tell(&header)) {
+    if may_stay(policy, header.as_ref()) {
         return go_on(format!("not resuming from {}: {reason}; the image is kept", path.display()));
     }
     discard(&mut image, &reason)?;
     go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+}
+
+/// Gives up an image that waits although this boot is over with its initramfs, and says so in one line; `None` where none
+/// does. The filesystems are mounted by now, so the rule is that of [`run`]: it stays only by policy, and only where the next
+/// boot can tell what this one has done to them.
+///
+/// A session that was resumed does not find its own image waiting: it was marked before the jump.
+///
+/// # Errors
+/// There is an image device that cannot be looked at or written to.
+pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
+    let path = match store::find(&policy.image.device, policy.image.wait) {
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error @ StoreError::Ambiguous { .. }) => return leave_several(error).map(Some),
+        result => result?,
+    };
+    let mut image = match open(&path) {
+        Err(StoreError::NotInitialised { .. }) => return Ok(None),
+        result => result?,
+    };
+    if !matches!(image.commit().state, State::Complete | State::Restoring) {
+        return Ok(None);
+    }
+    let header = image.header().ok();
+    let boot_id = machine::text("/proc/sys/kernel/random/boot_id")?;
+    let is_own = header.as_ref().is_some_and(|header| header.boot_id.to_string() == boot_id.trim());
+    let path = path.display();
+    if !is_own && may_stay(policy, header.as_ref()) {
+        return Ok(Some(format!("a session waits in the image on {path}, and is kept by policy (resume.mismatch)")));
+    }
+    let reason = match Last::resume_of_this_boot() {
+        _ if is_own => "the session in it goes on".to_owned(),
+        Some(last) => format!("a boot went on without it and mounted filesystems ({})", last.text),
+        None => {
+            "a boot mounted filesystems without asking for it: its initramfs does not run `dormouse resume`".to_owned()
+        }
+    };
+    discard(&mut image, &reason)?;
+    Ok(Some(format!("the image on {path} is discarded: {reason}; see `dormouse doctor`")))
+}
+
+/// Whether an image that is not resumed may wait for another boot: by policy, and only if that can tell whether this one has
+/// written to the session's filesystems.
+fn may_stay(policy: &Policy, header: Option<&Header>) -> bool {
+    policy.resume.mismatch == Unfit::Keep && header.is_some_and(can_tell)
 }
 
 /// Several devices have the name of the image device, and which one is meant must not be guessed. What this boot goes on to

@@ -57,7 +57,8 @@ const LUKS: &str = "a LUKS encrypted volume";
 const LVM: &str = "an LVM2 physical volume";
 const MD: &str = "a Linux software RAID member";
 const SQUASHFS: &str = "a squashfs file system";
-const SUSPENDED: &str = "Linux swap space with a hibernated system in it";
+/// The name of swap space that the kernel's own hibernation has saved a session to.
+pub const SUSPENDED: &str = "Linux swap space with a hibernated system in it";
 const SWAP: &str = "Linux swap space";
 
 /// The last ten bytes of the first page, for pages of 4 to 64 KiB.

@@ -60,7 +60,7 @@ pub fn available_kib() -> Option<u64> {
 }
 
 /// A number of KiB from one of the kernel's files with a field on each line.
-fn field(path: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(path: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -55,7 +55,7 @@ fn static_program(folder: &Path) -> String {
 
 #[test]
 fn usage_errors_exit_with_2() {
-    let table: [&[&str]; 10] = [
+    let table: [&[&str]; 13] = [
         &[],
         &["hibernat"],
         &["hibernate", "now"],
@@ -66,6 +66,9 @@ fn usage_errors_exit_with_2() {
         &["image", "info", "/dev/a", "/dev/b"],
         &["config", "change"],
         &["--verbose"],
+        &["setup", "--device", "/dev/a", "--file", "/b"],
+        &["setup", "--force"],
+        &["doctor", "now"],
     ];
     for arguments in table {
         let complaint = fails(2, arguments);
@@ -76,10 +79,15 @@ fn usage_errors_exit_with_2() {
 
 #[test]
 fn help_is_everywhere() {
-    let table: [&[&str]; 11] = [
+    let table: [&[&str]; 16] = [
         &[],
         &["hibernate"],
         &["resume"],
+        &["doctor"],
+        &["setup"],
+        &["enable"],
+        &["disable"],
+        &["prepare"],
         &["image"],
         &["image", "init"],
         &["image", "info"],
@@ -201,4 +209,64 @@ fn what_cannot_become_pid_1_is_refused() {
     assert!(build("/nonexistent/init").starts_with("dormouse: /nonexistent/init: cannot read the program"));
     assert!(build(&policy).starts_with("dormouse: the program for PID 1 is not an ELF file"));
     assert!(!output.exists());
+}
+
+#[test]
+fn the_doctor_needs_no_policy_and_says_how_to_get_one() {
+    let output = dormouse(&["doctor", "--config", "/nonexistent/dormouse.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "");
+    let said = text(&output.stdout);
+    assert!(said.contains("\n[FAIL] policy             there is none yet\n"), "{said}");
+    assert!(said.contains("\n       remedy: dormouse setup\n"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("this machine cannot be hibernated yet: "), "{said}");
+
+    let output = dormouse(&["doctor", "--json", "--config", "/nonexistent/dormouse.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    let policy = checks.iter().find(|check| check["id"] == "policy").unwrap();
+    assert_eq!((&json["ready"], &policy["state"]), (&false.into(), &"failed".into()));
+}
+
+#[test]
+fn systemctl_hibernate_is_routed_in_another_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    let said = succeeds(&["enable", "--root", root]);
+    let drop_in = folder.path().join("etc/systemd/system/systemd-hibernate.service.d/50-dormouse.conf");
+    assert!(said.contains(&format!("{}: written\n", drop_in.display())), "{said}");
+    let written = fs::read_to_string(&drop_in).unwrap();
+    assert!(written.ends_with("ExecStart=\nExecStart=/usr/bin/dormouse hibernate --system-sleep\n"), "{written}");
+    assert!(succeeds(&["disable", "--root", root]).contains(": removed\n"));
+    assert!(!drop_in.exists());
+}
+
+/// Files stand for a device and a kernel.
+#[test]
+fn setup_says_what_it_would_do_and_does_nothing() {
+    let (folder, policy) = folder_with_policy("");
+    let (device, kernel) = (folder.path().join("device"), folder.path().join("vmlinuz"));
+    fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+    let (device, kernel) = (device.to_str().unwrap(), kernel.to_str().unwrap());
+    let flags = ["setup", "--config", &policy, "--device", device, "--kernel", kernel, "--no-initramfs"];
+    let said = succeeds(&[&flags[..], &["--dry-run"]].concat());
+    let expected = [
+        format!("The image goes to the device {device}."),
+        format!("would run: dormouse image init {device}"),
+        format!("would write {policy}.d/50-setup.toml: image.device, for the image on {device}"),
+        format!("would run: dormouse --config {policy} build-initramfs --kernel {kernel}"),
+    ];
+    assert_eq!(said.lines().take(4).collect::<Vec<_>>(), expected);
+    assert!(!Path::new(&format!("{policy}.d")).exists());
+    assert!(fails(1, &["image", "info", device]).contains("not initialised"));
+
+    // Without a kernel it gets as far as that, and says how to go on.
+    let output = dormouse(&flags);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("step 3 of 4 failed; what was done before it stays"), "{complaint}");
+    assert!(complaint.contains(&format!("  run: dormouse --config {policy} build-initramfs")), "{complaint}");
+    assert!(fs::read_to_string(format!("{policy}.d/50-setup.toml")).unwrap().contains(device));
+    assert!(succeeds(&["image", "info", device]).contains("empty"));
 }

@@ -8,7 +8,7 @@ use dormouse_sys::PAGE_SIZE;
 use thiserror::Error;
 
 /// Why `/proc/iomem` could not be used.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IomemError {
     /// A line that has not the form `start-end : name`.

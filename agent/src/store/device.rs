@@ -75,6 +75,33 @@ pub fn block_devices() -> Vec<PathBuf> {
     BlockDevice::all().into_iter().map(|device| device.path).collect()
 }
 
+/// A block device, as a place that an image could be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its node.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Its name in the partition table, if it is a partition and has one.
+    pub name: String,
+}
+
+/// The block devices that B and D can open by themselves, which leaves out mapped devices, RAID and RAM disks, by path.
+#[must_use]
+pub fn places() -> Vec<Place> {
+    const NOT: [&str; 7] = ["dm-", "md", "zram", "ram", "loop", "sr", "fd"];
+    let devices = BlockDevice::all().into_iter().filter(|device| {
+        let name = device.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        !NOT.iter().any(|kind| name.starts_with(kind))
+    });
+    let place = |device: BlockDevice| Place {
+        size: device.size(),
+        name: device.partition().map(|partition| partition.name).unwrap_or_default(),
+        path: device.path,
+    };
+    devices.map(place).collect()
+}
+
 /// The node of the block device that sysfs calls `name`: the kernel writes a slash in it as an exclamation mark.
 #[must_use]
 pub fn node(name: &OsStr) -> PathBuf {

@@ -7,7 +7,7 @@ mod image;
 mod reader;
 mod writer;
 
-pub use device::{block_devices, find, node, resolve};
+pub use device::{Place, block_devices, find, node, places, resolve};
 pub use disk::{Access, Disk};
 pub use error::StoreError;
 pub use image::Image;

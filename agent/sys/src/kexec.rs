@@ -78,15 +78,23 @@ pub fn unload() -> io::Result<()> {
 /// Whether this kernel takes images that preserve its context, that is, has `CONFIG_KEXEC_JUMP`.
 ///
 /// Without the option the kernel refuses the flag before it looks at the segments (`kexec_load_check`,
-/// kernel/kexec.c); with it, this unloads whatever is loaded.
+/// kernel/kexec.c); with it, it fails to copy the list of segments, which is at an address of its own. Nothing is loaded or
+/// unloaded. Where `kernel.kexec_load_limit_reboot` is set, the question counts as a load.
 ///
 /// # Errors
-/// Everything but the refused flag: `EPERM` in the main.
+/// Everything but these two answers: `EPERM` in the main.
 pub fn can_preserve_context() -> io::Result<bool> {
-    match kexec_load(0, &[], KEXEC_PRESERVE_CONTEXT | KEXEC_ARCH_X86_64) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-        Err(error) => Err(error),
+    let unreadable = usize::MAX & !0xffff;
+    // SAFETY: one segment at an address of the kernel's, which `copy_from_user` refuses before it reads.
+    let result = unsafe {
+        libc::syscall(libc::SYS_kexec_load, 0_u64, 1_usize, unreadable, KEXEC_PRESERVE_CONTEXT | KEXEC_ARCH_X86_64)
+    };
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        _ if result == 0 => Ok(true),
+        Some(libc::EFAULT) => Ok(true),
+        Some(libc::EINVAL) => Ok(false),
+        _ => Err(error),
     }
 }
 

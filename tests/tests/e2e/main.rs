@@ -16,6 +16,7 @@ mod save_faults;
 mod screen;
 mod shapes;
 mod soak;
+mod system;
 mod verify;
 
 use std::path::Path;

@@ -1,0 +1,164 @@
+//! The initramfs of the ordinary boot (kernel C): which tool builds it here, whether that tool knows of Dormouse, and where
+//! what it built lies.
+//!
+//! Paths are below a root, which is `/` but for image builders and tests.
+
+use std::path::{Path, PathBuf};
+
+/// A tool that builds the initramfs of the ordinary boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// Debian's and Ubuntu's.
+    InitramfsTools,
+    /// Fedora's, RHEL's and openSUSE's.
+    Dracut,
+    /// Arch's.
+    Mkinitcpio,
+}
+
+impl Tool {
+    /// The one that is in use.
+    ///
+    /// Debian can have parts of several installed; the one in use is the one that is called for a new kernel
+    /// (`/etc/kernel/postinst.d`).
+    #[must_use]
+    pub fn detect(root: &Path) -> Option<Tool> {
+        let signs = [
+            ("etc/kernel/postinst.d/initramfs-tools", Tool::InitramfsTools),
+            ("etc/kernel/postinst.d/dracut", Tool::Dracut),
+            ("usr/bin/mkinitcpio", Tool::Mkinitcpio),
+            ("usr/bin/dracut", Tool::Dracut),
+            ("usr/sbin/update-initramfs", Tool::InitramfsTools),
+        ];
+        signs.into_iter().find(|(sign, _)| root.join(sign).exists()).map(|(_, tool)| tool)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tool::InitramfsTools => "initramfs-tools",
+            Tool::Dracut => "dracut",
+            Tool::Mkinitcpio => "mkinitcpio",
+        }
+    }
+
+    /// Whether its hook for Dormouse is installed, and switched on where it has to be.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn has_hook(self, root: &Path) -> Result<(), String> {
+        let places: &[&str] = match self {
+            Tool::InitramfsTools => &["etc/initramfs-tools/hooks/dormouse", "usr/share/initramfs-tools/hooks/dormouse"],
+            Tool::Dracut => &["usr/lib/dracut/modules.d/55dormouse/module-setup.sh"],
+            Tool::Mkinitcpio => &["etc/initcpio/install/dormouse", "usr/lib/initcpio/install/dormouse"],
+        };
+        if !places.iter().any(|place| root.join(place).exists()) {
+            return Err(format!("{} has no hook of Dormouse: /{} is missing", self.name(), places[places.len() - 1]));
+        }
+        if self == Tool::Mkinitcpio && !mkinitcpio_hooks(root).iter().any(|hook| hook == "dormouse") {
+            return Err("`dormouse` is not among the HOOKS of /etc/mkinitcpio.conf".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The command that builds the initramfs of the kernel with this release anew.
+    #[must_use]
+    pub fn rebuild(self, release: &str) -> Vec<String> {
+        let words: &[&str] = match self {
+            Tool::InitramfsTools => &["update-initramfs", "-u", "-k", release],
+            Tool::Dracut => &["dracut", "--force", "--kver", release],
+            Tool::Mkinitcpio => &["mkinitcpio", "-P"],
+        };
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+}
+
+/// The HOOKS of mkinitcpio.conf(5) and its drop-ins: shell arrays, of which the last assignment holds.
+fn mkinitcpio_hooks(root: &Path) -> Vec<String> {
+    let mut files = vec![root.join("etc/mkinitcpio.conf")];
+    let mut drop_ins: Vec<PathBuf> = std::fs::read_dir(root.join("etc/mkinitcpio.conf.d"))
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    drop_ins.sort();
+    files.extend(drop_ins.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "conf")));
+    let text: String = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    let array = text.rsplit("\nHOOKS=(").next().filter(|_| text.contains("\nHOOKS=(") || text.starts_with("HOOKS=("));
+    let array = array.map(|rest| rest.trim_start_matches("HOOKS=(")).and_then(|rest| rest.split(')').next());
+    array.unwrap_or_default().split_whitespace().map(|hook| hook.trim_matches(['"', '\'']).to_owned()).collect()
+}
+
+/// The initramfs that boots the kernel with this release, where distributions put it.
+#[must_use]
+pub fn of_release(root: &Path, release: &str) -> Option<PathBuf> {
+    // Arch names its files after the package (kernel-install(8) and mkinitcpio's presets both know it from here).
+    let package = std::fs::read_to_string(root.join(format!("usr/lib/modules/{release}/pkgbase")));
+    let package = package.as_deref().map_or("linux", str::trim);
+    let machine = std::fs::read_to_string(root.join("etc/machine-id")).unwrap_or_default();
+    let machine = machine.trim();
+    let mut places = vec![
+        format!("boot/initrd.img-{release}"),
+        format!("boot/initramfs-{release}.img"),
+        format!("boot/initramfs-{package}.img"),
+    ];
+    if !machine.is_empty() {
+        // kernel-install(8): a folder for the machine on the boot or EFI partition.
+        let named = |boot: &str| format!("{boot}/{machine}/{release}/initrd");
+        places.extend(["boot", "boot/efi", "efi"].map(named));
+    }
+    places.into_iter().map(|place| root.join(place)).find(|path| path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_tool_in_use_is_found() {
+        let detect = |files: &[(&str, &str)]| Tool::detect(tree(files).path());
+        assert_eq!(detect(&[]), None);
+        assert_eq!(detect(&[("usr/bin/dracut", "")]), Some(Tool::Dracut));
+        assert_eq!(detect(&[("usr/bin/mkinitcpio", "")]), Some(Tool::Mkinitcpio));
+        let debian = [("usr/bin/dracut", ""), ("etc/kernel/postinst.d/initramfs-tools", "")];
+        assert_eq!(detect(&debian), Some(Tool::InitramfsTools));
+    }
+
+    #[test]
+    fn a_hook_is_there_and_switched_on() {
+        let missing = Tool::Dracut.has_hook(tree(&[]).path()).unwrap_err();
+        assert!(missing.contains("/usr/lib/dracut/modules.d/55dormouse"), "{missing}");
+        let dracut = tree(&[("usr/lib/dracut/modules.d/55dormouse/module-setup.sh", "")]);
+        assert_eq!(Tool::Dracut.has_hook(dracut.path()), Ok(()));
+        let hook = ("usr/lib/initcpio/install/dormouse", "");
+        let arch = |conf| Tool::Mkinitcpio.has_hook(tree(&[hook, ("etc/mkinitcpio.conf", conf)]).path());
+        assert_eq!(arch("# HOOKS\nHOOKS=(base udev block dormouse filesystems)\n"), Ok(()));
+        assert_eq!(arch("HOOKS=(base\n  dormouse)\n"), Ok(()));
+        assert!(arch("HOOKS=(base dormouse)\nHOOKS=(base udev)\n").is_err());
+        assert!(arch("#HOOKS=(base dormouse)\n").is_err());
+    }
+
+    #[test]
+    fn its_initramfs_is_found_where_the_distribution_has_it() {
+        let found = |files: &[(&str, &str)]| {
+            let tree = tree(files);
+            of_release(tree.path(), "6.12").map(|path| path.strip_prefix(tree.path()).unwrap().to_owned())
+        };
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[("boot/initrd.img-6.12", "")]).unwrap(), Path::new("boot/initrd.img-6.12"));
+        let arch = [("boot/initramfs-linux-lts.img", ""), ("usr/lib/modules/6.12/pkgbase", "linux-lts\n")];
+        assert_eq!(found(&arch).unwrap(), Path::new("boot/initramfs-linux-lts.img"));
+        let entry = [("etc/machine-id", "abc\n"), ("efi/abc/6.12/initrd", "")];
+        assert_eq!(found(&entry).unwrap(), Path::new("efi/abc/6.12/initrd"));
+    }
+}

@@ -1,0 +1,285 @@
+//! `dormouse setup`: from an installed package to a machine that can be hibernated.
+//!
+//! ```text
+//!   survey: what could hold the image ──> choice: by flags or by a question ──> steps ──> doctor
+//! ```
+//!
+//! Nothing that it does is its own: each step is a command that can be given by hand, or a file of a few lines. So
+//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is safe.
+
+mod steps;
+mod survey;
+
+use std::fmt;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::boot_initramfs::Tool;
+use crate::doctor::Diagnosis;
+use crate::policy::{Policy, PolicyError};
+use crate::report::mib;
+use steps::Step;
+use survey::{Candidate, Standing};
+
+/// Where the image goes if there is no device for it.
+const IMAGE_FILE: &str = "/var/lib/dormouse/image";
+
+/// What the command line says.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Options {
+    /// Put the image on this partition or disk, which is prepared as `dormouse image init` does
+    #[arg(long, value_name = "DEV", conflicts_with = "file")]
+    device: Option<PathBuf>,
+
+    /// Put the image into this file, which is made as `dormouse image create` does
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+
+    /// How large that file becomes: a number with M or G behind it, or auto for what memory may need
+    #[arg(long, value_name = "auto|SIZE", default_value = "auto")]
+    size: String,
+
+    /// The kernel that saves and restores, a bzImage [default: the running kernel's]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Overwrite whatever is on the device
+    #[arg(long, requires = "device")]
+    force: bool,
+
+    /// Print the command that rebuilds the boot's initramfs, and do not run it
+    #[arg(long)]
+    no_initramfs: bool,
+
+    /// Print every step, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Ask nothing: take the answers that a question would have proposed. An empty device that is neither prepared nor
+    /// named for the purpose is not taken this way
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Where the image goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A device that is prepared already.
+    Prepared(PathBuf),
+    /// A device that is prepared now.
+    Device(PathBuf),
+    /// A file that is made now.
+    File(PathBuf),
+    /// A file that is there.
+    Made(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Prepared(path) => write!(f, "the device {}, which is prepared already", path.display()),
+            Place::Device(path) => write!(f, "the device {}", path.display()),
+            Place::File(path) => write!(f, "a new file, {}", path.display()),
+            Place::Made(path) => write!(f, "the file {}", path.display()),
+        }
+    }
+}
+
+/// Goes through all of it, with the policy at `config`.
+///
+/// # Errors
+/// The step that failed, what it was to do, and how to go on.
+pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
+    let stdin = io::stdin();
+    let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run;
+    let policy = known_policy(config)?;
+    let candidates = survey::devices()?;
+    let place = match may_ask && options.device.is_none() && options.file.is_none() {
+        true => ask(&candidates, &mut stdin.lock(), &mut io::stdout())?,
+        false => choose(&candidates, options)?,
+    };
+    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let kernel = match &options.kernel {
+        Some(kernel) => kernel.clone(),
+        None => survey::kernel_of(Path::new("/"), &release)?,
+    };
+    let steps = steps::plan(&steps::Wanted {
+        config,
+        policy: policy.as_ref(),
+        place: &place,
+        kernel: &kernel,
+        size: &options.size,
+        force: options.force,
+        rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild(&release)),
+        is_rebuilding: !options.no_initramfs,
+    });
+    say(&format!("The image goes to {place}."))?;
+    if options.dry_run {
+        for step in &steps {
+            say(&format!("would {step}"))?;
+        }
+        return Ok(());
+    }
+    perform(&steps)?;
+    let diagnosis = Diagnosis::of_this_machine(config);
+    for problem in diagnosis.problems() {
+        say(&problem)?;
+    }
+    say(&diagnosis.verdict())?;
+    say(
+        "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; or \
+         `dormouse hibernate`",
+    )
+}
+
+/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong with
+/// another is for its author to mend.
+fn known_policy(config: &Path) -> anyhow::Result<Option<Policy>> {
+    match Policy::load(config) {
+        Ok(policy) => Ok(Some(policy)),
+        Err(PolicyError::Missing { .. } | PolicyError::MissingKey { .. }) => Ok(None),
+        Err(error) => Err(anyhow::Error::from(error).context("correct the policy first")),
+    }
+}
+
+fn perform(steps: &[Step]) -> anyhow::Result<()> {
+    for (at, step) in steps.iter().enumerate() {
+        say(&format!("* {step}"))?;
+        step.perform().with_context(|| {
+            let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
+            format!(
+                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, or go on \
+                 by hand:\n{}\nThe failure",
+                at + 1,
+                steps.len(),
+                left.join("\n")
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The place that the flags name, or the best one.
+fn choose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> {
+    if let Some(device) = &options.device {
+        let is_prepared = candidates.iter().any(|one| one.path == *device && one.standing == Standing::Prepared);
+        return Ok(if is_prepared && !options.force {
+            Place::Prepared(device.clone())
+        } else {
+            Place::Device(device.clone())
+        });
+    }
+    if let Some(file) = &options.file {
+        return Ok(in_file(file));
+    }
+    if !options.yes && !options.dry_run {
+        bail!("there is no terminal to ask where the image is to go: name a --device or a --file, or say --yes");
+    }
+    match candidates.iter().find(|one| one.standing != Standing::Empty) {
+        Some(candidate) => Ok(candidate.place()),
+        None => Ok(in_file(Path::new(IMAGE_FILE))),
+    }
+}
+
+/// A file that is there already was made for this, or making it again will say why not.
+fn in_file(path: &Path) -> Place {
+    let is_image = crate::image_cmd::info(path).is_ok();
+    if is_image { Place::Made(path.to_owned()) } else { Place::File(path.to_owned()) }
+}
+
+/// Asks which of the candidates it is to be, or a file.
+fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Write) -> anyhow::Result<Place> {
+    let cannot_ask = "cannot ask";
+    writeln!(output, "Where is the image to go?").context(cannot_ask)?;
+    for (number, candidate) in (1..).zip(candidates) {
+        writeln!(output, "  {number}  {candidate}").context(cannot_ask)?;
+    }
+    let file = candidates.len() + 1;
+    writeln!(output, "  {file}  a file, {IMAGE_FILE}").context(cannot_ask)?;
+    let default = candidates.iter().position(|one| one.standing != Standing::Empty).map_or(file, |at| at + 1);
+    loop {
+        write!(output, "Number [{default}]: ").and_then(|()| output.flush()).context(cannot_ask)?;
+        let mut answer = String::new();
+        if input.read_line(&mut answer).context(cannot_ask)? == 0 {
+            bail!("no answer; nothing was changed");
+        }
+        let number = match answer.trim() {
+            "" => default,
+            text => text.parse().unwrap_or(0),
+        };
+        match number.checked_sub(1).and_then(|at| candidates.get(at)) {
+            Some(candidate) => return Ok(candidate.place()),
+            None if number == file => return Ok(in_file(Path::new(IMAGE_FILE))),
+            None => writeln!(output, "Write a number from 1 to {file}.").context(cannot_ask)?,
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write to stdout")
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let standing = match self.standing {
+            Standing::Prepared => "prepared for images",
+            Standing::Named => "empty, and named for images",
+            Standing::Empty => "empty: nothing is recognised on it",
+        };
+        write!(f, "{}, {}, {standing}", self.path.display(), mib(self.size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn candidate(path: &str, standing: Standing) -> Candidate {
+        Candidate { path: path.into(), size: 1 << 30, standing }
+    }
+
+    fn answered(candidates: &[Candidate], answers: &str) -> anyhow::Result<(Place, String)> {
+        let mut output = Vec::new();
+        let place = ask(candidates, &mut answers.as_bytes(), &mut output)?;
+        Ok((place, String::from_utf8(output).unwrap()))
+    }
+
+    #[test]
+    fn an_answer_is_a_number_or_the_default() {
+        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Prepared)];
+        let (place, shown) = answered(&candidates, "\n").unwrap();
+        assert_eq!(place, Place::Prepared("/dev/b".into()));
+        assert!(
+            shown.contains("  2  /dev/b, 1,024 MiB, prepared for images") && shown.ends_with("Number [2]: "),
+            "{shown}"
+        );
+        assert_eq!(answered(&candidates, "x\n0\n4\n1\n").unwrap().0, Place::Device("/dev/a".into()));
+        assert_eq!(answered(&candidates, "3\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        // What is merely empty is never proposed.
+        assert_eq!(answered(&candidates[..1], "\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        assert!(answered(&candidates, "7\n").unwrap_err().to_string().contains("nothing was changed"));
+    }
+
+    #[test]
+    fn flags_decide_without_a_question() {
+        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Prepared)];
+        let with = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            choose(&candidates, &options)
+        };
+        assert_eq!(with(|o| o.device = Some("/dev/a".into())).unwrap(), Place::Device("/dev/a".into()));
+        assert_eq!(with(|o| o.device = Some("/dev/b".into())).unwrap(), Place::Prepared("/dev/b".into()));
+        let forced = |o: &mut Options| (o.device, o.force) = (Some("/dev/b".into()), true);
+        assert_eq!(with(forced).unwrap(), Place::Device("/dev/b".into()));
+        assert_eq!(with(|o| o.file = Some("/x/image".into())).unwrap(), Place::File("/x/image".into()));
+        assert_eq!(with(|o| o.yes = true).unwrap(), Place::Prepared("/dev/b".into()));
+        assert!(with(|_| {}).unwrap_err().to_string().contains("--yes"));
+        let yes = Options { yes: true, ..Options::default() };
+        assert_eq!(choose(&candidates[..1], &yes).unwrap(), Place::File(IMAGE_FILE.into()));
+    }
+}
