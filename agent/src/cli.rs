@@ -16,7 +16,7 @@ use crate::initramfs::{self, modules, release};
 use crate::policy::{DEFAULT_PATH, Policy, Then};
 use crate::report::Outcome;
 use crate::status::Status;
-use crate::{export, hibernate, image_cmd, resume};
+use crate::{export, hibernate, image_cmd, image_file, resume};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -98,6 +98,17 @@ enum ImageCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Make a file for the image, on a mounted ext4 or XFS
+    ///
+    /// The file is written from beginning to end and its place on the disk recorded in it: the save kernel writes there
+    /// without mounting anything. Do not defragment, copy or move it.
+    Create {
+        /// Its size, as 16G or 6000M; auto is what this machine's memory takes at most
+        #[arg(long, value_name = "auto|SIZE")]
+        size: image_file::Size,
+        /// The file; it must not be there yet
+        file: PathBuf,
+    },
     /// Show what is on an image device
     Info {
         /// The image device
@@ -152,7 +163,11 @@ enum ConfigCommand {
     /// Check the policy: every key is known, every value possible
     Check,
     /// Print the whole policy, defaults included
-    Show,
+    Show {
+        /// As an initramfs needs it: the image device by a name that is good before anything is mounted
+        #[arg(long)]
+        boot: bool,
+    },
 }
 
 /// Runs the command that the process's arguments ask for, and returns the process's exit status.
@@ -185,7 +200,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             policy()?;
             print(&format!("{}: every key is known and every value possible", cli.config.display()))
         }
-        Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: false }) => print(policy()?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: true }) => {
+            print(image_file::for_boot(&policy()?)?.to_toml().trim_end())
+        }
     }
 }
 
@@ -201,8 +219,9 @@ fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
 fn image(command: &ImageCommand) -> anyhow::Result<()> {
     match command {
         ImageCommand::Init { device, force } => print(&image_cmd::init(device, *force)?),
+        ImageCommand::Create { size, file } => print(&image_file::create(file, *size)?),
         ImageCommand::Info { device, json } => {
-            let info = image_cmd::info(device)?;
+            let info = image_cmd::info(&device.as_path().into())?;
             if *json { print_json(&info) } else { print(&info.to_string()) }
         }
         ImageCommand::Verify { device } => print(&image_cmd::verify(device)?),
@@ -219,7 +238,7 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()>
         (Some(folder), names) => modules::resolve(folder, names)?,
         (None, names) => modules::resolve(&modules_folder(&policy.kernel.image)?, names)?,
     };
-    let bytes = initramfs::build(policy, &init, &modules)?;
+    let bytes = initramfs::build(&image_file::for_boot(policy)?, &init, &modules)?;
     let output = arguments.output.as_ref().unwrap_or(&policy.kernel.initramfs);
     initramfs::write(output, &bytes)?;
     let names: Vec<&str> = modules.iter().map(|module| module.file_name.as_str()).collect();

@@ -69,5 +69,6 @@ pub mod vitals;
 // The command.
 pub mod cli;
 pub mod image_cmd;
+pub mod image_file;
 pub mod signature;
 pub mod status;

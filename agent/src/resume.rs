@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dormouse_image::{Header, State};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::power::{self, Command};
@@ -18,7 +18,7 @@ use crate::loader::{self, Purpose, Request};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Unfit};
-use crate::store::{self, Access, Disk, Image, StoreError};
+use crate::store::{self, Access, Disk, Image, Place, StoreError};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
@@ -64,30 +64,39 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?);
     let go_on = |line: String| Ok(Decision::GoOn(line));
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let path = match store::find(&policy.image.device, policy.image.wait) {
+    if let ImageDevice::File(path) = &policy.image.device
+        && path.exists()
+    {
+        bail!(
+            "image device {}: the filesystem that this file is on is mounted already, so nothing can be resumed; the initramfs \
+             needs the policy that `dormouse config show --boot` prints",
+            path.display()
+        );
+    }
+    let place = match store::find(&policy.image.device, policy.image.wait) {
         Err(error @ StoreError::Ambiguous { .. }) => return go_on(leave_several(error)?),
         result => result?,
     };
-    let mut image = match open(&path) {
+    let mut image = match open(&place) {
         Err(StoreError::NotInitialised { .. }) => {
-            return go_on(format!("no image to resume: {} is not initialised", path.display()));
+            return go_on(format!("no image to resume: {place} is not initialised"));
         }
         result => result?,
     };
     let commit = image.commit().clone();
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
-            return go_on(format!("no image to resume: the one on {} is {}", path.display(), commit.state));
+            return go_on(format!("no image to resume: the one on {place} is {}", commit.state));
         }
         // Said once; from then on the image is discarded.
         State::Saving => {
             let reason = "the last save never finished";
             discard(&mut image, reason)?;
-            return go_on(format!("not resuming from {}: {reason}; the session is lost", path.display()));
+            return go_on(format!("not resuming from {place}: {reason}; the session is lost"));
         }
         State::Failed => {
             discard(&mut image, &commit.reason)?;
-            return go_on(format!("not resuming from {}: {}", path.display(), commit.reason));
+            return go_on(format!("not resuming from {place}: {}", commit.reason));
         }
         State::Complete | State::Restoring => {}
     }
@@ -109,10 +118,10 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     };
     // The image may stay only if the next boot can tell whether this one has written to the session's filesystems.
     if policy.resume.mismatch == Unfit::Keep && header.is_some_and(|header| can_tell(&header)) {
-        return go_on(format!("not resuming from {}: {reason}; the image is kept", path.display()));
+        return go_on(format!("not resuming from {place}: {reason}; the image is kept"));
     }
     discard(&mut image, &reason)?;
-    go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+    go_on(format!("not resuming from {place}: {reason}; the image is discarded"))
 }
 
 /// Several devices have the name of the image device, and which one is meant must not be guessed. What this boot goes on to
@@ -120,12 +129,12 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
 fn leave_several(error: StoreError) -> anyhow::Result<String> {
     let mut line = format!("not resuming: {error}");
     if let StoreError::Ambiguous { first, second, .. } = &error {
-        for path in [first, second] {
-            let Ok(mut image) = open(path) else { continue };
+        for place in [first, second] {
+            let Ok(mut image) = open(place) else { continue };
             let is_waiting = matches!(image.commit().state, State::Complete | State::Restoring);
             if is_waiting && !image.header().is_ok_and(|header| can_tell(&header)) {
                 discard(&mut image, &error.to_string())?;
-                line.push_str(&format!("; the image on {} is discarded", path.display()));
+                line.push_str(&format!("; the image on {place} is discarded"));
             }
         }
     }
@@ -141,8 +150,8 @@ fn can_tell(header: &Header) -> bool {
     unsure.is_empty()
 }
 
-fn open(path: &Path) -> Result<Image, StoreError> {
-    Image::open(Disk::open(path, Access::Write)?)
+fn open(place: &Place) -> Result<Image, StoreError> {
+    Image::open(Disk::open_at(place, Access::Write)?)
 }
 
 /// Why a session does not fit what is here: the machine, or its own filesystems.
@@ -176,7 +185,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
         BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
     let told = Cmdline {
         mode: Some(BootMode::Restore),
-        image: Some(ImageDevice::ImageUuid(image.label().uuid)),
+        image: Some(image.name()),
         session: Some(header.save_id),
         ..Cmdline::default()
     };
@@ -198,5 +207,5 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
     power::reboot(Command::Kexec).context("the jump was refused")?;
-    anyhow::bail!("the jump returned")
+    bail!("the jump returned")
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
-    HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange, PhysRange,
-    SaveStats, State, Totals, Uuid, VERSION, checksum,
+    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind,
+    FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange,
+    PhysRange, SaveStats, State, Totals, Uuid, VERSION, checksum,
 };
 
 /// The rows of the tables of one section, without their heads: the cells' text.

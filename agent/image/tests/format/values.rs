@@ -1,9 +1,11 @@
 //! Values that the format can hold: one of each for boundary tests, and all of them for property tests.
 
-use dormouse_image::layout::{CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, LABEL_MAX_EXTENTS, PFN_LIMIT};
+use dormouse_image::layout::{
+    CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, LABEL_MAX_EXTENTS, PFN_LIMIT,
+};
 use dormouse_image::{
-    BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header, Label,
-    Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
+    BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
+    Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -2,8 +2,8 @@
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
-    DiskExtent, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
+    BLOCK, Block, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
+    Header, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
 };
 
 /// One zstd frame (RFC 8878): single segment, 8192 bytes of content, one RLE block of the byte 0x5a.
