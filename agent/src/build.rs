@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::image_file;
 use crate::initramfs::{self, devices, modules, release};
 use crate::loader::bzimage::BzImage;
 use crate::policy::Policy;
@@ -57,7 +58,7 @@ pub fn run(policy: &Policy, options: &Options) -> anyhow::Result<String> {
         [] => Vec::new(),
         names => modules::resolve(&modules_folder(policy, options)?, names)?,
     };
-    let bytes = initramfs::build(policy, &init, &modules)?;
+    let bytes = initramfs::build(&image_file::for_boot(policy)?, &init, &modules)?;
     let mut said = String::new();
     if let Some((file, bytes)) = &kernel {
         let target = &policy.kernel.image;
@@ -94,8 +95,9 @@ fn module_names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String
         match name.as_str() {
             NONE => {}
             AUTO => {
-                let device = store::find(&policy.image.device, Duration::ZERO)
+                let place = store::find(&policy.image.device, Duration::ZERO)
                     .context("what it needs can be found out only where it is; name the modules with --modules")?;
+                let device = if place.path.is_file() { image_file::block_device(&place.path)? } else { place.path };
                 names.extend(devices::modules_of(&device, &modules_folder(policy, options)?)?);
             }
             _ => names.push(name.clone()),

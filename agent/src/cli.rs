@@ -15,7 +15,9 @@ use crate::initramfs::files;
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
 use crate::report::Outcome;
 use crate::status::Status;
-use crate::{build, doctor, export, generate, hibernate, image_cmd, prepare, resume, setup, sleep_hooks, systemd};
+use crate::{
+    build, doctor, export, generate, hibernate, image_cmd, image_file, prepare, resume, setup, sleep_hooks, systemd,
+};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -147,6 +149,17 @@ enum ImageCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Make a file for the image, on a mounted ext4 or XFS
+    ///
+    /// The file is written from beginning to end and its place on the disk recorded in it: the save kernel writes there
+    /// without mounting anything. Do not defragment, copy or move it.
+    Create {
+        /// Its size, as 16G or 6000M; auto is what this machine's memory takes at most
+        #[arg(long, value_name = "auto|SIZE")]
+        size: image_file::Size,
+        /// The file; it must not be there yet
+        file: PathBuf,
+    },
     /// Show what is on an image device
     Info {
         /// The image device
@@ -225,7 +238,11 @@ enum ConfigCommand {
     /// Check the policy: every key is known, every value possible; and name its files
     Check,
     /// Print the whole policy, drop-ins and defaults included
-    Show,
+    Show {
+        /// As an initramfs needs it: the image device by a name that is good before anything is mounted
+        #[arg(long)]
+        boot: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -296,7 +313,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             };
             files.iter().try_for_each(|file| print(&file.display().to_string()))
         }
-        Command::Config(ConfigCommand::Show) => print(policy()?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: false }) => print(policy()?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: true }) => {
+            print(image_file::for_boot(&policy()?)?.to_toml().trim_end())
+        }
     }?;
     Ok(status)
 }
@@ -314,8 +334,9 @@ fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
 fn image(command: &ImageCommand) -> anyhow::Result<()> {
     match command {
         ImageCommand::Init { device, force } => print(&image_cmd::init(device, *force)?),
+        ImageCommand::Create { size, file } => print(&image_file::create(file, *size)?),
         ImageCommand::Info { device, json } => {
-            let info = image_cmd::info(device)?;
+            let info = image_cmd::info(&device.as_path().into())?;
             if *json { print_json(&info) } else { print(&info.to_string()) }
         }
         ImageCommand::Verify { device } => print(&image_cmd::verify(device)?),

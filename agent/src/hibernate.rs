@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cmdline::{BootMode, Cmdline, inherited, join};
 use crate::filesystems;
 use crate::free_content::FreeContent;
+use crate::image_file;
 use crate::initramfs::cpio::Archive;
 use crate::last::{self, Event, Last};
 use crate::loader::bzimage::BzImage;
@@ -127,7 +128,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let machine = Machine::read()?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
-    let image = image_uuid(policy)?;
+    let (image, name) = {
+        let image = image(policy)?;
+        (image.label().uuid, image.name())
+    };
     let ram = machine.iomem.whole_ram();
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
@@ -144,7 +148,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
     let told = Cmdline {
         mode: Some(BootMode::Save),
-        image: Some(ImageDevice::ImageUuid(image)),
+        image: Some(name.clone()),
         session: Some(header.save_id),
         then: Some(then),
         ..Cmdline::default()
@@ -175,6 +179,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     nix::unistd::sync();
+    if self::image(policy)?.name() != name {
+        bail!("the image device was initialised anew meanwhile; nothing was saved");
+    }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
@@ -209,8 +216,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
 /// failed it at just that moment, with the image complete in one of the commit record's slots.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let path = store::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
+    let place = store::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
@@ -236,13 +243,15 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
 }
 
-/// The identity of the image device that the policy names, which must be initialised and not in use.
-///
-/// B finds the device by this identity: the kernel may give it another name there.
-fn image_uuid(policy: &Policy) -> anyhow::Result<Uuid> {
-    let path = store::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let image = Image::open(Disk::open(&path, Access::Write)?)?;
-    Ok(image.label().uuid)
+/// The image that the policy names, which must be initialised and not in use. One in a file must lie where its label says: B
+/// writes there, whatever the filesystem has put there meanwhile.
+fn image(policy: &Policy) -> anyhow::Result<Image> {
+    let place = store::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    if let ImageDevice::File(_) = policy.image.device {
+        image_file::check(&image)?;
+    }
+    Ok(image)
 }
 
 fn header(

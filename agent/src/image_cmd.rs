@@ -6,14 +6,14 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{Label, State};
+use dormouse_image::{DiskExtent, Label, State};
 use serde::Serialize;
 
 use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
 use crate::signature::{self, Signature, Tail};
-use crate::store::{Access, Disk, Image, Reader, StoreError};
+use crate::store::{Access, Disk, Image, Place, Reader, StoreError};
 
 /// Makes an image device of `path`, and says its identity.
 ///
@@ -27,9 +27,13 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;
     }
-    let label = Label { uuid: machine::random_uuid()?, created_unix: machine::now_unix() };
-    let image = Image::create(disk, label)?;
-    Ok(format!("{}: UUID={}, {}", path.display(), label.uuid, mib(image.disk().size())))
+    let image = Image::create(disk, new_label(Vec::new())?)?;
+    Ok(format!("{}: UUID={}, {}", path.display(), image.label().uuid, mib(image.disk().size())))
+}
+
+/// The label of a new image that lies in `extents`, or has a whole device where there are none.
+pub(crate) fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
+    Ok(Label { uuid: machine::random_uuid()?, created_unix: machine::now_unix(), extents })
 }
 
 /// Refuses a device with a session that waits to be resumed.
@@ -92,6 +96,10 @@ pub struct Info {
     pub device_bytes: u64,
     /// Its identity, for `UUID=`.
     pub uuid: String,
+    /// In how many pieces of a block device it lies; 0 where it has the device for itself.
+    pub extents: usize,
+    /// The name by which it is found where nothing is mounted.
+    pub boot_name: String,
     /// The image's state.
     pub state: String,
     /// Why it failed or was discarded.
@@ -137,8 +145,8 @@ pub struct Session {
 ///
 /// # Errors
 /// It is no image device, or its header is damaged.
-pub fn info(path: &Path) -> anyhow::Result<Info> {
-    let image = Image::open(Disk::open(path, Access::Read)?)?;
+pub fn info(place: &Place) -> anyhow::Result<Info> {
+    let image = Image::open(Disk::open_at(place, Access::Read)?)?;
     let commit = image.commit();
     let session = match image.header() {
         Ok(header) => Some(Session {
@@ -159,9 +167,11 @@ pub fn info(path: &Path) -> anyhow::Result<Info> {
         Err(error) => return Err(error.into()),
     };
     Ok(Info {
-        device: path.display().to_string(),
+        device: place.to_string(),
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
+        extents: image.label().extents.len(),
+        boot_name: image.name().to_string(),
         state: commit.state.to_string(),
         reason: commit.reason.clone(),
         changed_unix: commit.changed_unix,
@@ -174,6 +184,9 @@ impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "device    {}, {}", self.device, mib(self.device_bytes))?;
         writeln!(f, "uuid      {}", self.uuid)?;
+        if self.extents > 0 {
+            writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;
+        }
         write!(f, "state     {}", self.state)?;
         if !self.reason.is_empty() {
             write!(f, ": {}", self.reason)?;

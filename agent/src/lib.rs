@@ -74,6 +74,7 @@ pub mod vitals;
 pub mod cli;
 pub mod generate;
 pub mod image_cmd;
+pub mod image_file;
 pub mod signature;
 pub mod status;
 

@@ -28,10 +28,10 @@ use crate::vitals::Watch;
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
 /// boot is an ordinary one and says why.
 pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
-    let path = store::find(&plan.image, policy.image.wait)?;
-    let mut image = Image::open(Disk::open(&path, Access::Write)?)?;
+    let place = store::find(&plan.image, policy.image.wait)?;
+    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     alive();
-    screen::tell(policy.console.verbosity, &format!("Resuming from {}", path.display()));
+    screen::tell(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(plan, policy, &mut image, alive);
     if let Err(error) = &result
         && image.commit().state.may_become(State::Failed)
@@ -44,7 +44,7 @@ pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
 
 fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
-    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().path().display());
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().place());
     let state = image.commit().state;
     if state != State::Restoring {
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");

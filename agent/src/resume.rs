@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dormouse_image::{Header, State};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::power::{self, Command};
@@ -18,7 +18,7 @@ use crate::loader::{self, Purpose, Request};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
 use crate::policy::{ImageDevice, Policy, Unfit};
-use crate::store::{self, Access, Disk, Image, StoreError};
+use crate::store::{self, Access, Disk, Image, Place, StoreError};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
@@ -64,30 +64,39 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     let cmdline = Cmdline::parse(&machine::text("/proc/cmdline")?);
     let go_on = |line: String| Ok(Decision::GoOn(line));
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let path = match store::find(&policy.image.device, policy.image.wait) {
+    if let ImageDevice::File(path) = &policy.image.device
+        && path.exists()
+    {
+        bail!(
+            "image device {}: the filesystem that this file is on is mounted already, so nothing can be resumed; the initramfs \
+             needs the policy that `dormouse config show --boot` prints",
+            path.display()
+        );
+    }
+    let place = match store::find(&policy.image.device, policy.image.wait) {
         Err(error @ StoreError::Ambiguous { .. }) => return go_on(leave_several(error)?),
         result => result?,
     };
-    let mut image = match open(&path) {
+    let mut image = match open(&place) {
         Err(StoreError::NotInitialised { .. }) => {
-            return go_on(format!("no image to resume: {} is not initialised", path.display()));
+            return go_on(format!("no image to resume: {place} is not initialised"));
         }
         result => result?,
     };
     let commit = image.commit().clone();
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
-            return go_on(format!("no image to resume: the one on {} is {}", path.display(), commit.state));
+            return go_on(format!("no image to resume: the one on {place} is {}", commit.state));
         }
         // Said once; from then on the image is discarded.
         State::Saving => {
             let reason = "the last save never finished";
             discard(&mut image, reason)?;
-            return go_on(format!("not resuming from {}: {reason}; the session is lost", path.display()));
+            return go_on(format!("not resuming from {place}: {reason}; the session is lost"));
         }
         State::Failed => {
             discard(&mut image, &commit.reason)?;
-            return go_on(format!("not resuming from {}: {}", path.display(), commit.reason));
+            return go_on(format!("not resuming from {place}: {}", commit.reason));
         }
         State::Complete | State::Restoring => {}
     }
@@ -108,10 +117,10 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         Err(reason) => (reason, None),
     };
     if may_stay(policy, header.as_ref()) {
-        return go_on(format!("not resuming from {}: {reason}; the image is kept", path.display()));
+        return go_on(format!("not resuming from {place}: {reason}; the image is kept"));
     }
     discard(&mut image, &reason)?;
-    go_on(format!("not resuming from {}: {reason}; the image is discarded", path.display()))
+    go_on(format!("not resuming from {place}: {reason}; the image is discarded"))
 }
 
 /// Gives up an image that waits although this boot is over with its initramfs, and says so in one line; `None` where none
@@ -123,12 +132,12 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
-    let path = match store::find(&policy.image.device, policy.image.wait) {
+    let place = match store::find(&policy.image.device, policy.image.wait) {
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(error @ StoreError::Ambiguous { .. }) => return leave_several(error).map(Some),
         result => result?,
     };
-    let mut image = match open(&path) {
+    let mut image = match open(&place) {
         Err(StoreError::NotInitialised { .. }) => return Ok(None),
         result => result?,
     };
@@ -138,9 +147,8 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
     let header = image.header().ok();
     let boot_id = machine::text("/proc/sys/kernel/random/boot_id")?;
     let is_own = header.as_ref().is_some_and(|header| header.boot_id.to_string() == boot_id.trim());
-    let path = path.display();
     if !is_own && may_stay(policy, header.as_ref()) {
-        return Ok(Some(format!("a session waits in the image on {path}, and is kept by policy (resume.mismatch)")));
+        return Ok(Some(format!("a session waits in the image on {place}, and is kept by policy (resume.mismatch)")));
     }
     let reason = match Last::resume_of_this_boot() {
         _ if is_own => "the session in it goes on".to_owned(),
@@ -150,7 +158,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
         }
     };
     discard(&mut image, &reason)?;
-    Ok(Some(format!("the image on {path} is discarded: {reason}; see `dormouse doctor`")))
+    Ok(Some(format!("the image on {place} is discarded: {reason}; see `dormouse doctor`")))
 }
 
 /// Whether an image that is not resumed may wait for another boot: by policy, and only if that can tell whether this one has
@@ -164,12 +172,12 @@ fn may_stay(policy: &Policy, header: Option<&Header>) -> bool {
 fn leave_several(error: StoreError) -> anyhow::Result<String> {
     let mut line = format!("not resuming: {error}");
     if let StoreError::Ambiguous { first, second, .. } = &error {
-        for path in [first, second] {
-            let Ok(mut image) = open(path) else { continue };
+        for place in [first, second] {
+            let Ok(mut image) = open(place) else { continue };
             let is_waiting = matches!(image.commit().state, State::Complete | State::Restoring);
             if is_waiting && !image.header().is_ok_and(|header| can_tell(&header)) {
                 discard(&mut image, &error.to_string())?;
-                line.push_str(&format!("; the image on {} is discarded", path.display()));
+                line.push_str(&format!("; the image on {place} is discarded"));
             }
         }
     }
@@ -185,8 +193,8 @@ fn can_tell(header: &Header) -> bool {
     unsure.is_empty()
 }
 
-fn open(path: &Path) -> Result<Image, StoreError> {
-    Image::open(Disk::open(path, Access::Write)?)
+fn open(place: &Place) -> Result<Image, StoreError> {
+    Image::open(Disk::open_at(place, Access::Write)?)
 }
 
 /// Why a session does not fit what is here: the machine, or its own filesystems.
@@ -220,7 +228,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
         BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
     let told = Cmdline {
         mode: Some(BootMode::Restore),
-        image: Some(ImageDevice::ImageUuid(image.label().uuid)),
+        image: Some(image.name()),
         session: Some(header.save_id),
         ..Cmdline::default()
     };
@@ -242,5 +250,5 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
     power::reboot(Command::Kexec).context("the jump was refused")?;
-    anyhow::bail!("the jump returned")
+    bail!("the jump returned")
 }

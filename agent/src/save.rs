@@ -43,17 +43,17 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn(
         bail!("the session record is of {}, this kernel was started for {}", header.save_id, plan.session);
     }
     header.entry = plan.way.entry;
-    let path = store::find(&plan.image, policy.image.wait)?;
-    let image = Image::open(Disk::open(&path, Access::Write)?)?;
+    let place = store::find(&plan.image, policy.image.wait)?;
+    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.filesystems, &store::block_devices());
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
-    screen::tell(policy.console.verbosity, &format!("Hibernating to {}{how_to_stop}", path.display()));
+    screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
     let limits = limits(policy);
     let pages = header.ram_pages();
-    log::info!("{}: {pages} pages to {}, {} threads", Phase::SaveWrite, path.display(), limits.threads);
+    log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
     let mut writer = Writer::begin(image, &header)?;
     let free = selection.free_pages().min(pages);
@@ -81,7 +81,7 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn(
         bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
     }
 
-    log::info!("{}: flushing {}", Phase::SaveCommit, path.display());
+    log::info!("{}: flushing {place}", Phase::SaveCommit);
     let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;
     let check = |image: &Image| {
@@ -270,7 +270,7 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
     Report {
         outcome,
         reason: String::new(),
-        device: image.disk().path().display().to_string(),
+        device: image.disk().place().to_string(),
         image_bytes: commit.data_end,
         ram_pages: totals.ram_pages,
         stored_pages: totals.stored_pages,

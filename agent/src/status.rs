@@ -26,7 +26,7 @@ impl Status {
     #[must_use]
     pub fn of(policy: &Policy) -> Status {
         let found = store::find(&policy.image.device, Duration::ZERO).map_err(anyhow::Error::from);
-        let info = found.and_then(|path| image_cmd::info(&path));
+        let info = found.and_then(|place| image_cmd::info(&place));
         let (image, image_error) = match info {
             Ok(info) => (Some(info), None),
             Err(error) => (None, Some(format!("{error:#}"))),

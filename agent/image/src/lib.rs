@@ -4,7 +4,7 @@
 //! and trusts nothing that it decodes: every length, offset and page frame number is checked before it is used.
 //!
 //! ```text
-//! 0         label           which device this is; written by `image init` alone
+//! 0         label           which image this is, and where it lies; written once
 //! 4 KiB     commit record   two slots: the state of the image, and where its parts are
 //! 64 KiB    header          the session that is saved, and the machine that it was saved on
 //! 1 MiB     the stream      chunks, and after every few of them the index block that describes them
@@ -30,7 +30,7 @@ pub use coverage::Coverage;
 pub use error::{Block, FormatError};
 pub use header::{Cpu, EfiRange, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
-pub use label::{LABEL_MAGIC, Label};
+pub use label::{DiskExtent, LABEL_MAGIC, Label};
 pub use locator::Locator;
 pub use range::{Extent, PfnRange, PhysRange};
 pub use state::State;
@@ -46,6 +46,8 @@ pub mod layout {
 
     /// Where the label lies.
     pub const LABEL_OFFSET: u64 = 0;
+    /// The most pieces of a block device that an image in a file may lie in.
+    pub const LABEL_MAX_EXTENTS: usize = 252;
     /// Where the two slots of the commit record lie.
     pub const SLOT_OFFSETS: [u64; 2] = [4096, 8192];
     /// Where the header lies.

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
-    HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange, PhysRange,
-    SaveStats, State, Totals, Uuid, VERSION, checksum,
+    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind,
+    FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange,
+    PhysRange, SaveStats, State, Totals, Uuid, VERSION, checksum,
 };
 
 /// The rows of the tables of one section, without their heads: the cells' text.
@@ -73,9 +73,10 @@ fn u64s(value: u64) -> [u8; 8] {
 #[test]
 fn constants() {
     let [first, second] = layout::SLOT_OFFSETS;
-    let expected: [(&str, u64); 13] = [
+    let expected: [(&str, u64); 14] = [
         ("BLOCK", BLOCK as u64),
         ("LABEL_OFFSET", layout::LABEL_OFFSET),
+        ("LABEL_MAX_EXTENTS", layout::LABEL_MAX_EXTENTS as u64),
         ("SLOT_1_OFFSET", first),
         ("SLOT_2_OFFSET", second),
         ("HEADER_OFFSET", layout::HEADER_OFFSET),
@@ -122,14 +123,23 @@ fn prologue_and_magics() {
 }
 
 fn label() -> Label {
-    Label { uuid: Uuid([1; 16]), created_unix: 2 }
+    Label { uuid: Uuid([1; 16]), created_unix: 2, extents: vec![DiskExtent { offset: 8192, len: 4096 }] }
 }
 
 #[test]
 fn the_label() {
     let bytes = label().encode().unwrap();
-    let expected: &[(&str, &[u8])] = &[("prologue", &bytes[..24]), ("image", &[1; 16]), ("created", &u64s(2))];
+    let extent = [u64s(8192), u64s(4096)].concat();
+    let expected: &[(&str, &[u8])] = &[
+        ("prologue", &bytes[..24]),
+        ("image", &[1; 16]),
+        ("created", &u64s(2)),
+        ("number of extents", &u32s(1)),
+        ("reserved", ZERO),
+        ("extents", &extent),
+    ];
     compare("Label", &bytes, expected);
+    compare("Device extent", &extent, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
 }
 
 #[test]

@@ -89,9 +89,12 @@ fn bad_values_name_the_argument_and_the_text() {
 fn image() -> impl Strategy<Value = ImageDevice> {
     prop_oneof![
         any::<[u8; 16]>().prop_map(|bytes| ImageDevice::ImageUuid(Uuid(bytes))),
+        (any::<[u8; 16]>(), 1_u64..1 << 52)
+            .prop_map(|(bytes, blocks)| ImageDevice::ImageAt { uuid: Uuid(bytes), offset: blocks * 4096 }),
+        "/(etc|var)/[a-z0-9/ =-]{0,20}[a-z]".prop_map(|path| ImageDevice::File(PathBuf::from(path))),
         "[0-9a-f]{8}-[0-9a-f]{2}".prop_map(ImageDevice::PartUuid),
         "[^\"\\pC]{1,36}".prop_map(ImageDevice::PartLabel),
-        "/dev/[a-z0-9/ =-]{1,20}".prop_map(|path| ImageDevice::Path(PathBuf::from(path))),
+        "/dev/[a-z0-9/ =-]{0,20}[a-z]".prop_map(|path| ImageDevice::Path(PathBuf::from(path))),
     ]
 }
 

@@ -260,14 +260,14 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         },
         _ => Unseen::Because(error.to_string()),
     };
-    let path = store::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
+    let place = store::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
         StoreError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
         error => of_store(error),
     })?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
-    let (disk, is_busy) = match Disk::open(&path, Access::Write) {
-        Err(StoreError::Busy { .. }) => (Disk::open(&path, Access::Read).map_err(of_store)?, true),
+    let (disk, is_busy) = match Disk::open_at(&place, Access::Write) {
+        Err(StoreError::Busy { .. }) => (Disk::open_at(&place, Access::Read).map_err(of_store)?, true),
         disk => (disk.map_err(of_store)?, false),
     };
     let size = disk.size();
@@ -275,7 +275,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         Ok(image) => Ok((image.commit().state, image.commit().reason.clone())),
         Err(error) => Err(error.to_string()),
     };
-    Ok(ImageFacts { path, size, is_busy, state })
+    Ok(ImageFacts { path: place.path, size, is_busy, state })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

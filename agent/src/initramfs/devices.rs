@@ -21,8 +21,8 @@ const SYSFS: &str = "/sys";
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DevicesError {
-    /// Neither a block device nor a file on one.
-    #[error("{}: it is not on a block device that sysfs lists: {source}; name the modules with --modules", path.display())]
+    /// No block device.
+    #[error("{}: it is no block device that sysfs lists: {source}; name the modules with --modules", path.display())]
     NoDevice {
         /// What was asked for.
         path: PathBuf,
@@ -54,15 +54,18 @@ pub enum DevicesError {
     Modules(#[from] ModulesError),
 }
 
-/// The names of the modules that the block device `path`, or the one that a file `path` is on, needs of the kernel whose modules
-/// are in `folder`; without what these modules need themselves, see [`modules::resolve`].
+/// The names of the modules that the block device `path` needs of the kernel whose modules are in `folder`; without what these
+/// modules need themselves, see [`modules::resolve`].
 ///
 /// # Errors
 /// [`DevicesError`]: there is no such device, or B could not have it.
 pub fn modules_of(path: &Path, folder: &Path) -> Result<Vec<String>, DevicesError> {
     let no_device = |source| DevicesError::NoDevice { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(no_device)?;
-    let number = if metadata.file_type().is_block_device() { metadata.rdev() } else { metadata.dev() };
+    if !metadata.file_type().is_block_device() {
+        return Err(no_device(io::ErrorKind::InvalidInput.into()));
+    }
+    let number = metadata.rdev();
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let sysfs = Path::new(SYSFS);
     let device = sysfs.join(format!("dev/block/{major}:{minor}")).canonicalize().map_err(no_device)?;
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_no_block_device_is_refused() {
+    fn what_is_no_block_device_is_refused() {
         let error = modules_of(Path::new("/proc/self/status"), Path::new("/nonexistent")).unwrap_err();
         assert!(matches!(error, DevicesError::NoDevice { .. }), "{error}");
     }

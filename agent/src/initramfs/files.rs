@@ -16,6 +16,7 @@ use anyhow::{Context, ensure};
 
 use super::MODULES_LIST;
 use crate::build::{self, Options};
+use crate::image_file;
 use crate::policy::{DEFAULT_PATH, Policy};
 
 /// The script that the boot's initramfs runs.
@@ -65,7 +66,7 @@ pub fn of_boot(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::Re
     let mut list = vec![
         Entry::File { source: command, target: COMMAND_PATH.into(), mode: 0o755 },
         made(scratch, "dormouse-resume", RESUME, RESUME_PATH, 0o755)?,
-        made(scratch, "dormouse.toml", &policy.to_toml(), DEFAULT_PATH, 0o644)?,
+        made(scratch, "dormouse.toml", &image_file::for_boot(policy)?.to_toml(), DEFAULT_PATH, 0o644)?,
     ];
     for file in [&policy.kernel.image, &policy.kernel.initramfs] {
         ensure!(file.is_file(), "{}: it is not there; `dormouse update` makes it", file.display());
@@ -86,7 +87,7 @@ pub fn of_small(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::R
     let names: String = modules.iter().map(|name| format!("{name}\n")).collect();
     let mut list: Vec<Entry> = ["/dev", "/proc", "/run", "/sys"].map(|place| Entry::Dir(place.into())).into();
     list.push(Entry::File { source: init.clone(), target: "/init".into(), mode: 0o755 });
-    list.push(made(scratch, "dormouse.toml", &policy.to_toml(), DEFAULT_PATH, 0o644)?);
+    list.push(made(scratch, "dormouse.toml", &image_file::for_boot(policy)?.to_toml(), DEFAULT_PATH, 0o644)?);
     list.push(made(scratch, "modules", &names, MODULES_LIST, 0o644)?);
     list.extend(modules.into_iter().map(Entry::Module));
     checked(list)

@@ -21,6 +21,7 @@ use std::time::Duration;
 pub use dropin::files;
 pub use error::{PolicyError, Problem};
 use values::format_bytes;
+pub(crate) use values::parse_bytes;
 pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Unfit, Verbosity, Verify};
 
 /// Where the policy is unless the command is told otherwise; in the initramfs of B and D too.

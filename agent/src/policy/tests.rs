@@ -170,11 +170,17 @@ fn the_device_is_checked() {
     let table = [
         ("vda", "`vda` does not name a device"),
         ("", "`` does not name a device"),
-        ("/etc/passwd", "`/etc/passwd` does not name a device"),
+        ("etc/passwd", "`etc/passwd` does not name a device"),
+        ("/", "`/` does not name a device"),
         ("/dev/", "`/dev/` does not name a device"),
         ("LABEL=x", "`LABEL=x` does not name a device"),
         ("PARTLABEL=", "`PARTLABEL=` does not name a device"),
         ("UUID=1234", "`1234` is not a UUID"),
+        ("UUID=1234@4096", "`1234` is not a UUID"),
+        ("UUID=00112233-4455-6677-8899-aabbccddeeff@", "`` is not where an image in a file begins"),
+        ("UUID=00112233-4455-6677-8899-aabbccddeeff@0", "`0` is not where an image in a file begins"),
+        ("UUID=00112233-4455-6677-8899-aabbccddeeff@4097", "`4097` is not where"),
+        ("UUID=00112233-4455-6677-8899-aabbccddeeff@-4096", "`-4096` is not where"),
         ("PARTUUID=nonsense", "`nonsense` is not a partition UUID"),
         ("PARTLABEL=a\\\"b", "contains '\"'"),
         ("PARTLABEL=a\\u0000b", "contains '\\0'"),
@@ -188,6 +194,11 @@ fn the_device_is_checked() {
         let message = refusal(&format!("{LEAST}wait = {wait}\n"));
         assert!(message.starts_with(&format!("dormouse.toml:3: image.wait: {wait} is not")), "{message}");
     }
+    let file: ImageDevice = "/var/lib/dormouse/image".parse().unwrap();
+    assert_eq!(file, ImageDevice::File("/var/lib/dormouse/image".into()));
+    let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+    let at: ImageDevice = format!("UUID={uuid}@8192").parse().unwrap();
+    assert_eq!(at, ImageDevice::ImageAt { uuid: uuid.parse().unwrap(), offset: 8192 });
     let upper: ImageDevice = "PARTUUID=ABCDEF01-02".parse().unwrap();
     assert_eq!(upper, ImageDevice::PartUuid("abcdef01-02".to_owned()));
 }

@@ -186,7 +186,7 @@ fn choose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> 
 
 /// A file that is there already was made for this, or making it again will say why not.
 fn in_file(path: &Path) -> Place {
-    let is_image = crate::image_cmd::info(path).is_ok();
+    let is_image = crate::image_cmd::info(&path.into()).is_ok();
     if is_image { Place::Made(path.to_owned()) } else { Place::File(path.to_owned()) }
 }
 

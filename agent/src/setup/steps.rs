@@ -88,12 +88,12 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
 
 /// Whether the policy means this place already.
 fn is_named(device: &ImageDevice, place: &Path) -> bool {
-    crate::store::resolve(device).is_ok_and(|path| path.as_deref() == Some(place))
+    crate::store::resolve(device).is_ok_and(|found| found.is_some_and(|found| found.path == place))
 }
 
 /// How a policy names a place: a file by its path, and a device by what is on it, which does not change with its name.
 fn name_of(place: &Path) -> anyhow::Result<String> {
-    let info = image_cmd::info(place)?;
+    let info = image_cmd::info(&place.into())?;
     let is_file = std::fs::metadata(place).is_ok_and(|found| found.is_file());
     Ok(if is_file { place.display().to_string() } else { format!("UUID={}", info.uuid) })
 }

@@ -48,9 +48,9 @@ pub(super) fn devices() -> anyhow::Result<Vec<Candidate>> {
         bail!("run `dormouse setup` as root: it looks at devices and writes to /etc and /var/lib/dormouse");
     }
     let in_use = in_use();
-    let mut candidates: Vec<Candidate> = store::places()
+    let mut candidates: Vec<Candidate> = store::direct_devices()
         .into_iter()
-        .filter_map(|store::Place { path, size, name }| {
+        .filter_map(|store::DirectDevice { path, size, name }| {
             let standing = standing(&path, size, &name, in_use)?;
             Some(Candidate { path, size, standing })
         })

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dormouse_image::layout::DEVICE_MIN;
-use dormouse_image::{BLOCK, Label, Uuid};
+use dormouse_image::{BLOCK, Uuid};
 use nix::errno::Errno;
 
-use super::{Access, Disk, StoreError};
+use super::{Access, Disk, Place, StoreError};
 use crate::policy::ImageDevice;
 
 /// Where the kernel lists block devices.
@@ -21,15 +21,15 @@ const SECTOR: u64 = 512;
 /// How long to wait between two looks for a device that is not there yet.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The path of `device`, waiting up to `wait` for it to appear.
+/// The place of `device`, waiting up to `wait` for it to appear. A file is not waited for.
 ///
 /// # Errors
-/// [`StoreError::NotFound`], [`StoreError::Ambiguous`].
-pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError> {
+/// [`StoreError::NotFound`], [`StoreError::NoFile`], [`StoreError::Ambiguous`].
+pub fn find(device: &ImageDevice, wait: Duration) -> Result<Place, StoreError> {
     let began = Instant::now();
     loop {
-        if let Some(path) = resolve(device)? {
-            return Ok(path);
+        if let Some(place) = resolve(device)? {
+            return Ok(place);
         }
         if began.elapsed() >= wait {
             return Err(StoreError::NotFound { device: device.clone(), seconds: wait.as_secs() });
@@ -38,16 +38,24 @@ pub fn find(device: &ImageDevice, wait: Duration) -> Result<PathBuf, StoreError>
     }
 }
 
-/// The path of `device` as things are now, or `None` where there is none.
+/// The place of `device` as things are now, or `None` where there is none.
 ///
 /// # Errors
-/// [`StoreError::Ambiguous`] where several devices have the name: none of them is chosen.
-pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
+/// [`StoreError::NoFile`]; [`StoreError::Ambiguous`] where several devices have the name: none of them is chosen.
+pub fn resolve(device: &ImageDevice) -> Result<Option<Place>, StoreError> {
+    let mut offset = 0;
     let is_meant: Box<dyn Fn(&BlockDevice) -> bool> = match device {
-        ImageDevice::Path(path) => return Ok(is_there(path).then(|| path.clone())),
+        ImageDevice::Path(path) => return Ok(is_there(path).then(|| path.as_path().into())),
+        ImageDevice::File(path) if !path.exists() => return Err(StoreError::NoFile { path: path.clone() }),
+        ImageDevice::File(path) => return Ok(Some(path.as_path().into())),
         ImageDevice::ImageUuid(uuid) => {
             let uuid = *uuid;
-            Box::new(move |device| device.image_uuid() == Some(uuid))
+            Box::new(move |device| device.image_uuid(0) == Some(uuid))
+        }
+        ImageDevice::ImageAt { uuid, offset: at } => {
+            let uuid = *uuid;
+            offset = *at;
+            Box::new(move |device| device.image_uuid(offset) == Some(uuid))
         }
         ImageDevice::PartUuid(uuid) => {
             Box::new(|device| device.partition().is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid)))
@@ -56,14 +64,14 @@ pub fn resolve(device: &ImageDevice) -> Result<Option<PathBuf>, StoreError> {
             Box::new(|device| device.partition().is_some_and(|partition| partition.name == *label))
         }
     };
-    let mut found: Option<PathBuf> = None;
+    let mut found: Option<Place> = None;
     for candidate in BlockDevice::all() {
         if is_meant(&candidate) {
+            let place = Place { path: candidate.path, offset };
             if let Some(first) = found {
-                let second = candidate.path;
-                return Err(StoreError::Ambiguous { device: device.clone(), first, second });
+                return Err(StoreError::Ambiguous { device: device.clone(), first, second: place });
             }
-            found = Some(candidate.path);
+            found = Some(place);
         }
     }
     Ok(found)
@@ -77,7 +85,7 @@ pub fn block_devices() -> Vec<PathBuf> {
 
 /// A block device, as a place that an image could be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct DirectDevice {
     /// Its node.
     pub path: PathBuf,
     /// Bytes.
@@ -88,18 +96,18 @@ pub struct Place {
 
 /// The block devices that B and D can open by themselves, which leaves out mapped devices, RAID and RAM disks, by path.
 #[must_use]
-pub fn places() -> Vec<Place> {
+pub fn direct_devices() -> Vec<DirectDevice> {
     const NOT: [&str; 7] = ["dm-", "md", "zram", "ram", "loop", "sr", "fd"];
     let devices = BlockDevice::all().into_iter().filter(|device| {
         let name = device.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         !NOT.iter().any(|kind| name.starts_with(kind))
     });
-    let place = |device: BlockDevice| Place {
+    let describe = |device: BlockDevice| DirectDevice {
         size: device.size(),
         name: device.partition().map(|partition| partition.name).unwrap_or_default(),
         path: device.path,
     };
-    devices.map(place).collect()
+    devices.map(describe).collect()
 }
 
 /// The node of the block device that sysfs calls `name`: the kernel writes a slash in it as an exclamation mark.
@@ -147,13 +155,13 @@ impl BlockDevice {
         sectors.map_or(0, |sectors: u64| sectors.saturating_mul(SECTOR))
     }
 
-    /// The UUID of the image label on it.
-    fn image_uuid(&self) -> Option<Uuid> {
-        let disk = Disk::open(&self.path, Access::Read).ok()?;
-        if disk.size() < BLOCK as u64 {
+    /// The UUID of the image that begins at `offset` of it.
+    fn image_uuid(&self, offset: u64) -> Option<Uuid> {
+        if self.size() < offset.checked_add(BLOCK as u64)? {
             return None;
         }
-        Label::decode(&disk.read(0, BLOCK).ok()?).ok().map(|label| label.uuid)
+        let disk = Disk::open(&self.path, Access::Read).ok()?;
+        disk.label_at(offset).ok().map(|label| label.uuid)
     }
 
     /// Its entry in the partition table of the disk that it is part of.

@@ -1,16 +1,17 @@
-//! A block device, or a file that stands for one: aligned, direct, and with errors that name it.
+//! What an image lies on: aligned, direct, and with errors that name it.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dormouse_image::BLOCK;
+use dormouse_image::{BLOCK, Label};
 use memmap2::MmapMut;
 use nix::fcntl::OFlag;
 
-use super::StoreError;
+use super::{Extents, StoreError};
 
 /// What a disk is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +22,40 @@ pub enum Access {
     Write,
 }
 
-/// An open disk. Clones share the descriptor.
+/// Where an image is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// A block device or a file.
+    pub path: PathBuf,
+    /// Where on it the image begins, in bytes. Where this is not 0, the image is in a file of a filesystem that the device carries,
+    /// and is reached by the map in its label, with nothing mounted.
+    pub offset: u64,
+}
+
+impl From<&Path> for Place {
+    /// All of a block device or of a file.
+    fn from(path: &Path) -> Place {
+        Place { path: path.to_path_buf(), offset: 0 }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            0 => write!(f, "{}", self.path.display()),
+            offset => write!(f, "{} (from byte {offset} on)", self.path.display()),
+        }
+    }
+}
+
+/// An open disk: a block device, a file, or the pieces of a block device that a file consists of. Clones share the descriptor.
 #[derive(Debug, Clone)]
 pub struct Disk {
     file: Arc<File>,
-    path: PathBuf,
+    place: Place,
+    /// Whether it is all of a block device.
+    is_whole_device: bool,
+    extents: Option<Extents>,
     size: u64,
 }
 
@@ -65,13 +95,64 @@ impl Disk {
             true => dormouse_sys::blockdev::size(&file).map_err(failed)?,
             false => file.metadata().map_err(failed)?.len(),
         };
-        Ok(Disk { file: Arc::new(file), path: path.to_path_buf(), size: size / BLOCK as u64 * BLOCK as u64 })
+        let size = size / BLOCK as u64 * BLOCK as u64;
+        Ok(Disk { file: Arc::new(file), place: path.into(), is_whole_device: is_block, extents: None, size })
     }
 
-    /// Its path.
+    /// Opens what lies at `place`: for an image in a file, by the map in its label.
+    ///
+    /// # Errors
+    /// As [`Disk::open`]. For an image in a file also: there is no label at its offset, it belongs elsewhere, or its map does not fit
+    /// the device.
+    pub fn open_at(place: &Place, access: Access) -> Result<Disk, StoreError> {
+        let device = Disk::open(&place.path, access)?;
+        if place.offset == 0 {
+            return Ok(device);
+        }
+        let label = device.label_at(place.offset)?;
+        let beyond = label.extents.iter().map(dormouse_image::DiskExtent::end).find(|end| *end > device.size);
+        if let Some(end) = beyond {
+            return Err(StoreError::Beyond { path: place.path.clone(), end, size: device.size });
+        }
+        let extents = Extents::new(&label.extents);
+        Ok(Disk {
+            place: place.clone(),
+            is_whole_device: false,
+            size: extents.size(),
+            extents: Some(extents),
+            ..device
+        })
+    }
+
+    /// The label at `offset` of this device, which must be that of an image that begins there.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`], [`StoreError::Misplaced`], and those of reading.
+    pub(crate) fn label_at(&self, offset: u64) -> Result<Label, StoreError> {
+        let label = Label::decode(&self.read(offset, BLOCK)?);
+        let label = label.map_err(|source| StoreError::Format { path: self.path().to_path_buf(), source })?;
+        if label.offset() != offset {
+            return Err(StoreError::Misplaced { path: self.path().to_path_buf(), offset, expected: label.offset() });
+        }
+        Ok(label)
+    }
+
+    /// The path of the file or block device.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
+    }
+
+    /// Where it was found.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether it is all of a block device.
+    #[must_use]
+    pub fn is_whole_device(&self) -> bool {
+        self.is_whole_device
     }
 
     /// Its size in bytes, in whole blocks.
@@ -95,7 +176,18 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.file.read_exact_at(buffer, offset).map_err(|source| self.io("reading", offset, buffer.len(), source))
+        let what = "reading";
+        let Some(extents) = &self.extents else {
+            let len = buffer.len();
+            return self.file.read_exact_at(buffer, offset).map_err(|source| self.io(what, offset, len, source));
+        };
+        for (at, part) in
+            extents.pieces(offset, buffer.len()).ok_or_else(|| self.past_end(what, offset, buffer.len()))?
+        {
+            let len = part.len();
+            self.file.read_exact_at(&mut buffer[part], at).map_err(|source| self.io(what, at, len, source))?;
+        }
+        Ok(())
     }
 
     /// Writes `buffer`, which must be aligned to pages and whole blocks long, at `offset`.
@@ -103,7 +195,20 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn write(&self, offset: u64, buffer: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all_at(buffer, offset).map_err(|source| self.io("writing", offset, buffer.len(), source))
+        let what = "writing";
+        let Some(extents) = &self.extents else {
+            return self
+                .file
+                .write_all_at(buffer, offset)
+                .map_err(|source| self.io(what, offset, buffer.len(), source));
+        };
+        for (at, part) in
+            extents.pieces(offset, buffer.len()).ok_or_else(|| self.past_end(what, offset, buffer.len()))?
+        {
+            let len = part.len();
+            self.file.write_all_at(&buffer[part], at).map_err(|source| self.io(what, at, len, source))?;
+        }
+        Ok(())
     }
 
     /// Writes bytes that lie anywhere, whole blocks of them.
@@ -122,10 +227,14 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Flush`].
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|source| StoreError::Flush { path: self.path.clone(), source })
+        self.file.sync_data().map_err(|source| StoreError::Flush { path: self.path().to_path_buf(), source })
     }
 
     fn io(&self, what: &'static str, offset: u64, len: usize, source: io::Error) -> StoreError {
-        StoreError::Io { path: self.path.clone(), what, offset, len, source }
+        StoreError::Io { path: self.path().to_path_buf(), what, offset, len, source }
+    }
+
+    fn past_end(&self, what: &'static str, offset: u64, len: usize) -> StoreError {
+        self.io(what, offset, len, io::Error::new(io::ErrorKind::UnexpectedEof, "the image's file ends before"))
     }
 }

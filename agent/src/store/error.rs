@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dormouse_image::{FormatError, State};
 use thiserror::Error;
 
+use super::Place;
 use crate::policy::ImageDevice;
 use crate::report::mib;
 
@@ -21,15 +22,25 @@ pub enum StoreError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// A file that is on no mounted filesystem.
+    #[error(
+        "image device {path}: there is no such file. Make it with `dormouse image create --size auto {path}`; an initramfs, \
+         where its filesystem is not mounted, needs the policy that `dormouse config show --boot` prints",
+        path = .path.display()
+    )]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// Several devices have the name.
-    #[error("image device {device}: both {first} and {second} are named so", first = .first.display(), second = .second.display())]
+    #[error("image device {device}: both {first} and {second} are named so")]
     Ambiguous {
         /// As the policy names it.
         device: ImageDevice,
         /// One of them.
-        first: PathBuf,
+        first: Place,
         /// Another.
-        second: PathBuf,
+        second: Place,
     },
     /// It is in use.
     #[error("image device {path}: it is in use (mounted, active swap, or part of another device)", path = .path.display())]
@@ -74,6 +85,20 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         source: FormatError,
+    },
+    /// A label that belongs elsewhere.
+    #[error(
+        "image device {path}: the label at byte {offset} is that of an image that begins at byte {expected}: this is a copy of a \
+         file's image, or the file has been moved. It is not touched",
+        path = .path.display()
+    )]
+    Misplaced {
+        /// The device.
+        path: PathBuf,
+        /// Where the label is, in bytes.
+        offset: u64,
+        /// Where its image begins, in bytes.
+        expected: u64,
     },
     /// It carries no label.
     #[error("image device {path}: not initialised; run `dormouse image init {path}`", path = .path.display())]

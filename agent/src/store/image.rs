@@ -5,6 +5,7 @@ use dormouse_image::{BLOCK, Block, Commit, FormatError, Header, Label, Slot, Sta
 
 use super::{Disk, StoreError};
 use crate::machine;
+use crate::policy::ImageDevice;
 
 /// An open image device with a valid label and commit record.
 #[derive(Debug)]
@@ -30,6 +31,9 @@ impl Image {
             FormatError::Magic(_) => StoreError::NotInitialised { path: path.clone() },
             error => format(error),
         })?;
+        if disk.is_whole_device() && label.offset() != 0 {
+            return Err(StoreError::Misplaced { path, offset: 0, expected: label.offset() });
+        }
         let first = disk.read(Slot::First.offset(), BLOCK)?;
         let second = disk.read(Slot::Second.offset(), BLOCK)?;
         let (commit, slot) = newest(&first, &second).map_err(format)?;
@@ -77,6 +81,15 @@ impl Image {
         &self.label
     }
 
+    /// The name by which it is found where nothing is mounted.
+    #[must_use]
+    pub fn name(&self) -> ImageDevice {
+        match self.label.offset() {
+            0 => ImageDevice::ImageUuid(self.label.uuid),
+            offset => ImageDevice::ImageAt { uuid: self.label.uuid, offset },
+        }
+    }
+
     /// The newest commit record.
     #[must_use]
     pub fn commit(&self) -> &Commit {
@@ -94,7 +107,7 @@ impl Image {
 
     /// This image as it will be with `commit`, for looking into it before that is written.
     pub(super) fn as_if(&self, commit: Commit) -> Image {
-        Image { disk: self.disk.clone(), label: self.label, commit, slot: self.slot }
+        Image { disk: self.disk.clone(), label: self.label.clone(), commit, slot: self.slot }
     }
 
     /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.

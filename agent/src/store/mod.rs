@@ -3,13 +3,15 @@
 mod device;
 mod disk;
 mod error;
+mod extents;
 mod image;
 mod reader;
 mod writer;
 
-pub use device::{Place, block_devices, find, node, places, resolve};
-pub use disk::{Access, Disk};
+pub use device::{DirectDevice, block_devices, direct_devices, find, node, resolve};
+pub use disk::{Access, Disk, Place};
 pub use error::StoreError;
+pub use extents::Extents;
 pub use image::Image;
 pub use reader::Reader;
 pub use writer::Writer;

@@ -12,7 +12,7 @@ use crate::pipeline;
 use crate::pipeline::Limits;
 use crate::stage::{ChunkSource, Piece, PieceSink, Work};
 
-const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1 };
+const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
 
 fn device(size: u64) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();

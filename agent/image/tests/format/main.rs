@@ -8,6 +8,7 @@ mod damage;
 mod hostile_commit;
 mod hostile_header;
 mod hostile_index;
+mod hostile_label;
 mod index_builder;
 mod round_trip;
 mod slots;

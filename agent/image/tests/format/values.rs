@@ -1,16 +1,19 @@
 //! Values that the format can hold: one of each for boundary tests, and all of them for property tests.
 
-use dormouse_image::layout::{CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, PFN_LIMIT};
+use dormouse_image::layout::{
+    CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, LABEL_MAX_EXTENTS, PFN_LIMIT,
+};
 use dormouse_image::{
-    BLOCK, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header, Label,
-    Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
+    BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
+    Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 pub(crate) fn label() -> Label {
-    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000 }
+    let extents = vec![DiskExtent { offset: 0x8000, len: 0x3000 }, DiskExtent { offset: 0x1000, len: 0x7000 }];
+    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents }
 }
 
 pub(crate) fn commit() -> Commit {
@@ -95,7 +98,26 @@ pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
 }
 
 pub(crate) fn any_label() -> impl Strategy<Value = Label> {
-    (any_uuid(), any::<u64>()).prop_map(|(uuid, created_unix)| Label { uuid, created_unix })
+    (any_uuid(), any::<u64>(), any_map()).prop_map(|(uuid, created_unix, extents)| Label {
+        uuid,
+        created_unix,
+        extents,
+    })
+}
+
+/// A map of a file: extents with gaps between them or none, in any order.
+pub(crate) fn any_map() -> impl Strategy<Value = Vec<DiskExtent>> {
+    let blocks = vec((0_u64..1 << 30, 1_u64..1 << 30), 0..=LABEL_MAX_EXTENTS);
+    let placed = blocks.prop_map(|blocks| {
+        let mut next = 1;
+        let place = |(gap, len): (u64, u64)| {
+            let offset = next + gap;
+            next = offset + len;
+            DiskExtent { offset: offset * 4096, len: len * 4096 }
+        };
+        blocks.into_iter().map(place).collect::<Vec<_>>()
+    });
+    placed.prop_shuffle()
 }
 
 /// A locator of a block of at most `max` bytes at `offset`.

@@ -2,8 +2,8 @@
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, Chunk, Codec, Commit, Cpu, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
-    IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
+    BLOCK, Block, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
+    Header, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
 };
 
 /// One zstd frame (RFC 8878): single segment, 8192 bytes of content, one RLE block of the byte 0x5a.
@@ -33,7 +33,14 @@ fn page(pfn: u64) -> Vec<u8> {
 }
 
 pub(crate) fn label() -> Label {
-    Label { uuid: uuid("01234567-89ab-cdef-0123-456789abcdef"), created_unix: 1_700_000_000 }
+    Label {
+        uuid: uuid("01234567-89ab-cdef-0123-456789abcdef"),
+        created_unix: 1_700_000_000,
+        extents: vec![
+            DiskExtent { offset: 0x1234_5000, len: 0x10_0000 },
+            DiskExtent { offset: 0x2000, len: 0x10_0000 },
+        ],
+    }
 }
 
 fn save_id() -> Uuid {

@@ -111,7 +111,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let dump = Dump::open(vmcore)?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
     file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
-    let label = Label { uuid: random_uuid()?, created_unix: now_unix() };
+    let label = Label { uuid: random_uuid()?, created_unix: now_unix(), extents: Vec::new() };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header)?;

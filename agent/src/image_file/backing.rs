@@ -1,0 +1,205 @@
+//! What is under a file: the filesystem, and the block device that carries it.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use dormouse_sys::fiemap::{self, attribute};
+
+use crate::machine;
+use crate::store;
+
+/// What carries the filesystem that a file is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Backing {
+    /// The block device, by its node.
+    pub(super) device: PathBuf,
+}
+
+impl Backing {
+    /// Finds out what `file` is on.
+    ///
+    /// # Errors
+    /// It is on something that cannot be written without being mounted.
+    pub(super) fn of(file: &File) -> anyhow::Result<Backing> {
+        let mount = Mount::of(file)?;
+        mount.refuse_kind()?;
+        let device = disk_under(&Path::new("/sys/dev/block").join(&mount.number))?;
+        refuse_attributes(file)?;
+        Ok(Backing { device })
+    }
+}
+
+/// One line of `/proc/self/mountinfo` (proc(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mount {
+    /// The filesystem's device number, as `major:minor`.
+    number: String,
+    kind: String,
+    options: String,
+}
+
+impl Mount {
+    /// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not always the
+    /// filesystem's.
+    fn of(file: &File) -> anyhow::Result<Mount> {
+        let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+        let text = machine::text(&path)?;
+        let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim);
+        let id = id.with_context(|| format!("{path}: it has no mnt_id"))?;
+        let path = "/proc/self/mountinfo";
+        let text = machine::text(path)?;
+        let mount = text.lines().find_map(|line| Mount::parse(line, id));
+        mount.with_context(|| format!("{path}: there is no mount {id}"))
+    }
+
+    /// The mount of a line, if that is the one with the number `id`.
+    fn parse(line: &str, id: &str) -> Option<Mount> {
+        let (place, what) = line.split_once(" - ")?;
+        let mut place = place.split(' ');
+        if place.next()? != id {
+            return None;
+        }
+        let number = place.nth(1)?.to_owned();
+        let mut what = what.split(' ');
+        let (kind, _source, options) = (what.next()?.to_owned(), what.next()?, what.next()?.to_owned());
+        Some(Mount { number, kind, options })
+    }
+
+    /// Refuses kinds of filesystems of which is not known how they keep the content of a file, or known that it is of no use here.
+    fn refuse_kind(&self) -> anyhow::Result<()> {
+        match self.kind.as_str() {
+            // What is in the journal would be written over the image when the filesystem is mounted the next time.
+            "ext4" if self.options.split(',').any(|option| option == "data=journal") => {
+                bail!(
+                    "the filesystem is mounted with data=journal, which writes the content of files twice; mount it without"
+                )
+            }
+            "ext4" | "xfs" => Ok(()),
+            "btrfs" => bail!(
+                "it is on btrfs, whose extents are addresses of a volume and not of a disk; use a partition, or a file on ext4 or XFS"
+            ),
+            other => bail!("it is on {other}; a file for the image must be on ext4 or XFS"),
+        }
+    }
+}
+
+/// Refuses a file that is kept otherwise than as plain blocks.
+fn refuse_attributes(file: &File) -> anyhow::Result<()> {
+    let attributes = fiemap::attributes(file).context("its attributes cannot be read")?;
+    let refused = [
+        (attribute::JOURNAL_DATA, "its content goes through the journal (chattr -j changes that)"),
+        (attribute::ENCRYPTED, "it is encrypted"),
+        (attribute::COMPRESSED, "it is compressed (chattr -c changes that for a new file)"),
+    ];
+    match refused.iter().find(|(attribute, _)| attributes & attribute != 0) {
+        Some((_, why)) => bail!("{why}"),
+        None => Ok(()),
+    }
+}
+
+/// The node of the block device that `sysfs` leads to, if the save kernel has it too as soon as it has its driver: a disk or a
+/// partition of a disk, and nothing that has to be put together.
+fn disk_under(sysfs: &Path) -> anyhow::Result<PathBuf> {
+    let folder = sysfs.canonicalize().with_context(|| {
+        format!("{}: there is no such device, so the filesystem is not on a block device of its own", sysfs.display())
+    })?;
+    let name = folder.file_name().context("a block device without a name")?;
+    let node = store::node(name);
+    // A partition's folder lies in its disk's.
+    let is_partition = folder.join("partition").exists();
+    let disk = if is_partition { folder.parent().unwrap_or(&folder) } else { &folder };
+    let parts = std::fs::read_dir(disk.join("slaves")).map_or(0, |entries| entries.flatten().count());
+    // A disk that a driver has found hangs on that driver's device; one that a program or the kernel has made up hangs on nothing
+    // (Linux 6.12, drivers/base/core.c, `device_add_class_symlinks`).
+    if parts > 0 || !disk.join("device").exists() {
+        let what = match disk.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default() {
+            dm if dm.starts_with("dm-") => "a device-mapper device (LVM, LUKS, multipath)",
+            md if md.starts_with("md") => "a software RAID",
+            other if other.starts_with("loop") => "a loop device",
+            _ => "no disk of its own",
+        };
+        bail!(
+            "the filesystem is on {}, which is {what}: the save kernel does not put such devices together. Use a partition, or a \
+             file on a filesystem that is on a partition or a disk",
+            node.display()
+        );
+    }
+    Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LINES: &str = "\
+22 28 0:20 / /proc rw,nosuid shared:12 - proc proc rw
+28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro,data=journal
+29 28 254:2 /@home /home rw shared:2 master:7 - btrfs /dev/vda2 rw,space_cache=v2,subvolid=256,subvol=/@home
+128 28 254:1 /srv /mnt/a\\040b ro,relatime - ext4 /dev/vda1 rw,data=ordered
+";
+
+    fn mount(id: &str) -> Option<Mount> {
+        LINES.lines().find_map(|line| Mount::parse(line, id))
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_number() {
+        assert_eq!(mount("2"), None);
+        assert_eq!(mount("128").unwrap().number, "254:1");
+        mount("128").unwrap().refuse_kind().unwrap();
+        let xfs = Mount { number: "8:1".into(), kind: "xfs".into(), options: "rw".into() };
+        xfs.refuse_kind().unwrap();
+    }
+
+    #[test]
+    fn filesystems_that_will_not_do_are_refused_with_the_reason() {
+        for (id, expected) in [("22", "it is on proc"), ("28", "data=journal"), ("29", "addresses of a volume")] {
+            let error = mount(id).unwrap().refuse_kind().unwrap_err().to_string();
+            assert!(error.contains(expected), "{id}: {error}");
+        }
+    }
+
+    /// Folders as sysfs has them.
+    #[test]
+    fn only_disks_and_their_partitions_will_do() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let make = |path: &str| std::fs::create_dir_all(sysfs.path().join(path)).unwrap();
+        for path in [
+            "vda/device",
+            "vda/vda1/partition",
+            "vda/slaves",
+            "dm-0/slaves/vda1",
+            "md0/slaves/vda",
+            "md0/md0p1/partition",
+        ] {
+            make(path);
+        }
+        for path in ["loop0/loop", "zram0", "cciss!c0d0/device", "nvme0n1/device", "dm-1/device", "dm-1/slaves/vda"] {
+            make(path);
+        }
+        let under = |path: &str| disk_under(&sysfs.path().join(path));
+        for (path, node) in [
+            ("vda", "/dev/vda"),
+            ("vda/vda1", "/dev/vda1"),
+            ("cciss!c0d0", "/dev/cciss/c0d0"),
+            ("nvme0n1", "/dev/nvme0n1"),
+        ] {
+            assert_eq!(under(path).unwrap(), PathBuf::from(node));
+        }
+        for (path, expected) in [
+            ("dm-0", "device-mapper"),
+            ("dm-1", "device-mapper"),
+            ("md0", "software RAID"),
+            ("md0/md0p1", "/dev/md0p1, which is a software RAID"),
+            ("loop0", "loop device"),
+            ("zram0", "no disk of its own"),
+            ("0:45", "not on a block device"),
+        ] {
+            let error = format!("{:#}", under(path).unwrap_err());
+            assert!(error.contains(expected), "{path}: {error}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! From what FIEMAP says of a file to the pieces of the disk that may be written without its filesystem. Pure.
+
+use dormouse_image::layout::LABEL_MAX_EXTENTS;
+use dormouse_image::{BLOCK, DiskExtent};
+use dormouse_sys::fiemap::{Extent, flag};
+use thiserror::Error;
+
+/// Why the pieces of a file cannot be written without its filesystem. Each says what may help.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Unsuitable {
+    /// An extent that is not simply there on the disk.
+    #[error("bytes {start} to {end} of the file {why}")]
+    Extent {
+        /// Its first byte in the file.
+        start: u64,
+        /// The one behind its last.
+        end: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A flag that this program does not know.
+    #[error("the filesystem says something of bytes {start} to {end} that is not known here (FIEMAP flags {flags:#x})")]
+    Flags {
+        /// Its first byte in the file.
+        start: u64,
+        /// The one behind its last.
+        end: u64,
+        /// All of its flags.
+        flags: u32,
+    },
+    /// A part without room on the disk.
+    #[error("the file has a hole at byte {0}: it was not written from beginning to end")]
+    Hole(u64),
+    /// Extents that are not in the order of the file.
+    #[error("the filesystem lists byte {0} of the file twice")]
+    Order(u64),
+    /// An extent that does not lie on whole blocks of 4 KiB.
+    #[error("bytes {start} to {end} of the file lie at byte {offset} of the disk, which is no multiple of 4 KiB")]
+    Unaligned {
+        /// Its first byte in the file.
+        start: u64,
+        /// The one behind its last.
+        end: u64,
+        /// Where it lies, in bytes.
+        offset: u64,
+    },
+    /// More pieces than a label has room for.
+    #[error(
+        "the file lies in more than {LABEL_MAX_EXTENTS} pieces on the disk; make it where there is more free space"
+    )]
+    TooMany,
+}
+
+/// What must not be said of an extent, the most telling first.
+const REFUSED: [(u32, &str); 8] = [
+    (
+        flag::UNWRITTEN,
+        "are reserved and not written yet, so the filesystem would read zeroes there whatever is on the disk",
+    ),
+    (flag::SHARED, "are shared with another file or a snapshot, which would be overwritten"),
+    (flag::DATA_ENCRYPTED, "are encrypted"),
+    (flag::ENCODED, "are compressed, or encoded otherwise"),
+    (flag::DATA_INLINE, "lie among the filesystem's own data"),
+    (flag::DATA_TAIL, "lie in one block with other files"),
+    (flag::DELALLOC, "have no place on the disk yet"),
+    (flag::UNKNOWN, "lie at an unknown place"),
+];
+
+/// What may be.
+const HARMLESS: u32 = flag::LAST | flag::MERGED;
+
+/// The pieces of the disk that a file of `size` bytes, whole blocks, consists of. What touches is joined.
+///
+/// # Errors
+/// [`Unsuitable`].
+pub(super) fn disk_extents(extents: &[Extent], size: u64) -> Result<Vec<DiskExtent>, Unsuitable> {
+    let mut pieces: Vec<DiskExtent> = Vec::new();
+    let mut next = 0;
+    // What is reserved behind the end of the file is not its content.
+    for extent in extents.iter().filter(|extent| extent.logical < size) {
+        let (start, end) = (extent.logical, extent.logical.saturating_add(extent.len).min(size));
+        if start < next {
+            return Err(Unsuitable::Order(start));
+        }
+        if start > next {
+            return Err(Unsuitable::Hole(next));
+        }
+        if let Some((_, why)) = REFUSED.iter().find(|(flag, _)| extent.flags & flag != 0) {
+            return Err(Unsuitable::Extent { start, end, why });
+        }
+        let block = BLOCK as u64;
+        let offset = extent.physical;
+        if extent.flags & flag::NOT_ALIGNED != 0 || [start, end, offset].iter().any(|at| !at.is_multiple_of(block)) {
+            return Err(Unsuitable::Unaligned { start, end, offset });
+        }
+        if extent.flags & !HARMLESS != 0 {
+            return Err(Unsuitable::Flags { start, end, flags: extent.flags });
+        }
+        next = end;
+        match pieces.last_mut() {
+            Some(last) if last.end() == offset => last.len += end - start,
+            _ => pieces.push(DiskExtent { offset, len: end - start }),
+        }
+    }
+    if next < size {
+        return Err(Unsuitable::Hole(next));
+    }
+    if pieces.len() > LABEL_MAX_EXTENTS {
+        return Err(Unsuitable::TooMany);
+    }
+    Ok(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn extent(logical: u64, physical: u64, len: u64, flags: u32) -> Extent {
+        Extent { logical, physical, len, flags }
+    }
+
+    fn piece(offset: u64, len: u64) -> DiskExtent {
+        DiskExtent { offset, len }
+    }
+
+    /// As ext4 answers for a file of 300 MiB: an extent has at most 128 MiB, and the third begins elsewhere.
+    #[test]
+    fn what_touches_is_joined() {
+        let extents = [
+            extent(0, 512 * MIB, 128 * MIB, 0),
+            extent(128 * MIB, 640 * MIB, 128 * MIB, 0),
+            extent(256 * MIB, 64 * MIB, 44 * MIB, flag::LAST),
+        ];
+        let expected = vec![piece(512 * MIB, 256 * MIB), piece(64 * MIB, 44 * MIB)];
+        assert_eq!(disk_extents(&extents, 300 * MIB), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_reserved_behind_the_end_is_left_out() {
+        let extents = [extent(0, 8 * MIB, 3 * MIB, 0), extent(3 * MIB, 11 * MIB, MIB, flag::UNWRITTEN | flag::LAST)];
+        assert_eq!(disk_extents(&extents, 2 * MIB), Ok(vec![piece(8 * MIB, 2 * MIB)]));
+        assert_eq!(disk_extents(&extents, 3 * MIB), Ok(vec![piece(8 * MIB, 3 * MIB)]));
+        assert!(matches!(disk_extents(&extents, 4 * MIB), Err(Unsuitable::Extent { .. })));
+    }
+
+    #[test]
+    fn holes_are_refused_wherever_they_are() {
+        let whole =
+            [extent(0, 8 * MIB, MIB, 0), extent(MIB, 20 * MIB, MIB, 0), extent(2 * MIB, 2 * MIB, MIB, flag::LAST)];
+        for missing in 0..3 {
+            let mut extents = whole.to_vec();
+            extents.remove(missing);
+            assert_eq!(disk_extents(&extents, 3 * MIB), Err(Unsuitable::Hole(missing as u64 * MIB)));
+        }
+        assert_eq!(disk_extents(&[], MIB), Err(Unsuitable::Hole(0)));
+        assert_eq!(disk_extents(&[whole[0], whole[0]], 2 * MIB), Err(Unsuitable::Order(0)));
+    }
+
+    /// As filesystems answer: combinations of flags that fs/ of Linux 6.12 sets.
+    #[test]
+    fn each_flag_has_its_reason() {
+        let cases = [
+            // ext4 and XFS behind fallocate(2).
+            (flag::UNWRITTEN, "not written yet"),
+            // XFS and btrfs behind cp --reflink.
+            (flag::SHARED, "shared with another file"),
+            (flag::UNWRITTEN | flag::SHARED, "not written yet"),
+            // btrfs with compression.
+            (flag::ENCODED, "are compressed"),
+            // ext4 with fscrypt.
+            (flag::DATA_ENCRYPTED | flag::ENCODED, "are encrypted"),
+            // A small file on btrfs or ext4 with inline_data.
+            (flag::DATA_INLINE | flag::NOT_ALIGNED, "the filesystem's own data"),
+            (flag::DATA_TAIL | flag::NOT_ALIGNED, "with other files"),
+            (flag::DELALLOC | flag::UNKNOWN, "no place on the disk yet"),
+            (flag::UNKNOWN, "unknown place"),
+            (flag::NOT_ALIGNED, "no multiple of 4 KiB"),
+            (1 << 20, "not known here (FIEMAP flags 0x100001)"),
+        ];
+        for (flags, expected) in cases {
+            let extents = [extent(0, MIB, MIB, 0), extent(MIB, 4 * MIB, MIB, flags | flag::LAST)];
+            let error = disk_extents(&extents, 2 * MIB).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("1048576 to 2097152"), "{flags:#x}: {error}");
+        }
+        let merged = [extent(0, MIB, MIB, flag::MERGED | flag::LAST)];
+        assert_eq!(disk_extents(&merged, MIB), Ok(vec![piece(MIB, MIB)]));
+    }
+
+    #[test]
+    fn what_is_not_on_whole_blocks_is_refused() {
+        // A filesystem with blocks of 1 KiB.
+        for (physical, len) in [(MIB + 1024, MIB), (MIB, MIB - 1024)] {
+            let extents = [extent(0, physical, len, 0), extent(len, 9 * MIB, MIB, flag::LAST)];
+            assert!(matches!(disk_extents(&extents, 2 * MIB), Err(Unsuitable::Unaligned { .. })), "{physical} {len}");
+        }
+    }
+
+    #[test]
+    fn more_pieces_than_a_label_holds_are_refused() {
+        let scattered =
+            |count: u64| -> Vec<Extent> { (0..count).map(|n| extent(n * MIB, (3 * n + 1) * MIB, MIB, 0)).collect() };
+        assert_eq!(disk_extents(&scattered(252), 252 * MIB).unwrap().len(), 252);
+        assert_eq!(disk_extents(&scattered(253), 253 * MIB), Err(Unsuitable::TooMany));
+    }
+
+    proptest! {
+        /// Whatever a filesystem answers, what passes is as long as the file and can be written to a label.
+        #[test]
+        fn what_passes_is_a_map_of_the_whole_file(
+            answers in prop::collection::vec((0_u64..64, 0_u64..64, 1_u64..9, prop::sample::select(vec![0, 0, 0, 1, 0x800, 0x1000])), 0..9),
+            size in 1_u64..40,
+            in_order in any::<bool>(),
+        ) {
+            let mut next = 0;
+            let extents: Vec<Extent> = answers.iter().map(|&(logical, physical, len, flags)| {
+                let logical = if in_order { next } else { logical };
+                next = logical + len;
+                extent(logical * 4096, physical * 4096, len * 4096, flags)
+            }).collect();
+            if let Ok(pieces) = disk_extents(&extents, size * 4096) {
+                prop_assert_eq!(pieces.iter().map(|piece| piece.len).sum::<u64>(), size * 4096);
+            }
+        }
+    }
+}
