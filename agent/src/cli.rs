@@ -17,6 +17,7 @@ use crate::report::Outcome;
 use crate::status::Status;
 use crate::{
     build, doctor, export, generate, hibernate, image_cmd, image_file, prepare, resume, setup, sleep_hooks, systemd,
+    update,
 };
 
 /// Hibernates a running Linux machine through a second kernel.
@@ -94,6 +95,16 @@ enum Command {
     /// It holds the agent, the policy, and the kernel modules that the image device needs. Build it again after
     /// every change of the policy. The same inputs give the same bytes.
     BuildInitramfs(BuildArgs),
+    /// Bring the save kernel and its initramfs up to date
+    ///
+    /// Copies the newest installed kernel that can hibernate and builds the initramfs that belongs to it. Packages run it
+    /// when a kernel was installed or removed, before the boot's initramfs is made. Does nothing on a machine that has no
+    /// policy.
+    Update {
+        /// Say nothing of what went well
+        #[arg(long)]
+        quiet: bool,
+    },
     /// List what an initramfs must hold that another tool builds; for the hooks of such tools
     ///
     /// Prints a line for each file, folder and kernel module: `file SOURCE TARGET MODE`, `dir TARGET`, `module NAME`.
@@ -297,6 +308,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Prepare => prepare::run(&cli.config, print),
         Command::Image(command) => image(command),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
+        Command::Update { quiet } => match policy() {
+            Err(PolicyError::Missing { .. }) => Ok(()),
+            policy => {
+                let said = update::run(&policy?)?;
+                if *quiet { Ok(()) } else { print(&said) }
+            }
+        },
         Command::InitramfsFiles(arguments) => match policy() {
             Err(PolicyError::Missing { .. }) => Ok(()),
             policy => initramfs_files(&policy?, arguments),

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
+/// What B and D need of their kernel's configuration.
+pub const SAVE_KERNEL: [&str; 8] =
+    ["KEXEC", "CRASH_DUMP", "PROC_VMCORE", "DEVMEM", "DEVTMPFS", "RELOCATABLE", "BLK_DEV_INITRD", "RD_ZSTD"];
+
 /// The longest configuration that is read, in bytes. Those of distributions have 300 KB.
 const MAX: u64 = 16 << 20;
 

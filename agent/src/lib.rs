@@ -39,6 +39,7 @@ pub mod compat;
 pub mod filesystems;
 pub mod free_content;
 pub mod kernel_config;
+pub mod kernels;
 pub mod machine;
 pub mod obstacle;
 
@@ -48,7 +49,6 @@ pub mod loader;
 
 // The stages, and the seams between them.
 pub mod buffers;
-pub mod build;
 pub mod physmem;
 pub mod pipeline;
 pub mod select;
@@ -80,8 +80,10 @@ pub mod status;
 
 // A machine on which all of this works, and stays so.
 pub mod boot_initramfs;
+pub mod build;
 pub mod doctor;
 pub mod prepare;
 pub mod setup;
 pub mod sleep_hooks;
 pub mod systemd;
+pub mod update;

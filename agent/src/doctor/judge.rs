@@ -6,16 +6,12 @@ use super::facts::{Facts, SaveKernel, Unseen};
 use super::{Check, State};
 use crate::boot_initramfs::Tool;
 use crate::cmdline::{Cmdline, arguments};
-use crate::kernel_config::KernelConfig;
+use crate::kernel_config::{KernelConfig, SAVE_KERNEL};
 use crate::loader::region;
 use crate::obstacle::{self, Obstacle};
 use crate::physmem::iomem::IomemError;
 use crate::policy::Policy;
 use crate::report::mib;
-
-/// What B and D need of their kernel's configuration.
-const SAVE_KERNEL: [&str; 8] =
-    ["KEXEC", "CRASH_DUMP", "PROC_VMCORE", "DEVMEM", "DEVTMPFS", "RELOCATABLE", "BLK_DEV_INITRD", "RD_ZSTD"];
 
 const AS_ROOT: &str = "run `dormouse doctor` as root";
 const SETUP: &str = "dormouse setup";

@@ -102,6 +102,14 @@ pub struct KernelPolicy {
     pub arguments: String,
 }
 
+impl KernelPolicy {
+    /// Whether a kernel at `image` is Dormouse's own copy, which it may replace by another.
+    #[must_use]
+    pub fn is_own(image: &Path) -> bool {
+        image == Path::new(DEFAULT_KERNEL)
+    }
+}
+
 /// `[save]`: how an image is made, and what follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavePolicy {

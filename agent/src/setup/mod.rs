@@ -19,6 +19,7 @@ use clap::Args;
 
 use crate::boot_initramfs::Tool;
 use crate::doctor::Diagnosis;
+use crate::kernels;
 use crate::policy::{Policy, PolicyError};
 use crate::report::mib;
 use steps::Step;
@@ -104,7 +105,7 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     let kernel = match &options.kernel {
         Some(kernel) => kernel.clone(),
-        None => survey::kernel_of(Path::new("/"), &release)?,
+        None => kernels::file_of(Path::new("/"), &release)?,
     };
     let steps = steps::plan(&steps::Wanted {
         config,

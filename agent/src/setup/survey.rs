@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use dormouse_image::layout::DEVICE_MIN;
 
 use super::Place;
@@ -83,18 +83,6 @@ fn standing(path: &Path, size: u64, name: &str, in_use: u64) -> Option<Standing>
     }
 }
 
-/// The file of the running kernel, whose release is `release`.
-///
-/// # Errors
-/// It is nowhere where distributions put it.
-pub(super) fn kernel_of(root: &Path, release: &str) -> anyhow::Result<PathBuf> {
-    let places = ["boot/vmlinuz-RELEASE", "lib/modules/RELEASE/vmlinuz", "usr/lib/modules/RELEASE/vmlinuz"];
-    let found = places.iter().map(|place| root.join(place.replace("RELEASE", release))).find(|path| path.exists());
-    found.with_context(|| {
-        format!("the running kernel's file is neither /boot/vmlinuz-{release} nor /lib/modules/{release}/vmlinuz: name a --kernel")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -123,15 +111,5 @@ mod tests {
         image_cmd::init(prepared.path(), false).unwrap();
         assert_eq!(judge(&prepared, "", 128), Some(Standing::Prepared));
         assert_eq!(standing(Path::new("/nonexistent"), 1 << 30, "dormouse", 0), None);
-    }
-
-    #[test]
-    fn the_running_kernel_is_found_or_asked_for() {
-        let root = tempfile::tempdir().unwrap();
-        assert!(kernel_of(root.path(), "6.12").unwrap_err().to_string().contains("--kernel"));
-        let modules = root.path().join("usr/lib/modules/6.12");
-        std::fs::create_dir_all(&modules).unwrap();
-        std::fs::write(modules.join("vmlinuz"), "").unwrap();
-        assert_eq!(kernel_of(root.path(), "6.12").unwrap(), modules.join("vmlinuz"));
     }
 }
