@@ -21,6 +21,7 @@ use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
+use crate::plymouth::Splash;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
 use crate::report::{Outcome, Report, mailbox, mib};
@@ -158,7 +159,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drop(plan);
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
+    let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
+    if let Some(splash) = &mut splash {
+        splash.hide();
+    }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
@@ -166,6 +171,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let jumped = power::reboot(Command::Kexec);
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);
+    drop(splash);
     signals.forget();
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     drop(loaded);
