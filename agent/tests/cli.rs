@@ -76,18 +76,24 @@ fn usage_errors_exit_with_2() {
 
 #[test]
 fn help_is_everywhere() {
-    let table: [&[&str]; 11] = [
+    let table: [&[&str]; 17] = [
         &[],
         &["hibernate"],
         &["resume"],
+        &["status"],
         &["image"],
         &["image", "init"],
         &["image", "info"],
         &["image", "verify"],
+        &["image", "export"],
         &["image", "discard"],
         &["build-initramfs"],
         &["config"],
+        &["config", "check"],
         &["config", "show"],
+        &["gen"],
+        &["gen", "man"],
+        &["gen", "completions"],
     ];
     for arguments in table {
         let help = succeeds(&[arguments, &["--help"]].concat());
