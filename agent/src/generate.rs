@@ -1,5 +1,5 @@
-//! Man pages and shell completions, for packages: `dormouse gen`. They come from the definition of the command line, but for
-//! the pages on the policy and on the whole, which are written by hand. The same program writes the same bytes.
+//! Man pages and shell completions, for packages: `dormouse gen`. They come from the definition of the command line, but
+//! for the pages on the policy and on the whole, which are written by hand. The same program writes the same bytes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,16 +22,16 @@ const WRITTEN: [(&str, &str); 2] = [
 
 /// What every generated page ends with.
 const END: &str = ".SH \"EXIT STATUS\"
-0 where the command did what it is for, 1 where it failed, with the reason on stderr, and 2 where the command line could not
-be understood.
+0 where the command did what it is for, 1 where it failed, with the reason on stderr, and 2 where the command line could
+not be understood.
 .SH \"SEE ALSO\"
 .BR dormouse (8),
 .BR dormouse.toml (5),
 .BR dormouse (7)
 ";
 
-/// Writes the man pages of `command` and all of its subcommands into `folder`, and the ones that are written by hand. Returns
-/// the files.
+/// Writes the man pages of `command` and all of its subcommands into `folder`, and the ones that are written by hand.
+/// Returns the files.
 ///
 /// # Errors
 /// The folder or a file cannot be written.

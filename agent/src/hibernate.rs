@@ -23,6 +23,7 @@ use crate::loader::{self, Purpose, Request, region};
 use crate::machine::{self, Machine};
 use crate::obstacle::{self, Obstacle};
 use crate::phase::Phase;
+use crate::plymouth::Splash;
 use crate::policy::{ImageDevice, Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
 use crate::report::{Outcome, Report, mailbox};
@@ -178,9 +179,13 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drop(plan);
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
+    let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
     if self::image(policy)?.name() != name {
         bail!("the image device was initialised anew meanwhile; nothing was saved");
+    }
+    if let Some(splash) = &mut splash {
+        splash.hide();
     }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
@@ -189,6 +194,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let jumped = power::reboot(Command::Kexec);
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);
+    drop(splash);
     signals.forget();
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     drop(loaded);

@@ -65,6 +65,7 @@ pub mod pid1;
 // What is said, and where.
 pub mod kmsg;
 pub mod last;
+mod plymouth;
 pub mod progress;
 pub mod report;
 mod screen;

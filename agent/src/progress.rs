@@ -91,10 +91,6 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.screen.end_line();
-        if self.drawn.is_some() {
-            // The kernel's own lines overtake what is still on its way to a serial line, at 115,200 baud for so long.
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::loader::bzimage::BzImage;
 use crate::loader::{self, Purpose, Request};
 use crate::machine::{self, Machine};
 use crate::phase::Phase;
+use crate::plymouth::Splash;
 use crate::policy::{ImageDevice, Policy, Unfit};
 use crate::store::{self, Access, Disk, Image, Place, StoreError};
 
@@ -221,6 +222,7 @@ fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
 fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.region);
+    let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
     let kernel_file = read(&policy.kernel.image)?;
@@ -249,6 +251,9 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
+    if let Some(splash) = &mut splash {
+        splash.hide();
+    }
     power::reboot(Command::Kexec).context("the jump was refused")?;
     bail!("the jump returned")
 }

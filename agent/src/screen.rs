@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use terminal_size::{Width, terminal_size_of};
@@ -14,6 +15,10 @@ use crate::policy::Verbosity;
 
 /// The names of the consoles, separated by spaces.
 pub(crate) const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
+
+/// How long a line is on its way to a serial line of 115,200 baud. The kernel's own lines would overtake it, and so would the
+/// end of the power.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
 
 /// The columns of a console that does not know how many it has, as serial lines do not.
 const USUAL_COLUMNS: usize = 80;
@@ -58,6 +63,7 @@ impl Screen {
             console.drawn = 0;
             format!("{text}\n")
         });
+        std::thread::sleep(ON_ITS_WAY);
     }
 
     /// What a console with so many columns shows in the line that changes in place, from now on.
@@ -73,15 +79,16 @@ impl Screen {
     /// Ends the line that changes in place, if there is one.
     pub(crate) fn end_line(&mut self) {
         self.put(|console| if std::mem::take(&mut console.drawn) > 0 { "\n".to_owned() } else { String::new() });
+        std::thread::sleep(ON_ITS_WAY);
     }
 
     fn put(&mut self, mut text: impl FnMut(&mut Console) -> String) {
         self.consoles.retain_mut(|console| {
             let text = text(console);
-            match console.file.write(text.as_bytes()) {
-                Ok(_) => true,
-                Err(error) => error.kind() == ErrorKind::WouldBlock,
-            }
+            console
+                .file
+                .write_all(text.as_bytes())
+                .map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |()| true)
         });
     }
 }

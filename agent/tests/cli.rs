@@ -79,23 +79,32 @@ fn usage_errors_exit_with_2() {
 
 #[test]
 fn help_is_everywhere() {
-    let table: [&[&str]; 16] = [
+    let table: [&[&str]; 25] = [
         &[],
         &["hibernate"],
         &["resume"],
+        &["status"],
         &["doctor"],
         &["setup"],
         &["enable"],
         &["disable"],
         &["prepare"],
+        &["update"],
+        &["initramfs-files"],
         &["image"],
         &["image", "init"],
+        &["image", "create"],
         &["image", "info"],
         &["image", "verify"],
+        &["image", "export"],
         &["image", "discard"],
         &["build-initramfs"],
         &["config"],
+        &["config", "check"],
         &["config", "show"],
+        &["gen"],
+        &["gen", "man"],
+        &["gen", "completions"],
     ];
     for arguments in table {
         let help = succeeds(&[arguments, &["--help"]].concat());

@@ -61,6 +61,7 @@ pub fn main() -> ExitCode {
     exit::end(ending.unwrap_or_else(|error| match way {
         Some(way) => {
             log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
+            std::thread::sleep(READING_TIME);
             Ending::JumpBack(way)
         }
         None => reboot(&error, Verbosity::Normal),

@@ -1,8 +1,9 @@
 //! What the user wants: `/etc/dormouse.toml` and its drop-ins, checked once and not changed afterwards.
 //!
 //! ```text
-//!   dropin: which files    each text ──source──> schema::File (as written) ──resolve──> Policy
-//!                                                                    (later files win, defaults filled in, every value possible)
+//!   dropin: which files, in which order
+//!   each text ──source──> schema::File (as written)
+//!   all of them ──resolve──> Policy (later files win, defaults filled in, every value possible)
 //! ```
 //!
 //! A and C read it from `/etc`; B and D read the merged form that [`Policy::to_toml`] put into their

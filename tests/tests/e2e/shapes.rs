@@ -1,6 +1,6 @@
 //! One power-off cycle in each shape of machine.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use dormouse_tests::machine::{DiskKind, Firmware, GuestConfig, MachineType};
 
 use crate::{power_cycle, session};
