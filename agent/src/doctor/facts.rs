@@ -16,7 +16,7 @@ use crate::kernel_config::KernelConfig;
 use crate::last::Last;
 use crate::loader::bzimage::BzImage;
 use crate::physmem::iomem::{Iomem, IomemError};
-use crate::policy::{Policy, PolicyError};
+use crate::policy::{self, Policy, PolicyError};
 use crate::signature;
 use crate::store::{self, Access, Disk, Image, StoreError};
 use crate::systemd::Routing;
@@ -165,7 +165,7 @@ impl Facts {
             },
             iomem: Iomem::parse(&text("/proc/iomem")),
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
-            policy_changed: policy_files(config_path).iter().filter_map(|path| changed(path).ok()).max(),
+            policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &release)),
             save_initramfs: known.map(|policy| changed(&policy.kernel.initramfs)),
@@ -241,15 +241,13 @@ fn changed(path: &Path) -> Result<SystemTime, Unseen> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|error| seen(&error, path))
 }
 
-/// The policy's file and its drop-ins. A drop-in that was removed changes the folder.
-fn policy_files(config: &Path) -> Vec<PathBuf> {
+/// When the policy was changed: one of its files, or the folder of its drop-ins, from which one may have been removed.
+fn policy_changed(config: &Path) -> Option<SystemTime> {
     let mut folder = config.as_os_str().to_owned();
     folder.push(".d");
-    let folder = PathBuf::from(folder);
-    let entries = fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
-    let mut files: Vec<PathBuf> = entries.unwrap_or_default();
-    files.extend([config.to_owned(), folder]);
-    files
+    let mut files = policy::files(config);
+    files.push(PathBuf::from(folder));
+    files.iter().filter_map(|path| changed(path).ok()).max()
 }
 
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {

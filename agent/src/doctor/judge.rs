@@ -551,12 +551,14 @@ fn kernel_resume(facts: &Facts) -> Check {
             "resume it, or discard it: `mkswap` on that swap space while it is off",
         );
     }
-    match is_told || facts.swap.is_resume_set {
-        false => question.ok("the kernel's own hibernation is not set up"),
-        true => question.warning(
-            "`resume=` is set up beside Dormouse: each works, but only one may hold a session at a time",
-            "hibernate with one of them only; `dormouse enable` routes `systemctl hibernate` to Dormouse. To be sure, remove \
-             `resume=` from the boot loader's configuration (the image of Dormouse does not need it)",
+    let is_routed = facts.systemd.as_ref().is_some_and(|systemd| systemd.routing.is_dormouse);
+    match (is_told || facts.swap.is_resume_set, is_routed) {
+        (false, _) => question.ok("the kernel's own hibernation is not set up"),
+        (true, true) => question.ok("`resume=` is set up, but `systemctl hibernate` is Dormouse's"),
+        (true, false) => question.warning(
+            "`resume=` is set up beside Dormouse, and `systemctl hibernate` uses it: only one of them may hold a session at a time",
+            "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's configuration, \
+             which Dormouse does not need",
         ),
     }
 }

@@ -288,8 +288,10 @@ fn settings_to_look_at() {
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
     assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
-    assert_eq!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()), ["kernel-resume"]);
-    assert!(warned(|facts| facts.cmdline = "resume=".into()).is_empty());
+    assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
+    let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
+    assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
+    assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
     assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
     assert_eq!(warned(|facts| facts.resume = None), ["resume-hook"]);
 }

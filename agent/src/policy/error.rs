@@ -12,7 +12,7 @@ use super::{MAX_ARGUMENTS, MAX_STALL, MAX_THREADS, MAX_WAIT, MIB, MIN_STALL};
 pub enum PolicyError {
     /// There is no such file.
     #[error(
-        "{}: there is no policy here: copy dormouse.toml (in the project's configs folder) to this place \
+        "{}: there is no policy here: run `dormouse setup`, or copy dormouse.toml (in the project's configs folder) to this place \
          and set image.device in it to the device that `dormouse image init` prepared",
         file.display()
     )]

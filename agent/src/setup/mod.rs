@@ -203,20 +203,36 @@ fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Wri
     let default = candidates.iter().position(|one| one.standing != Standing::Empty).map_or(file, |at| at + 1);
     loop {
         write!(output, "Number [{default}]: ").and_then(|()| output.flush()).context(cannot_ask)?;
-        let mut answer = String::new();
-        if input.read_line(&mut answer).context(cannot_ask)? == 0 {
-            bail!("no answer; nothing was changed");
-        }
-        let number = match answer.trim() {
+        let number = match answer_of(input)?.as_str() {
             "" => default,
             text => text.parse().unwrap_or(0),
         };
         match number.checked_sub(1).and_then(|at| candidates.get(at)) {
+            Some(candidate) if candidate.standing == Standing::Empty => {
+                let path = candidate.path.display();
+                write!(
+                    output,
+                    "Nothing is recognised on {path}, which does not mean that nothing is there. Use it? [y/N]: "
+                )
+                .and_then(|()| output.flush())
+                .context(cannot_ask)?;
+                if matches!(answer_of(input)?.as_str(), "y" | "Y" | "yes") {
+                    return Ok(candidate.place());
+                }
+            }
             Some(candidate) => return Ok(candidate.place()),
             None if number == file => return Ok(in_file(Path::new(IMAGE_FILE))),
             None => writeln!(output, "Write a number from 1 to {file}.").context(cannot_ask)?,
         }
     }
+}
+
+fn answer_of(input: &mut impl BufRead) -> anyhow::Result<String> {
+    let mut answer = String::new();
+    if input.read_line(&mut answer).context("cannot read an answer")? == 0 {
+        bail!("no answer; nothing was changed");
+    }
+    Ok(answer.trim().to_owned())
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
@@ -258,7 +274,8 @@ mod tests {
             shown.contains("  2  /dev/b, 1,024 MiB, prepared for images") && shown.ends_with("Number [2]: "),
             "{shown}"
         );
-        assert_eq!(answered(&candidates, "x\n0\n4\n1\n").unwrap().0, Place::Device("/dev/a".into()));
+        assert_eq!(answered(&candidates, "x\n0\n4\n1\ny\n").unwrap().0, Place::Device("/dev/a".into()));
+        assert_eq!(answered(&candidates, "1\n\n2\n").unwrap().0, Place::Prepared("/dev/b".into()));
         assert_eq!(answered(&candidates, "3\n").unwrap().0, Place::File(IMAGE_FILE.into()));
         // What is merely empty is never proposed.
         assert_eq!(answered(&candidates[..1], "\n").unwrap().0, Place::File(IMAGE_FILE.into()));

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use super::Place;
 use crate::image_cmd;
-use crate::policy::{ImageDevice, Policy};
+use crate::policy::{DEFAULT_PATH, ImageDevice, Policy};
 use crate::systemd::replace;
 
 /// The commented example, which becomes the policy of a machine that has none.
@@ -73,7 +73,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
         steps.push(Step::WriteDropIn { file: PathBuf::from(folder).join("50-setup.toml"), place });
     }
     let config = path_text(wanted.config);
-    steps.push(dormouse(&["--config", &config, "build-initramfs", "--kernel", &path_text(wanted.kernel)]));
+    let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
+    steps.push(dormouse(&[config, &["build-initramfs", "--kernel", &path_text(wanted.kernel)]].concat()));
     steps.push(match &wanted.rebuild {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),

@@ -67,13 +67,15 @@ fn in_use() -> u64 {
 
 /// What a device is good for; `None` where it is in use or carries something else.
 fn standing(path: &Path, size: u64, name: &str, in_use: u64) -> Option<Standing> {
+    // First, because it only reads: udev takes notice of whoever has opened a device for writing.
+    if image_cmd::foreign(path).ok()?.is_some() {
+        return None;
+    }
+    // As `image init` opens it: that refuses one which is in use.
     match Image::open(Disk::open(path, Access::Write).ok()?) {
         Ok(_) => return Some(Standing::Prepared),
         Err(StoreError::NotInitialised { .. }) => {}
         Err(_) => return None,
-    }
-    if image_cmd::foreign(path).ok()?.is_some() {
-        return None;
     }
     let is_named = ["dormouse", "hibernate"].iter().any(|ours| name.eq_ignore_ascii_case(ours));
     match is_named {

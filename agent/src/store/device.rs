@@ -83,7 +83,7 @@ pub fn block_devices() -> Vec<PathBuf> {
     BlockDevice::all().into_iter().map(|device| device.path).collect()
 }
 
-/// A block device, as a place that an image could be given.
+/// A block device that an image could be put on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectDevice {
     /// Its node.
