@@ -227,7 +227,7 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
     if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
-    Ok(())
+    image_file::confirm(&image)
 }
 
 /// Refuses a kernel that could not be returned to, before anything is changed.

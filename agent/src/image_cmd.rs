@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use dormouse_image::{DiskExtent, Label, State};
 use serde::Serialize;
 
+use crate::image_file;
 use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
@@ -238,5 +239,6 @@ pub fn discard(path: &Path) -> anyhow::Result<String> {
         return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
     }
     image.transition(State::Discarded, "by `dormouse image discard`")?;
+    image_file::confirm(&image)?;
     Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
 }

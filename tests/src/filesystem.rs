@@ -28,6 +28,14 @@ pub fn check_ext4(disk: &Path) -> Result<String> {
     run(CHECK, &["-f", "-n"], disk)
 }
 
+/// Demands that an XFS filesystem that was unmounted is clean.
+///
+/// # Errors
+/// Fails where the check finds anything to repair.
+pub fn check_xfs(disk: &Path) -> Result<String> {
+    run("/sbin/xfs_repair", &["-n", "-f"], disk)
+}
+
 fn run(program: &str, options: &[&str], disk: &Path) -> Result<String> {
     let output = Command::new(program).args(options).arg(disk).output();
     let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;

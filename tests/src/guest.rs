@@ -90,6 +90,14 @@ impl Guest {
         Guest::new(config, &Userland { policies: vec![policy], ..Userland::default() }, artifacts)
     }
 
+    /// Gives the machine another userland from the next power-on on.
+    ///
+    /// # Errors
+    /// As [`Guest::new`].
+    pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
+        userland.build(artifacts, &self.files.folder, &self.files.initramfs)
+    }
+
     /// What the machine is made of.
     #[must_use]
     pub fn config(&self) -> &GuestConfig {

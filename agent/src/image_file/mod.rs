@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
-use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS};
+use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
 use dormouse_image::{BLOCK, DiskExtent};
 use dormouse_sys::fiemap;
 use nix::fcntl::FallocateFlags;
@@ -221,11 +221,11 @@ fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyho
     Ok(disk.flush()?)
 }
 
-/// Demands that both ends of each piece of a file are on the disk where they are said to be.
+/// Demands that both ends of each piece of a file, and the image's state, are on the disk where they are said to be.
 fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let disk = Disk::open(device, Access::Read)?;
     let map = Extents::new(extents);
-    for offset in ends(extents) {
+    for offset in ends(extents).into_iter().chain(SLOT_OFFSETS) {
         let pieces = map.pieces(offset, BLOCK).context("a map that is shorter than its pieces")?;
         for (at, _) in pieces {
             let is_there = at.checked_add(BLOCK as u64).is_some_and(|end| end <= disk.size());
@@ -265,6 +265,20 @@ pub fn check(image: &Image) -> anyhow::Result<()> {
         bail!("{}: the file's blocks have been moved, and no boot would find it; {}", about(), remedy());
     }
     compare(image.disk(), &device, extents).with_context(about)
+}
+
+/// Sees to it that a boot will find what has just been changed of an image. Where the image was opened by its file, the filesystem may
+/// have written the change elsewhere: to blocks of its own, where the file was cloned.
+///
+/// # Errors
+/// As [`check`].
+pub fn confirm(image: &Image) -> anyhow::Result<()> {
+    let by_file = !image.label().extents.is_empty() && image.disk().place().offset == 0;
+    if by_file {
+        check(image).context("the change may not be where a boot looks for it: boot once with `noresume`")
+    } else {
+        Ok(())
+    }
 }
 
 /// The block device under a file.

@@ -34,6 +34,8 @@ enum Command {
         #[arg(long)]
         megabytes: u64,
     },
+    /// Copy a file by copy_file_range(2), which shares its blocks where the filesystem can.
+    Clone { from: PathBuf, to: PathBuf },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -72,6 +74,9 @@ fn main() -> ExitCode {
         Command::Start { options, churn } => workload::start(&options.settings(churn)).map(|()| ExitCode::SUCCESS),
         Command::Check => check(),
         Command::FreshMemory { megabytes } => workload::fresh::check(megabytes).map(|()| ExitCode::SUCCESS),
+        Command::Clone { from, to } => {
+            std::fs::copy(from, to).map(|_| ExitCode::SUCCESS).context("the copy cannot be made")
+        }
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {
             churn::children::child(io::stdin().lock(), io::stdout().lock(), Duration::from_millis(millis))

@@ -16,7 +16,9 @@ mod device;
 mod whole;
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
-use dormouse_image::{BLOCK, Commit, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, Label, PfnRange, Slot, newest};
+use dormouse_image::{
+    BLOCK, Commit, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot, newest,
+};
 
 use device::Device;
 
@@ -30,6 +32,9 @@ pub(super) fn run(input: &[u8]) {
         index(&device, offset);
     }
     let file = device.file();
+    for offset in device.blocks().filter(|offset| device.read(*offset, 8) == LABEL_MAGIC) {
+        whole::mapped(&file, offset);
+    }
     whole::restore(&file);
     whole::change(&file, state);
 }

@@ -7,6 +7,7 @@ mod cycles;
 mod exactness;
 mod export;
 mod free_pages;
+mod image_file;
 mod images;
 mod power_cuts;
 mod refusals;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use dormouse_image::layout::{CHUNK_MAX, DATA_OFFSET, HEADER_OFFSET, INDEX_MAX, LABEL_OFFSET, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, Codec, Header, INDEX_MAGIC, IndexBlock, Locator, State, checksum};
+use dormouse_image::{BLOCK, Codec, Header, INDEX_MAGIC, IndexBlock, LABEL_MAGIC, Locator, State, checksum};
 
 use crate::fuzz::scratch::Scratch;
 
@@ -140,6 +140,9 @@ impl Device {
         let save = self.read(HEADER_OFFSET + HEADER_SAVE, 16);
         self.seal(mend, LABEL_OFFSET);
         self.seal(mend, HEADER_OFFSET);
+        let is_label = |offset: &u64| self.read(*offset, LABEL_MAGIC.len()) == LABEL_MAGIC;
+        let labels: Vec<u64> = self.blocks().filter(|offset| *offset != LABEL_OFFSET && is_label(offset)).collect();
+        labels.into_iter().for_each(|offset| self.seal(mend, offset));
 
         let data: Vec<u64> = self.blocks().filter(|offset| *offset >= DATA_OFFSET).collect();
         for offset in data {

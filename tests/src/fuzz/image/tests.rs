@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use dormouse::store::{Access, Disk, Place};
+use dormouse_image::{DiskExtent, Uuid};
+
 use super::*;
 use device::{BLOCKS, REPEAT};
 
@@ -49,6 +52,28 @@ fn the_golden_image_is_described_and_restored() {
     assert!(mended.read(0, whole.len()) == whole, "there is nothing to mend in it");
     let counts = whole::restore(&mended.file()).unwrap();
     assert!(counts.stored > 0 && counts.zero > 0);
+}
+
+/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written anew with the golden one.
+#[test]
+fn the_golden_image_in_a_file_is_described_and_read() {
+    let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];
+    let label = Label { uuid: Uuid([5; 16]), created_unix: 6, extents }.encode().unwrap();
+    let mut image = vec![0; (2 << 20) + 4 * BLOCK];
+    for (at, bytes) in [(0, label.as_slice()), (2 << 20, &label), (1 << 20, &[7; BLOCK])] {
+        image[at..at + BLOCK].copy_from_slice(bytes);
+    }
+    let input = describe(&image);
+    if std::env::var_os("DORMOUSE_BLESS").is_some_and(|bless| bless == "1") {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/image/in-a-file");
+        std::fs::write(path, &input).unwrap();
+    }
+    let file = Device::new(&input).0.file();
+    let place = Place { path: file.path(), offset: 2 << 20 };
+    let disk = Disk::open_at(&place, Access::Read).unwrap();
+    assert_eq!(disk.size(), 5 * BLOCK as u64);
+    assert_eq!(disk.read(12288, BLOCK).unwrap()[..], [7; BLOCK]);
+    run(&input);
 }
 
 /// Whatever is changed in a block's content, mending leads behind the checksums.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dormouse::pipeline::{self, Counts, Limits};
 use dormouse::stage::PageSink;
-use dormouse::store::{Access, Disk, Image, Reader, StoreError};
+use dormouse::store::{Access, Disk, Image, Place, Reader, StoreError};
 use dormouse::window;
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, Header, PfnRange, State};
@@ -44,6 +44,23 @@ pub(super) fn restore(file: &Scratch) -> Option<Counts> {
             assert!(!error.to_string().is_empty());
             None
         }
+    }
+}
+
+/// Opens what has a label at `offset` by the map in it, where that is not the device's beginning, and reads all of it.
+pub(super) fn mapped(file: &Scratch, offset: u64) {
+    let place = Place { path: file.path(), offset };
+    let (device, mapped) = (disk(file, Access::Read), Disk::open_at(&place, Access::Read));
+    match mapped {
+        Ok(mapped) => {
+            // Pieces of the device, none of them twice.
+            assert!(mapped.size() <= device.size());
+            let len = usize::try_from(mapped.size()).expect("a device of some MiB");
+            assert!(mapped.read(0, len).is_ok() && mapped.read(mapped.size(), BLOCK).is_err());
+            let first = |disk: &Disk, at| disk.read(at, BLOCK).expect("it was read before").to_vec();
+            assert!(mapped.size() == 0 || first(&mapped, 0) == first(&device, offset));
+        }
+        Err(error) => said(&error),
     }
 }
 

@@ -1,0 +1,193 @@
+//! The image in a file of a filesystem that the session has mounted.
+
+use anyhow::{Context, Result, ensure};
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::filesystem;
+use dormouse_tests::guest::Guest;
+use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
+use dormouse_tests::userland::{GuestPolicy, Userland};
+
+use crate::{demand_proofs, lines_of_boot, reasons};
+
+/// Where the session mounts its filesystem.
+const FILES: &str = "/run/files";
+const IMAGE: &str = "/run/files/image";
+/// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
+const POLICY: &str = "/run/file.toml";
+
+/// A guest with a filesystem on its one disk and a file for the image in it, made after the guest has run `prepare` there.
+/// It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
+fn guest_with_file(kind: &str, prepare: &str, size: &str) -> Result<Guest> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: 700 * MIB }];
+    let own_modules: Vec<String> = if kind == "xfs" { vec!["xfs".to_owned()] } else { Vec::new() };
+    let userland = |device: &str| {
+        let policies = vec![GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\nwait = 5\n"))];
+        Userland { policies, own_modules: own_modules.clone(), ..Userland::default() }
+    };
+    let mut guest = Guest::new(config, &userland("/dev/vda"), &artifacts)?;
+    filesystem::make(kind, &guest.disk_file(0))?;
+    guest.boot()?;
+    mount(&mut guest, kind, "")?;
+    guest.succeed(&format!("cd {FILES}\n{prepare}"))?;
+    let said = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
+    ensure!(said.contains("UUID=") && said.contains("/dev/vda"), "{said}");
+    let device = boot_device(&mut guest)?;
+    guest.succeed(&format!("umount {FILES}"))?;
+    guest.cut_power();
+
+    guest.set_userland(&userland(&device), &artifacts)?;
+    let lines = lines_of_boot(&mut guest)?;
+    let (_, offset) = device.split_once('@').context("no offset")?;
+    let expected = format!("no image to resume: the one on /dev/vda (from byte {offset} on) is empty");
+    ensure!(reasons(&lines) == [expected.as_str()], "{:?}", reasons(&lines));
+    mount(&mut guest, kind, "")?;
+    ensure!(boot_device(&mut guest)? == device, "the file has moved");
+    Ok(guest)
+}
+
+fn mount(guest: &mut Guest, kind: &str, options: &str) -> Result<()> {
+    guest.succeed(&format!("mkdir -p {FILES} && mount -t {kind} {options} /dev/vda {FILES}"))?;
+    guest.succeed(&format!("sed 's|^device = .*|device = \"{IMAGE}\"|' /etc/dormouse.toml >{POLICY}"))?;
+    Ok(())
+}
+
+/// The image device as an initramfs needs it.
+fn boot_device(guest: &mut Guest) -> Result<String> {
+    let policy = guest.succeed(&format!("dormouse --config {POLICY} config show --boot"))?;
+    let device = policy.lines().find_map(|line| line.strip_prefix("device = \"")?.strip_suffix('"'));
+    let device = device.with_context(|| policy.clone())?.to_owned();
+    ensure!(device.starts_with("UUID=") && device.contains('@'), "{policy}");
+    Ok(device)
+}
+
+fn hibernate(then: &str) -> String {
+    format!("dormouse --config {POLICY} hibernate --then {then} --json")
+}
+
+/// The session writes to the filesystem all the time, and the image to the same disk: off and on again, and then a boot that
+/// does not resume and replays the journal.
+fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
+    cycle::start_workload(guest)?;
+    guest.succeed(&format!(
+        "echo before >{FILES}/word && \
+         (i=0; while :; do i=$((i + 1)); echo $i >>{FILES}/work; sleep 0.05; done) >/dev/null 2>&1 &"
+    ))?;
+    // An image of an earlier state that the page cache still holds must not be believed later.
+    guest.succeed(&format!("cat {IMAGE} >/dev/null"))?;
+    for _ in 0..2 {
+        let before = cycle::check_workload(guest)?;
+        let saved = cycle::save(guest, before, &hibernate("poweroff"), &mut unobserved)?;
+        let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+        demand_proofs(guest, &went_on)?;
+        let report = went_on.report()?;
+        ensure!(report.device.starts_with("/dev/vda (from byte "), "{report:?}");
+        let info = guest.succeed(&format!("dormouse image info {IMAGE}; dormouse --config {POLICY} status"))?;
+        ensure!(info.matches("consumed").count() == 2, "{info}");
+        guest.succeed(&format!("dormouse image verify {IMAGE} && sync && grep -q before {FILES}/word"))?;
+    }
+    let before = cycle::check_workload(guest)?;
+    let snapshot = cycle::stay_on(guest, before, &hibernate("return"), &mut unobserved)?;
+    demand_proofs(guest, &snapshot)?;
+
+    let before = cycle::check_workload(guest)?;
+    cycle::save(guest, before, &hibernate("poweroff"), &mut unobserved)?;
+    guest.add_kernel_argument("noresume");
+    let lines = lines_of_boot(guest)?;
+    let said = reasons(&lines);
+    ensure!(said.len() == 1 && said[0].contains("the kernel command line says so; the image is discarded"), "{said:?}");
+    mount(guest, kind, "")?;
+    let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
+    ensure!(info.contains("discarded: the kernel command line"), "{info}");
+    guest.succeed(&format!("tr -d '0-9\\n' <{FILES}/work | head -c 1 | grep -q . && exit 1; umount {FILES}"))?;
+    let complaints = guest.succeed("dmesg | grep -i -e 'EXT4-fs error' -e 'XFS.*[Cc]orrupt' || true")?;
+    ensure!(complaints.is_empty(), "{complaints}");
+    guest.cut_power();
+    Ok(())
+}
+
+/// In pieces of 2 MiB, not in the order of the disk: every second file is gone when the image is made.
+#[test]
+fn a_scattered_file_on_ext4() -> Result<()> {
+    let scatter = "i=0; while fallocate -l 2M f$i 2>/dev/null; do i=$((i + 1)); done; sync; \
+                   while [ $i -gt 0 ]; do i=$((i - 2)); rm -f f$i; done; sync";
+    let mut guest = guest_with_file("ext4", scatter, "256M")?;
+    let info = guest.succeed(&format!("dormouse image info --json {IMAGE}"))?;
+    let info: serde_json::Value = serde_json::from_str(&info)?;
+    ensure!(info["extents"].as_u64().is_some_and(|extents| extents > 60), "{info}");
+    cycles(&mut guest, "ext4")?;
+    filesystem::check_ext4(&guest.disk_file(0))?;
+    Ok(())
+}
+
+#[test]
+fn a_file_on_xfs() -> Result<()> {
+    let mut guest = guest_with_file("xfs", "", "300M")?;
+    guest.succeed(&format!("workload clone {IMAGE} {FILES}/clone && sync"))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "shared with another file or a snapshot"])?;
+    guest.succeed(&format!("rm {FILES}/clone && sync"))?;
+    cycles(&mut guest, "xfs")?;
+    filesystem::check_xfs(&guest.disk_file(0))?;
+    Ok(())
+}
+
+/// Each with its reason, and nothing is left behind.
+#[test]
+fn files_that_will_not_do() -> Result<()> {
+    let mut guest = guest_with_file("ext4", "", "64M")?;
+    let create = |size: &str, path: &str| format!("dormouse image create --size {size} {path}");
+    refused(&mut guest, &create("64M", IMAGE), &[IMAGE, "already"])?;
+    refused(&mut guest, &create("900M", "/run/files/large"), &["/run/files/large", "900 MiB do not fit", "--size"])?;
+    refused(&mut guest, &create("auto", "/run/files/auto"), &["/run/files/auto", "MiB at most", "--size"])?;
+    refused(&mut guest, &create("64M", "/run/image"), &["/run/image", "it is on tmpfs"])?;
+    refused(&mut guest, &create("64M", "/proc/image"), &["/proc/image"])?;
+    guest.succeed("cd /run && [ ! -e image ] && cd files && [ ! -e large ] && [ ! -e auto ]")?;
+
+    // A copy has the label and lies elsewhere.
+    guest.succeed(&format!("cd {FILES} && cp image copy && mv image good && mv copy image && sync"))?;
+    refused(
+        &mut guest,
+        &hibernate("poweroff"),
+        &[IMAGE, "blocks have been moved", "dormouse image create --size 64M"],
+    )?;
+    // The beginning of one, and room for the rest of it.
+    guest.succeed(&format!(
+        "cd {FILES} && rm image && fallocate -l 64M image && dd if=good of=image bs=1M count=2 conv=notrunc && sync"
+    ))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "are reserved and not written yet"])?;
+    // With a hole.
+    guest.succeed(&format!(
+        "cd {FILES} && rm image && dd if=good of=image bs=1M count=2 && dd if=good of=image bs=1M count=1 seek=63 && sync"
+    ))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "a hole at byte 2097152"])?;
+    // Made as a device is.
+    guest.succeed(&format!("cd {FILES} && dd if=/dev/zero of=image bs=1M count=64 && dormouse image init image"))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "dormouse image init"])?;
+    guest.succeed(&format!("cd {FILES} && rm image"))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "there is no such file"])?;
+    guest.succeed(&format!("cd {FILES} && mv good image && dormouse --config {POLICY} config show --boot"))?;
+    // Too late to resume, and that is no way to name the image in an initramfs.
+    let output = guest.run(&format!("dormouse --config {POLICY} resume"))?;
+    ensure!(output.status == 1 && output.stderr.contains("is mounted already"), "{output:?}");
+
+    guest.succeed(&format!("umount {FILES}"))?;
+    mount(&mut guest, "ext4", "-o data=journal")?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "data=journal"])?;
+    refused(&mut guest, &create("64M", "/run/files/other"), &["data=journal"])?;
+    guest.succeed(&format!("umount {FILES}"))?;
+    guest.cut_power();
+    filesystem::check_ext4(&guest.disk_file(0))?;
+    Ok(())
+}
+
+fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
+    let output = guest.run(command)?;
+    ensure!(output.status == 1, "{command}: {output:?}");
+    for expected in expected {
+        ensure!(output.stderr.contains(expected), "{command}: {expected:?} is not in {:?}", output.stderr);
+    }
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
+    Ok(())
+}
