@@ -11,12 +11,13 @@ use nix::errno::Errno;
 use crate::boot_initramfs::{self, Tool};
 use crate::build;
 use crate::image_cmd;
+use crate::image_file;
 use crate::initramfs::release;
 use crate::kernel_config::KernelConfig;
 use crate::last::Last;
 use crate::loader::bzimage::BzImage;
 use crate::physmem::iomem::{Iomem, IomemError};
-use crate::policy::{self, Policy, PolicyError};
+use crate::policy::{self, ImageDevice, Policy, PolicyError};
 use crate::signature;
 use crate::store::{self, Access, Disk, Image, StoreError};
 use crate::systemd::Routing;
@@ -94,7 +95,7 @@ pub(super) struct ImageFacts {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) is_busy: bool,
-    /// Its state, and the reason for that; or why it is no image device.
+    /// Its state, and the reason for that; or why it is no image device, or no file that the save kernel could use.
     pub(super) state: Result<(State, String), String>,
 }
 
@@ -269,10 +270,13 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         disk => (disk.map_err(of_store)?, false),
     };
     let size = disk.size();
-    let state = match Image::open(disk) {
-        Ok(image) => Ok((image.commit().state, image.commit().reason.clone())),
-        Err(error) => Err(error.to_string()),
-    };
+    let state = Image::open(disk).map_err(anyhow::Error::from).and_then(|image| {
+        if let ImageDevice::File(_) = policy.image.device {
+            image_file::check(&image)?;
+        }
+        Ok((image.commit().state, image.commit().reason.clone()))
+    });
+    let state = state.map_err(|error| format!("{error:#}"));
     Ok(ImageFacts { path: place.path, size, is_busy, state })
 }
 

@@ -10,7 +10,7 @@ use crate::kernel_config::{KernelConfig, SAVE_KERNEL};
 use crate::loader::region;
 use crate::obstacle::{self, Obstacle};
 use crate::physmem::iomem::IomemError;
-use crate::policy::Policy;
+use crate::policy::{ImageDevice, Policy};
 use crate::report::mib;
 
 const AS_ROOT: &str = "run `dormouse doctor` as root";
@@ -277,8 +277,10 @@ fn policy(facts: &Facts) -> Check {
 }
 
 fn image_device(facts: &Facts) -> Check {
-    let question =
-        question("image-device", "The image needs a place for itself alone, prepared by `dormouse image init`.");
+    let question = question(
+        "image-device",
+        "The image needs a place for itself alone, prepared by `dormouse image init` or `dormouse image create`.",
+    );
     let (policy, image) = match (&facts.policy, &facts.image) {
         (Ok(policy), Some(image)) => (policy, image),
         _ => return question.needs_policy(),
@@ -286,7 +288,11 @@ fn image_device(facts: &Facts) -> Check {
     match image {
         Err(Unseen::NeedsRoot) => question.needs_root(),
         Err(Unseen::Because(error)) => {
-            question.failed(error, format!("attach {}, or name another with `dormouse setup`", policy.image.device))
+            let remedy = match &policy.image.device {
+                ImageDevice::File(path) => format!("dormouse image create --size auto {}", path.display()),
+                device => format!("attach {device}, or name another with `dormouse setup`"),
+            };
+            question.failed(error, remedy)
         }
         Ok(image) if image.is_busy => question.failed(
             format!("{} is in use (mounted, active swap, or part of another device)", image.path.display()),
@@ -294,7 +300,14 @@ fn image_device(facts: &Facts) -> Check {
         ),
         Ok(image) => match &image.state {
             Ok(_) => question.ok(format!("{}, {}", image.path.display(), mib(image.size))),
-            Err(error) => question.failed(error, format!("dormouse image init {}", image.path.display())),
+            Err(error) => {
+                let path = image.path.display();
+                let remedy = match &policy.image.device {
+                    ImageDevice::File(_) => format!("remove the file, then `dormouse setup --file {path}`"),
+                    _ => format!("dormouse image init {path}"),
+                };
+                question.failed(error, remedy)
+            }
         },
     }
 }
@@ -324,9 +337,9 @@ fn image_size(facts: &Facts) -> Check {
         size if size >= in_use => question.ok(found),
         size if size >= in_use / BEST_RATIO => question.warning(
             found,
-            "give the image a larger device, set save.drop_caches = true, or close something before hibernating",
+            "give the image a larger place, set save.drop_caches = true, or close something before hibernating",
         ),
-        _ => question.failed(found, "give the image a larger device with `dormouse setup`"),
+        _ => question.failed(found, "give the image a larger place with `dormouse setup`"),
     }
 }
 

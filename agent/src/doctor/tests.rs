@@ -219,6 +219,12 @@ fn what_an_image_needs() {
     assert!(waiting.state == State::Warning && waiting.remedy.unwrap().contains("image discard /dev/vdb"));
     let gone = Facts { image: Some(Err(Unseen::Because("image device /dev/vdb: not found".into()))), ..ready() };
     assert_eq!(ids(&gone, State::Failed), ["image-device"]);
+    let file = Policy::parse("policy", "[image]\ndevice = \"/var/lib/dormouse/image\"\n").unwrap();
+    let no_file = Facts { policy: Ok(file.clone()), ..gone };
+    let create = "dormouse image create --size auto /var/lib/dormouse/image";
+    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), create);
+    let moved = Facts { policy: Ok(file), ..foreign };
+    assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
 }
 
 #[test]

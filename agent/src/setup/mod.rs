@@ -19,6 +19,7 @@ use clap::Args;
 
 use crate::boot_initramfs::Tool;
 use crate::doctor::Diagnosis;
+use crate::image_file::Size;
 use crate::kernels;
 use crate::policy::{Policy, PolicyError};
 use crate::report::mib;
@@ -40,7 +41,7 @@ pub struct Options {
     file: Option<PathBuf>,
 
     /// How large that file becomes: a number with M or G behind it, or auto for what memory may need
-    #[arg(long, value_name = "auto|SIZE", default_value = "auto")]
+    #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = size)]
     size: String,
 
     /// The kernel that saves and restores, a bzImage [default: the running kernel's]
@@ -63,6 +64,11 @@ pub struct Options {
     /// named for the purpose is not taken this way
     #[arg(long)]
     yes: bool,
+}
+
+/// A size as `dormouse image create` takes it, which gets it as it is.
+fn size(text: &str) -> Result<String, String> {
+    text.parse::<Size>().map(|_| text.to_owned())
 }
 
 /// Where the image goes.
@@ -97,10 +103,10 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
     let stdin = io::stdin();
     let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run;
     let policy = known_policy(config)?;
-    let candidates = survey::devices()?;
-    let place = match may_ask && options.device.is_none() && options.file.is_none() {
-        true => ask(&candidates, &mut stdin.lock(), &mut io::stdout())?,
-        false => choose(&candidates, options)?,
+    let place = match named(options) {
+        Some(place) => place,
+        None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
+        None => propose(&survey::devices()?, options)?,
     };
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
     let kernel = match &options.kernel {
@@ -163,26 +169,22 @@ fn perform(steps: &[Step]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The place that the flags name, or the best one.
-fn choose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> {
-    if let Some(device) = &options.device {
-        let is_prepared = candidates.iter().any(|one| one.path == *device && one.standing == Standing::Prepared);
-        return Ok(if is_prepared && !options.force {
-            Place::Prepared(device.clone())
-        } else {
-            Place::Device(device.clone())
-        });
-    }
-    if let Some(file) = &options.file {
-        return Ok(in_file(file));
-    }
+/// The place that the flags name, if they do.
+fn named(options: &Options) -> Option<Place> {
+    let device = options.device.as_ref().map(|device| {
+        let is_prepared = crate::image_cmd::info(&device.as_path().into()).is_ok();
+        if is_prepared && !options.force { Place::Prepared(device.clone()) } else { Place::Device(device.clone()) }
+    });
+    device.or_else(|| options.file.as_deref().map(in_file))
+}
+
+/// The place that a question would propose, where nobody can be asked.
+fn propose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> {
     if !options.yes && !options.dry_run {
         bail!("there is no terminal to ask where the image is to go: name a --device or a --file, or say --yes");
     }
-    match candidates.iter().find(|one| one.standing != Standing::Empty) {
-        Some(candidate) => Ok(candidate.place()),
-        None => Ok(in_file(Path::new(IMAGE_FILE))),
-    }
+    let place = candidates.iter().find(|one| one.standing != Standing::Empty).map(Candidate::place);
+    Ok(place.unwrap_or_else(|| in_file(Path::new(IMAGE_FILE))))
 }
 
 /// A file that is there already was made for this, or making it again will say why not.
@@ -284,20 +286,28 @@ mod tests {
 
     #[test]
     fn flags_decide_without_a_question() {
-        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Prepared)];
-        let with = |change: fn(&mut Options)| {
-            let mut options = Options::default();
-            change(&mut options);
-            choose(&candidates, &options)
-        };
-        assert_eq!(with(|o| o.device = Some("/dev/a".into())).unwrap(), Place::Device("/dev/a".into()));
-        assert_eq!(with(|o| o.device = Some("/dev/b".into())).unwrap(), Place::Prepared("/dev/b".into()));
-        let forced = |o: &mut Options| (o.device, o.force) = (Some("/dev/b".into()), true);
-        assert_eq!(with(forced).unwrap(), Place::Device("/dev/b".into()));
-        assert_eq!(with(|o| o.file = Some("/x/image".into())).unwrap(), Place::File("/x/image".into()));
-        assert_eq!(with(|o| o.yes = true).unwrap(), Place::Prepared("/dev/b".into()));
-        assert!(with(|_| {}).unwrap_err().to_string().contains("--yes"));
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, prepared] = ["empty", "prepared"].map(|name| folder.path().join(name));
+        for path in [&empty, &prepared] {
+            std::fs::File::create(path).unwrap().set_len(64 << 20).unwrap();
+        }
+        crate::image_cmd::init(&prepared, false).unwrap();
+        let device = |path: &Path, force| named(&Options { device: Some(path.into()), force, ..Options::default() });
+        assert_eq!(device(&empty, false), Some(Place::Device(empty.clone())));
+        assert_eq!(device(&prepared, false), Some(Place::Prepared(prepared.clone())));
+        assert_eq!(device(&prepared, true), Some(Place::Device(prepared.clone())));
+        let file = |path: &Path| named(&Options { file: Some(path.into()), ..Options::default() });
+        assert_eq!(file(Path::new("/x/image")), Some(Place::File("/x/image".into())));
+        assert_eq!(file(&prepared), Some(Place::Made(prepared.clone())));
+        assert_eq!(named(&Options::default()), None);
+    }
+
+    #[test]
+    fn what_is_merely_empty_is_never_taken_unasked() {
+        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Named)];
         let yes = Options { yes: true, ..Options::default() };
-        assert_eq!(choose(&candidates[..1], &yes).unwrap(), Place::File(IMAGE_FILE.into()));
+        assert_eq!(propose(&candidates, &yes).unwrap(), Place::Device("/dev/b".into()));
+        assert_eq!(propose(&candidates[..1], &yes).unwrap(), Place::File(IMAGE_FILE.into()));
+        assert!(propose(&candidates, &Options::default()).unwrap_err().to_string().contains("--yes"));
     }
 }

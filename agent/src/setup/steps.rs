@@ -60,6 +60,9 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
             path
         }
         Place::File(path) => {
+            if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+                steps.push(Step::Run(vec!["mkdir".to_owned(), "-p".to_owned(), path_text(folder)]));
+            }
             steps.push(dormouse(&["image", "create", "--size", wanted.size, &path_text(path)]));
             path
         }
@@ -187,10 +190,11 @@ mod tests {
         let printed = Wanted { force: true, is_rebuilding: false, ..wanted(config, &place) };
         assert_eq!(texts(&printed)[0], "run: dormouse image init --force /dev/vdb");
         assert_eq!(texts(&printed)[3], "leave to you: rebuild the boot's initramfs: mkinitcpio -P");
-        let file = Place::File("/var/lib/dormouse/image".into());
-        let unknown_tool = Wanted { rebuild: None, ..wanted(config, &file) };
-        assert_eq!(texts(&unknown_tool)[0], "run: dormouse image create --size auto /var/lib/dormouse/image");
-        assert!(texts(&unknown_tool)[3].contains("initramfs/README.md"));
+        let file = Place::File("/nonexistent/image".into());
+        let unknown_tool = texts(&Wanted { rebuild: None, ..wanted(config, &file) });
+        let made = ["run: mkdir -p /nonexistent", "run: dormouse image create --size auto /nonexistent/image"];
+        assert_eq!(unknown_tool[..2], made);
+        assert!(unknown_tool[4].contains("initramfs/README.md"));
     }
 
     #[test]
