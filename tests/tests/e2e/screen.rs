@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use dormouse_tests::console::Line;
 use dormouse_tests::cycle::{self, Saved};
-use dormouse_tests::guest::{Ending, Guest};
+use dormouse_tests::guest::{Ending, Guest, READY_MARK};
+use dormouse_tests::image;
 use dormouse_tests::machine::{GuestConfig, MIB};
 
 use crate::{TWO_BOOTS, begin_save, demand_proofs};
@@ -49,6 +50,28 @@ fn a_reason_that_can_be_read() -> Result<()> {
     let went_on = cycle::stay_on(&mut guest, before, "dormouse hibernate", &mut |line| lines.push(line.clone()))?;
     demand_proofs(&guest, &went_on)?;
     check_reason(&guest, &lines, &went_on.output.stderr).map_err(|error| guest.explain(error))
+}
+
+#[test]
+fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
+    let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
+    crate::save(&mut guest)?;
+    let chunk = image::some_chunk(&guest.disk_file(0))?;
+    image::flip_byte(&guest.disk_file(0), chunk.offset + u64::from(chunk.stored_len / 2))?;
+    let (mut cursor, mut lines) = (guest.power_on()?, Vec::new());
+    guest.follow(&mut cursor, TWO_BOOTS, "an ordinary boot", |line| {
+        lines.push(line.clone());
+        line.text.contains(READY_MARK).then_some(())
+    })?;
+    let named = format!("the chunk at offset {} is damaged", chunk.offset);
+    let reason = format!("the session was not resumed: {named}");
+    let said: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].text.starts_with(&reason)).collect();
+    let [at] = said[..] else { return Err(guest.explain(anyhow::anyhow!("not one reason: {said:?}"))) };
+    let next = lines.get(at + 1).map(|next| next.at.saturating_duration_since(lines[at].at));
+    ensure!(next.is_some_and(|stayed| stayed >= TO_READ), "it stayed {next:?}");
+    // And the boot behind it repeats it.
+    ensure!(lines[at + 1..].iter().any(|line| line.text.contains("not resuming") && line.text.contains(&named)));
+    Ok(())
 }
 
 /// The reason is there once, it is what the command says, and it stays.
