@@ -160,7 +160,7 @@ enum ImageCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Make a file for the image, on a mounted ext4 or XFS
+    /// Make a file for the image, on a mounted ext4, XFS or btrfs
     ///
     /// The file is written from beginning to end and its place on the disk recorded in it: the save kernel writes there
     /// without mounting anything. Do not defragment, copy or move it.

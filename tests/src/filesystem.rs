@@ -36,6 +36,14 @@ pub fn check_xfs(disk: &Path) -> Result<String> {
     run("/sbin/xfs_repair", &["-n", "-f"], disk)
 }
 
+/// Demands that a btrfs filesystem is clean, checksums of data included.
+///
+/// # Errors
+/// Fails where the check finds anything to repair.
+pub fn check_btrfs(disk: &Path) -> Result<String> {
+    run("/bin/btrfs", &["check", "--readonly", "--check-data-csum"], disk)
+}
+
 fn run(program: &str, options: &[&str], disk: &Path) -> Result<String> {
     let output = Command::new(program).args(options).arg(disk).output();
     let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;

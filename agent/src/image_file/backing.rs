@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use dormouse_sys::btrfs;
 use dormouse_sys::fiemap::{self, attribute};
 
+use super::layout::Addresses;
 use crate::machine;
 use crate::store;
 
@@ -15,6 +18,8 @@ use crate::store;
 pub(super) struct Backing {
     /// The block device, by its node.
     pub(super) device: PathBuf,
+    /// What the filesystem's addresses are addresses of.
+    pub(super) addresses: Addresses,
 }
 
 impl Backing {
@@ -25,9 +30,52 @@ impl Backing {
     pub(super) fn of(file: &File) -> anyhow::Result<Backing> {
         let mount = Mount::of(file)?;
         mount.refuse_kind()?;
-        let device = disk_under(&Path::new("/sys/dev/block").join(&mount.number))?;
-        refuse_attributes(file)?;
-        Ok(Backing { device })
+        let numbers = Path::new("/sys/dev/block");
+        if mount.kind != "btrfs" {
+            return Ok(Backing { device: disk_under(&numbers.join(&mount.number))?, addresses: Addresses::Disk });
+        }
+        let devices = btrfs::devices(file).context("btrfs does not say how many devices it has")?;
+        ensure!(
+            devices == 1,
+            "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
+        );
+        // The number of its mount is no device's.
+        let node = std::fs::metadata(&mount.source).with_context(|| format!("{}: cannot look at it", mount.source))?;
+        let (major, minor) = (nix::sys::stat::major(node.rdev()), nix::sys::stat::minor(node.rdev()));
+        let device = disk_under(&numbers.join(format!("{major}:{minor}")))?;
+        let chunks =
+            btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
+        Ok(Backing { device, addresses: Addresses::Volume(chunks) })
+    }
+
+    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and keeps
+    /// checksums that it would miss.
+    pub(super) fn prepare(&self, file: &File) -> anyhow::Result<()> {
+        if self.addresses == Addresses::Disk {
+            return Ok(());
+        }
+        let change =
+            || fiemap::set_attributes(file, fiemap::attributes(file)? & !attribute::COMPRESSED | attribute::NO_COW);
+        change().context("copy on write cannot be switched off for it (chattr +C)")
+    }
+
+    /// Refuses a file that is kept otherwise than as plain blocks, or not overwritten in place.
+    pub(super) fn refuse_attributes(&self, file: &File) -> anyhow::Result<()> {
+        let attributes = fiemap::attributes(file).context("its attributes cannot be read")?;
+        let refused = [
+            (attribute::JOURNAL_DATA, "its content goes through the journal (chattr -j changes that)"),
+            (attribute::ENCRYPTED, "it is encrypted"),
+            (attribute::COMPRESSED, "it is compressed"),
+        ];
+        if let Some((_, why)) = refused.iter().find(|(attribute, _)| attributes & attribute != 0) {
+            bail!("{why}");
+        }
+        if self.addresses != Addresses::Disk && attributes & attribute::NO_COW == 0 {
+            bail!(
+                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an empty file)"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -37,6 +85,7 @@ struct Mount {
     /// The filesystem's device number, as `major:minor`.
     number: String,
     kind: String,
+    source: String,
     options: String,
 }
 
@@ -63,8 +112,8 @@ impl Mount {
         }
         let number = place.nth(1)?.to_owned();
         let mut what = what.split(' ');
-        let (kind, _source, options) = (what.next()?.to_owned(), what.next()?, what.next()?.to_owned());
-        Some(Mount { number, kind, options })
+        let (kind, source, options) = (what.next()?.to_owned(), what.next()?.to_owned(), what.next()?.to_owned());
+        Some(Mount { number, kind, source, options })
     }
 
     /// Refuses kinds of filesystems of which is not known how they keep the content of a file, or known that it is of no use here.
@@ -76,26 +125,9 @@ impl Mount {
                     "the filesystem is mounted with data=journal, which writes the content of files twice; mount it without"
                 )
             }
-            "ext4" | "xfs" => Ok(()),
-            "btrfs" => bail!(
-                "it is on btrfs, whose extents are addresses of a volume and not of a disk; use a partition, or a file on ext4 or XFS"
-            ),
-            other => bail!("it is on {other}; a file for the image must be on ext4 or XFS"),
+            "ext4" | "xfs" | "btrfs" => Ok(()),
+            other => bail!("it is on {other}; a file for the image must be on ext4, XFS or btrfs"),
         }
-    }
-}
-
-/// Refuses a file that is kept otherwise than as plain blocks.
-fn refuse_attributes(file: &File) -> anyhow::Result<()> {
-    let attributes = fiemap::attributes(file).context("its attributes cannot be read")?;
-    let refused = [
-        (attribute::JOURNAL_DATA, "its content goes through the journal (chattr -j changes that)"),
-        (attribute::ENCRYPTED, "it is encrypted"),
-        (attribute::COMPRESSED, "it is compressed (chattr -c changes that for a new file)"),
-    ];
-    match refused.iter().find(|(attribute, _)| attributes & attribute != 0) {
-        Some((_, why)) => bail!("{why}"),
-        None => Ok(()),
     }
 }
 
@@ -150,13 +182,13 @@ mod tests {
         assert_eq!(mount("2"), None);
         assert_eq!(mount("128").unwrap().number, "254:1");
         mount("128").unwrap().refuse_kind().unwrap();
-        let xfs = Mount { number: "8:1".into(), kind: "xfs".into(), options: "rw".into() };
-        xfs.refuse_kind().unwrap();
+        mount("29").unwrap().refuse_kind().unwrap();
+        assert_eq!(mount("29").unwrap().source, "/dev/vda2");
     }
 
     #[test]
     fn filesystems_that_will_not_do_are_refused_with_the_reason() {
-        for (id, expected) in [("22", "it is on proc"), ("28", "data=journal"), ("29", "addresses of a volume")] {
+        for (id, expected) in [("22", "it is on proc"), ("28", "data=journal")] {
             let error = mount(id).unwrap().refuse_kind().unwrap_err().to_string();
             assert!(error.contains(expected), "{id}: {error}");
         }

@@ -2,6 +2,7 @@
 
 use dormouse_image::layout::LABEL_MAX_EXTENTS;
 use dormouse_image::{BLOCK, DiskExtent};
+use dormouse_sys::btrfs::Chunk;
 use dormouse_sys::fiemap::{Extent, flag};
 use thiserror::Error;
 
@@ -45,11 +46,53 @@ pub enum Unsuitable {
         /// Where it lies, in bytes.
         offset: u64,
     },
+    /// An extent in a part of a volume that is kept otherwise than once, in one piece.
+    #[error(
+        "bytes {start} to {end} of the file lie where the volume keeps data twice or spread (its profile is not `single`)"
+    )]
+    Profile {
+        /// Its first byte in the file.
+        start: u64,
+        /// The one behind its last.
+        end: u64,
+    },
     /// More pieces than a label has room for.
     #[error(
         "the file lies in more than {LABEL_MAX_EXTENTS} pieces on the disk; make it where there is more free space"
     )]
     TooMany,
+}
+
+/// What the addresses that a filesystem gives for its extents are addresses of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Addresses {
+    /// The disk that it is on.
+    Disk,
+    /// A volume, of which these are the parts.
+    Volume(Vec<Chunk>),
+}
+
+impl Addresses {
+    /// Where `len` bytes at `address` are on the disk; `None` where they are nowhere, or not once and in one piece.
+    fn on_disk(&self, address: u64, len: u64) -> Option<Vec<DiskExtent>> {
+        let Addresses::Volume(chunks) = self else { return Some(vec![DiskExtent { offset: address, len }]) };
+        let end = address.checked_add(len)?;
+        let mut pieces = Vec::new();
+        let mut next = address;
+        while next < end {
+            let holds = |chunk: &&Chunk| chunk.logical <= next && next - chunk.logical < chunk.len;
+            let chunk = chunks.iter().find(holds)?;
+            let [stripe] = chunk.stripes[..] else { return None };
+            if chunk.kind & Chunk::PROFILES != 0 {
+                return None;
+            }
+            let within = next - chunk.logical;
+            let len = (chunk.len - within).min(end - next);
+            pieces.push(DiskExtent { offset: stripe.checked_add(within)?, len });
+            next += len;
+        }
+        Some(pieces)
+    }
 }
 
 /// What must not be said of an extent, the most telling first.
@@ -70,11 +113,16 @@ const REFUSED: [(u32, &str); 8] = [
 /// What may be.
 const HARMLESS: u32 = flag::LAST | flag::MERGED;
 
-/// The pieces of the disk that a file of `size` bytes, whole blocks, consists of. What touches is joined.
+/// The pieces of the disk that a file of `size` bytes, whole blocks, consists of, from extents whose addresses are those of
+/// `addresses`. What touches is joined.
 ///
 /// # Errors
 /// [`Unsuitable`].
-pub(super) fn disk_extents(extents: &[Extent], size: u64) -> Result<Vec<DiskExtent>, Unsuitable> {
+pub(super) fn disk_extents(
+    extents: &[Extent],
+    addresses: &Addresses,
+    size: u64,
+) -> Result<Vec<DiskExtent>, Unsuitable> {
     let mut pieces: Vec<DiskExtent> = Vec::new();
     let mut next = 0;
     // What is reserved behind the end of the file is not its content.
@@ -98,9 +146,12 @@ pub(super) fn disk_extents(extents: &[Extent], size: u64) -> Result<Vec<DiskExte
             return Err(Unsuitable::Flags { start, end, flags: extent.flags });
         }
         next = end;
-        match pieces.last_mut() {
-            Some(last) if last.end() == offset => last.len += end - start,
-            _ => pieces.push(DiskExtent { offset, len: end - start }),
+        let on_disk = addresses.on_disk(offset, end - start).ok_or(Unsuitable::Profile { start, end })?;
+        for piece in on_disk {
+            match pieces.last_mut() {
+                Some(last) if last.end() == piece.offset => last.len += piece.len,
+                _ => pieces.push(piece),
+            }
         }
     }
     if next < size {
@@ -120,6 +171,11 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    /// On a filesystem whose addresses are those of its disk.
+    fn disk_extents(extents: &[Extent], size: u64) -> Result<Vec<DiskExtent>, Unsuitable> {
+        super::disk_extents(extents, &Addresses::Disk, size)
+    }
 
     fn extent(logical: u64, physical: u64, len: u64, flags: u32) -> Extent {
         Extent { logical, physical, len, flags }
@@ -190,6 +246,27 @@ mod tests {
         }
         let merged = [extent(0, MIB, MIB, flag::MERGED | flag::LAST)];
         assert_eq!(disk_extents(&merged, MIB), Ok(vec![piece(MIB, MIB)]));
+    }
+
+    /// As a btrfs with two chunks for data has it, and one that keeps its own data twice.
+    #[test]
+    fn addresses_of_a_volume_are_looked_up() {
+        let chunk = |logical, len, kind, stripes: &[u64]| Chunk { logical, len, kind, stripes: stripes.to_vec() };
+        let volume = Addresses::Volume(vec![
+            chunk(100 * MIB, 8 * MIB, 1, &[13 * MIB]),
+            chunk(108 * MIB, 8 * MIB, 1, &[40 * MIB]),
+            chunk(116 * MIB, 8 * MIB, 0x24, &[60 * MIB, 70 * MIB]),
+            chunk(124 * MIB, 8 * MIB, 1, &[60 * MIB, 70 * MIB]),
+        ]);
+        let map = |address, len| super::disk_extents(&[extent(0, address, len, flag::LAST)], &volume, len);
+        assert_eq!(map(101 * MIB, 7 * MIB), Ok(vec![piece(14 * MIB, 7 * MIB)]));
+        // Over the end of one.
+        assert_eq!(map(107 * MIB, 3 * MIB), Ok(vec![piece(20 * MIB, MIB), piece(40 * MIB, 2 * MIB)]));
+        for (address, len) in
+            [(99 * MIB, MIB), (115 * MIB, 2 * MIB), (124 * MIB, MIB), (131 * MIB, 2 * MIB), (140 * MIB, MIB)]
+        {
+            assert_eq!(map(address, len), Err(Unsuitable::Profile { start: 0, end: len }), "{address}");
+        }
     }
 
     #[test]

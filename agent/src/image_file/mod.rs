@@ -1,9 +1,9 @@
 //! An image in a file: making one, and seeing to it that what B will write without the filesystem is that file and nothing else.
 //!
 //! ```text
-//!   file ──FIEMAP──> extents ──layout──> map ──> the image's label     once, by `image create`
-//!     │                                   ║
-//!     └──fdinfo, mountinfo, sysfs──> disk ╬ compared, byte by byte, before every hibernation
+//!   file ──FIEMAP──> extents ──layout──> map ───> the image's label    once, by `image create`
+//!     │                                   ╫ compared with the label and with the disk before every hibernation
+//!     └──fdinfo, mountinfo, sysfs───────> disk
 //! ```
 //!
 //! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the label by
@@ -111,7 +111,7 @@ impl Drop for Unfinished<'_> {
 /// Makes an image of a file that is new and empty, and says on which block device it lies.
 fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
     // Before anything is written that would be in vain.
-    Backing::of(file)?;
+    Backing::of(file)?.prepare(file)?;
     let size = room(file, size)?;
     nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, i64::try_from(size)?).map_err(|error| match error {
         nix::errno::Errno::ENOSPC => {
@@ -134,11 +134,13 @@ fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)
 
 /// The block device under a file, and the pieces of it that the file consists of.
 fn lay_out(file: &File, disk: &Disk) -> anyhow::Result<(PathBuf, Vec<DiskExtent>)> {
-    let Backing { device } = Backing::of(file)?;
+    let backing = Backing::of(file)?;
+    backing.refuse_attributes(file)?;
     // More cannot be used; those that touch count once.
     let limit = 64 * LABEL_MAX_EXTENTS;
     let extents = fiemap::extents(file, limit).context("the filesystem does not say where it lies (FIEMAP)")?;
-    Ok((device, disk_extents(&extents, disk.size())?))
+    let extents = disk_extents(&extents, &backing.addresses, disk.size())?;
+    Ok((backing.device, extents))
 }
 
 /// How large the file becomes, in bytes.

@@ -4,6 +4,7 @@
 //! says what makes it sound. Nothing here knows what an image or a session is.
 
 pub mod blockdev;
+pub mod btrfs;
 pub mod fiemap;
 pub mod kexec;
 pub mod memory;

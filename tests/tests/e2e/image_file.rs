@@ -22,7 +22,7 @@ fn guest_with_file(kind: &str, prepare: &str, size: &str) -> Result<Guest> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: 700 * MIB }];
-    let own_modules: Vec<String> = if kind == "xfs" { vec!["xfs".to_owned()] } else { Vec::new() };
+    let own_modules: Vec<String> = if kind == "ext4" { Vec::new() } else { vec![kind.to_owned()] };
     let userland = |device: &str| {
         let policies = vec![GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\nwait = 5\n"))];
         Userland { policies, own_modules: own_modules.clone(), ..Userland::default() }
@@ -102,7 +102,9 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
     ensure!(info.contains("discarded: the kernel command line"), "{info}");
     guest.succeed(&format!("tr -d '0-9\\n' <{FILES}/work | head -c 1 | grep -q . && exit 1; umount {FILES}"))?;
-    let complaints = guest.succeed("dmesg | grep -i -e 'EXT4-fs error' -e 'XFS.*[Cc]orrupt' || true")?;
+    let complaints = guest.succeed(
+        "dmesg | grep -i -e 'EXT4-fs error' -e 'XFS.*[Cc]orrupt' -e 'BTRFS.*error' -e 'csum failed' || true",
+    )?;
     ensure!(complaints.is_empty(), "{complaints}");
     guest.cut_power();
     Ok(())
@@ -130,6 +132,19 @@ fn a_file_on_xfs() -> Result<()> {
     guest.succeed(&format!("rm {FILES}/clone && sync"))?;
     cycles(&mut guest, "xfs")?;
     filesystem::check_xfs(&guest.disk_file(0))?;
+    Ok(())
+}
+
+/// The addresses that FIEMAP gives are those of the volume, and others than the disk's.
+#[test]
+fn a_file_on_btrfs() -> Result<()> {
+    let mut guest = guest_with_file("btrfs", "", "300M")?;
+    // What is copied to a new file is not overwritten in place.
+    guest.succeed(&format!("cd {FILES} && mv image good && cp good image && sync"))?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "btrfs writes each change of it elsewhere"])?;
+    guest.succeed(&format!("cd {FILES} && mv good image && sync"))?;
+    cycles(&mut guest, "btrfs")?;
+    filesystem::check_btrfs(&guest.disk_file(0))?;
     Ok(())
 }
 
