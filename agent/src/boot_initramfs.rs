@@ -62,12 +62,13 @@ impl Tool {
         Ok(())
     }
 
-    /// The command that builds the initramfs of the kernel with this release anew.
+    /// The command that builds the initramfs of every installed kernel anew: whichever of them is booted next must look for the image
+    /// before it mounts the session's filesystems.
     #[must_use]
-    pub fn rebuild(self, release: &str) -> Vec<String> {
+    pub fn rebuild(self) -> Vec<String> {
         let words: &[&str] = match self {
-            Tool::InitramfsTools => &["update-initramfs", "-u", "-k", release],
-            Tool::Dracut => &["dracut", "--force", "--kver", release],
+            Tool::InitramfsTools => &["update-initramfs", "-u", "-k", "all"],
+            Tool::Dracut => &["dracut", "--force", "--regenerate-all"],
             Tool::Mkinitcpio => &["mkinitcpio", "-P"],
         };
         words.iter().map(|&word| word.to_owned()).collect()

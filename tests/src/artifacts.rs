@@ -6,6 +6,10 @@ use anyhow::{Context, Result, bail};
 
 /// The folder of the test kernel, from `scripts/build-kernel`.
 pub const KERNEL_VARIABLE: &str = "DORMOUSE_KERNEL";
+/// The root filesystem of the Debian guest, from `scripts/build-debian`.
+pub const DEBIAN_VARIABLE: &str = "DORMOUSE_DEBIAN";
+/// Dormouse's own package, from `scripts/package deb`.
+pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
 /// The folder of the static binaries, from `cargo build --release`.
 pub const BINARIES_VARIABLE: &str = "DORMOUSE_BIN";
 
@@ -27,11 +31,7 @@ impl Artifacts {
     /// # Errors
     /// Fails where one is not set or a file is missing, and says which script sees to it.
     pub fn from_environment() -> Result<Self> {
-        let folder = |variable: &str| {
-            let folder = std::env::var_os(variable).map(PathBuf::from);
-            folder.with_context(|| format!("{variable} is not set: run scripts/test or scripts/demo, which set it"))
-        };
-        let (kernel, binaries) = (folder(KERNEL_VARIABLE)?, folder(BINARIES_VARIABLE)?);
+        let (kernel, binaries) = (variable(KERNEL_VARIABLE)?, variable(BINARIES_VARIABLE)?);
         let path = kernel.join("release");
         let release = std::fs::read_to_string(&path)
             .with_context(|| format!("{}: cannot be read; scripts/build-kernel makes it", path.display()))?;
@@ -49,6 +49,22 @@ impl Artifacts {
             }
         }
         Ok(artifacts)
+    }
+
+    /// The root filesystem of the Debian guest.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn debian(&self) -> Result<PathBuf> {
+        variable(DEBIAN_VARIABLE)
+    }
+
+    /// Dormouse's package for Debian.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn package(&self) -> Result<PathBuf> {
+        variable(PACKAGE_VARIABLE)
     }
 
     /// The kernel of A, B, C and D.
@@ -86,4 +102,10 @@ impl Artifacts {
     pub fn source(&self, path: &str) -> PathBuf {
         Path::new(ROOT).join(path)
     }
+}
+
+/// The path in an environment variable.
+fn variable(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os(name).map(PathBuf::from);
+    path.with_context(|| format!("{name} is not set: run scripts/test or scripts/demo, which set it"))
 }

@@ -11,6 +11,7 @@ use crate::artifacts::Artifacts;
 use crate::channel::Output;
 use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
+use crate::debian;
 use crate::machine::{Firmware, GuestConfig};
 use crate::qemu::{Files, Qemu};
 use crate::qmp::Monitor;
@@ -70,6 +71,28 @@ impl Guest {
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
+    }
+
+    /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its initramfs are
+    /// to be put where [`Guest::boot_files`] says.
+    ///
+    /// # Errors
+    /// Fails where its files cannot be made.
+    pub fn installed(config: GuestConfig, install: impl FnOnce(&Files) -> Result<()>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's folder")?;
+        let (kernel, initramfs) = debian::boot_files(folder.path());
+        let files = Files { folder: folder.path().to_owned(), kernel, initramfs };
+        files.create(&config)?;
+        install(&files)?;
+        let console = Console::create(&files.serial_log())?;
+        let channel = Client::new(&files.channel());
+        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
+    }
+
+    /// The files that the next power-on takes its kernel and its initramfs from.
+    #[must_use]
+    pub fn boot_files(&self) -> (PathBuf, PathBuf) {
+        (self.files.kernel.clone(), self.files.initramfs.clone())
     }
 
     /// A machine that is off, whose policy puts the image on its first disk.

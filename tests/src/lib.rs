@@ -5,7 +5,8 @@
 //!                               │  ├──> qmp       QEMU itself, asked for the guest's memory
 //!                               │  ├──> console   its first serial port, followed line by line
 //!                               │  └──> channel   its second one: commands for guest A
-//!                               └──> userland     the initramfs of A and C, built from artifacts
+//!                               ├──> userland     the initramfs of A and C, built from artifacts
+//!                               └──> debian       or a whole system, with an initramfs that it has made itself
 //!   workload                                      runs in guest A; its reports prove a resume
 //!   soak                                          cycle upon cycle in one session, by random policies
 //! ```
@@ -16,6 +17,7 @@ pub mod artifacts;
 pub mod channel;
 pub mod console;
 pub mod cycle;
+pub mod debian;
 pub mod filesystem;
 pub mod fuzz;
 pub mod guest;

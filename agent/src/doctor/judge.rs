@@ -496,9 +496,8 @@ fn boot_hook(facts: &Facts) -> Check {
 
 fn boot_initramfs(facts: &Facts) -> Check {
     let question = question("boot-initramfs", "It carries the save kernel and its initramfs, and restores with those.");
-    let rebuild = facts
-        .tool
-        .map_or_else(|| "build the boot's initramfs anew".to_owned(), |tool| tool.rebuild(&facts.release).join(" "));
+    let rebuild =
+        facts.tool.map_or_else(|| "build the boot's initramfs anew".to_owned(), |tool| tool.rebuild().join(" "));
     let Some((path, built)) = &facts.boot_initramfs else {
         return question.unknown(format!("the initramfs of Linux {} was not found", facts.release), rebuild);
     };
@@ -523,8 +522,7 @@ fn resume_hook(facts: &Facts) -> Check {
     match &facts.resume {
         Some(last) => question.ok(format!("this boot has looked for an image: {}", last.text)),
         None => {
-            let rebuild =
-                facts.tool.map_or_else(String::new, |tool| format!(" ({})", tool.rebuild(&facts.release).join(" ")));
+            let rebuild = facts.tool.map_or_else(String::new, |tool| format!(" ({})", tool.rebuild().join(" ")));
             question.warning(
                 "this boot has not looked for an image, or its initramfs has not passed on /run",
                 format!("build the boot's initramfs with the hook{rebuild}, and reboot once"),

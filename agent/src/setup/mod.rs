@@ -120,7 +120,7 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
         kernel: &kernel,
         size: &options.size,
         force: options.force,
-        rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild(&release)),
+        rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild()),
         is_rebuilding: !options.no_initramfs,
     });
     say(&format!("The image goes to {place}."))?;

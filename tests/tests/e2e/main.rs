@@ -4,6 +4,7 @@
 
 mod aborts;
 mod cycles;
+mod debian;
 mod exactness;
 mod export;
 mod free_pages;
@@ -20,7 +21,6 @@ mod soak;
 mod system;
 mod verify;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -93,13 +93,6 @@ fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
 fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
     let cursor = guest.console().end();
     Ok((guest.send("dormouse hibernate --then poweroff --json")?, cursor))
-}
-
-/// Copies a disk's file and leaves its holes what they are.
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
-    let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status()?;
-    ensure!(status.success(), "cp {} {}", from.display(), to.display());
-    Ok(())
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

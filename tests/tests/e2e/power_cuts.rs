@@ -11,7 +11,9 @@ use dormouse_tests::guest::{Ending, Guest};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, begin_save, copy_sparse, demand_proofs, lines_of_boot, reasons};
+use dormouse_tests::qemu::copy_sparse;
+
+use crate::{TWO_BOOTS, begin_save, demand_proofs, lines_of_boot, reasons};
 
 const CUTS: u32 = 20;
 

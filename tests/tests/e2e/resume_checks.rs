@@ -16,7 +16,9 @@ use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{copy_sparse, demand_proofs, lines_of_boot, power_cycle, reasons, save, session, session_with};
+use dormouse_tests::qemu::copy_sparse;
+
+use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session, session_with};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 

@@ -1,0 +1,242 @@
+//! A Debian system with systemd, from the installation of the package to a session that goes on after the power was off.
+
+use anyhow::{Context, Result, ensure};
+use dormouse_image::State;
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::debian::{self, PACKAGE, TIMEOUT};
+use dormouse_tests::filesystem;
+use dormouse_tests::guest::{Ending, Guest, READY_MARK};
+use dormouse_tests::image;
+use dormouse_tests::machine::GuestConfig;
+
+/// The disk that holds the image, behind the root filesystem's.
+const IMAGE: usize = 1;
+
+/// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a kernel update,
+/// and a boot that is told not to resume.
+#[test]
+fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut guest = debian::guest(GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    boot(&mut guest)?;
+    succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
+    let device = guest.config().disk_path(IMAGE)?;
+    let said = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
+    ensure!(said.contains("dormouse enable"), "{said}");
+    succeed(&mut guest, "dormouse enable")?;
+    // logind takes its part of it from the next boot on.
+    power_off(&mut guest)?;
+    debian::boot_next(&mut guest, artifacts.release())?;
+    boot(&mut guest)?;
+    let doctor = succeed(&mut guest, "dormouse doctor")?;
+    ensure!(doctor.contains("resume-hook"), "{doctor}");
+
+    let session = Session::begin(&mut guest)?;
+    hibernate(&mut guest)?;
+    ensure!(image::commit(&guest.disk_file(IMAGE))?.state == State::Complete, "no image");
+    session.resume(&mut guest)?;
+
+    // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one that boots next.
+    let said = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
+    ensure!(!said.contains("dormouse: the save kernel stays"), "the update failed: {said}");
+    let other = guest.succeed("basename /boot/vmlinuz-*-cloud-amd64")?;
+    let other = other.trim().strip_prefix("vmlinuz-").context("Debian's kernel")?.to_owned();
+    debian::settle(&mut guest)?;
+    let session = session.now(&mut guest)?;
+    hibernate(&mut guest)?;
+    debian::boot_next(&mut guest, &other)?;
+    session.resume(&mut guest)?;
+    let release = guest.succeed("uname -r")?;
+    ensure!(release.trim() == artifacts.release(), "another kernel goes on: {release}");
+
+    hibernate(&mut guest)?;
+    guest.add_kernel_argument("noresume");
+    let mut cursor = guest.power_on()?;
+    guest.wait_for(&mut cursor, "the kernel command line says so; the image is discarded", TIMEOUT)?;
+    guest.wait_for(&mut cursor, READY_MARK, TIMEOUT)?;
+    let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(boot_id != session.boot_id, "the session was resumed");
+    let status = guest.succeed("dormouse status")?;
+    ensure!(status.contains("the kernel command line says so"), "{status}");
+
+    // This boot runs Debian's kernel.
+    let doctor = guest.run("dormouse doctor")?;
+    ensure!(doctor.status == 1, "{doctor:?}");
+    let complaint: Vec<&str> = doctor.stdout.lines().skip_while(|line| !line.contains("kernel-jump")).take(8).collect();
+    let complaint = complaint.join("\n");
+    ensure!(complaint.contains("CONFIG_KEXEC_JUMP") && complaint.contains("linux-source"), "{}", doctor.stdout);
+    let json = guest.run("dormouse doctor --json")?;
+    let report: serde_json::Value = serde_json::from_str(&json.stdout)?;
+    ensure!(report["ready"] == false, "{report}");
+    let refused = guest.run("dormouse hibernate")?;
+    ensure!(refused.status == 1 && refused.stderr.contains("CONFIG_KEXEC_JUMP"), "{refused:?}");
+    power_off(&mut guest)?;
+    filesystem::check_ext4(&guest.disk_file(0))?;
+    Ok(())
+}
+
+/// The same with dracut, the image in a file on the root filesystem, and in the end no Dormouse any more.
+#[test]
+fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut guest = debian::guest(GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    boot(&mut guest)?;
+    // As on a system that has dracut in the place of initramfs-tools.
+    succeed(&mut guest, "dpkg --purge --force-depends initramfs-tools initramfs-tools-core")?;
+    succeed(
+        &mut guest,
+        &format!(
+            "find /etc /usr /var/lib -xdev ! -path '/var/lib/dpkg/*' | sort >/root/before && dpkg --install {PACKAGE}"
+        ),
+    )?;
+    succeed(&mut guest, "dormouse setup --file /var/lib/dormouse/image --size 1G")?;
+    succeed(&mut guest, "dormouse enable")?;
+    let initramfs = format!("/boot/initrd.img-{}", artifacts.release());
+    let made = guest.succeed("ls -t /boot/initr*")?;
+    let newest = made.lines().next().context("no initramfs")?.to_owned();
+    if newest != initramfs {
+        guest.succeed(&format!("mv {newest} {initramfs}"))?;
+    }
+    power_off(&mut guest)?;
+    debian::boot_next(&mut guest, artifacts.release())?;
+    boot(&mut guest)?;
+    guest.succeed("test -e /run/initramfs/.need_shutdown || test -d /run/dracut || journalctl -b | grep -qi dracut")?;
+    succeed(&mut guest, "dormouse doctor")?;
+
+    let session = Session::begin(&mut guest)?;
+    hibernate(&mut guest)?;
+    session.resume(&mut guest)?;
+
+    // The save kernel's initramfs as dracut makes it.
+    succeed(
+        &mut guest,
+        &format!(
+            "dracut --quiet --force --conf /usr/lib/dormouse/dracut.conf --kver {} /var/lib/dormouse/initramfs.img",
+            artifacts.release()
+        ),
+    )?;
+    let session = session.now(&mut guest)?;
+    let went_on = succeed(&mut guest, "dormouse hibernate --then reboot")?;
+    ensure!(went_on.starts_with("resumed from"), "{went_on}");
+    session.check(&mut guest)?;
+
+    succeed(&mut guest, "dpkg --purge dormouse")?;
+    let left = guest.succeed(
+        "find /etc /usr /var/lib -xdev ! -path '/var/lib/dpkg/*' | sort | comm -13 /root/before - | grep -i dormouse || true",
+    )?;
+    ensure!(left.is_empty(), "the package leaves {left}");
+    let service = guest.succeed("systemctl cat systemd-hibernate.service")?;
+    ensure!(!service.contains("dormouse"), "{service}");
+    power_off(&mut guest)?;
+    filesystem::check_ext4(&guest.disk_file(0))?;
+    Ok(())
+}
+
+/// What a person has open.
+struct Session {
+    boot_id: String,
+    /// How far the service had counted.
+    count: u64,
+    /// The service's process.
+    pid: String,
+    /// How many boots the journal knows.
+    boots: String,
+}
+
+impl Session {
+    /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers a word.
+    fn begin(guest: &mut Guest) -> Result<Session> {
+        guest.succeed(
+            "systemd-run --quiet --unit=counter sh -c \
+             'exec 3>>/var/log/counter; i=0; while :; do i=$((i + 1)); echo $i >&3; sleep 0.1; done'",
+        )?;
+        guest.succeed("tmux new-session -d -s work && tmux send-keys -t work 'word=remembered' Enter")?;
+        guest.succeed(
+            "for try in $(seq 100); do [ -s /var/log/counter ] && break; sleep 0.2; done; test -s /var/log/counter",
+        )?;
+        Session::read(guest)
+    }
+
+    fn read(guest: &mut Guest) -> Result<Session> {
+        let mut asked = |command: &str| guest.succeed(command).map(|said| said.trim().to_owned());
+        Ok(Session {
+            boot_id: asked("cat /proc/sys/kernel/random/boot_id")?,
+            count: asked("tail -n 1 /var/log/counter")?.parse()?,
+            pid: asked("systemctl show --property MainPID --value counter")?,
+            boots: asked("journalctl --quiet --list-boots | wc -l")?,
+        })
+    }
+
+    /// The same session, a while later.
+    fn now(self, guest: &mut Guest) -> Result<Session> {
+        let now = Session::read(guest)?;
+        ensure!(now.boot_id == self.boot_id && now.count > self.count, "another session");
+        Ok(now)
+    }
+
+    /// Powers on, and demands that everything goes on.
+    fn resume(&self, guest: &mut Guest) -> Result<()> {
+        let mut cursor = guest.power_on()?;
+        let goes_on = guest.follow(&mut cursor, TIMEOUT, "the session", |line| {
+            let is_back = line.text.contains("this session goes on");
+            (is_back || line.text.contains(READY_MARK)).then_some(is_back)
+        })?;
+        ensure!(goes_on, "{:#}", guest.explain(anyhow::anyhow!("an ordinary boot in place of the session")));
+        self.check(guest)
+    }
+
+    fn check(&self, guest: &mut Guest) -> Result<()> {
+        guest.succeed(&format!(
+            "for try in $(seq 100); do [ $(tail -n 1 /var/log/counter) -gt {} ] && break; sleep 0.2; done",
+            self.count + 5
+        ))?;
+        let now = Session::read(guest)?;
+        ensure!(now.boot_id == self.boot_id, "boot {} in place of {}", now.boot_id, self.boot_id);
+        ensure!(
+            now.count > self.count && now.pid == self.pid,
+            "the service counted to {}, then {}",
+            self.count,
+            now.count
+        );
+        ensure!(now.boots == self.boots, "the journal knows {} boots, not {}", now.boots, self.boots);
+        // Every number once, in order.
+        guest.succeed("awk '$1 != NR { exit 1 }' /var/log/counter")?;
+        guest.succeed("rm -f /run/word; tmux send-keys -t work 'echo $word >/run/word' Enter")?;
+        guest.succeed("for try in $(seq 100); do grep -q remembered /run/word && exit; sleep 0.2; done; exit 1")?;
+        let failed = guest.succeed("systemctl --failed --plain --no-legend")?;
+        ensure!(failed.is_empty(), "{failed}");
+        Ok(())
+    }
+}
+
+/// `systemctl hibernate`, as a person gives it, until the power is off.
+fn hibernate(guest: &mut Guest) -> Result<()> {
+    let mut cursor = guest.console().end();
+    let request = guest.send("systemctl hibernate")?;
+    if let Ending::Answered(output) = guest.follow_command(request, &mut cursor, TIMEOUT, &mut |_| ())? {
+        ensure!(output.status == 0, "{:#}", guest.explain(anyhow::anyhow!("systemctl hibernate: {output:?}")));
+        guest.wait_for_power_off(TIMEOUT)?;
+    }
+    Ok(())
+}
+
+fn boot(guest: &mut Guest) -> Result<()> {
+    let mut cursor = guest.power_on()?;
+    guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
+}
+
+fn power_off(guest: &mut Guest) -> Result<()> {
+    guest.send("systemctl poweroff")?;
+    guest.wait_for_power_off(TIMEOUT)
+}
+
+/// A command that may take minutes under emulation.
+fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
+    let request = guest.send(command)?;
+    let output = guest.answer(request, TIMEOUT)?;
+    if output.status != 0 {
+        let error = anyhow::anyhow!("`{command}` failed: {output:?}");
+        return Err(guest.explain(error));
+    }
+    Ok(output.stdout)
+}
