@@ -41,7 +41,7 @@ install() {
         return 0
     fi
     [[ $list ]] || return 0
-    while read -r kind source target; do
+    while read -r kind source target _; do
         case $kind in
         dir) inst_dir "$source" ;;
         file) inst_simple "$source" "$target" ;;
