@@ -44,6 +44,10 @@ const LOGIND: DropIn = DropIn {
 /// # Errors
 /// A file cannot be written, or one of that name is somebody else's.
 pub fn enable(root: &Path) -> anyhow::Result<Vec<String>> {
+    // Both or none.
+    for drop_in in [HIBERNATE, LOGIND] {
+        refuse_foreign(root, &drop_in)?;
+    }
     let mut said = Vec::new();
     for drop_in in [HIBERNATE, LOGIND] {
         said.push(write(root, &drop_in)?);
@@ -68,13 +72,10 @@ pub fn disable(root: &Path) -> anyhow::Result<Vec<String>> {
         said.push(remove(root, &drop_in)?);
     }
     let wanted = root.join(WANTED);
-    match fs::read_link(&wanted) {
-        Ok(_) => {
-            fs::remove_file(&wanted).with_context(|| format!("{}: cannot remove it", wanted.display()))?;
-            said.push(format!("{}: removed", wanted.display()));
-        }
-        Err(_) => said.push(format!("{}: not there", wanted.display())),
-    }
+    said.push(match fs::read_link(&wanted) {
+        Ok(_) => removed(&wanted)?,
+        Err(_) => format!("{}: not there", wanted.display()),
+    });
     reload(root, &mut said)?;
     said.push(
         "`systemctl hibernate` is systemd's own again; logind asks for swap space from the next boot on".to_owned(),
@@ -82,16 +83,22 @@ pub fn disable(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(said)
 }
 
-fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
+fn refuse_foreign(root: &Path, drop_in: &DropIn) -> anyhow::Result<()> {
     let path = root.join(drop_in.path);
-    let text = format!("{MARK}{}", drop_in.text);
     match fs::read_to_string(&path) {
-        Ok(found) if found == text => return Ok(format!("{}: is there already", path.display())),
         Ok(found) if !found.starts_with(MARK) => bail!(
             "{}: `dormouse enable` has not written this file, and does not change it: remove or rename it first",
             path.display()
         ),
-        _ => {}
+        _ => Ok(()),
+    }
+}
+
+fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
+    let path = root.join(drop_in.path);
+    let text = format!("{MARK}{}", drop_in.text);
+    if fs::read_to_string(&path).is_ok_and(|found| found == text) {
+        return Ok(format!("{}: is there already", path.display()));
     }
     replace(&path, text.as_bytes(), 0o644)?;
     Ok(format!("{}: written", path.display()))
@@ -100,15 +107,18 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
 fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
     let path = root.join(drop_in.path);
     match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(format!("{}: not there", path.display())),
-        Err(error) => bail!("{}: cannot read it: {error}", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(format!("{}: not there", path.display())),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot read it", path.display())),
         Ok(found) if !found.starts_with(MARK) => {
-            return Ok(format!("{}: left alone, `dormouse enable` has not written it", path.display()));
+            Ok(format!("{}: left alone, `dormouse enable` has not written it", path.display()))
         }
-        Ok(_) => {}
+        Ok(_) => removed(&path),
     }
-    fs::remove_file(&path).with_context(|| format!("{}: cannot remove it", path.display()))?;
-    // A folder with something else in it stays.
+}
+
+/// Removes a file, and the folder that it was in if nothing else is.
+fn removed(path: &Path) -> anyhow::Result<String> {
+    fs::remove_file(path).with_context(|| format!("{}: cannot remove it", path.display()))?;
     if let Some(folder) = path.parent() {
         let _ = fs::remove_dir(folder);
     }
@@ -191,6 +201,18 @@ impl Routing {
     }
 }
 
+/// The version of the systemd that is installed.
+#[must_use]
+pub fn version() -> Option<u32> {
+    let output = Command::new("systemctl").arg("--version").output().ok()?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// From the first line, such as `systemd 252 (252.38-1~deb12u1)`.
+fn parse_version(text: &str) -> Option<u32> {
+    text.strip_prefix("systemd ")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// A unit's drop-ins, by name; of two with one name that in `/etc` counts (systemd.unit(5)).
 fn drop_ins(root: &Path, unit: &str) -> Vec<PathBuf> {
     let mut found = std::collections::BTreeMap::new();
@@ -252,9 +274,18 @@ mod tests {
 
         disable(root).unwrap();
         assert_eq!(files(root), before);
-        assert!(!root.join("etc/systemd/system/systemd-hibernate.service.d").exists());
+        for folder in ["systemd-hibernate.service.d", "multi-user.target.wants"] {
+            assert!(!root.join("etc/systemd/system").join(folder).exists(), "{folder}");
+        }
         let again = disable(root).unwrap();
         assert_eq!(again.iter().filter(|line| line.ends_with("not there")).count(), 3, "{again:?}");
+    }
+
+    #[test]
+    fn a_version_is_read() {
+        assert_eq!(parse_version("systemd 252 (252.38-1~deb12u1)\n+PAM +AUDIT\n"), Some(252));
+        assert_eq!(parse_version("systemd 256~rc3\n"), Some(256));
+        assert_eq!(parse_version("busybox\n"), None);
     }
 
     #[test]
@@ -266,6 +297,10 @@ mod tests {
         assert!(refused.contains("has not written this file"), "{refused}");
         assert!(disable(folder.path()).unwrap()[0].contains("left alone"));
         assert_eq!(files(folder.path()), before);
+        // Nor is the one written where the other is somebody else's.
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), LOGIND.path, "[Service]\n");
+        assert!(enable(folder.path()).is_err() && files(folder.path()).len() == 1);
     }
 
     #[test]

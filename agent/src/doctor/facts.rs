@@ -20,7 +20,7 @@ use crate::physmem::iomem::{Iomem, IomemError};
 use crate::policy::{self, ImageDevice, Policy, PolicyError};
 use crate::signature;
 use crate::store::{self, Access, Disk, Image, StoreError};
-use crate::systemd::Routing;
+use crate::systemd::{self, Routing};
 use crate::vitals;
 
 /// Why something could not be seen.
@@ -128,6 +128,7 @@ pub(super) struct Swap {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Systemd {
     pub(super) routing: Routing,
+    pub(super) version: Option<u32>,
     /// `AllowHibernation=`, where it is set.
     pub(super) is_allowed: Option<bool>,
 }
@@ -177,9 +178,11 @@ impl Facts {
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
             swap: Swap::read(),
-            systemd: Path::new("/run/systemd/system")
-                .exists()
-                .then(|| Systemd { routing: Routing::read(root), is_allowed: allow_hibernation(root) }),
+            systemd: Path::new("/run/systemd/system").exists().then(|| Systemd {
+                routing: Routing::read(root),
+                version: systemd::version(),
+                is_allowed: allow_hibernation(root),
+            }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::facts::{Facts, SaveKernel, Unseen};
+use super::facts::{Facts, SaveKernel, Systemd, Unseen};
 use super::{Check, State};
 use crate::boot_initramfs::Tool;
 use crate::cmdline::{Cmdline, arguments};
@@ -129,7 +129,7 @@ fn kernel_with_jump(facts: &Facts) -> String {
     let is = |name: &str| facts.distribution.split_whitespace().any(|id| id == name);
     if is("debian") || is("ubuntu") {
         return "Debian's own kernels are built without it. Build one from Debian's source, 6.12.5 or newer:\n\
-                apt install linux-source-6.12 build-essential bc bison flex libelf-dev libssl-dev rsync\n\
+                apt install linux-source-6.12 build-essential bc bison cpio debhelper flex kmod libelf-dev libssl-dev rsync\n\
                 tar xf /usr/src/linux-source-6.12.tar.xz && cd linux-source-6.12\n\
                 cp /boot/config-$(uname -r) .config && scripts/config -e KEXEC -e KEXEC_JUMP -d DEBUG_INFO_BTF \
                 --set-str SYSTEM_TRUSTED_KEYS ''\n\
@@ -602,19 +602,20 @@ fn systemd(facts: &Facts) -> Vec<Check> {
         (Some(false), false) => allowed.ok("AllowHibernation=no; `dormouse hibernate` does not ask"),
         _ => allowed.ok("sleep.conf allows it"),
     };
-    vec![routing, allowed, systemd_swap(facts, systemd.routing.is_dormouse, systemd.routing.needs_no_swap)]
+    vec![routing, allowed, systemd_swap(facts, systemd)]
 }
 
-fn systemd_swap(facts: &Facts, is_routed: bool, needs_no_swap: bool) -> Check {
+fn systemd_swap(facts: &Facts, systemd: &Systemd) -> Check {
     let question = question(
         "systemd-swap",
         "logind offers to hibernate only where swap space could hold what is in use, though Dormouse needs none.",
     );
     // src/shared/sleep-config.c, HIBERNATION_SWAP_THRESHOLD: 98 % of what is free must hold Active(anon).
     let is_enough = facts.swap.free / 100 * 98 >= facts.swap.active_anon && facts.swap.free > 0;
-    // From systemd 255 on (src/shared/hibernate-util.c, `hibernation_is_safe`).
-    let is_refused = facts.swap.free > 0 && !facts.swap.is_resume_set && !facts.is_efi;
-    match (is_routed, needs_no_swap) {
+    // src/shared/hibernate-util.c, `hibernation_is_safe`.
+    let asks_for_resume = systemd.version.is_none_or(|version| version >= 255);
+    let is_refused = asks_for_resume && facts.swap.free > 0 && !facts.swap.is_resume_set && !facts.is_efi;
+    match (systemd.routing.is_dormouse, systemd.routing.needs_no_swap) {
         (false, _) => question.ok("`systemctl hibernate` is not Dormouse's"),
         (true, true) if is_refused => question.warning(
             "there is swap space without `resume=` on a machine without UEFI: systemd 255 and newer refuse that",
