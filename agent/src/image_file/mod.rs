@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, DiskExtent};
+use dormouse_image::{BLOCK, DiskExtent, PhysRange};
 use dormouse_sys::fiemap;
 use nix::fcntl::FallocateFlags;
 
@@ -145,25 +145,24 @@ fn lay_out(file: &File, disk: &Disk) -> anyhow::Result<(PathBuf, Vec<DiskExtent>
 
 /// How large the file becomes, in bytes.
 fn room(file: &File, size: Size) -> anyhow::Result<u64> {
-    let Size::Bytes(bytes) = size else {
-        let memory = Iomem::parse(&machine::text("/proc/iomem")?)?.whole_ram();
-        let needed = most(memory.iter().map(|range| range.len()).sum());
-        let filesystem =
-            nix::sys::statvfs::fstatvfs(file).context("its filesystem does not say how much room it has")?;
-        let block = filesystem.fragment_size();
-        let free = filesystem.blocks_available().saturating_mul(block);
-        let margin = (filesystem.blocks().saturating_mul(block) / 20).min(MARGIN);
-        ensure!(
-            needed.saturating_add(margin) <= free,
-            "an image of this machine's memory takes {} at most, and of the {} that are free in the filesystem {} should stay so. Most \
-             images are much smaller: name a size with --size; one that turns out too small costs nothing but the hibernation",
-            mib(needed),
-            mib(free),
-            mib(margin)
-        );
-        return Ok(needed);
-    };
-    Ok(bytes)
+    if let Size::Bytes(bytes) = size {
+        return Ok(bytes);
+    }
+    let memory = Iomem::parse(&machine::text("/proc/iomem")?)?.whole_ram();
+    let needed = most(memory.iter().map(PhysRange::len).sum());
+    let filesystem = nix::sys::statvfs::fstatvfs(file).context("its filesystem does not say how much room it has")?;
+    let block = filesystem.fragment_size();
+    let free = filesystem.blocks_available().saturating_mul(block);
+    let margin = (filesystem.blocks().saturating_mul(block) / 20).min(MARGIN);
+    ensure!(
+        needed.saturating_add(margin) <= free,
+        "an image of this machine's memory takes {} at most; {} are free in the filesystem, of which {} should stay so. Most images are \
+         much smaller: name a size with --size; one that turns out too small costs nothing but the hibernation",
+        mib(needed),
+        mib(free),
+        mib(margin)
+    );
+    Ok(needed)
 }
 
 /// The size of an image of so many bytes of memory, none of which compress, in bytes.
@@ -275,7 +274,7 @@ pub fn check(image: &Image) -> anyhow::Result<()> {
 /// # Errors
 /// As [`check`].
 pub fn confirm(image: &Image) -> anyhow::Result<()> {
-    let by_file = !image.label().extents.is_empty() && image.disk().place().offset == 0;
+    let by_file = !image.label().extents.is_empty() && image.disk().place().is_whole();
     if by_file {
         check(image).context("the change may not be where a boot looks for it: boot once with `noresume`")
     } else {

@@ -114,6 +114,34 @@ fn a_label_that_belongs_elsewhere_is_refused() {
     assert!(error.contains("no Dormouse label here"), "{error}");
 }
 
+/// Its label stays on the disk when a file is removed, until another file needs just that block.
+#[test]
+fn a_file_whose_blocks_have_become_another_files_is_not_touched() {
+    let stand = Stand::new();
+    let device = Disk::open(stand.device.path(), Access::Write).unwrap();
+    let label = Label { extents: pieces(), ..new_label(Vec::new()).unwrap() };
+    let begin = label.offset();
+    device.write_copy(begin, &label.encode().unwrap()).unwrap();
+    let image = Image::create(Disk::open_at(&stand.place(begin), Access::Write).unwrap(), label.clone()).unwrap();
+    drop(image);
+    let open = || Disk::open_at(&stand.place(begin), Access::Write).and_then(Image::open);
+    let slot = device.read(begin + SLOT_OFFSETS[0], BLOCK).unwrap();
+    let of_another =
+        Image::create(Disk::open(stand.file.path(), Access::Write).unwrap(), new_label(Vec::new()).unwrap());
+    let of_another = of_another.unwrap().disk().read(SLOT_OFFSETS[0], BLOCK).unwrap();
+    for at in SLOT_OFFSETS {
+        open().unwrap();
+        for other in [&[0; BLOCK][..], &[7; BLOCK], &of_another] {
+            device.write_copy(begin + at, other).unwrap();
+            assert!(matches!(open(), Err(StoreError::Gone { .. })), "{:?}", open());
+        }
+        // A write that was interrupted is no such thing.
+        let torn = [&slot[..512], &[9; BLOCK - 512]].concat();
+        device.write_copy(begin + at, &torn).unwrap();
+        open().unwrap().transition(dormouse_image::State::Saving, "").unwrap();
+    }
+}
+
 #[test]
 fn a_map_that_leaves_the_device_is_refused() {
     let stand = Stand::new();

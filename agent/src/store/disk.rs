@@ -39,6 +39,14 @@ impl From<&Path> for Place {
     }
 }
 
+impl Place {
+    /// Whether it is all of a block device or of a file.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.offset == 0
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.offset {
@@ -106,7 +114,7 @@ impl Disk {
     /// the device.
     pub fn open_at(place: &Place, access: Access) -> Result<Disk, StoreError> {
         let device = Disk::open(&place.path, access)?;
-        if place.offset == 0 {
+        if place.is_whole() {
             return Ok(device);
         }
         let label = device.label_at(place.offset)?;

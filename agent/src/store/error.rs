@@ -100,6 +100,12 @@ pub enum StoreError {
         /// Where its image begins, in bytes.
         expected: u64,
     },
+    /// The label of a file that was removed: its blocks may be another file's.
+    #[error("image device {place}: the file is gone, and other data are in its place. It is not touched")]
+    Gone {
+        /// Where it was.
+        place: Place,
+    },
     /// It carries no label.
     #[error("image device {path}: not initialised; run `dormouse image init {path}`", path = .path.display())]
     NotInitialised {

@@ -1,11 +1,17 @@
 //! An image device as a whole: its label, its state, its header.
 
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSET};
-use dormouse_image::{BLOCK, Block, Commit, FormatError, Header, Label, Slot, State, newest};
+use dormouse_image::{BLOCK, Block, COMMIT_MAGIC, Commit, FormatError, Header, Label, Slot, State, newest};
 
 use super::{Disk, StoreError};
 use crate::machine;
 use crate::policy::ImageDevice;
+
+/// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was interrupted leaves at
+/// least the magic, as both slots have it from the beginning.
+fn is_slot_of(label: &Label, block: &[u8]) -> bool {
+    block.starts_with(&COMMIT_MAGIC) && Commit::decode(block).map_or(true, |commit| commit.image == label.uuid)
+}
 
 /// An open image device with a valid label and commit record.
 #[derive(Debug)]
@@ -36,6 +42,9 @@ impl Image {
         }
         let first = disk.read(Slot::First.offset(), BLOCK)?;
         let second = disk.read(Slot::Second.offset(), BLOCK)?;
+        if !disk.place().is_whole() && ![&first, &second].iter().all(|slot| is_slot_of(&label, slot)) {
+            return Err(StoreError::Gone { place: disk.place().clone() });
+        }
         let (commit, slot) = newest(&first, &second).map_err(format)?;
         if commit.image != label.uuid {
             return Err(format(FormatError::Foreign {

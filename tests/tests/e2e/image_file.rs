@@ -16,12 +16,12 @@ const IMAGE: &str = "/run/files/image";
 /// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
 const POLICY: &str = "/run/file.toml";
 
-/// A guest with a filesystem on its one disk and a file for the image in it, made after the guest has run `prepare` there.
+/// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run `prepare` there.
 /// It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
-fn guest_with_file(kind: &str, prepare: &str, size: &str) -> Result<Guest> {
+fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<Guest> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
-    config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: 700 * MIB }];
+    config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: disk * MIB }];
     let own_modules: Vec<String> = if kind == "ext4" { Vec::new() } else { vec![kind.to_owned()] };
     let userland = |device: &str| {
         let policies = vec![GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\nwait = 5\n"))];
@@ -115,7 +115,7 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
 fn a_scattered_file_on_ext4() -> Result<()> {
     let scatter = "i=0; while fallocate -l 2M f$i 2>/dev/null; do i=$((i + 1)); done; sync; \
                    while [ $i -gt 0 ]; do i=$((i - 2)); rm -f f$i; done; sync";
-    let mut guest = guest_with_file("ext4", scatter, "256M")?;
+    let mut guest = guest_with_file("ext4", 700, scatter, "256M")?;
     let info = guest.succeed(&format!("dormouse image info --json {IMAGE}"))?;
     let info: serde_json::Value = serde_json::from_str(&info)?;
     ensure!(info["extents"].as_u64().is_some_and(|extents| extents > 60), "{info}");
@@ -126,7 +126,7 @@ fn a_scattered_file_on_ext4() -> Result<()> {
 
 #[test]
 fn a_file_on_xfs() -> Result<()> {
-    let mut guest = guest_with_file("xfs", "", "300M")?;
+    let mut guest = guest_with_file("xfs", 1000, "", "auto")?;
     guest.succeed(&format!("workload clone {IMAGE} {FILES}/clone && sync"))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "shared with another file or a snapshot"])?;
     guest.succeed(&format!("rm {FILES}/clone && sync"))?;
@@ -138,7 +138,7 @@ fn a_file_on_xfs() -> Result<()> {
 /// The addresses that FIEMAP gives are those of the volume, and others than the disk's.
 #[test]
 fn a_file_on_btrfs() -> Result<()> {
-    let mut guest = guest_with_file("btrfs", "", "300M")?;
+    let mut guest = guest_with_file("btrfs", 700, "", "300M")?;
     // What is copied to a new file is not overwritten in place.
     guest.succeed(&format!("cd {FILES} && mv image good && cp good image && sync"))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "btrfs writes each change of it elsewhere"])?;
@@ -151,7 +151,7 @@ fn a_file_on_btrfs() -> Result<()> {
 /// Each with its reason, and nothing is left behind.
 #[test]
 fn files_that_will_not_do() -> Result<()> {
-    let mut guest = guest_with_file("ext4", "", "64M")?;
+    let mut guest = guest_with_file("ext4", 700, "", "64M")?;
     let create = |size: &str, path: &str| format!("dormouse image create --size {size} {path}");
     refused(&mut guest, &create("64M", IMAGE), &[IMAGE, "already"])?;
     refused(&mut guest, &create("900M", "/run/files/large"), &["/run/files/large", "900 MiB do not fit", "--size"])?;
