@@ -382,7 +382,7 @@ fn known_save_kernel(facts: &Facts, question: Question) -> Result<(&SaveKernel, 
 fn save_kernel(facts: &Facts) -> Check {
     let question = question("save-kernel", "It saves the session and restores it.");
     let place = facts.policy.as_ref().map(|policy| policy.kernel.image.display().to_string()).unwrap_or_default();
-    let copy = "dormouse build-initramfs --kernel /boot/vmlinuz-$(uname -r), or another x86-64 bzImage";
+    let copy = "dormouse update, or dormouse build-initramfs --kernel FILE for a bzImage of your choice";
     if let Some(Err(Unseen::Because(error))) = &facts.save_kernel {
         return question.failed(format!("kernel.image: {error}"), copy);
     }
@@ -436,7 +436,7 @@ fn save_kernel_age(facts: &Facts) -> Check {
         Ok(known) => known,
         Err(check) => return check,
     };
-    let renew = "dormouse build-initramfs --kernel /boot/vmlinuz-$(uname -r), then rebuild the boot's initramfs";
+    let renew = "dormouse update, then rebuild the boot's initramfs";
     match &kernel.release {
         Some(release) if *release == facts.release => question.ok("it is of the running kernel's release"),
         Some(release) if kernel.has_modules => {
