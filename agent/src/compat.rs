@@ -47,7 +47,7 @@ pub enum Mismatch {
     /// Something that the saved kernel may use is missing.
     #[error("this CPU lacks what the saved kernel may use: {missing}")]
     Features {
-        /// The flags, as in /proc/cpuinfo.
+        /// Their names.
         missing: String,
     },
     /// Page tables of another depth.
@@ -100,8 +100,8 @@ pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
     if here.online < saved.online {
         return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
     }
-    let has = |flag: &&str| !here.flags.split(' ').any(|other| other == *flag);
-    let missing: Vec<&str> = saved.flags.split(' ').filter(has).collect();
+    let is_missing = |feature: &&str| !here.features.split(' ').any(|other| other == *feature);
+    let missing: Vec<&str> = saved.features.split(' ').filter(is_missing).collect();
     if !missing.is_empty() {
         return Err(Mismatch::Features { missing: missing.join(" ") });
     }
@@ -142,7 +142,7 @@ mod tests {
     use dormouse_image::{Cpu, PhysRange};
 
     fn cpu() -> Cpu {
-        Cpu { vendor: "V".into(), family: 6, flags: "fpu lm nx".into(), online: 2, ..Cpu::default() }
+        Cpu { vendor: "V".into(), family: 6, features: "fpu lm nx".into(), online: 2, ..Cpu::default() }
     }
 
     fn machine() -> Machine {
@@ -179,7 +179,7 @@ mod tests {
         larger.iomem.firmware[2].end += 0x1000;
         larger.iomem.firmware[0].end += 0x1000;
         larger.cpu.online = 4;
-        larger.cpu.flags.push_str(" new");
+        larger.cpu.features.push_str(" new");
         assert_eq!(check(&header(), &larger), Ok(()));
     }
 
@@ -190,7 +190,7 @@ mod tests {
             (|m| m.iomem.ram[1].end = 0x2fff_f000, "0x2ffff000-0x30000000"),
             (|m| m.cpu.model = 1, "model 1"),
             (|m| m.cpu.la57 = true, "uses 4-level paging, this one 5; boot with no5lvl"),
-            (|m| m.cpu.flags = "fpu nx".into(), "may use: lm"),
+            (|m| m.cpu.features = "fpu nx".into(), "may use: lm"),
             (|m| m.cpu.online = 1, "2 CPUs, this machine has 1"),
             (|m| m.iomem.ram.remove(0).end = 0, "0x1000-0x9f000"),
             (

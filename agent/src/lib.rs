@@ -36,6 +36,7 @@ pub mod export;
 
 // What A and C know of their machine.
 pub mod compat;
+pub mod features;
 pub mod filesystems;
 pub mod free_content;
 pub mod kernel_config;

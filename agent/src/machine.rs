@@ -12,6 +12,7 @@ use goblin::elf::program_header::PT_NOTE;
 use goblin::elf64::header::SIZEOF_EHDR;
 use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
 
+use crate::features;
 use crate::loader::Note;
 use crate::physmem::iomem::Iomem;
 use crate::vmcoreinfo::{self, find_note};
@@ -162,16 +163,16 @@ fn parse_cpu(cpuinfo: &str) -> Cpu {
         line.map_or("", |(_, value)| value.trim())
     };
     let number = |name| field(name).parse().unwrap_or(0);
-    let flags = field("flags");
+    let has_la57 = field("flags").split(' ').any(|flag| flag == "la57");
     Cpu {
         vendor: field("vendor_id").to_string(),
         family: number("cpu family"),
         model: number("model"),
         stepping: number("stepping"),
         name: field("model name").to_string(),
-        flags: flags.to_string(),
+        features: features::list(dormouse_sys::cpuid::read),
         online: 0,
-        la57: flags.split(' ').any(|flag| flag == "la57"),
+        la57: has_la57,
     }
 }
 
@@ -274,7 +275,7 @@ mod tests {
              model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nflags\t\t: fpu la57 lm\n\nprocessor\t: 1\n",
         );
         assert_eq!((cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping), ("AuthenticAMD", 15, 107, 1));
-        assert_eq!((cpu.flags.as_str(), cpu.la57), ("fpu la57 lm", true));
+        assert!(cpu.la57);
         assert!(!parse_cpu("flags : fpu la57x\n").la57);
     }
 

@@ -28,6 +28,9 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a machine that is waited for is looked at, when nothing else sets the pace.
 const POLL: Duration = Duration::from_millis(20);
 
+/// A folder in which every guest's serial log is kept; otherwise those of guests whose test panics are, among the temporary files.
+pub const LOGS_VARIABLE: &str = "DORMOUSE_LOGS";
+
 /// The end of the serial log that an error carries.
 const TAIL_LINES: usize = 60;
 
@@ -445,15 +448,17 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.cut_power();
-        if std::thread::panicking() {
-            keep_log(&self.files.serial_log());
+        let folder = std::env::var_os(LOGS_VARIABLE).map(PathBuf::from);
+        if folder.is_some() || std::thread::panicking() {
+            keep_log(&self.files.serial_log(), &folder.unwrap_or_else(std::env::temp_dir));
         }
     }
 }
 
-/// A failed test's log outlives the guest's folder.
-fn keep_log(log: &Path) {
-    let kept = tempfile::Builder::new().prefix("dormouse-serial.").suffix(".log").disable_cleanup(true).tempfile();
+/// A log that outlives the guest's folder.
+fn keep_log(log: &Path, folder: &Path) {
+    let mut kept = tempfile::Builder::new();
+    let kept = kept.prefix("dormouse-serial.").suffix(".log").disable_cleanup(true).tempfile_in(folder);
     match kept.and_then(|kept| std::fs::copy(log, kept.path()).map(|_| kept)) {
         Ok(kept) => eprintln!("the whole serial log: {}", kept.path().display()),
         Err(error) => eprintln!("{}: the serial log cannot be kept: {error}", log.display()),

@@ -114,8 +114,8 @@ pub struct Cpu {
     pub stepping: u32,
     /// As `model name`.
     pub name: String,
-    /// As `flags`, separated by spaces.
-    pub flags: String,
+    /// What it can do, as CPUID tells: names, separated by spaces.
+    pub features: String,
     /// How many were running.
     pub online: u32,
     /// Whether the kernel uses 5-level paging.

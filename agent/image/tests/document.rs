@@ -229,7 +229,7 @@ fn header() -> Header {
             model: 9,
             stepping: 10,
             name: "name".to_string(),
-            flags: "flags".to_string(),
+            features: "features".to_string(),
             online: 11,
             la57: true,
         },

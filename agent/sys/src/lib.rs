@@ -5,6 +5,7 @@
 
 pub mod blockdev;
 pub mod btrfs;
+pub mod cpuid;
 pub mod fiemap;
 pub mod kexec;
 pub mod memory;

@@ -76,7 +76,7 @@ mod kind {
     pub(super) const FIRMWARE: u16 = 2;
     pub(super) const CPU_VENDOR: u16 = 3;
     pub(super) const CPU_NAME: u16 = 4;
-    pub(super) const CPU_FLAGS: u16 = 5;
+    pub(super) const CPU_FEATURES: u16 = 5;
     pub(super) const KERNEL_RELEASE: u16 = 6;
     pub(super) const KERNEL_VERSION: u16 = 7;
     pub(super) const HOSTNAME: u16 = 8;
@@ -129,7 +129,7 @@ impl Header {
             (kind::FIRMWARE, &firmware),
             (kind::CPU_VENDOR, self.cpu.vendor.as_bytes()),
             (kind::CPU_NAME, self.cpu.name.as_bytes()),
-            (kind::CPU_FLAGS, self.cpu.flags.as_bytes()),
+            (kind::CPU_FEATURES, self.cpu.features.as_bytes()),
             (kind::KERNEL_RELEASE, self.kernel_release.as_bytes()),
             (kind::KERNEL_VERSION, self.kernel_version.as_bytes()),
             (kind::HOSTNAME, self.hostname.as_bytes()),
@@ -242,7 +242,7 @@ impl Header {
             }
             kind::CPU_VENDOR => self.cpu.vendor = text("cpu vendor")?,
             kind::CPU_NAME => self.cpu.name = text("cpu name")?,
-            kind::CPU_FLAGS => self.cpu.flags = text("cpu flags")?,
+            kind::CPU_FEATURES => self.cpu.features = text("cpu features")?,
             kind::KERNEL_RELEASE => self.kernel_release = text("kernel release")?,
             kind::KERNEL_VERSION => self.kernel_version = text("kernel version")?,
             kind::HOSTNAME => self.hostname = text("host name")?,

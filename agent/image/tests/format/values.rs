@@ -73,7 +73,7 @@ pub(crate) fn header() -> Header {
             model: 42,
             stepping: 7,
             name: "A processor".to_string(),
-            flags: "fpu sse2 lm".to_string(),
+            features: "fpu sse2 lm".to_string(),
             online: 4,
             la57: false,
         },
@@ -227,13 +227,13 @@ fn any_filesystems() -> impl Strategy<Value = Vec<Filesystem>> {
 fn any_cpu() -> impl Strategy<Value = Cpu> {
     let texts = [".{0,16}", ".{0,64}", "[a-z0-9_ ]{0,2000}"];
     (texts, any::<[u32; 4]>(), any::<bool>()).prop_map(
-        |([vendor, name, flags], [family, model, stepping, online], la57)| Cpu {
+        |([vendor, name, features], [family, model, stepping, online], la57)| Cpu {
             vendor,
             family,
             model,
             stepping,
             name,
-            flags,
+            features,
             online,
             la57,
         },

@@ -86,7 +86,7 @@ pub(crate) fn header() -> Header {
             model: 85,
             stepping: 4,
             name: "Dormouse CPU @ 1.00GHz".to_string(),
-            flags: "fpu sse2 lm la57".to_string(),
+            features: "fpu sse2 lm la57".to_string(),
             online: 2,
             la57: true,
         },
