@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 
 use super::Place;
 use crate::image_cmd;
-use crate::policy::{DEFAULT_PATH, ImageDevice, Policy};
-use crate::systemd::replace;
+use crate::policy::{self, DEFAULT_PATH, ImageDevice, Policy};
+use crate::replace::replace;
 
 /// The commented example, which becomes the policy of a machine that has none.
 const EXAMPLE: &str = include_str!("../../../configs/dormouse.toml");
@@ -23,7 +23,8 @@ pub(super) struct Wanted<'a> {
     /// The policy as it is, if there is a whole one.
     pub(super) policy: Option<&'a Policy>,
     pub(super) place: &'a Place,
-    pub(super) kernel: &'a Path,
+    /// What is copied for the save kernel; the one that the policy names is used without it.
+    pub(super) kernel: Option<&'a Path>,
     pub(super) size: &'a str,
     pub(super) force: bool,
     /// The command that rebuilds the boot's initramfs, where the tool is known.
@@ -71,13 +72,13 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     if !wanted.config.exists() {
         steps.push(Step::WritePolicy { file, place });
     } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
-        let mut folder = file.into_os_string();
-        folder.push(".d");
-        steps.push(Step::WriteDropIn { file: PathBuf::from(folder).join("50-setup.toml"), place });
+        steps.push(Step::WriteDropIn { file: policy::folder(&file).join("50-setup.toml"), place });
     }
     let config = path_text(wanted.config);
     let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
-    steps.push(dormouse(&[config, &["build-initramfs", "--kernel", &path_text(wanted.kernel)]].concat()));
+    let kernel = wanted.kernel.map(path_text);
+    let kernel = kernel.as_deref().map(|kernel| ["--kernel", kernel]);
+    steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
     steps.push(match &wanted.rebuild {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
@@ -123,11 +124,15 @@ impl Step {
                 [program, arguments @ ..] => run(Command::new(program).args(arguments)),
                 [] => Ok(()),
             },
-            Step::WritePolicy { file, place } => replace(file, whole_policy(&name_of(place)?).as_bytes(), 0o644),
-            Step::WriteDropIn { file, place } => replace(file, drop_in(&name_of(place)?).as_bytes(), 0o644),
+            Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
+            Step::WriteDropIn { file, place } => write(file, &drop_in(&name_of(place)?)),
             Step::Tell(_) => Ok(()),
         }
     }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    replace(file, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", file.display()))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -165,7 +170,7 @@ mod tests {
             config,
             policy: None,
             place,
-            kernel: Path::new("/boot/vmlinuz-6.12"),
+            kernel: Some(Path::new("/boot/vmlinuz-6.12")),
             size: "auto",
             force: false,
             rebuild: Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]),
@@ -206,6 +211,9 @@ mod tests {
         let place = Place::Prepared(device.clone());
         let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
         assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
+        // So is a kernel that it names.
+        let named = texts(&Wanted { kernel: None, ..wanted(&config, &place) });
+        assert!(named[1].ends_with(" build-initramfs"), "{named:?}");
     }
 
     #[test]
