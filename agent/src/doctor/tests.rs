@@ -63,6 +63,7 @@ fn ready() -> Facts {
             path: "/dev/vdb".into(),
             size: GIB,
             is_busy: false,
+            made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
         })),
         save_kernel: Some(Ok(SaveKernel {
@@ -241,6 +242,22 @@ fn what_is_older_than_what_goes_into_it() {
     let rebuilt = Facts { save_initramfs: Some(Ok(time(9))), ..ready() };
     assert_eq!(ids(&rebuilt, State::Warning), ["boot-initramfs"]);
     assert_eq!(check(&rebuilt, "boot-initramfs").remedy.unwrap(), "update-initramfs -u -k all");
+    // An image that was made anew has another UUID, which an initramfs has in place of a path.
+    let with = |device: &str| {
+        let mut facts = ready();
+        facts.policy = Ok(Policy::parse("policy", &format!("[image]\ndevice = \"{device}\"\n")).unwrap());
+        if let Some(Ok(image)) = &mut facts.image {
+            image.made = Some(time(9));
+        }
+        facts
+    };
+    for device in ["/dev/vdb", "/var/lib/dormouse/image"] {
+        assert_eq!(ids(&with(device), State::Warning), ["boot-initramfs"]);
+        assert!(
+            check(&with(device), "boot-initramfs").found.ends_with("older than the image, which it would not find")
+        );
+    }
+    assert_eq!(ids(&with("PARTLABEL=dormouse"), State::Warning), [""; 0]);
 }
 
 #[test]
