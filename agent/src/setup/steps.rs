@@ -4,12 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::Place;
 use crate::image_cmd;
 use crate::policy::{self, DEFAULT_PATH, ImageDevice, Policy};
 use crate::replace::replace;
+use crate::store;
 
 /// The commented example, which becomes the policy of a machine that has none.
 const EXAMPLE: &str = include_str!("../../../configs/dormouse.toml");
@@ -40,8 +41,8 @@ pub(super) enum Step {
     Dormouse(Vec<String>),
     /// A whole policy, which names the image at `place`.
     WritePolicy { file: PathBuf, place: PathBuf },
-    /// A drop-in that does nothing but name the image at `place`.
-    WriteDropIn { file: PathBuf, place: PathBuf },
+    /// A drop-in of the policy at `config` that does nothing but name the image at `place`.
+    WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf },
     /// Another program.
     Run(Vec<String>),
     /// Something that is for the user to do.
@@ -72,7 +73,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     if !wanted.config.exists() {
         steps.push(Step::WritePolicy { file, place });
     } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
-        steps.push(Step::WriteDropIn { file: policy::folder(&file).join("50-setup.toml"), place });
+        let drop_in = policy::folder(&file).join("50-setup.toml");
+        steps.push(Step::WriteDropIn { file: drop_in, config: file, place });
     }
     let config = path_text(wanted.config);
     let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
@@ -93,7 +95,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
 
 /// Whether the policy means this place already.
 fn is_named(device: &ImageDevice, place: &Path) -> bool {
-    crate::store::resolve(device).is_ok_and(|found| found.is_some_and(|found| found.path == place))
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    store::resolve(device).is_ok_and(|found| found.is_some_and(|found| real(&found.path) == real(place)))
 }
 
 /// How a policy names a place: a file by its path, and a device by what is on it, which does not change with its name.
@@ -125,7 +128,17 @@ impl Step {
                 [] => Ok(()),
             },
             Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
-            Step::WriteDropIn { file, place } => write(file, &drop_in(&name_of(place)?)),
+            Step::WriteDropIn { file, config, place } => {
+                write(file, &drop_in(&name_of(place)?))?;
+                let device = Policy::load(config)?.image.device;
+                // A drop-in whose name comes later, perhaps.
+                ensure!(
+                    is_named(&device, place),
+                    "the policy says image.device = \"{device}\" all the same: remove that from the file that says so \
+                     (`dormouse config check` lists the files)"
+                );
+                Ok(())
+            }
             Step::Tell(_) => Ok(()),
         }
     }
@@ -152,7 +165,7 @@ impl fmt::Display for Step {
             Step::WritePolicy { file, place } => {
                 write!(f, "write {}: the commented example, with the image on {}", file.display(), place.display())
             }
-            Step::WriteDropIn { file, place } => {
+            Step::WriteDropIn { file, place, .. } => {
                 write!(f, "write {}: image.device, for the image on {}", file.display(), place.display())
             }
             Step::Tell(text) => write!(f, "leave to you: {text}"),
@@ -211,9 +224,28 @@ mod tests {
         let place = Place::Prepared(device.clone());
         let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
         assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
+        // By whatever name, it is the same.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&device, &link).unwrap();
+        assert!(is_named(&ImageDevice::File(link), &device) && !is_named(&ImageDevice::File(config.clone()), &device));
         // So is a kernel that it names.
         let named = texts(&Wanted { kernel: None, ..wanted(&config, &place) });
         assert!(named[1].ends_with(" build-initramfs"), "{named:?}");
+    }
+
+    #[test]
+    fn a_drop_in_that_does_not_count_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("image"));
+        std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+        image_cmd::init(&device, false).unwrap();
+        write(&config, "").unwrap();
+        let drop_in = policy::folder(&config).join("50-setup.toml");
+        let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
+        step.perform().unwrap();
+        write(&policy::folder(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
+        let error = step.perform().unwrap_err().to_string();
+        assert!(error.contains("image.device = \"/nonexistent\" all the same"), "{error}");
     }
 
     #[test]
