@@ -24,7 +24,7 @@ use crate::machine::{self, Machine};
 use crate::obstacle::{self, Obstacle};
 use crate::phase::Phase;
 use crate::plymouth::Splash;
-use crate::policy::{ImageDevice, Policy, Then, Verbosity};
+use crate::policy::{Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
 use crate::report::{Outcome, Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
@@ -258,12 +258,13 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
 }
 
-/// The image that the policy names, which must be initialised and not in use. One in a file must lie where its label says: B
-/// writes there, whatever the filesystem has put there meanwhile.
+/// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
+/// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let place = store::find(&policy.image.device, std::time::Duration::ZERO)?;
     let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    if let ImageDevice::File(_) = policy.image.device {
+    let is_file = !image.disk().is_whole_device() && image.disk().place().is_whole();
+    if is_file {
         image_file::check(&image)?;
     }
     Ok(image)

@@ -294,7 +294,7 @@ fn image_device(facts: &Facts) -> Check {
         Err(Unseen::NeedsRoot) => question.needs_root(),
         Err(Unseen::Because(error)) => {
             let remedy = match &policy.image.device {
-                ImageDevice::File(path) => format!("dormouse image create --size auto {}", path.display()),
+                ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
                 device => format!("attach {device}, or name another with `dormouse setup`"),
             };
             question.failed(error, remedy)
@@ -309,7 +309,7 @@ fn image_device(facts: &Facts) -> Check {
                 let path = image.path.display();
                 let remedy = match &policy.image.device {
                     ImageDevice::File(_) => format!("remove the file, then `dormouse setup --file {path}`"),
-                    _ => format!("dormouse image init {path}"),
+                    _ => format!("dormouse setup --device {path}"),
                 };
                 question.failed(error, remedy)
             }
@@ -366,7 +366,8 @@ fn image_state(facts: &Facts) -> Check {
         Ok((state @ (Image::Complete | Image::Restoring), _)) => question.warning(
             format!("the image on {path} is {state}: a session waits in it, which this boot has not resumed"),
             format!(
-                "reboot to resume it, if nothing has written to its filesystems; or `dormouse image discard {path}`"
+                "`dormouse prepare` gives it up, unless the policy keeps it (resume.mismatch) and the next boot can tell what \
+                 this one writes; `dormouse image discard {path}` gives it up in any case"
             ),
         ),
         Ok((state, reason)) if reason.is_empty() => question.ok(format!("the image on {path} is {state}")),

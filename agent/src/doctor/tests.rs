@@ -218,7 +218,7 @@ fn what_an_image_needs() {
     let busy = check(&with(|image| image.is_busy = true), "image-device");
     assert!(busy.state == State::Failed && busy.found.contains("/dev/vdb is in use"), "{busy:?}");
     let foreign = with(|image| image.state = Err("image device /dev/vdb: not initialised".into()));
-    assert_eq!(check(&foreign, "image-device").remedy.unwrap(), "dormouse image init /dev/vdb");
+    assert_eq!(check(&foreign, "image-device").remedy.unwrap(), "dormouse setup --device /dev/vdb");
     let waiting = with(|image| image.state = Ok((Image::Complete, String::new())));
     let waiting = check(&waiting, "image-state");
     assert!(waiting.state == State::Warning && waiting.remedy.unwrap().contains("image discard /dev/vdb"));
@@ -226,8 +226,8 @@ fn what_an_image_needs() {
     assert_eq!(ids(&gone, State::Failed), ["image-device"]);
     let file = Policy::parse("policy", "[image]\ndevice = \"/var/lib/dormouse/image\"\n").unwrap();
     let no_file = Facts { policy: Ok(file.clone()), ..gone };
-    let create = "dormouse image create --size auto /var/lib/dormouse/image";
-    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), create);
+    let setup = "dormouse setup --file /var/lib/dormouse/image";
+    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), setup);
     let moved = Facts { policy: Ok(file), ..foreign };
     assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
 }
