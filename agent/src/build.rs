@@ -1,7 +1,7 @@
 //! What B and D are made of: their kernel, put where the policy has it, and the initramfs that belongs to it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use anyhow::{Context, bail};
 use crate::image_file;
 use crate::initramfs::{self, devices, modules, release};
 use crate::loader::bzimage::BzImage;
-use crate::policy::Policy;
+use crate::policy::{KernelPolicy, Policy};
+use crate::replace::replace;
 use crate::store;
 
 /// The static program that becomes PID 1, where a package puts it.
@@ -46,13 +47,14 @@ impl Default for Options {
 /// Kernel and initramfs are replaced only when both are ready.
 ///
 /// # Errors
-/// The kernel is none, the image device or its modules are not there, or something cannot be written. What was there stays.
+/// The kernel is none, or would replace another that is not Dormouse's copy; the image device or its modules are not there, or
+/// something cannot be written. What was there stays.
 pub fn run(policy: &Policy, options: &Options) -> anyhow::Result<String> {
     let init = std::fs::read(&options.init)
         .with_context(|| format!("{}: cannot read the program for PID 1", options.init.display()))?;
     let kernel = match &options.kernel {
-        Some(file) if *file != policy.kernel.image => Some((file, read_kernel(file)?)),
-        _ => None,
+        Some(file) => new_kernel(file, &policy.kernel.image)?.map(|bytes| (file, bytes)),
+        None => None,
     };
     let modules = match module_names(policy, options)?.as_slice() {
         [] => Vec::new(),
@@ -62,14 +64,11 @@ pub fn run(policy: &Policy, options: &Options) -> anyhow::Result<String> {
     let mut said = String::new();
     if let Some((file, bytes)) = &kernel {
         let target = &policy.kernel.image;
-        if let Some(folder) = target.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make it", folder.display()))?;
-        }
-        initramfs::write(target, bytes)?;
+        write(target, bytes)?;
         said = format!("{}: a copy of {}\n", target.display(), file.display());
     }
     let output = options.output.as_ref().unwrap_or(&policy.kernel.initramfs);
-    initramfs::write(output, &bytes)?;
+    write(output, &bytes)?;
     let names: Vec<&str> = modules.iter().map(|module| module.file_name.as_str()).collect();
     let with = if names.is_empty() { String::new() } else { format!(", with {}", names.join(" ")) };
     Ok(format!("{said}{}: {} bytes{with}", output.display(), bytes.len()))
@@ -130,10 +129,49 @@ pub fn release_of(bzimage: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("{}: this is no bzImage that names its release", bzimage.display()))
 }
 
-fn read_kernel(file: &Path) -> anyhow::Result<Vec<u8>> {
+/// The kernel in `file`, if it is another than that at `target`. What a machine boots from is not replaced by it: only at its
+/// default place is `target` certainly a copy.
+fn new_kernel(file: &Path, target: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read it", file.display()))?;
     if let Err(error) = BzImage::parse(&bytes) {
         bail!("{}: it cannot be the save kernel: {error}", file.display());
     }
-    Ok(bytes)
+    match std::fs::read(target) {
+        Ok(found) if found == bytes => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(bytes)),
+        _ if KernelPolicy::is_own(target) => Ok(Some(bytes)),
+        _ => bail!(
+            "{}: the policy's kernel.image is there already, and at this place may be what the machine boots from; nothing was \
+             changed. Leave kernel.image out of the policy, or set it to {}",
+            target.display(),
+            file.display()
+        ),
+    }
+}
+
+/// For its owner alone: an initramfs holds the policy.
+fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    replace(file, bytes, 0o600).with_context(|| format!("{}: cannot write it", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn another_kernel_of_the_machine_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, boots, missing] = ["new", "boots", "missing"].map(|name| folder.path().join(name));
+        let kernel = crate::loader::bzimage::tests::sample(4096);
+        std::fs::write(&new, &kernel).unwrap();
+        std::fs::write(&boots, b"what the machine boots from").unwrap();
+        let refused = new_kernel(&new, &boots).unwrap_err().to_string();
+        assert!(refused.contains("kernel.image") && refused.contains("nothing was changed"), "{refused}");
+        assert_eq!(new_kernel(&new, &missing).unwrap(), Some(kernel));
+        // By whatever name, it is the same.
+        std::os::unix::fs::symlink(&new, &missing).unwrap();
+        assert_eq!(new_kernel(&new, &missing).unwrap(), None);
+        assert!(new_kernel(&boots, &new).unwrap_err().to_string().contains("cannot be the save kernel"));
+    }
 }

@@ -211,7 +211,8 @@ struct BuildArgs {
     #[arg(long, value_name = "PATH", default_value = build::INIT)]
     init: PathBuf,
 
-    /// A kernel that is to save and restore: it is copied to the policy's kernel.image first
+    /// A kernel that is to save and restore: it is copied to the policy's kernel.image first. Where the policy has
+    /// kernel.image elsewhere than Dormouse, a kernel that is there is not replaced
     #[arg(long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
 

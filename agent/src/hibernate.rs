@@ -24,7 +24,7 @@ use crate::machine::{self, Machine};
 use crate::obstacle::{self, Obstacle};
 use crate::phase::Phase;
 use crate::plymouth::Splash;
-use crate::policy::{ImageDevice, Policy, Then, Verbosity};
+use crate::policy::{Policy, Then, Verbosity};
 use crate::report::mailbox::FreePages;
 use crate::report::{Outcome, Report, mailbox};
 use crate::store::{self, Access, Disk, Image};
@@ -49,7 +49,7 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// Whatever is found before the jump: nothing has changed then.
 pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     kmsg::init();
-    let _lock = only_one()?;
+    let _lock = lock(FlockArg::LockExclusiveNonblock)?;
     let result = hibernate(policy, options);
     match &result {
         Ok(report) => Last::record(Event::Hibernate, &report.to_string(), Some(report)),
@@ -58,16 +58,24 @@ pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     result
 }
 
-/// Holds off every other hibernation for as long as the lock is kept.
-pub(crate) fn only_one() -> anyhow::Result<Flock<File>> {
+/// Waits for a hibernation that is under way, and holds off every other for as long as the lock is kept.
+pub(crate) fn hold_off() -> anyhow::Result<Flock<File>> {
+    lock(FlockArg::LockExclusive)
+}
+
+fn lock(how: FlockArg) -> anyhow::Result<Flock<File>> {
     let path = std::path::Path::new(last::FOLDER).join("lock");
     let open = || {
         std::fs::create_dir_all(last::FOLDER)?;
         OpenOptions::new().create(true).truncate(false).write(true).open(&path)
     };
     let file = open().with_context(|| format!("{}: cannot open it; run as root", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!("another `dormouse hibernate` is under way"),
+    Flock::lock(file, how).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => {
+            anyhow::anyhow!(
+                "another `dormouse hibernate` is under way, or `dormouse prepare`, which ends by itself; try again then"
+            )
+        }
         error => anyhow::anyhow!("{}: cannot lock it: {error}", path.display()),
     })
 }
@@ -181,11 +189,12 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
-    if self::image(policy)?.name() != name {
-        bail!("the image device was initialised anew meanwhile; nothing was saved");
-    }
     if let Some(splash) = &mut splash {
         splash.hide();
+    }
+    // Behind whatever may take its time: where an image in a file lies must still hold when B writes there.
+    if self::image(policy)?.name() != name {
+        bail!("the image device was initialised anew meanwhile; nothing was saved");
     }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
@@ -249,12 +258,13 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
 }
 
-/// The image that the policy names, which must be initialised and not in use. One in a file must lie where its label says: B
-/// writes there, whatever the filesystem has put there meanwhile.
+/// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
+/// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let place = store::find(&policy.image.device, std::time::Duration::ZERO)?;
     let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    if let ImageDevice::File(_) = policy.image.device {
+    let is_file = !image.disk().is_whole_device() && image.disk().place().is_whole();
+    if is_file {
         image_file::check(&image)?;
     }
     Ok(image)

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::machine;
+use crate::replace::replace;
 use crate::report::Report;
 
 /// Where files of the running system are.
@@ -44,8 +45,8 @@ impl Last {
         let last = Last { event, at_unix: machine::now_unix(), text: text.to_owned(), report: report.cloned() };
         let names: &[&str] = if event == Event::Resume { &[LAST, RESUME] } else { &[LAST] };
         for name in names {
-            let written =
-                serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(|bytes| write(name, &bytes));
+            let write = |bytes: Vec<u8>| replace(&Path::new(FOLDER).join(name), &bytes, 0o644);
+            let written = serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(write);
             if let Err(error) = written {
                 log::debug!("{FOLDER}/{name}: {error}");
             }
@@ -73,13 +74,4 @@ const RESUME: &str = "resume.json";
 
 fn read(name: &str) -> Option<Last> {
     serde_json::from_slice(&fs::read(Path::new(FOLDER).join(name)).ok()?).ok()
-}
-
-/// So that the file is at any time the old or the new one.
-fn write(name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    fs::create_dir_all(FOLDER)?;
-    let path = Path::new(FOLDER).join(name);
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)?;
-    fs::rename(temporary, path)
 }

@@ -85,6 +85,7 @@ pub mod boot_initramfs;
 pub mod build;
 pub mod doctor;
 pub mod prepare;
+mod replace;
 pub mod setup;
 pub mod sleep_hooks;
 pub mod systemd;

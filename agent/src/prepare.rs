@@ -25,8 +25,9 @@ pub fn run(config: &Path, mut say: impl FnMut(&str) -> anyhow::Result<()>) -> an
     let unresumed = match Policy::load(config) {
         Err(PolicyError::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
-        // Nobody else changes the image's state meanwhile.
-        Ok(policy) => hibernate::only_one().and_then(|_lock| resume::give_up_unresumed(&policy)),
+        // Nobody else changes the image's state meanwhile. One that does so now is waited for: where it is refused, what it
+        // would have written over is still there.
+        Ok(policy) => hibernate::hold_off().and_then(|_lock| resume::give_up_unresumed(&policy)),
     };
     let diagnosis = Diagnosis::of_this_machine(config);
     for problem in diagnosis.problems() {

@@ -11,6 +11,7 @@ use crate::cmdline::{BootMode, Cmdline};
 use crate::compat;
 use crate::filesystems;
 use crate::hibernate;
+use crate::image_file;
 use crate::kmsg;
 use crate::last::{Event, Last};
 use crate::loader::bzimage::BzImage;
@@ -216,7 +217,8 @@ fn misfit(header: &Header, policy: &Policy) -> Option<String> {
 }
 
 fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
-    image.transition(State::Discarded, reason).context("the image could not be discarded")
+    image.transition(State::Discarded, reason).context("the image could not be discarded")?;
+    image_file::confirm(image)
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.

@@ -5,12 +5,14 @@
 //! what somebody else has written there is left alone.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+
+use crate::replace::replace;
 
 /// The first line of the files that `enable` writes, and the only ones that `disable` removes.
 const MARK: &str = "# Written by `dormouse enable`; `dormouse disable` removes it.\n";
@@ -100,7 +102,7 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
     if fs::read_to_string(&path).is_ok_and(|found| found == text) {
         return Ok(format!("{}: is there already", path.display()));
     }
-    replace(&path, text.as_bytes(), 0o644)?;
+    replace(&path, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", path.display()))?;
     Ok(format!("{}: written", path.display()))
 }
 
@@ -152,24 +154,6 @@ fn reload(root: &Path, said: &mut Vec<String>) -> anyhow::Result<()> {
         status => bail!("the files are as they should be, but `systemctl daemon-reload` ended with {status}"),
     }
     Ok(())
-}
-
-/// Writes a file and the folders that it is in, so that it is at any time the old or the new one.
-///
-/// # Errors
-/// The file, or a folder, cannot be written.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    let replace = || {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder)?;
-        let mut temporary = tempfile::Builder::new().prefix(".dormouse.").tempfile_in(folder)?;
-        temporary.write_all(bytes)?;
-        temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|error| error.error)?;
-        Ok::<(), io::Error>(())
-    };
-    replace().with_context(|| format!("{}: cannot write it", path.display()))
 }
 
 /// What `systemctl hibernate` does here.

@@ -30,6 +30,11 @@ pub fn run(policy: &Policy) -> anyhow::Result<String> {
             None if policy.kernel.image.exists() => {
                 said = format!("{} stays as it is: {}\n", policy.kernel.image.display(), unfit.join("; "));
             }
+            None if unfit.is_empty() => {
+                anyhow::bail!(
+                    "no kernel is installed with its modules; name one: `dormouse build-initramfs --kernel FILE`"
+                )
+            }
             None => anyhow::bail!("no installed kernel can hibernate: {}; see `dormouse doctor`", unfit.join("; ")),
         }
     }

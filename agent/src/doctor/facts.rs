@@ -95,6 +95,8 @@ pub(super) struct ImageFacts {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) is_busy: bool,
+    /// When it was made; `None` where it is none.
+    pub(super) made: Option<SystemTime>,
     /// Its state, and the reason for that; or why it is no image device, or no file that the save kernel could use.
     pub(super) state: Result<(State, String), String>,
 }
@@ -247,10 +249,8 @@ fn changed(path: &Path) -> Result<SystemTime, Unseen> {
 
 /// When the policy was changed: one of its files, or the folder of its drop-ins, from which one may have been removed.
 fn policy_changed(config: &Path) -> Option<SystemTime> {
-    let mut folder = config.as_os_str().to_owned();
-    folder.push(".d");
     let mut files = policy::files(config);
-    files.push(PathBuf::from(folder));
+    files.push(policy::folder(config));
     files.iter().filter_map(|path| changed(path).ok()).max()
 }
 
@@ -273,14 +273,16 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         disk => (disk.map_err(of_store)?, false),
     };
     let size = disk.size();
+    let mut made = None;
     let state = Image::open(disk).map_err(anyhow::Error::from).and_then(|image| {
+        made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
         if let ImageDevice::File(_) = policy.image.device {
             image_file::check(&image)?;
         }
         Ok((image.commit().state, image.commit().reason.clone()))
     });
     let state = state.map_err(|error| format!("{error:#}"));
-    Ok(ImageFacts { path: place.path, size, is_busy, state })
+    Ok(ImageFacts { path: place.path, size, is_busy, made, state })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

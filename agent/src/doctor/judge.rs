@@ -125,14 +125,19 @@ fn kernel_jump(facts: &Facts) -> Check {
 }
 
 /// How to get a kernel that has CONFIG_KEXEC_JUMP.
+///
+/// The packages are those that the kernel's own packaging asks for (scripts/package/mkdebian), and openssl, which makes the
+/// key that modules are signed with. Debug information would take several times the time and the space, and be a package
+/// `linux-image-...-dbg` that the last line installs too. Debian's certificates are not in its source package.
 fn kernel_with_jump(facts: &Facts) -> String {
     let is = |name: &str| facts.distribution.split_whitespace().any(|id| id == name);
-    if is("debian") || is("ubuntu") {
+    if is("debian") && !is("ubuntu") {
         return "Debian's own kernels are built without it. Build one from Debian's source, 6.12.5 or newer:\n\
-                apt install linux-source-6.12 build-essential bc bison cpio debhelper flex kmod libelf-dev libssl-dev rsync\n\
+                apt install linux-source-6.12 build-essential bc bison cpio debhelper flex kmod libelf-dev libssl-dev \
+                openssl rsync\n\
                 tar xf /usr/src/linux-source-6.12.tar.xz && cd linux-source-6.12\n\
-                cp /boot/config-$(uname -r) .config && scripts/config -e KEXEC -e KEXEC_JUMP -d DEBUG_INFO_BTF \
-                --set-str SYSTEM_TRUSTED_KEYS ''\n\
+                cp /boot/config-$(uname -r) .config && scripts/config -e KEXEC -e KEXEC_JUMP -e DEBUG_INFO_NONE \
+                -d DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT --set-str SYSTEM_TRUSTED_KEYS ''\n\
                 make olddefconfig && make -j$(nproc) bindeb-pkg\n\
                 apt install ../linux-image-6.12*.deb && reboot\n\
                 or use a distribution whose kernel has it, such as Fedora or RHEL"
@@ -289,7 +294,7 @@ fn image_device(facts: &Facts) -> Check {
         Err(Unseen::NeedsRoot) => question.needs_root(),
         Err(Unseen::Because(error)) => {
             let remedy = match &policy.image.device {
-                ImageDevice::File(path) => format!("dormouse image create --size auto {}", path.display()),
+                ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
                 device => format!("attach {device}, or name another with `dormouse setup`"),
             };
             question.failed(error, remedy)
@@ -304,7 +309,7 @@ fn image_device(facts: &Facts) -> Check {
                 let path = image.path.display();
                 let remedy = match &policy.image.device {
                     ImageDevice::File(_) => format!("remove the file, then `dormouse setup --file {path}`"),
-                    _ => format!("dormouse image init {path}"),
+                    _ => format!("dormouse setup --device {path}"),
                 };
                 question.failed(error, remedy)
             }
@@ -361,7 +366,8 @@ fn image_state(facts: &Facts) -> Check {
         Ok((state @ (Image::Complete | Image::Restoring), _)) => question.warning(
             format!("the image on {path} is {state}: a session waits in it, which this boot has not resumed"),
             format!(
-                "reboot to resume it, if nothing has written to its filesystems; or `dormouse image discard {path}`"
+                "`dormouse prepare` gives it up, unless the policy keeps it (resume.mismatch) and the next boot can tell what \
+                 this one writes; `dormouse image discard {path}` gives it up in any case"
             ),
         ),
         Ok((state, reason)) if reason.is_empty() => question.ok(format!("the image on {path} is {state}")),
@@ -467,14 +473,9 @@ fn save_initramfs(facts: &Facts) -> Check {
     let kernel = facts.save_kernel.as_ref().and_then(|kernel| kernel.as_ref().ok()).map(|kernel| kernel.changed);
     let sources =
         [("the policy", facts.policy_changed), ("dormouse-init", facts.agent_changed), ("kernel.image", kernel)];
-    let newer: Vec<&str> = sources
-        .into_iter()
-        .filter(|(_, changed)| changed.is_some_and(|changed| changed > built))
-        .map(|(name, _)| name)
-        .collect();
-    match newer.as_slice() {
-        [] => question.ok("it is as new as the policy, the agent and the save kernel"),
-        newer => question.warning(format!("it is older than {}", newer.join(" and ")), BUILD),
+    match newer_than(built, &sources) {
+        None => question.ok("it is as new as the policy, the agent and the save kernel"),
+        Some(newer) => question.warning(format!("it is older than {newer}"), BUILD),
     }
 }
 
@@ -504,14 +505,31 @@ fn boot_initramfs(facts: &Facts) -> Check {
     let newest =
         |found: &Option<Result<SystemTime, Unseen>>| found.as_ref().and_then(|found| found.as_ref().ok()).copied();
     let kernel = facts.save_kernel.as_ref().and_then(|kernel| kernel.as_ref().ok()).map(|kernel| kernel.changed);
-    let sources = [newest(&facts.save_initramfs), kernel, facts.policy_changed];
+    let sources = [
+        ("the policy", facts.policy_changed),
+        ("kernel.image", kernel),
+        ("kernel.initramfs", newest(&facts.save_initramfs)),
+        ("the image, which it would not find", image_it_names(facts)),
+    ];
     let path = path.display();
-    match sources.iter().flatten().all(|changed| changed <= built) {
-        true => question.ok(format!("{path} is newer than all that goes into it")),
-        false => {
-            question.warning(format!("{path} is older than the policy, kernel.image or kernel.initramfs"), rebuild)
-        }
+    match newer_than(*built, &sources) {
+        None => question.ok(format!("{path} is newer than all that goes into it")),
+        Some(newer) => question.warning(format!("{path} is older than {newer}"), rebuild),
     }
+}
+
+/// When the image was made whose UUID stands in the initramfs in place of a path (`image_file::for_boot`).
+fn image_it_names(facts: &Facts) -> Option<SystemTime> {
+    let (Ok(policy), Some(Ok(image))) = (&facts.policy, &facts.image) else { return None };
+    let is_path = matches!(policy.image.device, ImageDevice::Path(_) | ImageDevice::File(_));
+    image.made.filter(|_| is_path)
+}
+
+/// The names of what was changed after `built`, if anything was.
+fn newer_than(built: SystemTime, sources: &[(&str, Option<SystemTime>)]) -> Option<String> {
+    let newer = sources.iter().filter(|(_, changed)| changed.is_some_and(|changed| changed > built));
+    let names: Vec<&str> = newer.map(|(name, _)| *name).collect();
+    (!names.is_empty()).then(|| names.join(" and "))
 }
 
 fn resume_hook(facts: &Facts) -> Check {

@@ -63,6 +63,7 @@ fn ready() -> Facts {
             path: "/dev/vdb".into(),
             size: GIB,
             is_busy: false,
+            made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
         })),
         save_kernel: Some(Ok(SaveKernel {
@@ -217,7 +218,7 @@ fn what_an_image_needs() {
     let busy = check(&with(|image| image.is_busy = true), "image-device");
     assert!(busy.state == State::Failed && busy.found.contains("/dev/vdb is in use"), "{busy:?}");
     let foreign = with(|image| image.state = Err("image device /dev/vdb: not initialised".into()));
-    assert_eq!(check(&foreign, "image-device").remedy.unwrap(), "dormouse image init /dev/vdb");
+    assert_eq!(check(&foreign, "image-device").remedy.unwrap(), "dormouse setup --device /dev/vdb");
     let waiting = with(|image| image.state = Ok((Image::Complete, String::new())));
     let waiting = check(&waiting, "image-state");
     assert!(waiting.state == State::Warning && waiting.remedy.unwrap().contains("image discard /dev/vdb"));
@@ -225,8 +226,8 @@ fn what_an_image_needs() {
     assert_eq!(ids(&gone, State::Failed), ["image-device"]);
     let file = Policy::parse("policy", "[image]\ndevice = \"/var/lib/dormouse/image\"\n").unwrap();
     let no_file = Facts { policy: Ok(file.clone()), ..gone };
-    let create = "dormouse image create --size auto /var/lib/dormouse/image";
-    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), create);
+    let setup = "dormouse setup --file /var/lib/dormouse/image";
+    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), setup);
     let moved = Facts { policy: Ok(file), ..foreign };
     assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
 }
@@ -241,6 +242,22 @@ fn what_is_older_than_what_goes_into_it() {
     let rebuilt = Facts { save_initramfs: Some(Ok(time(9))), ..ready() };
     assert_eq!(ids(&rebuilt, State::Warning), ["boot-initramfs"]);
     assert_eq!(check(&rebuilt, "boot-initramfs").remedy.unwrap(), "update-initramfs -u -k all");
+    // An image that was made anew has another UUID, which an initramfs has in place of a path.
+    let with = |device: &str| {
+        let mut facts = ready();
+        facts.policy = Ok(Policy::parse("policy", &format!("[image]\ndevice = \"{device}\"\n")).unwrap());
+        if let Some(Ok(image)) = &mut facts.image {
+            image.made = Some(time(9));
+        }
+        facts
+    };
+    for device in ["/dev/vdb", "/var/lib/dormouse/image"] {
+        assert_eq!(ids(&with(device), State::Warning), ["boot-initramfs"]);
+        assert!(
+            check(&with(device), "boot-initramfs").found.ends_with("older than the image, which it would not find")
+        );
+    }
+    assert_eq!(ids(&with("PARTLABEL=dormouse"), State::Warning), [""; 0]);
 }
 
 #[test]

@@ -126,8 +126,11 @@ fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)
     File::open(parent).and_then(|folder| folder.sync_all()).context("its folder cannot be made durable")?;
 
     let (device, extents) = lay_out(file, &disk)?;
-    mark_and_compare(&disk, &device, &extents)?;
-    let image = Image::create(disk, new_label(extents)?)?;
+    let label = new_label(extents)?;
+    // What no label can say is not used as a map either.
+    label.encode().context("its place on the disk")?;
+    mark_and_compare(&disk, &device, &label.extents)?;
+    let image = Image::create(disk, label)?;
     compare(image.disk(), &device, &image.label().extents)?;
     Ok((image, device))
 }

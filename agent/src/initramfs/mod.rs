@@ -17,9 +17,7 @@ pub mod files;
 pub mod modules;
 pub mod release;
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 
 use goblin::elf::Elf;
 use thiserror::Error;
@@ -52,14 +50,6 @@ pub enum InitramfsError {
     /// zstd failed.
     #[error("compressing the initramfs failed")]
     Compress(#[source] io::Error),
-    /// The file cannot be written.
-    #[error("{}: cannot write the initramfs", file.display())]
-    Write {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// Builds the initramfs: `init` is the static program that becomes PID 1, `modules` are in loading order.
@@ -113,27 +103,6 @@ fn compress(archive: &[u8]) -> Result<Vec<u8>, InitramfsError> {
         encoder.finish()
     };
     compressed().map_err(InitramfsError::Compress)
-}
-
-/// Writes the initramfs so that the file is at any time either the old or the new one, readable by its owner
-/// alone: it holds the policy.
-///
-/// # Errors
-/// The file, or the folder that it is in, cannot be written.
-pub fn write(file: &Path, bytes: &[u8]) -> Result<(), InitramfsError> {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let replace = || {
-        // Temporary files are created with mode 0600, and removed where a step fails.
-        let mut temporary = tempfile::Builder::new().prefix(".dormouse-initramfs.").tempfile_in(folder)?;
-        temporary.write_all(bytes)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(file).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
-    };
-    replace().map_err(|source| InitramfsError::Write { file: file.to_owned(), source })
 }
 
 #[cfg(test)]

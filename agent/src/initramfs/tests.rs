@@ -1,9 +1,6 @@
-//! The whole initramfs: what is in it, that it is reproducible, and how it is written.
+//! The whole initramfs: what is in it, and that it is reproducible.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
@@ -121,25 +118,4 @@ fn two_modules_of_one_name_are_refused() {
     let module = Module { file_name: "a.ko".to_owned(), bytes: Vec::new() };
     let error = build(&policy(), &elf(None), &[module.clone(), module]).unwrap_err();
     assert!(matches!(error, InitramfsError::Cpio(CpioError::Twice { .. })));
-}
-
-#[test]
-fn writing_replaces_the_file_and_leaves_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("initramfs.img");
-    fs::write(&file, b"the old one").unwrap();
-    write(&file, b"the new one").unwrap();
-    assert_eq!(fs::read(&file).unwrap(), b"the new one");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-}
-
-#[test]
-fn a_failed_write_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let taken = folder.path().join("folder");
-    fs::create_dir(&taken).unwrap();
-    assert!(matches!(write(&taken, b"x"), Err(InitramfsError::Write { .. })));
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    assert!(write(&folder.path().join("none/initramfs.img"), b"x").is_err());
 }

@@ -144,13 +144,13 @@ fn u64_at(file: &[u8], offset: usize) -> Result<u64, BzImageError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 
     /// A file with the smallest valid header and `kernel_len` bytes of kernel.
-    pub(in crate::loader) fn sample(kernel_len: usize) -> Vec<u8> {
+    pub(crate) fn sample(kernel_len: usize) -> Vec<u8> {
         let mut file = vec![0; 2 * 512 + kernel_len];
         file[HEADER] = 1;
         file[BOOT_FLAG..BOOT_FLAG + 2].copy_from_slice(&[0x55, 0xaa]);

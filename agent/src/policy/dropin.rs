@@ -16,6 +16,14 @@ use super::{DEFAULT_PATH, PolicyError};
 /// the machine is switched off.
 const FURTHER_FOLDERS: [&str; 2] = ["/usr/lib/dormouse/dormouse.toml.d", "/run/dormouse.toml.d"];
 
+/// The folder of the drop-ins that go on with the policy at `config`.
+#[must_use]
+pub fn folder(config: &Path) -> PathBuf {
+    let mut folder = config.as_os_str().to_owned();
+    folder.push(".d");
+    folder.into()
+}
+
 /// The files that make up the policy at `config`, in the order in which they count, the main file first. Files that are
 /// not there are not named, nor are those that are hidden; where a folder cannot be read, only the main file is, and
 /// [`super::Policy::load`] says why.
@@ -26,8 +34,7 @@ pub fn files(config: &Path) -> Vec<PathBuf> {
 
 /// The same, or why a folder cannot be read.
 pub(super) fn list(config: &Path) -> Result<Vec<PathBuf>, PolicyError> {
-    let mut own = config.as_os_str().to_owned();
-    own.push(".d");
+    let own = folder(config);
     let further = if config == Path::new(DEFAULT_PATH) { &FURTHER_FOLDERS[..] } else { &[] };
     let folders: Vec<&Path> = further.iter().map(Path::new).chain([Path::new(&own)]).collect();
     // What cannot be looked at is there, and the attempt to read it says what is wrong.

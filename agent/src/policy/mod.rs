@@ -19,7 +19,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use dropin::files;
+pub use dropin::{files, folder};
 pub use error::{PolicyError, Problem};
 use values::format_bytes;
 pub(crate) use values::parse_bytes;

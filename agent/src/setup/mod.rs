@@ -21,7 +21,7 @@ use crate::boot_initramfs::Tool;
 use crate::doctor::Diagnosis;
 use crate::image_file::Size;
 use crate::kernels;
-use crate::policy::{Policy, PolicyError};
+use crate::policy::{KernelPolicy, Policy, PolicyError};
 use crate::report::mib;
 use steps::Step;
 use survey::{Candidate, Standing};
@@ -44,7 +44,8 @@ pub struct Options {
     #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = size)]
     size: String,
 
-    /// The kernel that saves and restores, a bzImage [default: the running kernel's]
+    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not Dormouse's
+    /// own copy; otherwise the running kernel's]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
@@ -103,21 +104,23 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
     let stdin = io::stdin();
     let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run;
     let policy = known_policy(config)?;
-    let place = match named(options) {
+    let place = match named(options)? {
         Some(place) => place,
         None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
         None => propose(&survey::devices()?, options)?,
     };
     let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let is_owners = policy.as_ref().is_some_and(|policy| !KernelPolicy::is_own(&policy.kernel.image));
     let kernel = match &options.kernel {
-        Some(kernel) => kernel.clone(),
-        None => kernels::file_of(Path::new("/"), &release)?,
+        Some(kernel) => Some(kernel.clone()),
+        None if is_owners => None,
+        None => Some(kernels::file_of(Path::new("/"), &release)?),
     };
     let steps = steps::plan(&steps::Wanted {
         config,
         policy: policy.as_ref(),
         place: &place,
-        kernel: &kernel,
+        kernel: kernel.as_deref(),
         size: &options.size,
         force: options.force,
         rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild()),
@@ -170,12 +173,14 @@ fn perform(steps: &[Step]) -> anyhow::Result<()> {
 }
 
 /// The place that the flags name, if they do.
-fn named(options: &Options) -> Option<Place> {
+fn named(options: &Options) -> anyhow::Result<Option<Place>> {
     let device = options.device.as_ref().map(|device| {
         let is_prepared = crate::image_cmd::info(&device.as_path().into()).is_ok();
         if is_prepared && !options.force { Place::Prepared(device.clone()) } else { Place::Device(device.clone()) }
     });
-    device.or_else(|| options.file.as_deref().map(in_file))
+    // The policy has no working directory.
+    let file = options.file.as_deref().map(std::path::absolute).transpose().context("--file")?;
+    Ok(device.or_else(|| file.as_deref().map(in_file)))
 }
 
 /// The place that a question would propose, where nobody can be asked.
@@ -292,14 +297,16 @@ mod tests {
             std::fs::File::create(path).unwrap().set_len(64 << 20).unwrap();
         }
         crate::image_cmd::init(&prepared, false).unwrap();
-        let device = |path: &Path, force| named(&Options { device: Some(path.into()), force, ..Options::default() });
+        let device =
+            |path: &Path, force| named(&Options { device: Some(path.into()), force, ..Options::default() }).unwrap();
         assert_eq!(device(&empty, false), Some(Place::Device(empty.clone())));
         assert_eq!(device(&prepared, false), Some(Place::Prepared(prepared.clone())));
         assert_eq!(device(&prepared, true), Some(Place::Device(prepared.clone())));
-        let file = |path: &Path| named(&Options { file: Some(path.into()), ..Options::default() });
+        let file = |path: &Path| named(&Options { file: Some(path.into()), ..Options::default() }).unwrap();
         assert_eq!(file(Path::new("/x/image")), Some(Place::File("/x/image".into())));
         assert_eq!(file(&prepared), Some(Place::Made(prepared.clone())));
-        assert_eq!(named(&Options::default()), None);
+        assert_eq!(file(Path::new("image")), Some(Place::File(std::env::current_dir().unwrap().join("image"))));
+        assert_eq!(named(&Options::default()).unwrap(), None);
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::Place;
 use crate::image_cmd;
-use crate::policy::{DEFAULT_PATH, ImageDevice, Policy};
-use crate::systemd::replace;
+use crate::policy::{self, DEFAULT_PATH, ImageDevice, Policy};
+use crate::replace::replace;
+use crate::store;
 
 /// The commented example, which becomes the policy of a machine that has none.
 const EXAMPLE: &str = include_str!("../../../configs/dormouse.toml");
@@ -23,7 +24,8 @@ pub(super) struct Wanted<'a> {
     /// The policy as it is, if there is a whole one.
     pub(super) policy: Option<&'a Policy>,
     pub(super) place: &'a Place,
-    pub(super) kernel: &'a Path,
+    /// What is copied for the save kernel; the one that the policy names is used without it.
+    pub(super) kernel: Option<&'a Path>,
     pub(super) size: &'a str,
     pub(super) force: bool,
     /// The command that rebuilds the boot's initramfs, where the tool is known.
@@ -39,8 +41,8 @@ pub(super) enum Step {
     Dormouse(Vec<String>),
     /// A whole policy, which names the image at `place`.
     WritePolicy { file: PathBuf, place: PathBuf },
-    /// A drop-in that does nothing but name the image at `place`.
-    WriteDropIn { file: PathBuf, place: PathBuf },
+    /// A drop-in of the policy at `config` that does nothing but name the image at `place`.
+    WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf },
     /// Another program.
     Run(Vec<String>),
     /// Something that is for the user to do.
@@ -71,13 +73,14 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     if !wanted.config.exists() {
         steps.push(Step::WritePolicy { file, place });
     } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
-        let mut folder = file.into_os_string();
-        folder.push(".d");
-        steps.push(Step::WriteDropIn { file: PathBuf::from(folder).join("50-setup.toml"), place });
+        let drop_in = policy::folder(&file).join("50-setup.toml");
+        steps.push(Step::WriteDropIn { file: drop_in, config: file, place });
     }
     let config = path_text(wanted.config);
     let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
-    steps.push(dormouse(&[config, &["build-initramfs", "--kernel", &path_text(wanted.kernel)]].concat()));
+    let kernel = wanted.kernel.map(path_text);
+    let kernel = kernel.as_deref().map(|kernel| ["--kernel", kernel]);
+    steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
     steps.push(match &wanted.rebuild {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
@@ -92,7 +95,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
 
 /// Whether the policy means this place already.
 fn is_named(device: &ImageDevice, place: &Path) -> bool {
-    crate::store::resolve(device).is_ok_and(|found| found.is_some_and(|found| found.path == place))
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    store::resolve(device).is_ok_and(|found| found.is_some_and(|found| real(&found.path) == real(place)))
 }
 
 /// How a policy names a place: a file by its path, and a device by what is on it, which does not change with its name.
@@ -123,11 +127,25 @@ impl Step {
                 [program, arguments @ ..] => run(Command::new(program).args(arguments)),
                 [] => Ok(()),
             },
-            Step::WritePolicy { file, place } => replace(file, whole_policy(&name_of(place)?).as_bytes(), 0o644),
-            Step::WriteDropIn { file, place } => replace(file, drop_in(&name_of(place)?).as_bytes(), 0o644),
+            Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
+            Step::WriteDropIn { file, config, place } => {
+                write(file, &drop_in(&name_of(place)?))?;
+                let device = Policy::load(config)?.image.device;
+                // A drop-in whose name comes later, perhaps.
+                ensure!(
+                    is_named(&device, place),
+                    "the policy says image.device = \"{device}\" all the same: remove that from the file that says so \
+                     (`dormouse config check` lists the files)"
+                );
+                Ok(())
+            }
             Step::Tell(_) => Ok(()),
         }
     }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    replace(file, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", file.display()))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -147,7 +165,7 @@ impl fmt::Display for Step {
             Step::WritePolicy { file, place } => {
                 write!(f, "write {}: the commented example, with the image on {}", file.display(), place.display())
             }
-            Step::WriteDropIn { file, place } => {
+            Step::WriteDropIn { file, place, .. } => {
                 write!(f, "write {}: image.device, for the image on {}", file.display(), place.display())
             }
             Step::Tell(text) => write!(f, "leave to you: {text}"),
@@ -165,7 +183,7 @@ mod tests {
             config,
             policy: None,
             place,
-            kernel: Path::new("/boot/vmlinuz-6.12"),
+            kernel: Some(Path::new("/boot/vmlinuz-6.12")),
             size: "auto",
             force: false,
             rebuild: Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]),
@@ -206,6 +224,28 @@ mod tests {
         let place = Place::Prepared(device.clone());
         let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
         assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
+        // By whatever name, it is the same.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&device, &link).unwrap();
+        assert!(is_named(&ImageDevice::File(link), &device) && !is_named(&ImageDevice::File(config.clone()), &device));
+        // So is a kernel that it names.
+        let named = texts(&Wanted { kernel: None, ..wanted(&config, &place) });
+        assert!(named[1].ends_with(" build-initramfs"), "{named:?}");
+    }
+
+    #[test]
+    fn a_drop_in_that_does_not_count_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("image"));
+        std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+        image_cmd::init(&device, false).unwrap();
+        write(&config, "").unwrap();
+        let drop_in = policy::folder(&config).join("50-setup.toml");
+        let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
+        step.perform().unwrap();
+        write(&policy::folder(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
+        let error = step.perform().unwrap_err().to_string();
+        assert!(error.contains("image.device = \"/nonexistent\" all the same"), "{error}");
     }
 
     #[test]

@@ -69,6 +69,17 @@ fn the_doctor_and_sleep_hooks() -> Result<()> {
         ensure!(doctor.stdout.contains(&format!("[ ok ] {id} ")), "{id}: {}", doctor.stdout);
     }
 
+    // A hibernation that has begun is waited for: what it leaves is what is looked at.
+    let prepared = guest.run(
+        "dmesg -c >/dev/null; dormouse hibernate --then return & pid=$!; \
+         until dmesg | grep -q hibernate/prepare; do :; done; kill -STOP $pid; \
+         dormouse prepare >/run/prepared & waits=$!; sleep 1; test -s /run/prepared && echo early; \
+         kill -TERM $pid; kill -CONT $pid; wait $waits",
+    )?;
+    ensure!(prepared.status == 0 && prepared.stdout.is_empty(), "{prepared:?}");
+    ensure!(prepared.stderr.contains("stopped by SIGTERM before the jump"), "{prepared:?}");
+    guest.succeed("test -s /run/prepared")?;
+
     // What a hook says on its stdout is not in the report, and how it ends changes nothing.
     let folder = "/usr/lib/systemd/system-sleep";
     guest.succeed(&format!(
