@@ -35,12 +35,19 @@ installkernel() {
 }
 
 install() {
-    local kind source target list
-    if ! list=$(dormouse_list); then
+    local kind source target list failed
+    list=$(dormouse_list) || failed=1
+    if dormouse_is_alone && [[ $failed || -z $list ]]; then
+        dfatal "dormouse: there is nothing to make this initramfs of; \`dormouse doctor\` tells more"
+        # Not in place of a good one.
+        exit 1
+    elif [[ $failed ]]; then
+        # The boot must get its initramfs; it only does not resume then.
         dwarn "dormouse: this initramfs will not resume a session"
         return 0
+    elif [[ -z $list ]]; then
+        return 0
     fi
-    [[ $list ]] || return 0
     while read -r kind source target _; do
         case $kind in
         dir) inst_dir "$source" ;;
@@ -51,6 +58,8 @@ install() {
         return 0
     elif dracut_module_included systemd; then
         local units=${systemdsystemunitdir:?}
+        # For dormouse-resume; without dracut's `base` there may be none.
+        inst_binary /bin/sh
         inst_simple "${moddir:?}/dormouse-resume.service" "$units/dormouse-resume.service"
         inst_dir "$units/initrd.target.wants"
         ln -sf ../dormouse-resume.service "${initdir:?}$units/initrd.target.wants/dormouse-resume.service"

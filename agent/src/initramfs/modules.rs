@@ -96,6 +96,19 @@ pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesEr
     paths(folder, names)?.iter().map(|path| load(&folder.join(path))).collect()
 }
 
+/// The file of a module, named as in an initramfs's list, anywhere under `folder`. This goes without depmod's files: of those,
+/// mkinitcpio keeps only the binary ones.
+///
+/// # Errors
+/// There is no such file.
+pub fn find(folder: &Path, name: &str) -> Result<PathBuf, ModulesError> {
+    let all = format!("{}/**/*.ko*", Pattern::escape(&folder.to_string_lossy()));
+    let files = glob::glob(&all).into_iter().flatten().flatten();
+    let mut found: BTreeMap<String, PathBuf> =
+        files.map(|file| (name_of_path(&file.to_string_lossy()), file)).collect();
+    found.remove(&name_of_path(name)).ok_or_else(|| unknown(folder, name, found.keys()))
+}
+
 /// The names of the same modules in the same order.
 ///
 /// # Errors
@@ -174,12 +187,16 @@ impl Index {
     }
 
     fn unknown(&self, name: &str) -> ModulesError {
-        let beginning: String = canonical(name).chars().take(3).collect();
-        let alike: Vec<String> =
-            self.modules.keys().filter(|known| known.starts_with(&beginning)).take(LISTED).cloned().collect();
-        let similar = if alike.is_empty() { self.modules.keys().take(LISTED).cloned().collect() } else { alike };
-        ModulesError::Unknown { name: name.to_owned(), folder: self.folder.clone(), count: self.modules.len(), similar }
+        unknown(&self.folder, name, self.modules.keys())
     }
+}
+
+fn unknown<'a>(folder: &Path, name: &str, known: impl ExactSizeIterator<Item = &'a String> + Clone) -> ModulesError {
+    let beginning: String = canonical(name).chars().take(3).collect();
+    let alike: Vec<String> =
+        known.clone().filter(|known| known.starts_with(&beginning)).take(LISTED).cloned().collect();
+    let similar = if alike.is_empty() { known.clone().take(LISTED).cloned().collect() } else { alike };
+    ModulesError::Unknown { name: name.to_owned(), folder: folder.to_owned(), count: known.len(), similar }
 }
 
 /// The load order in the making: a walk through the dependencies, deepest first.

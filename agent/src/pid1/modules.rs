@@ -21,23 +21,10 @@ pub(super) fn load() -> anyhow::Result<()> {
         result => result.with_context(|| format!("{}: cannot read it", list.display()))?,
     };
     for name in names.lines().filter(|name| !name.is_empty()) {
-        for module in find(name)? {
-            insert(&module)?;
-        }
+        // The list has what each of them needs before it.
+        insert(&modules::load(&modules::find(Path::new(MODULES_DIR), name)?)?)?;
     }
     Ok(())
-}
-
-/// The module of this name with what it needs: a file that `dormouse build-initramfs` has put into the folder, or where another tool has
-/// put it, with depmod's files for this kernel.
-fn find(name: &str) -> anyhow::Result<Vec<Module>> {
-    let folder = Path::new(MODULES_DIR);
-    let file = folder.join(name);
-    if file.exists() {
-        return Ok(vec![modules::load(&file)?]);
-    }
-    let uname = nix::sys::utsname::uname().context("uname")?;
-    Ok(modules::resolve(&folder.join(uname.release()), &[name.to_owned()])?)
 }
 
 fn insert(Module { file_name, bytes }: &Module) -> anyhow::Result<()> {

@@ -192,3 +192,20 @@ fn the_bound_on_a_module_is_kept() {
     fs::write(folder.path().join("big.ko.zst"), packed).unwrap();
     assert!(matches!(ask(folder.path(), &["big"]), Err(ModulesError::TooLarge { .. })));
 }
+
+#[test]
+fn a_listed_module_is_found_without_depmods_files() {
+    let tree = tree();
+    let found = |name: &str| find(tree.path(), name).map(|file| file.strip_prefix(tree.path()).unwrap().to_owned());
+    // A module's name, as the other tools have it, and a file's, as `dormouse build-initramfs` writes it.
+    for (name, file) in [
+        ("xhci_hcd", "kernel/usb/xhci-hcd.ko.zst"),
+        ("packed", "kernel/lib/packed.ko.xz"),
+        ("usb-common.ko", "kernel/usb/usb-common.ko"),
+    ] {
+        assert_eq!(found(name).unwrap(), Path::new(file));
+    }
+    let said = found("usb_none").unwrap_err().to_string();
+    assert!(said.starts_with("there is no kernel module `usb_none` in "), "{said}");
+    assert!(said.ends_with("modules: usb_common, usb_storage, usbcore"), "{said}");
+}
