@@ -73,6 +73,13 @@ prepare_guests() {
     export DORMOUSE_KERNEL
 }
 
+# The Debian guest's root filesystem and the package that is installed in it, exported as DORMOUSE_DEBIAN and DORMOUSE_DEB.
+prepare_debian() {
+    DORMOUSE_DEBIAN=$(scripts/build-debian)
+    DORMOUSE_DEB=$(scripts/package deb)
+    export DORMOUSE_DEBIAN DORMOUSE_DEB
+}
+
 # use_scratch_folder: temporary files, guests' disks among them, go to a folder that this script's end removes,
 # however it ends.
 use_scratch_folder() {
