@@ -121,7 +121,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::new`].
     pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
-        userland.build(artifacts, &self.files.folder, &self.files.initramfs)
+        userland.with_drivers_of(&self.config.disks).build(artifacts, &self.files.folder, &self.files.initramfs)
     }
 
     /// What the machine is made of.
