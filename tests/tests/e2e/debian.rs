@@ -24,6 +24,11 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let said = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
     ensure!(said.contains("dormouse enable"), "{said}");
     succeed(&mut guest, "dormouse enable")?;
+    // An upgrade, of the same version: the second kernel gets the new agent, and the boot's initramfs the new command.
+    succeed(&mut guest, "touch /run/before")?;
+    succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
+    let remade = format!("/var/lib/dormouse/initramfs.img /boot/initrd.img-{}", artifacts.release());
+    guest.succeed(&format!("for file in {remade}; do [ $file -nt /run/before ] || exit 1; done"))?;
     // logind takes its part of it from the next boot on.
     power_off(&mut guest)?;
     debian::boot_next(&mut guest, artifacts.release())?;
