@@ -207,5 +207,5 @@ fn a_listed_module_is_found_without_depmods_files() {
     }
     let said = found("usb_none").unwrap_err().to_string();
     assert!(said.starts_with("there is no kernel module `usb_none` in "), "{said}");
-    assert!(said.ends_with("modules: usb_common, usb_storage, usbcore"), "{said}");
+    assert!(said.ends_with("modules: usb_common, usb_storage, usbcore, ..."), "{said}");
 }
