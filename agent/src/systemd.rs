@@ -41,6 +41,11 @@ const LOGIND: DropIn = DropIn {
     text: "[Service]\nEnvironment=SYSTEMD_BYPASS_HIBERNATION_MEMORY_CHECK=1\n",
 };
 
+/// Whether systemd runs, and dormouse.service is installed.
+pub(crate) fn has_unit(root: &Path) -> bool {
+    root.join("run/systemd/system").is_dir() && root.join(UNIT).exists()
+}
+
 /// Routes `systemctl hibernate` to Dormouse, and has `dormouse prepare` run at boot. Says line by line what it did.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ installkernel() {
 }
 
 install() {
-    local kind source target list failed
+    local kind source target list failed=''
     list=$(dormouse_list) || failed=1
     if dormouse_is_alone && [[ $failed || -z $list ]]; then
         dfatal "dormouse: there is nothing to make this initramfs of; \`dormouse doctor\` tells more"

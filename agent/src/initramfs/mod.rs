@@ -26,8 +26,8 @@ use crate::policy::{DEFAULT_PATH, Policy};
 use cpio::{Archive, CpioError};
 use modules::Module;
 
-/// Where B and D find the order in which modules are loaded: on each line a file's name or a module's, which is
-/// found anywhere under [`MODULES_DIR`].
+/// Where B and D find the order in which modules are loaded: on each line a module's name or its file's, which is
+/// anywhere under [`MODULES_DIR`].
 pub const MODULES_LIST: &str = "/etc/dormouse/modules";
 /// Where B and D find the modules.
 pub const MODULES_DIR: &str = "/lib/modules";

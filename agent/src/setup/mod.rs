@@ -23,6 +23,7 @@ use crate::image_file::Size;
 use crate::kernels;
 use crate::policy::{KernelPolicy, Policy, PolicyError};
 use crate::report::mib;
+use crate::systemd;
 use steps::Step;
 use survey::{Candidate, Standing};
 
@@ -125,6 +126,7 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
         force: options.force,
         rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild()),
         is_rebuilding: !options.no_initramfs,
+        has_unit: systemd::has_unit(Path::new("/")),
     });
     say(&format!("The image goes to {place}."))?;
     if options.dry_run {

@@ -32,6 +32,8 @@ pub(super) struct Wanted<'a> {
     pub(super) rebuild: Option<Vec<String>>,
     /// Whether it is run, and not only printed.
     pub(super) is_rebuilding: bool,
+    /// Whether there is a service manager to enable dormouse.service in.
+    pub(super) has_unit: bool,
 }
 
 /// One step. Its text is an order: a command to give, or a file to write.
@@ -81,6 +83,10 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     let kernel = wanted.kernel.map(path_text);
     let kernel = kernel.as_deref().map(|kernel| ["--kernel", kernel]);
     steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
+    if wanted.has_unit {
+        // Also without `dormouse enable`: an image that a boot has missed must not wait for the next one.
+        steps.push(Step::Run(["systemctl", "--quiet", "enable", "dormouse.service"].map(str::to_owned).into()));
+    }
     steps.push(match &wanted.rebuild {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
@@ -188,6 +194,7 @@ mod tests {
             force: false,
             rebuild: Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]),
             is_rebuilding: true,
+            has_unit: true,
         }
     }
 
@@ -202,14 +209,15 @@ mod tests {
             "run: dormouse image init /dev/vdb",
             "write /nonexistent/dormouse.toml: the commented example, with the image on /dev/vdb",
             "run: dormouse --config /nonexistent/dormouse.toml build-initramfs --kernel /boot/vmlinuz-6.12",
+            "run: systemctl --quiet enable dormouse.service",
             "run: mkinitcpio -P",
         ];
         assert_eq!(texts(&wanted(config, &place)), expected);
         let printed = Wanted { force: true, is_rebuilding: false, ..wanted(config, &place) };
         assert_eq!(texts(&printed)[0], "run: dormouse image init --force /dev/vdb");
-        assert_eq!(texts(&printed)[3], "leave to you: rebuild the boot's initramfs: mkinitcpio -P");
+        assert_eq!(texts(&printed)[4], "leave to you: rebuild the boot's initramfs: mkinitcpio -P");
         let file = Place::File("/nonexistent/image".into());
-        let unknown_tool = texts(&Wanted { rebuild: None, ..wanted(config, &file) });
+        let unknown_tool = texts(&Wanted { rebuild: None, has_unit: false, ..wanted(config, &file) });
         let made = ["run: mkdir -p /nonexistent", "run: dormouse image create --size auto /nonexistent/image"];
         assert_eq!(unknown_tool[..2], made);
         assert!(unknown_tool[4].contains("initramfs/README.md"));
