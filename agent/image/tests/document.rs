@@ -276,7 +276,7 @@ fn the_headers_records() {
         ("firmware ranges", ""),
         ("vendor", "vendor"),
         ("model name", "name"),
-        ("flags", "flags"),
+        ("CPUID", "features"),
         ("uname -r", "release"),
         ("uname -v", "version"),
         ("host name", "host"),
