@@ -134,6 +134,11 @@ struct HibernateArgs {
     #[arg(long)]
     trust_kernel: bool,
 
+    /// Power off although this boot's initramfs has not looked for an image, so that the next one may not either; for
+    /// an initramfs that does, and does not pass on its /run
+    #[arg(long)]
+    trust_boot: bool,
+
     /// Run systemd's system-sleep hooks before and after, as systemd-sleep does; `systemctl hibernate` uses this
     #[arg(long)]
     system_sleep: bool,
@@ -341,7 +346,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
-    let options = hibernate::Options { then: arguments.then, trust_kernel: arguments.trust_kernel };
+    let HibernateArgs { then, trust_kernel, trust_boot, .. } = *arguments;
+    let options = hibernate::Options { then, trust_kernel, trust_boot };
     let sleep = || hibernate::run(policy, options);
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
     if report.outcome == Outcome::Failed {

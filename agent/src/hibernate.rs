@@ -37,6 +37,8 @@ pub struct Options {
     pub then: Option<Then>,
     /// Whether to jump although this kernel's version is older than the fix that lets it be returned to.
     pub trust_kernel: bool,
+    /// Whether to jump although this boot has not looked for an image.
+    pub trust_boot: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -137,6 +139,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let machine = Machine::read()?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
+    let no_hook = obstacle::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot);
+    no_hook.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))?;
     let (image, name) = {
         let image = image(policy)?;
         (image.label().uuid, image.name())

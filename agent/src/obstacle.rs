@@ -8,7 +8,9 @@ use std::io;
 use nix::errno::Errno;
 use thiserror::Error;
 
+use crate::last::Last;
 use crate::machine;
+use crate::policy::Then;
 use crate::report::mib;
 
 /// Something that keeps this machine from being hibernated. Its text says what was found.
@@ -33,6 +35,11 @@ pub enum Obstacle {
     /// The kernel says that it must not be hibernated.
     #[error("the kernel does not allow hibernation now (/sys/power/disk says so)")]
     Forbidden,
+    /// Nothing shows that the next boot will look for the image.
+    #[error(
+        "this boot has not looked for an image, so that the next one may not either, and the session would be lost"
+    )]
+    NoHook,
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available), mib(*needed)
@@ -70,6 +77,10 @@ impl Obstacle {
             Obstacle::MemoryEncryption => "boot without mem_encrypt=on",
             Obstacle::Forbidden => {
                 "a program uses memfd_secret(2), CXL memory is in use, or lockdown or `nohibernate` forbid it: undo that"
+            }
+            Obstacle::NoHook => {
+                "build the boot's initramfs with Dormouse's hook, as `dormouse setup` does, and reboot once; see `dormouse doctor`. If \
+                 you know that it looks for the image, use --trust-boot"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         }
@@ -121,6 +132,12 @@ pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
     modes.contains("[disabled]").then_some(Obstacle::Forbidden)
 }
 
+/// What is in the way with what `dormouse resume` said in the initramfs of this boot. Who goes on in this session needs no next boot.
+#[must_use]
+pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
+    (resume.is_none() && then != Then::Return).then_some(Obstacle::NoHook)
+}
+
 /// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.
 const LOADING: u64 = 32 << 20;
 
@@ -134,6 +151,7 @@ pub fn in_memory(region: u64, available: u64) -> Option<Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::last::Event;
 
     #[test]
     fn each_obstacle_says_what_it_is_and_what_to_do() {
@@ -145,6 +163,7 @@ mod tests {
             (in_release("6.1.0-30-amd64"), "kernel 6.1.0-30-amd64 hangs"),
             (in_command_line("quiet mem_encrypt=on ro"), "memory encryption"),
             (in_power_disk("[disabled]\n"), "/sys/power/disk says so"),
+            (in_boot(None, Then::PowerOff), "and reboot once"),
             (in_memory(128 << 20, 159 << 20), "159 MiB of memory are available, and 160 MiB are needed"),
         ];
         for (obstacle, expected) in cases {
@@ -160,5 +179,8 @@ mod tests {
         assert_eq!(in_command_line("quiet mem_encrypt=off"), None);
         assert_eq!(in_power_disk("[platform] shutdown reboot suspend test_resume \n"), None);
         assert_eq!(in_memory(128 << 20, 160 << 20), None);
+        assert_eq!(in_boot(None, Then::Return), None);
+        let looked = Last { event: Event::Resume, at_unix: 0, text: String::new(), report: None };
+        assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
     }
 }

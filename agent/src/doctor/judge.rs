@@ -541,7 +541,7 @@ fn resume_hook(facts: &Facts) -> Check {
         Some(last) => question.ok(format!("this boot has looked for an image: {}", last.text)),
         None => {
             let rebuild = facts.tool.map_or_else(String::new, |tool| format!(" ({})", tool.rebuild().join(" ")));
-            question.warning(
+            question.failed(
                 "this boot has not looked for an image, or its initramfs has not passed on /run",
                 format!("build the boot's initramfs with the hook{rebuild}, and reboot once"),
             )

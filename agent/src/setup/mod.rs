@@ -142,8 +142,8 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
     }
     say(&diagnosis.verdict())?;
     say(
-        "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; or \
-         `dormouse hibernate`",
+        "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; and one \
+         reboot, by which the initramfs shows that it looks for an image",
     )
 }
 

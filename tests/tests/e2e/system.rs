@@ -27,7 +27,10 @@ fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     let said = guest.succeed("dormouse prepare")?;
     let expected = "the image on /dev/vda is discarded: a boot mounted filesystems without asking for it: its initramfs does \
                     not run `dormouse resume`";
-    ensure!(said.contains(expected) && said.contains("resume-hook: warning"), "{said}");
+    ensure!(said.contains(expected) && said.contains("resume-hook: failed"), "{said}");
+    // Nothing shows that the next boot would look for another one.
+    let refused = guest.run("dormouse hibernate")?;
+    ensure!(refused.status == 1 && refused.stderr.contains("this boot has not looked for an image"), "{refused:?}");
     // Once.
     ensure!(!guest.succeed("dormouse prepare")?.contains("discarded: a boot"), "it is given up twice");
     guest.cut_power();
