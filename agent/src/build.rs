@@ -120,7 +120,7 @@ fn modules_folder(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf>
 ///
 /// # Errors
 /// The file cannot be read, or it does not say.
-pub fn release_of(bzimage: &Path) -> anyhow::Result<String> {
+fn release_of(bzimage: &Path) -> anyhow::Result<String> {
     let mut head = Vec::new();
     File::open(bzimage)
         .and_then(|file| file.take(release::HEAD_LEN as u64).read_to_end(&mut head))

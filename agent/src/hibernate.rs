@@ -139,8 +139,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let machine = Machine::read()?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
-    let no_hook = obstacle::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot);
-    no_hook.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))?;
+    obstacle::refuse(obstacle::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
         (image.label().uuid, image.name())
@@ -251,15 +250,14 @@ fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
         .or_else(|| obstacle::in_command_line(&machine.cmdline))
         .or_else(|| obstacle::in_power_disk(&modes))
         .or_else(|| obstacle::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
-    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
+    obstacle::refuse(found)
 }
 
 /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
 fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     // A kernel that does not say is let through.
     let available = vitals::available_kib().map(|kib| kib.saturating_mul(1024));
-    let found = available.and_then(|available| obstacle::in_memory(region, available));
-    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
+    obstacle::refuse(available.and_then(|available| obstacle::in_memory(region, available)))
 }
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must

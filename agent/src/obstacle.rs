@@ -100,6 +100,14 @@ impl Obstacle {
     }
 }
 
+/// Refuses with what was found to be in the way, if anything was.
+///
+/// # Errors
+/// The obstacle, with what can be done about it.
+pub fn refuse(found: Option<Obstacle>) -> anyhow::Result<()> {
+    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
+}
+
 /// What is in the way with the answer of [`dormouse_sys::kexec::can_preserve_context`].
 #[must_use]
 pub fn in_jump(answer: &io::Result<bool>) -> Option<Obstacle> {

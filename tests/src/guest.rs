@@ -355,7 +355,16 @@ impl Guest {
     /// # Errors
     /// Fails where no answer comes or the command fails.
     pub fn succeed(&mut self, command: &str) -> Result<String> {
-        let output = self.run(command)?;
+        self.succeed_within(command, COMMAND_TIMEOUT)
+    }
+
+    /// The same, for a command that may take so long.
+    ///
+    /// # Errors
+    /// As [`Guest::succeed`].
+    pub fn succeed_within(&mut self, command: &str, timeout: Duration) -> Result<String> {
+        let request = self.send(command)?;
+        let output = self.answer(request, timeout)?;
         if output.status != 0 {
             let error = anyhow!("`{command}` failed in the guest with {}: {}", output.status, output.stderr.trim());
             return Err(self.explain(error));

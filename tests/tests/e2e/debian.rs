@@ -237,11 +237,5 @@ fn power_off(guest: &mut Guest) -> Result<()> {
 
 /// A command that may take minutes under emulation.
 fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
-    let request = guest.send(command)?;
-    let output = guest.answer(request, TIMEOUT)?;
-    if output.status != 0 {
-        let error = anyhow::anyhow!("`{command}` failed: {output:?}");
-        return Err(guest.explain(error));
-    }
-    Ok(output.stdout)
+    guest.succeed_within(command, TIMEOUT)
 }
