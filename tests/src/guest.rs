@@ -323,22 +323,60 @@ impl Guest {
         mut found: impl FnMut(&Line) -> Option<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + timeout;
+        let found = self.follow_until(cursor, deadline, what, &mut found)?;
+        found.ok_or_else(|| self.not_in_time(what, timeout))
+    }
+
+    /// As [`Guest::follow`], for what a command brings about: where the command ends without it, its answer says why.
+    ///
+    /// # Errors
+    /// As [`Guest::follow`], and where the command is answered before.
+    pub fn follow_during<T>(
+        &mut self,
+        request: Request,
+        cursor: &mut Cursor,
+        timeout: Duration,
+        what: &str,
+        mut found: impl FnMut(&Line) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline {
+            if let Some(result) = self.follow_until(cursor, Instant::now() + POLL, what, &mut found)? {
+                return Ok(result);
+            }
+            if let Some(output) = self.channel.poll(request).map_err(|error| self.explain(error))? {
+                return Err(self.explain(anyhow!("the command ended before {what} was on the console: {output:?}")));
+            }
+        }
+        Err(self.not_in_time(what, timeout))
+    }
+
+    /// What `found` returns for a line from `cursor` on, or nothing where no such line comes until `deadline`.
+    fn follow_until<T>(
+        &self,
+        cursor: &mut Cursor,
+        deadline: Instant,
+        what: &str,
+        found: &mut impl FnMut(&Line) -> Option<T>,
+    ) -> Result<Option<T>> {
         loop {
             match self.console.next(cursor, deadline) {
                 Next::Line(line) => {
                     if let Some(result) = found(&line) {
-                        return Ok(result);
+                        return Ok(Some(result));
                     }
                     panic_line(&line).map_err(|error| self.explain(error))?;
                 }
-                Next::TimedOut => {
-                    return Err(self.explain(anyhow!("{what} is not on the console after {timeout:?}")));
-                }
+                Next::TimedOut => return Ok(None),
                 Next::Closed => {
                     return Err(self.explain(anyhow!("the machine went off before {what} was on the console")));
                 }
             }
         }
+    }
+
+    fn not_in_time(&self, what: &str, timeout: Duration) -> anyhow::Error {
+        self.explain(anyhow!("{what} is not on the console after {timeout:?}"))
     }
 
     /// Runs a shell command in the guest to its end.

@@ -27,7 +27,7 @@ use anyhow::{Result, ensure};
 use dormouse::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
-use dormouse_tests::console::Cursor;
+use dormouse_tests::console::{Cursor, Line};
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
@@ -91,8 +91,13 @@ fn demand_proofs(guest: &Guest, went_on: &WentOn) -> Result<()> {
 
 /// Gives the command that saves and powers off, and does not wait for its end.
 fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
+    begin_save_with(guest, "")
+}
+
+/// The same, with more of the command's options.
+fn begin_save_with(guest: &mut Guest, options: &str) -> Result<(Request, Cursor)> {
     let cursor = guest.console().end();
-    Ok((guest.send("dormouse hibernate --then poweroff --json")?, cursor))
+    Ok((guest.send(&format!("dormouse hibernate --then poweroff --json {options}"))?, cursor))
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.
@@ -117,12 +122,19 @@ fn reasons(lines: &[String]) -> Vec<&str> {
     reasons
 }
 
-/// Waits until the progress of `phase` is a tenth or more.
-fn wait_until_under_way(guest: &Guest, cursor: &mut Cursor, phase: Phase) -> Result<()> {
-    let what = format!("progress of {phase}");
-    guest.follow(cursor, TWO_BOOTS, &what, |line| {
-        let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
-        let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;
-        (10..100).contains(&percent).then_some(())
-    })
+/// Gives the command that saves and powers off, and waits until a tenth or more is written.
+fn begin_save_and_write(guest: &mut Guest) -> Result<(Request, Cursor)> {
+    let (command, mut cursor) = begin_save(guest)?;
+    let phase = Phase::SaveWrite;
+    guest.follow_during(command, &mut cursor, TWO_BOOTS, &format!("progress of {phase}"), |line| {
+        is_under_way(line, phase)
+    })?;
+    Ok((command, cursor))
+}
+
+/// Something, where a line says that a tenth or more of `phase` is done.
+fn is_under_way(line: &Line, phase: Phase) -> Option<()> {
+    let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
+    let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;
+    (10..100).contains(&percent).then_some(())
 }

@@ -7,7 +7,7 @@ use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, demand_proofs, lines_of_boot, reasons, save, session, wait_until_under_way};
+use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, is_under_way, lines_of_boot, reasons, save, session};
 
 #[test]
 fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
@@ -70,9 +70,7 @@ fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
 #[test]
 fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
-    let mut cursor = guest.console().end();
-    guest.send("dormouse hibernate --then poweroff --json")?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    begin_save_and_write(&mut guest)?;
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Saving, "{commit:?}");
@@ -92,7 +90,8 @@ fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let mut cursor = guest.power_on()?;
-    wait_until_under_way(&guest, &mut cursor, Phase::RestoreWrite)?;
+    let phase = Phase::RestoreWrite;
+    guest.follow(&mut cursor, TWO_BOOTS, &format!("progress of {phase}"), |line| is_under_way(line, phase))?;
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Restoring && commit.attempts == 1, "{commit:?}");

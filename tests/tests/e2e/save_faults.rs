@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use dormouse::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_tests::artifacts::Artifacts;
@@ -14,7 +13,7 @@ use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
 
-use crate::{TWO_BOOTS, begin_save, lines_of_boot, reasons, wait_until_under_way};
+use crate::{TWO_BOOTS, begin_save_and_write, lines_of_boot, reasons};
 
 #[test]
 fn a_header_that_cannot_be_written() -> Result<()> {
@@ -59,8 +58,7 @@ fn a_device_that_is_pulled_out() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?).disk(DiskKind::Usb);
     config.machine = dormouse_tests::machine::MachineType::Q35;
     let mut guest = crate::session(config)?;
-    let (command, mut cursor) = begin_save(&mut guest)?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    let (command, _) = begin_save_and_write(&mut guest)?;
     guest.monitor()?.unplug("disk0-device")?;
     let output = answer(&mut guest, command)?;
     ensure!(output.status == 1 && output.stderr.contains("/dev/sda"), "{output:?}");
@@ -83,8 +81,7 @@ fn memory_that_runs_out() -> Result<()> {
 #[test]
 fn a_device_that_takes_nothing_any_more() -> Result<()> {
     let mut guest = session_with("[guard]\nstall = 10\n")?;
-    let (command, mut cursor) = begin_save(&mut guest)?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     let mut monitor = guest.monitor()?;
     monitor.limit_writes("disk0", 1)?;
     guest.wait_for(&mut cursor, "nothing got done for 10 s", TWO_BOOTS)?;
@@ -119,8 +116,7 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     // Long enough to be stopped.
     guest.monitor()?.limit_writes("disk0", 8 * MIB)?;
     let before = cycle::check_workload(&mut guest)?;
-    let (command, mut cursor) = begin_save(&mut guest)?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     press(&mut guest)?;
     let pressed = Instant::now();
     let said = guest.wait_for(&mut cursor, "aborted by user", TWO_BOOTS)?;
@@ -138,8 +134,7 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
 fn a_policy_without_escape_does_not_listen() -> Result<()> {
     let mut guest = session_with("[save]\nescape = false\n")?;
     guest.monitor()?.limit_writes("disk0", 16 * MIB)?;
-    let (command, mut cursor) = begin_save(&mut guest)?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     guest.send_keys(b"\x1b")?;
     match guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |_| ())? {
         Ending::PoweredOff => Ok(()),
@@ -171,8 +166,7 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     guest.succeed("mkdir -p /run/files && mount -t ext4 /dev/vdb /run/files")?;
     guest.monitor()?.limit_writes("disk0", 8 * MIB)?;
     guest.succeed("head -c 100000000 /dev/urandom >/run/data; echo 'not flushed' >/run/files/word")?;
-    let (_, mut cursor) = begin_save(&mut guest)?;
-    wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+    let (_, mut cursor) = begin_save_and_write(&mut guest)?;
     guest.send_sysrq(b'c')?;
     for words in words {
         guest.follow(&mut cursor, TWO_BOOTS, words, |line| line.text.contains(words).then_some(()))?;

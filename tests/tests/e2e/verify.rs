@@ -1,7 +1,6 @@
 //! Images that are read back before the power goes off.
 
 use anyhow::{Result, ensure};
-use dormouse::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::DATA_OFFSET;
 use dormouse_tests::cycle::{self, unobserved};
@@ -9,7 +8,7 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::{GuestConfig, MIB};
 
-use crate::{begin_save, demand_proofs, demand_same_session, session_with, wait_until_under_way};
+use crate::{begin_save_and_write, demand_proofs, demand_same_session, session_with};
 
 #[test]
 fn what_is_read_back_is_what_was_saved() -> Result<()> {
@@ -34,8 +33,7 @@ fn a_device_that_keeps_something_else() -> Result<()> {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;
         guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
-        let (command, mut cursor) = begin_save(&mut guest)?;
-        wait_until_under_way(&guest, &mut cursor, Phase::SaveWrite)?;
+        let (command, _) = begin_save_and_write(&mut guest)?;
         // The first chunk has been written. Behind the guest's back, it changes on its way through the host.
         image::flip_byte(&guest.disk_file(0), DATA_OFFSET + 40)?;
         let output = guest.answer(command, crate::TWO_BOOTS)?;
