@@ -73,11 +73,13 @@ prepare_guests() {
     export DORMOUSE_KERNEL
 }
 
-# The Debian guest's root filesystem and the package that is installed in it, exported as DORMOUSE_DEBIAN and DORMOUSE_DEB.
+# The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as DORMOUSE_BOOKWORM,
+# DORMOUSE_TRIXIE and DORMOUSE_DEB.
 prepare_debian() {
-    DORMOUSE_DEBIAN=$(scripts/build-debian)
+    DORMOUSE_BOOKWORM=$(scripts/build-debian bookworm)
+    DORMOUSE_TRIXIE=$(scripts/build-debian trixie)
     DORMOUSE_DEB=$(scripts/package deb)
-    export DORMOUSE_DEBIAN DORMOUSE_DEB
+    export DORMOUSE_BOOKWORM DORMOUSE_TRIXIE DORMOUSE_DEB
 }
 
 # use_scratch_folder: temporary files, guests' disks among them, go to a folder that this script's end removes,

@@ -75,7 +75,7 @@ impl Tool {
     }
 }
 
-/// The HOOKS of mkinitcpio.conf(5) and its drop-ins: shell arrays, of which the last assignment holds.
+/// The HOOKS of mkinitcpio.conf(5) and its drop-ins.
 fn mkinitcpio_hooks(root: &Path) -> Vec<String> {
     let mut files = vec![root.join("etc/mkinitcpio.conf")];
     let mut drop_ins: Vec<PathBuf> = std::fs::read_dir(root.join("etc/mkinitcpio.conf.d"))
@@ -83,10 +83,25 @@ fn mkinitcpio_hooks(root: &Path) -> Vec<String> {
         .unwrap_or_default();
     drop_ins.sort();
     files.extend(drop_ins.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "conf")));
-    let text: String = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
-    let array = text.rsplit("\nHOOKS=(").next().filter(|_| text.contains("\nHOOKS=(") || text.starts_with("HOOKS=("));
-    let array = array.map(|rest| rest.trim_start_matches("HOOKS=(")).and_then(|rest| rest.split(')').next());
-    array.unwrap_or_default().split_whitespace().map(|hook| hook.trim_matches(['"', '\'']).to_owned()).collect()
+    let texts: Vec<String> = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    hooks_of(&texts.join("\n"))
+}
+
+/// What the shell array HOOKS holds in the end: `HOOKS=(...)` sets it, `HOOKS+=(...)` adds to it.
+fn hooks_of(text: &str) -> Vec<String> {
+    let without_comment = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    let code: Vec<String> = text.lines().map(without_comment).collect();
+    let code = format!("\n{}", code.join("\n"));
+    let mut hooks = Vec::new();
+    for statement in code.split("\nHOOKS").skip(1) {
+        let array = match statement.strip_prefix('+') {
+            Some(rest) => rest.strip_prefix("=("),
+            None => statement.strip_prefix("=(").inspect(|_| hooks.clear()),
+        };
+        let words = array.and_then(|rest| rest.split(')').next()).unwrap_or_default().split_whitespace();
+        hooks.extend(words.map(|hook| hook.trim_matches(['"', '\'']).to_owned()));
+    }
+    hooks
 }
 
 /// The initramfs that boots the kernel with this release, where distributions put it.
@@ -147,6 +162,13 @@ mod tests {
         assert_eq!(arch("HOOKS=(base\n  dormouse)\n"), Ok(()));
         assert!(arch("HOOKS=(base dormouse)\nHOOKS=(base udev)\n").is_err());
         assert!(arch("#HOOKS=(base dormouse)\n").is_err());
+        assert_eq!(arch("HOOKS=(base udev)\nHOOKS+=('dormouse')\n"), Ok(()));
+        assert_eq!(arch("  HOOKS=(base # (udev)\n dormouse)\n"), Ok(()));
+        assert!(arch("HOOKS+=(dormouse)\nHOOKS=(base)\n").is_err());
+        assert!(arch("HOOKS=(base # dormouse\n)\nHOOKS_OLD=(dormouse)\n").is_err());
+        let drop_in = ("etc/mkinitcpio.conf.d/dormouse.conf", "HOOKS+=(dormouse)\n");
+        let folder = tree(&[hook, ("etc/mkinitcpio.conf", "HOOKS=(base)"), drop_in]);
+        assert_eq!(Tool::Mkinitcpio.has_hook(folder.path()), Ok(()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::initramfs::{self, devices, modules, release};
 use crate::loader::bzimage::BzImage;
 use crate::policy::{KernelPolicy, Policy};
 use crate::replace::replace;
-use crate::store;
+use crate::store::{self, Hardware};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
@@ -97,7 +97,8 @@ fn module_names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String
                 let place = store::find(&policy.image.device, Duration::ZERO)
                     .context("what it needs can be found out only where it is; name the modules with --modules")?;
                 let device = if place.path.is_file() { image_file::block_device(&place.path)? } else { place.path };
-                names.extend(devices::modules_of(&device, &modules_folder(policy, options)?)?);
+                let hardware = Hardware::of_node(&device).context("what it needs cannot be found out")?;
+                names.extend(devices::modules_of(&hardware, &modules_folder(policy, options)?)?);
             }
             _ => names.push(name.clone()),
         }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::debian::Suite;
+
 /// The folder of the test kernel, from `scripts/build-kernel`.
 pub const KERNEL_VARIABLE: &str = "DORMOUSE_KERNEL";
-/// The root filesystem of the Debian guest, from `scripts/build-debian`.
-pub const DEBIAN_VARIABLE: &str = "DORMOUSE_DEBIAN";
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
 /// The folder of the static binaries, from `cargo build --release`.
@@ -51,12 +51,12 @@ impl Artifacts {
         Ok(artifacts)
     }
 
-    /// The root filesystem of the Debian guest.
+    /// The root filesystem of a Debian guest, from `scripts/build-debian`.
     ///
     /// # Errors
     /// Fails where its variable is not set.
-    pub fn debian(&self) -> Result<PathBuf> {
-        variable(DEBIAN_VARIABLE)
+    pub fn debian(&self, suite: Suite) -> Result<PathBuf> {
+        variable(suite.variable())
     }
 
     /// Dormouse's package for Debian.

@@ -21,12 +21,31 @@ pub const PACKAGE: &str = "/root/dormouse.deb";
 /// The root filesystem's disk.
 const ROOT: usize = 0;
 
+/// Which Debian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// 12: systemd 252, dracut 059.
+    Bookworm,
+    /// 13: systemd 257, dracut-ng 106.
+    Trixie,
+}
+
+impl Suite {
+    /// The environment variable that names its root filesystem.
+    pub(crate) fn variable(self) -> &'static str {
+        match self {
+            Suite::Bookworm => "DORMOUSE_BOOKWORM",
+            Suite::Trixie => "DORMOUSE_TRIXIE",
+        }
+    }
+}
+
 /// A Debian guest, with the test kernel as its first.
 ///
 /// # Errors
 /// Fails where a part is missing.
-pub fn guest(config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
-    let image = artifacts.debian()?;
+pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
+    let image = artifacts.debian(suite)?;
     let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
     let mut config = config;
     config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes });

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -11,7 +10,7 @@ use dormouse_sys::fiemap::{self, attribute};
 
 use super::layout::Addresses;
 use crate::machine;
-use crate::store;
+use crate::store::{Hardware, NoHardware};
 
 /// What carries the filesystem that a file is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +29,8 @@ impl Backing {
     pub(super) fn of(file: &File) -> anyhow::Result<Backing> {
         let mount = Mount::of(file)?;
         mount.refuse_kind()?;
-        let numbers = Path::new("/sys/dev/block");
         if mount.kind != "btrfs" {
-            let device = disk_under(&numbers.join(&mount.number))?;
+            let device = disk(Hardware::of_number(&mount.number))?;
             if mount.kind == "ext4" {
                 refuse_journal(&ext4_options(&device))?;
             }
@@ -44,9 +42,7 @@ impl Backing {
             "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
         );
         // The number of its mount is no device's.
-        let node = std::fs::metadata(&mount.source).with_context(|| format!("{}: cannot look at it", mount.source))?;
-        let (major, minor) = (nix::sys::stat::major(node.rdev()), nix::sys::stat::minor(node.rdev()));
-        let device = disk_under(&numbers.join(format!("{major}:{minor}")))?;
+        let device = disk(Hardware::of_node(Path::new(&mount.source)))?;
         let chunks =
             btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
         Ok(Backing { device, addresses: Addresses::Volume(chunks) })
@@ -150,34 +146,9 @@ fn refuse_journal(options: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The node of the block device that `sysfs` leads to, if the save kernel has it too as soon as it has its driver: a disk or a
-/// partition of a disk, and nothing that has to be put together.
-fn disk_under(sysfs: &Path) -> anyhow::Result<PathBuf> {
-    let folder = sysfs.canonicalize().with_context(|| {
-        format!("{}: there is no such device, so the filesystem is not on a block device of its own", sysfs.display())
-    })?;
-    let name = folder.file_name().context("a block device without a name")?;
-    let node = store::node(name);
-    // A partition's folder lies in its disk's.
-    let is_partition = folder.join("partition").exists();
-    let disk = if is_partition { folder.parent().unwrap_or(&folder) } else { &folder };
-    let parts = std::fs::read_dir(disk.join("slaves")).map_or(0, |entries| entries.flatten().count());
-    // A disk that a driver has found hangs on that driver's device; one that a program or the kernel has made up hangs on nothing
-    // (Linux 6.12, drivers/base/core.c, `device_add_class_symlinks`).
-    if parts > 0 || !disk.join("device").exists() {
-        let what = match disk.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default() {
-            dm if dm.starts_with("dm-") => "a device-mapper device (LVM, LUKS, multipath)",
-            md if md.starts_with("md") => "a software RAID",
-            other if other.starts_with("loop") => "a loop device",
-            _ => "no disk of its own",
-        };
-        bail!(
-            "the filesystem is on {}, which is {what}: the save kernel does not put such devices together. Use a partition, or a \
-             file on a filesystem that is on a partition or a disk",
-            node.display()
-        );
-    }
-    Ok(node)
+/// The node of what a filesystem is on.
+fn disk(hardware: Result<Hardware, NoHardware>) -> anyhow::Result<PathBuf> {
+    Ok(hardware.context("its filesystem will not do")?.node)
 }
 
 #[cfg(test)]
@@ -213,46 +184,5 @@ mod tests {
         refuse_journal("rw\nblock_validity\ndelalloc\ndata=ordered\ninode_readahead_blks=32\n").unwrap();
         let error = refuse_journal("rw\nnodelalloc\ndata=journal\n").unwrap_err().to_string();
         assert!(error.contains("data=journal"), "{error}");
-    }
-
-    /// Folders as sysfs has them.
-    #[test]
-    fn only_disks_and_their_partitions_will_do() {
-        let sysfs = tempfile::tempdir().unwrap();
-        let make = |path: &str| std::fs::create_dir_all(sysfs.path().join(path)).unwrap();
-        for path in [
-            "vda/device",
-            "vda/vda1/partition",
-            "vda/slaves",
-            "dm-0/slaves/vda1",
-            "md0/slaves/vda",
-            "md0/md0p1/partition",
-        ] {
-            make(path);
-        }
-        for path in ["loop0/loop", "zram0", "cciss!c0d0/device", "nvme0n1/device", "dm-1/device", "dm-1/slaves/vda"] {
-            make(path);
-        }
-        let under = |path: &str| disk_under(&sysfs.path().join(path));
-        for (path, node) in [
-            ("vda", "/dev/vda"),
-            ("vda/vda1", "/dev/vda1"),
-            ("cciss!c0d0", "/dev/cciss/c0d0"),
-            ("nvme0n1", "/dev/nvme0n1"),
-        ] {
-            assert_eq!(under(path).unwrap(), PathBuf::from(node));
-        }
-        for (path, expected) in [
-            ("dm-0", "device-mapper"),
-            ("dm-1", "device-mapper"),
-            ("md0", "software RAID"),
-            ("md0/md0p1", "/dev/md0p1, which is a software RAID"),
-            ("loop0", "loop device"),
-            ("zram0", "no disk of its own"),
-            ("0:45", "not on a block device"),
-        ] {
-            let error = format!("{:#}", under(path).unwrap_err());
-            assert!(error.contains(expected), "{path}: {error}");
-        }
     }
 }

@@ -13,9 +13,9 @@
 mod backing;
 mod layout;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -23,7 +23,10 @@ use anyhow::{Context, bail, ensure};
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
 use dormouse_image::{BLOCK, DiskExtent, PhysRange};
 use dormouse_sys::fiemap;
-use nix::fcntl::FallocateFlags;
+use nix::errno::Errno;
+use nix::fcntl::{self, AT_FDCWD, AtFlags, FallocateFlags, OFlag};
+use nix::sys::stat::Mode;
+use nix::unistd;
 
 use crate::image_cmd::new_label;
 use crate::machine;
@@ -71,16 +74,7 @@ impl FromStr for Size {
 pub fn create(path: &Path, size: Size) -> anyhow::Result<String> {
     let about = || format!("image device {}", path.display());
     let path = &std::path::absolute(path).with_context(about)?;
-    let mut options = OpenOptions::new();
-    let file =
-        options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => anyhow::anyhow!("there is such a file already; remove it first"),
-            _ => anyhow::Error::new(error).context("cannot make it"),
-        });
-    let file = file.with_context(about)?;
-    let unfinished = Unfinished(path);
-    let (image, device) = fill(&file, path, size).with_context(about)?;
-    std::mem::forget(unfinished);
+    let (image, device) = make(path, size).with_context(about)?;
     Ok(format!(
         "{path}: UUID={uuid}, {size}, in {pieces} of {device}\n\
          Set it in the policy:\n\n    [image]\n    device = \"{path}\"\n\n\
@@ -97,33 +91,46 @@ pub fn create(path: &Path, size: Size) -> anyhow::Result<String> {
     ))
 }
 
-/// A file that is removed unless it is finished.
-struct Unfinished<'a>(&'a Path);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(self.0) {
-            log::warn!("{}: cannot remove what was begun: {error}", self.0.display());
-        }
-    }
+/// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing is left.
+/// Says on which block device it lies, too.
+fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
+    const EXISTS: &str = "there is such a file already; remove it first";
+    ensure!(path.symlink_metadata().is_err(), EXISTS);
+    let folder = path.parent().context("a file without a folder")?;
+    let folder = File::open(folder).with_context(|| format!("{}: cannot look into it", folder.display()))?;
+    // Before anything is written that would be in vain.
+    let backing = Backing::of(&folder)?;
+    let unnamed = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let file = fcntl::openat(&folder, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
+    let file = File::from(file);
+    backing.prepare(&file)?;
+    let made = fill(&file, path, size)?;
+    let named = unistd::linkat(AT_FDCWD, &by_descriptor(&file), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
+    named.map_err(|error| match error {
+        Errno::EEXIST => anyhow::anyhow!(EXISTS),
+        error => anyhow::Error::new(error).context("it is made, and cannot be given its name"),
+    })?;
+    file.sync_all().and_then(|()| folder.sync_all()).context("its name cannot be made durable")?;
+    Ok(made)
 }
 
-/// Makes an image of a file that is new and empty, and says on which block device it lies.
+/// A path that leads to an open file, whether it has a name or not (open(2), `O_TMPFILE`).
+fn by_descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Makes an image of a file that is new and empty, and will be at `path`.
 fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
-    // Before anything is written that would be in vain.
-    Backing::of(file)?.prepare(file)?;
     let size = room(file, size)?;
-    nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, i64::try_from(size)?).map_err(|error| match error {
-        nix::errno::Errno::ENOSPC => {
+    fcntl::fallocate(file, FallocateFlags::empty(), 0, i64::try_from(size)?).map_err(|error| match error {
+        Errno::ENOSPC => {
             anyhow::anyhow!("{} do not fit into its filesystem; name less with --size", mib(size))
         }
         error => anyhow::Error::new(error).context("no room can be reserved for it"),
     })?;
-    let disk = Disk::open(path, Access::Write)?;
-    write_zeroes(&disk, path)?;
+    let disk = Disk::open(&by_descriptor(file), Access::Write)?.named(path);
+    write_zeroes(&disk)?;
     file.sync_all().context("it cannot be made durable")?;
-    let parent = path.parent().context("a file without a folder")?;
-    File::open(parent).and_then(|folder| folder.sync_all()).context("its folder cannot be made durable")?;
 
     let (device, extents) = lay_out(file, &disk)?;
     let label = new_label(extents)?;
@@ -178,7 +185,7 @@ fn most(memory: u64) -> u64 {
 }
 
 /// Writes all of the file: what is only reserved reads as zeroes in A, whatever B has written there.
-fn write_zeroes(disk: &Disk, path: &Path) -> anyhow::Result<()> {
+fn write_zeroes(disk: &Disk) -> anyhow::Result<()> {
     let zeroes = memmap2::MmapMut::map_anon(PIECE).context("no memory")?;
     let is_watched = std::io::stderr().is_terminal();
     let mut shown = None;
@@ -189,7 +196,7 @@ fn write_zeroes(disk: &Disk, path: &Path) -> anyhow::Result<()> {
         if is_watched && shown != Some(percent) {
             shown = Some(percent);
             // Nobody misses it where it fails.
-            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", path.display(), mib(disk.size()));
+            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", disk.path().display(), mib(disk.size()));
         }
     }
     if is_watched {

@@ -6,124 +6,36 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-
-use thiserror::Error;
+use std::path::Path;
 
 use super::modules::{self, ModulesError};
+use crate::store::Hardware;
 
-/// Where the kernel shows its devices.
-const SYSFS: &str = "/sys";
-
-/// Why it cannot be said what a device needs.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DevicesError {
-    /// No block device.
-    #[error("{}: it is no block device that sysfs lists: {source}; name the modules with --modules", path.display())]
-    NoDevice {
-        /// What was asked for.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is made of other devices by something that B does not do.
-    #[error(
-        "{}: {name} is made of other block devices (device-mapper, RAID), which the save kernel does not assemble; use a \
-         partition or a disk",
-        path.display()
-    )]
-    Stacked {
-        /// What was asked for.
-        path: PathBuf,
-        /// What the kernel calls the device.
-        name: String,
-    },
-    /// No hardware is behind it.
-    #[error("{}: {name} is no hardware, so the save kernel does not have it; use a partition or a disk", path.display())]
-    Virtual {
-        /// What was asked for.
-        path: PathBuf,
-        /// What the kernel calls the device.
-        name: String,
-    },
-    /// The modules cannot be looked through.
-    #[error(transparent)]
-    Modules(#[from] ModulesError),
-}
-
-/// The names of the modules that the block device `path` needs of the kernel whose modules are in `folder`; without what these
-/// modules need themselves, see [`modules::resolve`].
+/// The names of the modules that a disk needs of the kernel whose modules are in `folder`; without what these modules need
+/// themselves, see [`modules::resolve`].
 ///
 /// # Errors
-/// [`DevicesError`]: there is no such device, or B could not have it.
-pub fn modules_of(path: &Path, folder: &Path) -> Result<Vec<String>, DevicesError> {
-    let no_device = |source| DevicesError::NoDevice { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(no_device)?;
-    if !metadata.file_type().is_block_device() {
-        return Err(no_device(io::ErrorKind::InvalidInput.into()));
-    }
-    let number = metadata.rdev();
-    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let sysfs = Path::new(SYSFS);
-    let device = sysfs.join(format!("dev/block/{major}:{minor}")).canonicalize().map_err(no_device)?;
-    needed(path, sysfs, &device, folder)
-}
-
-/// The same of the device whose folder in `sysfs` is `device`.
-fn needed(path: &Path, sysfs: &Path, device: &Path, folder: &Path) -> Result<Vec<String>, DevicesError> {
+/// The modules cannot be looked through.
+pub fn modules_of(hardware: &Hardware, folder: &Path) -> Result<Vec<String>, ModulesError> {
     let mut names = BTreeSet::new();
-    for chain in chains(path, sysfs, device)? {
-        for link in chain.ancestors().take_while(|link| link.parent() != Some(sysfs)) {
-            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                    names.extend(modules::by_alias(folder, modalias.trim_end())?);
-                }
-                // A place on the way, such as a SCSI target, which nothing drives.
-                _ => {}
+    for link in hardware.ways() {
+        match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
+            (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
+            (Err(_), Ok(modalias)) if link.join("driver").exists() => {
+                names.extend(modules::by_alias(folder, modalias.trim_end())?);
             }
+            // A place on the way, such as a SCSI target, which nothing drives.
+            _ => {}
         }
     }
     Ok(names.into_iter().collect())
-}
-
-/// The folders of hardware at which the ways to `device` begin: one, but for NVMe with several controllers or one that may have several.
-fn chains(path: &Path, sysfs: &Path, device: &Path) -> Result<Vec<PathBuf>, DevicesError> {
-    let virtuals = sysfs.join("devices/virtual");
-    if !device.starts_with(&virtuals) {
-        return Ok(vec![device.to_owned()]);
-    }
-    // A namespace of NVMe's multipath hangs in its subsystem, in which links lead to the controllers (drivers/nvme/host/multipath.c).
-    if let Some(subsystem) = device.ancestors().find(|folder| folder.parent() == Some(&virtuals.join("nvme-subsystem")))
-    {
-        let entries = fs::read_dir(subsystem).into_iter().flatten().flatten();
-        let controllers = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-        let places: Vec<PathBuf> = controllers
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("nvme"))
-            .filter_map(|entry| entry.path().canonicalize().ok())
-            .collect();
-        if !places.is_empty() {
-            return Ok(places);
-        }
-    }
-    let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_stacked =
-        |folder: &Path| fs::read_dir(folder.join("slaves")).is_ok_and(|mut slaves| slaves.next().is_some());
-    let path = path.to_owned();
-    if is_stacked(device) || device.parent().is_some_and(is_stacked) {
-        Err(DevicesError::Stacked { path, name })
-    } else {
-        Err(DevicesError::Virtual { path, name })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     use tempfile::TempDir;
 
@@ -160,8 +72,9 @@ mod tests {
             }
         }
 
-        fn needed(&self, place: &str, folder: &Path) -> Result<Vec<String>, DevicesError> {
-            needed(Path::new("/dev/disk"), &self.root(), &self.folder(place), folder)
+        fn needed(&self, place: &str, folder: &Path) -> Vec<String> {
+            self.folder(place);
+            modules_of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), folder).unwrap()
         }
     }
 
@@ -176,8 +89,8 @@ mod tests {
         // What is beside the way does not count.
         sysfs.driven("devices/pci0000:00/0000:00:05.0", "e1000e", Some("e1000e"), None);
         let disk = format!("{port}/host0/target0:0:0/0:0:0:0/block/sda");
-        assert_eq!(sysfs.needed(&disk, none).unwrap(), ["ahci", "sd_mod"]);
-        assert_eq!(sysfs.needed(&format!("{disk}/sda2"), none).unwrap(), ["ahci", "sd_mod"]);
+        assert_eq!(sysfs.needed(&disk, none), ["ahci", "sd_mod"]);
+        assert_eq!(sysfs.needed(&format!("{disk}/sda2"), none), ["ahci", "sd_mod"]);
     }
 
     #[test]
@@ -192,37 +105,18 @@ mod tests {
         sysfs.driven(PCI, "virtio-pci", Some("virtio_pci"), Some("pci:v1"));
         sysfs.driven(&format!("{PCI}/virtio1"), "virtio_blk", None, Some("virtio:d00000002v00001AF4"));
         let disk = format!("{PCI}/virtio1/block/vda");
-        assert_eq!(sysfs.needed(&disk, modules.path()).unwrap(), ["virtio_blk", "virtio_pci"]);
+        assert_eq!(sysfs.needed(&disk, modules.path()), ["virtio_blk", "virtio_pci"]);
         // A kernel without such a module has it built in, too.
-        assert_eq!(sysfs.needed(&disk, Path::new("/nonexistent")).unwrap(), ["virtio_pci"]);
+        assert_eq!(sysfs.needed(&disk, Path::new("/nonexistent")), ["virtio_pci"]);
     }
 
     #[test]
-    fn an_nvme_namespace_with_multipath_leads_to_its_controllers() {
+    fn an_nvme_namespace_with_multipath_needs_what_its_controller_needs() {
         let sysfs = Sysfs::new();
         sysfs.driven(PCI, "nvme", Some("nvme"), Some("pci:v2"));
         let controller = sysfs.folder(&format!("{PCI}/nvme/nvme0"));
         let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0";
         symlink(controller, sysfs.folder(subsystem).join("nvme0")).unwrap();
-        let partition = format!("{subsystem}/nvme0n1/nvme0n1p3");
-        assert_eq!(sysfs.needed(&partition, Path::new("/nonexistent")).unwrap(), ["nvme"]);
-    }
-
-    #[test]
-    fn what_the_save_kernel_cannot_have_is_refused() {
-        let sysfs = Sysfs::new();
-        sysfs.folder("devices/virtual/block/dm-0/slaves/sda2");
-        let said = |place: &str| sysfs.needed(place, Path::new("/nonexistent")).unwrap_err().to_string();
-        let stacked = said("devices/virtual/block/dm-0");
-        assert!(stacked.contains("/dev/disk: dm-0 is made of other block devices"), "{stacked}");
-        sysfs.folder("devices/virtual/block/md0/slaves/sda1");
-        assert!(said("devices/virtual/block/md0/md0p1").contains("md0p1 is made of other"), "a partition of it");
-        assert!(said("devices/virtual/block/loop0").contains("loop0 is no hardware"), "a loop device");
-    }
-
-    #[test]
-    fn what_is_no_block_device_is_refused() {
-        let error = modules_of(Path::new("/proc/self/status"), Path::new("/nonexistent")).unwrap_err();
-        assert!(matches!(error, DevicesError::NoDevice { .. }), "{error}");
+        assert_eq!(sysfs.needed(&format!("{subsystem}/nvme0n1/nvme0n1p3"), Path::new("/nonexistent")), ["nvme"]);
     }
 }

@@ -9,7 +9,7 @@ use dormouse_image::layout::DEVICE_MIN;
 use dormouse_image::{BLOCK, Uuid};
 use nix::errno::Errno;
 
-use super::{Access, Disk, Place, StoreError};
+use super::{Access, Disk, Hardware, Place, StoreError};
 use crate::policy::ImageDevice;
 
 /// Where the kernel lists block devices.
@@ -94,14 +94,10 @@ pub struct DirectDevice {
     pub name: String,
 }
 
-/// The block devices that B and D can open by themselves, which leaves out mapped devices, RAID and RAM disks, by path.
+/// The block devices that the kernels that save and restore have too, by path: see [`Hardware`].
 #[must_use]
 pub fn direct_devices() -> Vec<DirectDevice> {
-    const NOT: [&str; 7] = ["dm-", "md", "zram", "ram", "loop", "sr", "fd"];
-    let devices = BlockDevice::all().into_iter().filter(|device| {
-        let name = device.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        !NOT.iter().any(|kind| name.starts_with(kind))
-    });
+    let devices = BlockDevice::all().into_iter().filter(|device| Hardware::of_node(&device.path).is_ok());
     let describe = |device: BlockDevice| DirectDevice {
         size: device.size(),
         name: device.partition().map(|partition| partition.name).unwrap_or_default(),

@@ -145,6 +145,12 @@ impl Disk {
         Ok(label)
     }
 
+    /// The same file, by the path that it is to be known by.
+    #[must_use]
+    pub fn named(self, path: &Path) -> Disk {
+        Disk { place: path.into(), ..self }
+    }
+
     /// The path of the file or block device.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -4,6 +4,7 @@ mod device;
 mod disk;
 mod error;
 mod extents;
+mod hardware;
 mod image;
 mod reader;
 mod writer;
@@ -12,6 +13,7 @@ pub use device::{DirectDevice, block_devices, direct_devices, find, node, resolv
 pub use disk::{Access, Disk, Place};
 pub use error::StoreError;
 pub use extents::Extents;
+pub use hardware::{Hardware, NoHardware};
 pub use image::Image;
 pub use reader::Reader;
 pub use writer::Writer;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::debian::{self, PACKAGE, TIMEOUT};
+use dormouse_tests::debian::{self, PACKAGE, Suite, TIMEOUT};
 use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::image;
@@ -17,7 +17,7 @@ const IMAGE: usize = 1;
 #[test]
 fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut guest = debian::guest(GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let device = guest.config().disk_path(IMAGE)?;
@@ -80,11 +80,20 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     Ok(())
 }
 
-/// The same with dracut, the image in a file on the root filesystem, and in the end no Dormouse any more.
 #[test]
 fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
+    dracut(Suite::Bookworm)
+}
+
+#[test]
+fn dracut_ng_and_a_newer_systemd() -> Result<()> {
+    dracut(Suite::Trixie)
+}
+
+/// The same with dracut, the image in a file on the root filesystem, and in the end no Dormouse any more.
+fn dracut(suite: Suite) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut guest = debian::guest(GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    let mut guest = debian::guest(suite, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
     // As on a system that has dracut in the place of initramfs-tools.
     succeed(&mut guest, "dpkg --purge --force-depends initramfs-tools initramfs-tools-core")?;
@@ -96,6 +105,7 @@ fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     )?;
     succeed(&mut guest, "dormouse setup --file /var/lib/dormouse/image --size 1G")?;
     succeed(&mut guest, "dormouse enable")?;
+    guest.succeed(SLEEPERS)?;
     let initramfs = format!("/boot/initrd.img-{}", artifacts.release());
     let made = guest.succeed("ls -t /boot/initr*")?;
     let newest = made.lines().next().context("no initramfs")?.to_owned();
@@ -109,8 +119,12 @@ fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     succeed(&mut guest, "dormouse doctor")?;
 
     let session = Session::begin(&mut guest)?;
+    hold_inhibitors(&mut guest)?;
     hibernate(&mut guest)?;
     session.resume(&mut guest)?;
+    let slept =
+        guest.succeed("for try in $(seq 100); do grep -q post /run/slept && break; sleep 0.2; done; cat /run/slept")?;
+    ensure!(slept == "pre hibernate saved\npost hibernate saved\n", "the sleep hook was told {slept:?}");
 
     // The save kernel's initramfs as dracut makes it.
     succeed(
@@ -134,6 +148,31 @@ fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     ensure!(!service.contains("dormouse"), "{service}");
     power_off(&mut guest)?;
     filesystem::check_ext4(&guest.disk_file(0))?;
+    Ok(())
+}
+
+/// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is time enough
+/// under emulation too.
+const SLEEPERS: &str = "mkdir -p /etc/systemd/logind.conf.d /usr/lib/systemd/system-sleep && \
+    printf '[Login]\nInhibitDelayMaxSec=60\n' >/etc/systemd/logind.conf.d/delay.conf && \
+    printf '#!/bin/sh\necho \"$1 $2 $(cat /run/saver)\" >>/run/slept\n' >/usr/lib/systemd/system-sleep/notes && \
+    chmod +x /usr/lib/systemd/system-sleep/notes";
+
+/// One program forbids the sleep, and is heeded; then one delays it, to save something first.
+fn hold_inhibitors(guest: &mut Guest) -> Result<()> {
+    let hold = |name: &str, mode: &str, command: &str| {
+        format!(
+            "systemd-run --quiet --unit={name} systemd-inhibit --what=sleep --mode={mode} --who={name} {command} && \
+             for try in $(seq 100); do systemd-inhibit --list | grep -q {name} && exit; sleep 0.2; done; exit 1"
+        )
+    };
+    guest.succeed(&hold("burner", "block", "sleep infinity"))?;
+    let refused = guest.run("systemctl hibernate --check-inhibitors=yes")?;
+    ensure!(refused.status != 0 && refused.stderr.contains("burner"), "{refused:?}");
+    guest.succeed("systemctl stop burner")?;
+    let is_asleep = "busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager PreparingForSleep";
+    let save = format!("sh -c 'until {is_asleep} | grep -q true; do sleep 0.1; done; sleep 1; echo saved >/run/saver'");
+    guest.succeed(&hold("saver", "delay", &save))?;
     Ok(())
 }
 

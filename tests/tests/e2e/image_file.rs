@@ -159,6 +159,13 @@ fn files_that_will_not_do() -> Result<()> {
     refused(&mut guest, &create("64M", "/run/image"), &["/run/image", "it is on tmpfs"])?;
     refused(&mut guest, &create("64M", "/proc/image"), &["/proc/image"])?;
     guest.succeed("cd /run && [ ! -e image ] && cd files && [ ! -e large ] && [ ! -e auto ]")?;
+    // Nor is anything left of one that is given up, name or room.
+    guest.succeed(&format!(
+        "cd {FILES} && sync && free() {{ stat -f -c %f .; }}; before=$(free); \
+         {create} & while [ $(free) = $before ]; do :; done; kill -KILL $!; wait $!; \
+         [ ! -e given-up ] && for try in $(seq 50); do [ $(free) = $before ] && exit; sync; sleep 0.1; done; exit 1",
+        create = create("256M", "given-up")
+    ))?;
 
     // A copy has the label and lies elsewhere.
     guest.succeed(&format!("cd {FILES} && cp image copy && mv image good && mv copy image && sync"))?;
