@@ -156,7 +156,7 @@ enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
     /// Refuses a device that carries anything else: a file system, swap space, a partition table, a RAID or
-    /// encrypted volume, an image that can be resumed.
+    /// encrypted volume, an image that can be resumed; and one that the save kernel would not have, such as an LVM volume.
     Init {
         /// A partition, a disk or a file
         device: PathBuf,

@@ -14,17 +14,19 @@ use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
 use crate::signature::{self, Signature, Tail};
-use crate::store::{Access, Disk, Image, Place, Reader, StoreError};
+use crate::store::{Access, Disk, Hardware, Image, NoHardware, Place, Reader, StoreError};
 
 /// Makes an image device of `path`, and says its identity.
 ///
 /// # Errors
-/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed.
+/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed; or the save
+/// kernel would not have it.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
     let disk = Disk::open(path, Access::Write)?;
     if force {
         wipe(&disk)?;
     } else {
+        refuse_virtual(path)?;
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;
     }
@@ -58,6 +60,17 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
     disk.write_copy(disk.size() - u64::try_from(end.min(size))?, &vec![0; end.min(size)])?;
     disk.flush()?;
     Ok(())
+}
+
+/// Refuses a device that the kernels that save and restore do not have.
+fn refuse_virtual(path: &Path) -> anyhow::Result<()> {
+    match Hardware::of_node(path) {
+        Err(error @ NoHardware::Virtual { .. }) => {
+            bail!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
+        }
+        // A file, perhaps.
+        Err(NoHardware::NoDevice { .. }) | Ok(_) => Ok(()),
+    }
 }
 
 /// Refuses a device on which something else lives.

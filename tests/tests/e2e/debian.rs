@@ -75,6 +75,14 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     ensure!(report["ready"] == false, "{report}");
     let refused = guest.run("dormouse hibernate")?;
     ensure!(refused.status == 1 && refused.stderr.contains("CONFIG_KEXEC_JUMP"), "{refused:?}");
+    // It has loop devices, too, which the save kernel would not have.
+    guest.succeed("truncate -s 64M /root/disk && modprobe loop && losetup /dev/loop0 /root/disk")?;
+    for command in ["image init", "setup --device"] {
+        let refused = guest.run(&format!("dormouse {command} /dev/loop0"))?;
+        ensure!(refused.status == 1 && refused.stderr.contains("/dev/loop0 is a loop device"), "{refused:?}");
+    }
+    guest
+        .succeed("dormouse image init --force /dev/loop0 && dormouse image info /dev/loop0 && losetup -d /dev/loop0")?;
     power_off(&mut guest)?;
     filesystem::check_ext4(&guest.disk_file(0))?;
     Ok(())
