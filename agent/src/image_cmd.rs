@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dormouse_image::{DiskExtent, Label, State};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::machine;
 use crate::pipeline;
 use crate::report::mib;
 use crate::signature::{self, Signature, Tail};
-use crate::store::{Access, Disk, Hardware, Image, NoHardware, Place, Reader, StoreError};
+use crate::store::{self, Access, Disk, Image, Place, Reader, StoreError};
 
 /// Makes an image device of `path`, and says its identity.
 ///
@@ -26,7 +26,10 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
     if force {
         wipe(&disk)?;
     } else {
-        refuse_virtual(path)?;
+        let about = |error| {
+            anyhow!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
+        };
+        store::refuse_virtual(path).map_err(about)?;
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;
     }
@@ -60,17 +63,6 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
     disk.write_copy(disk.size() - u64::try_from(end.min(size))?, &vec![0; end.min(size)])?;
     disk.flush()?;
     Ok(())
-}
-
-/// Refuses a device that the kernels that save and restore do not have.
-fn refuse_virtual(path: &Path) -> anyhow::Result<()> {
-    match Hardware::of_node(path) {
-        Err(error @ NoHardware::Virtual { .. }) => {
-            bail!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
-        }
-        // A file, perhaps.
-        Err(NoHardware::NoDevice { .. }) | Ok(_) => Ok(()),
-    }
 }
 
 /// Refuses a device on which something else lives.

@@ -19,7 +19,7 @@ use crate::loader::bzimage::BzImage;
 use crate::physmem::iomem::{Iomem, IomemError};
 use crate::policy::{self, ImageDevice, Policy, PolicyError};
 use crate::signature;
-use crate::store::{self, Access, Disk, Hardware, Image, NoHardware, StoreError};
+use crate::store::{self, Access, Disk, Image, StoreError};
 use crate::systemd::{self, Routing};
 use crate::vitals;
 
@@ -267,9 +267,8 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         StoreError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
         error => of_store(error),
     })?;
-    if let Err(error @ NoHardware::Virtual { .. }) = Hardware::of_node(&place.path) {
-        return Err(Unseen::Because(format!("image device {}: {error}", policy.image.device)));
-    }
+    store::refuse_virtual(&place.path)
+        .map_err(|error| Unseen::Because(format!("image device {}: {error}", policy.image.device)))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (disk, is_busy) = match Disk::open_at(&place, Access::Write) {
         Err(StoreError::Busy { .. }) => (Disk::open_at(&place, Access::Read).map_err(of_store)?, true),

@@ -42,7 +42,7 @@ pub struct Hardware {
     pub node: PathBuf,
     /// The folders in sysfs of the devices at which the ways to it end: its own, but for a namespace of NVMe that may have several
     /// controllers.
-    pub ends: Vec<PathBuf>,
+    ends: Vec<PathBuf>,
     sysfs: PathBuf,
 }
 
@@ -85,6 +85,17 @@ impl Hardware {
     pub(crate) fn ways(&self) -> impl Iterator<Item = &Path> {
         let is_below = |folder: &&Path| folder.parent() != Some(&self.sysfs);
         self.ends.iter().flat_map(move |end| end.ancestors().take_while(is_below))
+    }
+}
+
+/// Refuses a block device that the kernels that save and restore would not have. What is none, such as a file, passes.
+///
+/// # Errors
+/// [`NoHardware::Virtual`].
+pub fn refuse_virtual(path: &Path) -> Result<(), NoHardware> {
+    match Hardware::of_node(path) {
+        Ok(_) | Err(NoHardware::NoDevice { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -220,6 +231,7 @@ mod tests {
         for path in ["/proc/self/status", "/dev/null", "/nonexistent"] {
             let error = Hardware::of_node(Path::new(path)).unwrap_err();
             assert!(matches!(error, NoHardware::NoDevice { .. }), "{error}");
+            refuse_virtual(Path::new(path)).unwrap();
         }
         assert!(matches!(Hardware::of_number("0:45"), Err(NoHardware::NoDevice { .. })));
     }

@@ -13,7 +13,7 @@ pub use device::{DirectDevice, block_devices, direct_devices, find, node, resolv
 pub use disk::{Access, Disk, Place};
 pub use error::StoreError;
 pub use extents::Extents;
-pub use hardware::{Hardware, NoHardware};
+pub use hardware::{Hardware, NoHardware, refuse_virtual};
 pub use image::Image;
 pub use reader::Reader;
 pub use writer::Writer;

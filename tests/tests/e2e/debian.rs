@@ -130,8 +130,8 @@ fn dracut(suite: Suite) -> Result<()> {
     hold_inhibitors(&mut guest)?;
     hibernate(&mut guest)?;
     session.resume(&mut guest)?;
-    let slept =
-        guest.succeed("for try in $(seq 100); do grep -q post /run/slept && break; sleep 0.2; done; cat /run/slept")?;
+    wait_until(&mut guest, "grep -q post /run/slept")?;
+    let slept = guest.succeed("cat /run/slept")?;
     ensure!(slept == "pre hibernate saved\npost hibernate saved\n", "the sleep hook was told {slept:?}");
 
     // The save kernel's initramfs as dracut makes it.
@@ -168,20 +168,18 @@ const SLEEPERS: &str = "mkdir -p /etc/systemd/logind.conf.d /usr/lib/systemd/sys
 
 /// One program forbids the sleep, and is heeded; then one delays it, to save something first.
 fn hold_inhibitors(guest: &mut Guest) -> Result<()> {
-    let hold = |name: &str, mode: &str, command: &str| {
-        format!(
-            "systemd-run --quiet --unit={name} systemd-inhibit --what=sleep --mode={mode} --who={name} {command} && \
-             for try in $(seq 100); do systemd-inhibit --list | grep -q {name} && exit; sleep 0.2; done; exit 1"
-        )
+    let hold = |guest: &mut Guest, name: &str, mode: &str, command: &str| {
+        let inhibit = format!("systemd-inhibit --what=sleep --mode={mode} --who={name}");
+        guest.succeed(&format!("systemd-run --quiet --unit={name} {inhibit} {command}"))?;
+        wait_until(guest, &format!("systemd-inhibit --list | grep -q {name}"))
     };
-    guest.succeed(&hold("burner", "block", "sleep infinity"))?;
+    hold(guest, "burner", "block", "sleep infinity")?;
     let refused = guest.run("systemctl hibernate --check-inhibitors=yes")?;
     ensure!(refused.status != 0 && refused.stderr.contains("burner"), "{refused:?}");
     guest.succeed("systemctl stop burner")?;
     let is_asleep = "busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager PreparingForSleep";
     let save = format!("sh -c 'until {is_asleep} | grep -q true; do sleep 0.1; done; sleep 1; echo saved >/run/saver'");
-    guest.succeed(&hold("saver", "delay", &save))?;
-    Ok(())
+    hold(guest, "saver", "delay", &save)
 }
 
 /// What a person has open.
@@ -203,9 +201,7 @@ impl Session {
              'exec 3>>/var/log/counter; i=0; while :; do i=$((i + 1)); echo $i >&3; sleep 0.1; done'",
         )?;
         guest.succeed("tmux new-session -d -s work && tmux send-keys -t work 'word=remembered' Enter")?;
-        guest.succeed(
-            "for try in $(seq 100); do [ -s /var/log/counter ] && break; sleep 0.2; done; test -s /var/log/counter",
-        )?;
+        wait_until(guest, "test -s /var/log/counter")?;
         Session::read(guest)
     }
 
@@ -238,10 +234,7 @@ impl Session {
     }
 
     fn check(&self, guest: &mut Guest) -> Result<()> {
-        guest.succeed(&format!(
-            "for try in $(seq 100); do [ $(tail -n 1 /var/log/counter) -gt {} ] && break; sleep 0.2; done",
-            self.count + 5
-        ))?;
+        wait_until(guest, &format!("test $(tail -n 1 /var/log/counter) -gt {}", self.count + 5))?;
         let now = Session::read(guest)?;
         ensure!(now.boot_id == self.boot_id, "boot {} in place of {}", now.boot_id, self.boot_id);
         ensure!(
@@ -254,7 +247,7 @@ impl Session {
         // Every number once, in order.
         guest.succeed("awk '$1 != NR { exit 1 }' /var/log/counter")?;
         guest.succeed("rm -f /run/word; tmux send-keys -t work 'echo $word >/run/word' Enter")?;
-        guest.succeed("for try in $(seq 100); do grep -q remembered /run/word && exit; sleep 0.2; done; exit 1")?;
+        wait_until(guest, "grep -q remembered /run/word")?;
         let failed = guest.succeed("systemctl --failed --plain --no-legend")?;
         ensure!(failed.is_empty(), "{failed}");
         Ok(())
@@ -280,6 +273,11 @@ fn boot(guest: &mut Guest) -> Result<()> {
 fn power_off(guest: &mut Guest) -> Result<()> {
     guest.send("systemctl poweroff")?;
     guest.wait_for_power_off(TIMEOUT)
+}
+
+/// Waits until a command succeeds in the guest, for 20 s and more.
+fn wait_until(guest: &mut Guest, command: &str) -> Result<()> {
+    guest.succeed(&format!("for try in $(seq 100); do {command} && exit; sleep 0.2; done; exit 1")).map(drop)
 }
 
 /// A command that may take minutes under emulation.

@@ -169,7 +169,7 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     let (_, mut cursor) = begin_save_and_write(&mut guest)?;
     guest.send_sysrq(b'c')?;
     for words in words {
-        guest.follow(&mut cursor, TWO_BOOTS, words, |line| line.text.contains(words).then_some(()))?;
+        guest.wait_for(&mut cursor, words, TWO_BOOTS)?;
     }
 
     let mut lines = Vec::new();
