@@ -2,7 +2,7 @@
 //!
 //! Kernel A (the user's) jumps by kexec into kernel B, which saves A's memory and powers off; after power-on, kernel C's
 //! initramfs starts kernel D, which writes the memory back and jumps into A. This crate is what runs in each of the
-//! four; `ARCHITECTURE.md` is its map.
+//! four; `docs/ARCHITECTURE.md` is its map.
 //!
 //! ```text
 //!   A  hibernate ──> loader ─────────────────────────────────────────── kexec jump ──> B

@@ -1,4 +1,4 @@
-//! The on-disk format of a Dormouse image, version 1: `FORMAT.md` describes it byte by byte.
+//! The on-disk format of a Dormouse image, version 1: `docs/FORMAT.md` describes it byte by byte.
 //!
 //! This crate turns values into blocks and blocks into values. It does no I/O, allocates no more than its limits say,
 //! and trusts nothing that it decodes: every length, offset and page frame number is checked before it is used.

@@ -13,7 +13,7 @@ use dormouse_image::{
 
 /// The rows of the tables of one section, without their heads: the cells' text.
 fn rows(section: &str) -> Vec<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../FORMAT.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/FORMAT.md");
     let text = std::fs::read_to_string(path).unwrap();
     let mut lines = text.lines().skip_while(|line| line.trim_start_matches('#') != format!(" {section}"));
     assert!(lines.next().is_some(), "no section {section}");
