@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dormouse::phase::Phase;
-use dormouse::report::Report as AgentReport;
+use dormouse::console::phase::Phase;
+use dormouse::handoff::report::Report as AgentReport;
 
 use crate::channel::Output;
 use crate::channel::client::Request;

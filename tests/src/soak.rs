@@ -9,22 +9,21 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
+use dormouse::handoff::report::{Outcome, Report as AgentReport};
 use dormouse::policy::{Compression, Then, Verify};
-use dormouse::report::{Outcome, Report as AgentReport};
 use dormouse_image::State;
 
 use crate::artifacts::Artifacts;
 use crate::console::{Cursor, Line};
 use crate::cycle::{self, Observer, Saved, WentOn};
-use crate::filesystem;
 use crate::guest::{COMMAND_TIMEOUT, Guest, READY_MARK};
-use crate::image;
 use crate::machine::{Disk, DiskKind, GuestConfig, MIB, MemorySize};
 use crate::random::Random;
 use crate::userland::{GuestPolicy, POLICY_ARGUMENT, Userland};
 use crate::workload::Role;
 use crate::workload::report::Report;
+use crate::{filesystem, image};
 
 /// Policies of a session: few enough that the guest's initramfs, which holds an initramfs for each, stays small.
 const POLICIES: usize = 12;

@@ -20,6 +20,7 @@ mod header;
 mod index;
 mod label;
 mod locator;
+mod name;
 mod range;
 mod state;
 mod uuid;
@@ -32,6 +33,7 @@ pub use header::{Cpu, EfiRange, Filesystem, FirmwareKind, FirmwareRange, HEADER_
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
 pub use label::{DiskExtent, LABEL_MAGIC, Label};
 pub use locator::Locator;
+pub use name::{ImageDevice, ImageDeviceError};
 pub use range::{Extent, PfnRange, PhysRange};
 pub use state::State;
 pub use uuid::{Uuid, UuidError};

@@ -14,6 +14,16 @@ pub struct Uuid(pub [u8; 16]);
 #[error("`{0}` is not a UUID of the form 01234567-89ab-cdef-0123-456789abcdef")]
 pub struct UuidError(pub String);
 
+impl Uuid {
+    /// A version 4 UUID (RFC 9562) of random bytes.
+    #[must_use]
+    pub fn from_random(mut bytes: [u8; 16]) -> Uuid {
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Uuid(bytes)
+    }
+}
+
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, byte) in self.0.iter().enumerate() {
@@ -78,5 +88,12 @@ mod tests {
         ] {
             assert!(text.parse::<Uuid>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn random_bytes_become_a_version_4_uuid() {
+        let uuid = Uuid::from_random([0xff; 16]);
+        assert_eq!((uuid.0[6] >> 4, uuid.0[8] >> 6), (4, 2));
+        assert_eq!(uuid.0[0], 0xff);
     }
 }

@@ -12,10 +12,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dormouse_image::Filesystem;
+use dormouse_image::layout::DEVICE_MIN;
+use dormouse_linux::block::{self, BlockDevice};
 
 pub use superblock::Superblock;
 
-use crate::store;
+/// The block devices that are large enough for an image, by path: those that a filesystem of the session may be on.
+#[must_use]
+pub fn devices() -> Vec<PathBuf> {
+    BlockDevice::of_at_least(DEVICE_MIN).into_iter().map(|device| device.path).collect()
+}
 
 /// Between two looks at what devices there are.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -149,7 +155,7 @@ fn mounted(mountinfo: &str, numbers: &Path) -> Vec<Mounted> {
         let mut what = what.split(' ');
         let (kind, source) = (what.next()?, what.next()?);
         let by_number = std::fs::canonicalize(numbers.join(number)).ok();
-        let by_number = by_number.as_deref().and_then(Path::file_name).map(store::node);
+        let by_number = by_number.as_deref().and_then(Path::file_name).map(block::node);
         let device = by_number.or_else(|| source.starts_with("/dev/").then(|| PathBuf::from(source)))?;
         Some(Mounted { kind: kind.to_owned(), mount: point.to_owned(), device })
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, tcgetattr, tcsetattr};
 
-use crate::screen::ACTIVE_CONSOLES;
+use crate::console::screen::ACTIVE_CONSOLES;
 
 const ESC: u8 = 0x1b;
 

@@ -1,8 +1,9 @@
-//! PID 1 of B and D: becomes init, finds out which of the two it is, and ends in one of [`crate::exit`]'s ways.
+//! PID 1 of B and D: becomes init, finds out which of the two it is, and ends in one of [`crate::pid1::ending`]'s ways.
 //!
 //! It never returns and never dies. The work is done by a child, the [`worker`]: what it cannot catch itself, a lack of memory or a
 //! fault, ends it alone, and PID 1 goes the way back.
 
+pub mod ending;
 mod keys;
 mod modules;
 mod supervisor;
@@ -17,21 +18,23 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use dormouse_image::{Header, PfnRange};
-
-use crate::cmdline::Cmdline;
-use crate::exit::{self, Ending, WayBack};
-use crate::machine;
-use crate::mode::{self, Decline, Evidence, Mode, RestorePlan, SavePlan};
-use crate::phase::Phase;
-use crate::physmem::iomem::Iomem;
-use crate::physmem::{PhysicalMemory, Restorable};
-use crate::policy::{DEFAULT_PATH, Policy, Then, Verbosity};
-use crate::report::{Report, mailbox};
-use crate::screen;
-use crate::stage::PageSink;
-use crate::vmcore;
+use dormouse_linux::procfs;
 use supervisor::{Aborted, Care};
 use worker::Message;
+
+use crate::console::phase::Phase;
+use crate::console::screen;
+use crate::handoff::arguments::Cmdline;
+use crate::handoff::mailbox;
+use crate::handoff::mode::{self, Decline, Evidence, Mode, RestorePlan, SavePlan};
+use crate::handoff::report::Report;
+use crate::launch::WayBack;
+use crate::machine::iomem::Iomem;
+use crate::memory::physmem::{PhysicalMemory, Restorable};
+use crate::memory::vmcore;
+use crate::pid1::ending::Ending;
+use crate::pipeline::seams::PageSink;
+use crate::policy::{DEFAULT_PATH, Policy, Then, Verbosity};
 
 /// Where A's record of the session is in B's initramfs: an encoded [`Header`], put there by the loader.
 pub const SESSION_FILE: &str = "dormouse-session";
@@ -55,10 +58,10 @@ pub fn main() -> ExitCode {
         Ok(())
     });
     // The way back before all else: whatever goes wrong in B, A must come back.
-    let line = machine::text("/proc/cmdline").unwrap_or_default();
+    let line = procfs::text("/proc/cmdline").unwrap_or_default();
     let way = mode::way_back(&Cmdline::parse_way_back(&line));
     let ending = caught(|| Ok(live(&Cmdline::parse(line.trim())?)?));
-    exit::end(ending.unwrap_or_else(|error| match way {
+    ending::end(ending.unwrap_or_else(|error| match way {
         Some(way) => {
             log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
             std::thread::sleep(READING_TIME);
@@ -202,7 +205,7 @@ fn leave_word(report: &Report) {
         let header = session_record()?;
         let Some(mailbox) = &header.mailbox else { return Ok(()) };
         let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
-        let running = Iomem::parse(&machine::text("/proc/iomem")?)?;
+        let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
         let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
         deliver(&header, &PhysicalMemory::open(&frames)?, report)
     });

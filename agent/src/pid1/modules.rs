@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
+use dormouse_linux::kmod::{self, Module};
 use nix::errno::Errno;
 use nix::kmod::init_module;
 
-use crate::initramfs::modules::{self, Module};
-use crate::initramfs::{MODULES_DIR, MODULES_LIST};
+use crate::host::initramfs::{MODULES_DIR, MODULES_LIST};
 
 /// Loads all of them. An initramfs without a list has none to load.
 ///
@@ -22,7 +22,7 @@ pub(super) fn load() -> anyhow::Result<()> {
     };
     for name in names.lines().filter(|name| !name.is_empty()) {
         // The list has what each of them needs before it.
-        insert(&modules::load(&modules::find(Path::new(MODULES_DIR), name)?)?)?;
+        insert(&kmod::load(&kmod::find(Path::new(MODULES_DIR), name)?)?)?;
     }
     Ok(())
 }

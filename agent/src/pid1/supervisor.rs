@@ -14,8 +14,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
-use super::keys::Keys;
-use super::worker::{self, Message};
+use crate::pid1::keys::Keys;
+use crate::pid1::worker::{self, Message};
 
 /// After how long the hardware restarts a machine whose kernel hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);

@@ -2,10 +2,9 @@
 
 use std::panic;
 
+use dormouse_linux::kmsg;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::set_cad_enabled;
-
-use crate::kmsg;
 
 /// The filesystems of the kernel's own, in order: type, place, and why.
 const MOUNTS: [(&str, &str); 3] = [

@@ -11,15 +11,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use dormouse_linux::procfs;
 use serde::{Deserialize, Serialize};
 
-use super::{caught, modules, system};
-use crate::cmdline::Cmdline;
-use crate::machine;
-use crate::mode::{self, Mode};
+use crate::cycle::{restore, save};
+use crate::handoff::arguments::Cmdline;
+use crate::handoff::mode::{self, Mode};
+use crate::handoff::report::Report;
+use crate::pid1::{caught, modules, system};
 use crate::policy::{DEFAULT_PATH, Policy};
-use crate::report::Report;
-use crate::{restore, save};
 
 /// Its argument.
 pub(super) const ROLE: &str = "work";
@@ -59,7 +59,7 @@ pub(super) fn main() -> ExitCode {
 
 /// B or D, whichever this is.
 fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
-    let cmdline = Cmdline::parse(machine::text("/proc/cmdline")?.trim())?;
+    let cmdline = Cmdline::parse(procfs::text("/proc/cmdline")?.trim())?;
     let mode = mode::decide(&cmdline, super::evidence())?;
     let policy = Policy::load(Path::new(DEFAULT_PATH))?;
     modules::load()?;

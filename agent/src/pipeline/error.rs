@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::stage::StoreFailure;
+use crate::pipeline::seams::StoreFailure;
 
 /// Why a pipeline stopped.
 #[derive(Debug, Error)]

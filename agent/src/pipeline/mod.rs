@@ -2,13 +2,16 @@
 //!
 //! Both directions have the same shape: workers, one for each thread of the pool and each with its own codec context and
 //! scratch memory, take work off a shared list; a few threads of the store's do the I/O, so that several requests are in
-//! flight. What is in flight lies in a fixed number of buffers ([`crate::buffers`]), so memory use depends on the policy
+//! flight. What is in flight lies in a fixed number of buffers ([`crate::pipeline::buffers`]), so memory use depends on the policy
 //! and the number of threads, and not on the size of what is saved.
 
+pub mod buffers;
 mod codec;
 mod error;
 mod restore;
 mod save;
+pub mod seams;
+pub mod window;
 
 pub use error::PipelineError;
 pub use restore::{discard, restore};
@@ -16,7 +19,7 @@ pub use save::{Task, save};
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::buffers::{BUFFER_LEN, Buffers};
+use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
 
 /// What was saved or restored, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

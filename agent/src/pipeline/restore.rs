@@ -6,11 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, ChunkView, Extent, PfnRange, checksum};
 
-use super::codec::Decoder;
-use super::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
-use crate::buffers::{Buffer, Buffers};
-use crate::stage::{Batch, BlockRead, ChunkSource, PageSink, Work};
-use crate::window;
+use crate::pipeline::buffers::{Buffer, Buffers};
+use crate::pipeline::codec::Decoder;
+use crate::pipeline::seams::{Batch, BlockRead, ChunkSource, PageSink, Work};
+use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool, window};
 
 /// Reads in flight.
 const READERS: usize = 4;

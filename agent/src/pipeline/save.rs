@@ -6,11 +6,11 @@ use std::sync::mpsc::{Sender, channel};
 use dormouse_image::layout::{CHUNK_MAX, CHUNK_PAGES};
 use dormouse_image::{BLOCK, Chunk, Extent, PfnRange, checksum};
 
-use super::codec::{Encoder, Method, room_for};
-use super::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
-use crate::buffers::{BUFFER_LEN, Buffers};
+use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
+use crate::pipeline::codec::{Encoder, Method, room_for};
+use crate::pipeline::seams::{Fate, PageFilter, PageSource, Piece, PieceSink};
+use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
 use crate::policy::Compression;
-use crate::stage::{Fate, PageFilter, PageSource, Piece, PieceSink};
 
 /// Pages that a worker takes at once: 1 MiB. Spans begin at multiples of it, so none crosses a window's boundary.
 const SPAN_PAGES: u64 = 256;

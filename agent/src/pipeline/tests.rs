@@ -8,11 +8,11 @@ use dormouse_image::{Chunk, IndexBlock, IndexBuilder, PfnRange, Uuid};
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Compression;
-use crate::stage::{
+use crate::pipeline::seams::{
     Batch, BlockRead, ChunkSource, Everything, Fate, PageFilter, PageSink, PageSource, Piece, PieceSink, StoreFailure,
     Work,
 };
+use crate::policy::Compression;
 
 /// Memory by page frame.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_PATH, PolicyError};
+use crate::policy::{DEFAULT_PATH, PolicyError};
 
 /// The folders of the default policy beside its own, the one that counts least first: the package's, and what holds until
 /// the machine is switched off.

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use dormouse_image::ImageDeviceError;
 use thiserror::Error;
 
-use super::values::ImageDeviceError;
-use super::{MAX_ARGUMENTS, MAX_STALL, MAX_THREADS, MAX_WAIT, MIB, MIN_STALL};
+use crate::policy::{MAX_ARGUMENTS, MAX_STALL, MAX_THREADS, MAX_WAIT, MIB, MIN_STALL};
 
 /// Why a policy could not be used. Its text names the file and, where there is one, line and key.
 #[derive(Debug, Error)]

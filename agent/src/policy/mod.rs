@@ -19,11 +19,12 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dormouse_image::ImageDevice;
+use dormouse_linux::units::format_bytes;
+
 pub use dropin::{files, folder};
 pub use error::{PolicyError, Problem};
-use values::format_bytes;
-pub(crate) use values::parse_bytes;
-pub use values::{Compression, ImageDevice, ImageDeviceError, Then, ThenError, Unfit, Verbosity, Verify};
+pub use values::{Compression, Then, ThenError, Unfit, Verbosity, Verify};
 
 /// Where the policy is unless the command is told otherwise; in the initramfs of B and D too.
 pub const DEFAULT_PATH: &str = "/etc/dormouse.toml";

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dormouse_linux::kernel_args;
+use dormouse_linux::units::parse_bytes;
 use toml::Spanned;
 
-use super::error::{PolicyError, Problem};
-use super::schema::{File, Written};
-use super::source::Source;
-use super::values::{Compression, Then, Unfit, Verbosity, Verify, parse_bytes};
-use super::{
+use crate::policy::error::{PolicyError, Problem};
+use crate::policy::schema::{File, Written};
+use crate::policy::source::Source;
+use crate::policy::values::{Compression, Then, Unfit, Verbosity, Verify};
+use crate::policy::{
     ConsolePolicy, DEFAULT_INITRAMFS, DEFAULT_KERNEL, DEFAULT_LEVEL, DEFAULT_REGION_SIZE, DEFAULT_STALL, DEFAULT_WAIT,
     GuardPolicy, ImagePolicy, KernelPolicy, LOWEST_REGION, MAX_ARGUMENTS, MAX_MEMORY, MAX_PHYSICAL, MAX_REGION_SIZE,
     MAX_STALL, MAX_THREADS, MAX_WAIT, MIN_MEMORY, MIN_REGION_SIZE, MIN_STALL, Policy, REGION_ALIGNMENT, RegionPolicy,
     ResumePolicy, SavePolicy,
 };
-use crate::cmdline;
 
 /// Checks every value once and fills in the defaults.
 pub(super) fn resolve(mut files: Layers<'_>) -> Result<Policy, PolicyError> {
@@ -196,7 +197,7 @@ fn arguments(text: String) -> Result<String, Problem> {
     if let Some(character) = text.chars().find(|c| c.is_control()) {
         return Err(Problem::ArgumentsHide(character.escape_default().to_string()));
     }
-    for argument in cmdline::arguments(&text) {
+    for argument in kernel_args::arguments(&text) {
         if argument.name == "--" || !argument.is_closed() {
             return Err(Problem::ArgumentsHide(argument.raw.to_owned()));
         }

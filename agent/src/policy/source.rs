@@ -5,8 +5,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::PolicyError;
-use super::schema::{File, KEYS};
+use crate::policy::error::PolicyError;
+use crate::policy::schema::{File, KEYS};
 
 /// A policy's text with the name of its file.
 #[derive(Debug, Clone, Copy)]

@@ -8,6 +8,8 @@ mod shipped;
 
 use std::fs;
 
+use dormouse_image::ImageDevice;
+
 use super::*;
 
 const LEAST: &str = "[image]\ndevice = \"/dev/vda\"\n";

@@ -1,17 +1,16 @@
 //! What an image lies on: aligned, direct, and with errors that name it.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use dormouse_image::{BLOCK, Label};
 use memmap2::MmapMut;
 use nix::fcntl::OFlag;
 
-use super::{Extents, StoreError};
+use crate::store::{Extents, StoreError};
 
 /// What a disk is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

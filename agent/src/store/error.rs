@@ -3,12 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use dormouse_image::{FormatError, State};
+use dormouse_image::{FormatError, ImageDevice, State};
+use dormouse_linux::units::mib;
 use thiserror::Error;
 
-use super::Place;
-use crate::policy::ImageDevice;
-use crate::report::mib;
+use crate::store::Place;
 
 /// Why an image device could not be used.
 #[derive(Debug, Error)]

@@ -1,11 +1,12 @@
 //! An image device as a whole: its label, its state, its header.
 
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSET};
-use dormouse_image::{BLOCK, Block, COMMIT_MAGIC, Commit, FormatError, Header, Label, Slot, State, newest};
+use dormouse_image::{
+    BLOCK, Block, COMMIT_MAGIC, Commit, FormatError, Header, ImageDevice, Label, Slot, State, newest,
+};
+use dormouse_linux::procfs;
 
-use super::{Disk, StoreError};
-use crate::machine;
-use crate::policy::ImageDevice;
+use crate::store::{Disk, StoreError};
 
 /// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was interrupted leaves at
 /// least the magic, as both slots have it from the beginning.
@@ -121,7 +122,7 @@ impl Image {
 
     /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
     pub(super) fn record(&mut self, commit: Commit) -> Result<(), StoreError> {
-        let commit = Commit { changed_unix: machine::now_unix(), ..commit };
+        let commit = Commit { changed_unix: procfs::now_unix(), ..commit };
         let bytes = commit.encode().map_err(|source| self.format(source))?;
         let first = self.slot.other();
         for slot in [first, first.other()] {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX};
 use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator};
 
-use super::{Disk, Image, StoreError};
-use crate::buffers::BUFFER_LEN;
-use crate::stage::{Batch, BlockRead, ChunkSource, StoreFailure, Work};
+use crate::pipeline::buffers::BUFFER_LEN;
+use crate::pipeline::seams::{Batch, BlockRead, ChunkSource, StoreFailure, Work};
+use crate::store::{Disk, Image, StoreError};
 
 /// Zero runs are handed out in pieces of at most this many pages (16 MiB), so that all workers get some.
 const ZERO_PAGES: u32 = 1 << 12;

@@ -7,10 +7,9 @@ use proptest::prelude::*;
 use tempfile::NamedTempFile;
 
 use super::*;
-use crate::buffers::Buffers;
-use crate::pipeline;
-use crate::pipeline::Limits;
-use crate::stage::{ChunkSource, Piece, PieceSink, Work};
+use crate::pipeline::buffers::Buffers;
+use crate::pipeline::seams::{ChunkSource, Piece, PieceSink, Work};
+use crate::pipeline::{self, Limits};
 
 const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
 
@@ -146,7 +145,7 @@ fn an_image_that_does_not_pass_its_check_is_none() {
 fn a_change_of_state_has_its_time() {
     let file = device(16 << 20);
     assert_eq!(Image::create(Disk::open(file.path(), Access::Write).unwrap(), LABEL).unwrap().commit().changed_unix, 1);
-    let before = crate::machine::now_unix();
+    let before = dormouse_linux::procfs::now_unix();
     let image = write(&file, 10, State::Complete).unwrap();
     assert!((before..=before + 60).contains(&image.commit().changed_unix));
 }

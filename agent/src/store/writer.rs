@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{BLOCK, Block, Chunk, Commit, Header, IndexBuilder, Locator, SaveStats, State, Totals};
 
-use super::{Disk, Image, StoreError};
-use crate::stage::{Piece, PieceSink, StoreFailure};
+use crate::pipeline::seams::{Piece, PieceSink, StoreFailure};
+use crate::store::{Disk, Image, StoreError};
 
 /// Writes in flight.
 const WRITERS: usize = 4;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dormouse::report::Outcome;
+use dormouse::handoff::report::Outcome;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::{MIB, MemorySize};
 use dormouse_tests::soak::{self, Row, Soak};

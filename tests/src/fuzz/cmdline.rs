@@ -1,7 +1,9 @@
 //! The kernel command line: what a boot loader, or whoever sits at it, may have written.
 
-use dormouse::cmdline::{Cmdline, arguments, inherited, join};
-use dormouse::mode::{Evidence, decide, way_back};
+use dormouse::handoff::arguments::Cmdline;
+use dormouse::handoff::inherited::inherited;
+use dormouse::handoff::mode::{Evidence, decide, way_back};
+use dormouse_linux::kernel_args::{arguments, join};
 
 /// Reads any text as a command line.
 pub(super) fn run(input: &[u8]) {

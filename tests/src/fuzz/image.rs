@@ -15,12 +15,11 @@
 mod device;
 mod whole;
 
+use device::Device;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
     BLOCK, Commit, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot, newest,
 };
-
-use device::Device;
 
 /// Reads any bytes as a description of an image.
 pub(super) fn run(input: &[u8]) {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use dormouse::physmem::Restorable;
-use dormouse::physmem::iomem::{Iomem, subtract};
+use dormouse::machine::iomem::{Iomem, subtract};
+use dormouse::memory::physmem::Restorable;
 use dormouse_image::{BLOCK, FirmwareKind, PfnRange, PhysRange};
 
 use super::ascending;

@@ -1,9 +1,9 @@
 //! The vmcore: an ELF core file whose headers may say anything.
 
-use dormouse::stage::PageSource;
-use dormouse::vmcore::Vmcore;
-use dormouse::vmcoreinfo::{NOTE, find_note};
+use dormouse::memory::vmcore::Vmcore;
+use dormouse::pipeline::seams::PageSource;
 use dormouse_image::{BLOCK, PfnRange};
+use dormouse_linux::vmcoreinfo::{NOTE, find_note};
 
 use super::ascending;
 use super::scratch::Scratch;

@@ -1,9 +1,9 @@
 //! VMCOREINFO and what it leads to: page tables and `struct page`s in memory that may hold anything.
 
-use dormouse::select::{KernelLayout, Physical, SelectError, SwapMap, Swapped, select};
-use dormouse::stage::Fate;
-use dormouse::vmcoreinfo::{NOTE, VmcoreInfo, begins_note, find_note};
+use dormouse::memory::select::{KernelLayout, Physical, SelectError, SwapMap, Swapped, select};
+use dormouse::pipeline::seams::Fate;
 use dormouse_image::{BLOCK, PfnRange, PhysRange};
+use dormouse_linux::vmcoreinfo::{NOTE, VmcoreInfo, begins_note, find_note};
 
 const PAGE: u64 = BLOCK as u64;
 

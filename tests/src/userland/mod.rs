@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use dormouse::initramfs::cpio::Archive;
-use dormouse::initramfs::modules::{self, Module};
+use dormouse_linux::cpio::Archive;
+use dormouse_linux::kmod::{self, Module};
 
 use crate::artifacts::Artifacts;
 use crate::machine::Disk;
@@ -130,7 +130,7 @@ impl Userland {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(modules::resolve(&artifacts.modules(), &names)?)
+        Ok(kmod::resolve(&artifacts.modules(), &names)?)
     }
 }
 

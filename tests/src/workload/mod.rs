@@ -38,9 +38,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
-
 use report::{Proof, Report, Work};
+use serde::{Deserialize, Serialize};
 
 /// Where the workload keeps its files, on a tmpfs.
 pub const FOLDER: &str = "/run/workload";

@@ -1,7 +1,7 @@
 //! Power-off cycles and their variants in machines of several sizes.
 
 use anyhow::{Result, ensure};
-use dormouse::report::Outcome;
+use dormouse::handoff::report::Outcome;
 use dormouse_image::State;
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;

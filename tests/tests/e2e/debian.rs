@@ -4,10 +4,9 @@ use anyhow::{Context, Result, ensure};
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::debian::{self, PACKAGE, Suite, TIMEOUT};
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
-use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
+use dormouse_tests::{filesystem, image};
 
 /// The disk that holds the image, behind the root filesystem's.
 const IMAGE: usize = 1;

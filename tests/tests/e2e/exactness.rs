@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
 use dormouse_image::{BLOCK, PfnRange};
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::cycle;
 use dormouse_tests::guest::{Ending, Guest};
-use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::memory::Memory;
+use dormouse_tests::{cycle, image};
 
 use crate::{LITTER, NO_LITTER};
 

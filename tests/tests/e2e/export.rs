@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use dormouse::select::{Physical, SelectError, SwapMap, Swapped};
+use dormouse::memory::select::{Physical, SelectError, SwapMap, Swapped};
 use dormouse::store::{Access, Disk, Image};
-use dormouse::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse_image::BLOCK;
+use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;

@@ -1,7 +1,7 @@
 //! What becomes of the pages that A held free, in kernels that expect different things of them.
 
 use anyhow::{Result, anyhow, ensure};
-use dormouse::report::Report;
+use dormouse::handoff::report::Report;
 use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::GuestConfig;

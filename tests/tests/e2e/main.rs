@@ -24,7 +24,7 @@ mod verify;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
 use dormouse_tests::console::{Cursor, Line};

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::{Ending, Guest};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
-
 use dormouse_tests::qemu::copy_sparse;
 
 use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, lines_of_boot, reasons};

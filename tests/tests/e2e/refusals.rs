@@ -1,7 +1,7 @@
 //! Boots that do not resume, and say why; and restores that are tried again.
 
 use anyhow::{Result, anyhow, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
 use dormouse_image::State;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::image;

@@ -3,11 +3,10 @@
 use anyhow::{Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
-use dormouse_tests::cycle;
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::{cycle, filesystem};
 
 use crate::{demand_proofs, session, stay_on};
 

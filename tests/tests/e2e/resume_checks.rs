@@ -5,18 +5,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
-use dormouse::phase::Phase;
+use dormouse::console::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::{HEADER_OFFSET, SLOT_OFFSETS};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::Guest;
-use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
-use dormouse_tests::userland::{GuestPolicy, Userland};
-
 use dormouse_tests::qemu::copy_sparse;
+use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::{filesystem, image};
 
 use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session, session_with};
 

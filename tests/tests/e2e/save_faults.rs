@@ -7,11 +7,9 @@ use dormouse_image::State;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
-use dormouse_tests::cycle;
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
-use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
+use dormouse_tests::{cycle, filesystem, image};
 
 use crate::{TWO_BOOTS, begin_save_and_write, lines_of_boot, reasons};
 

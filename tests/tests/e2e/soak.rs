@@ -1,7 +1,7 @@
 //! A few cycles of what `scripts/soak` does for hours.
 
 use anyhow::{Result, ensure};
-use dormouse::report::Outcome;
+use dormouse::handoff::report::Outcome;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::unobserved;
 use dormouse_tests::soak::{Options, Soak};

@@ -4,10 +4,10 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U16, U32};
 
 use super::{CHUNK, Chunk, EXTENT, INDEX, INDEX_MAGIC, RawChunk, RawExtent, RawIndex, check_chunk, check_extent};
-use crate::block::PROLOGUE;
+use crate::block::{self, PROLOGUE};
 use crate::error::{Block, FormatError};
 use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS};
-use crate::{BLOCK, Extent, Locator, Uuid, block};
+use crate::{BLOCK, Extent, Locator, Uuid};
 
 /// Collects what an index block describes, until it is full.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! Bytes that are not those that were written: every flip and every cut of small blocks, and noise.
 
-use dormouse_image::{Block, Commit, FormatError, Header, IndexBlock, IndexBuilder, Label};
-use dormouse_image::{COMMIT_MAGIC, HEADER_MAGIC, INDEX_MAGIC, LABEL_MAGIC};
+use dormouse_image::{
+    Block, COMMIT_MAGIC, Commit, FormatError, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC,
+    Label,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -1,7 +1,7 @@
 //! The page on the policy, dormouse.toml(5), against the schema.
 
-use super::super::schema::KEYS;
 use super::*;
+use crate::policy::schema::KEYS;
 
 const PAGE: &str = include_str!("../../../../configs/man/dormouse.toml.5");
 

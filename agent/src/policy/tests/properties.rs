@@ -1,11 +1,11 @@
 //! Any policy survives the way through the initramfs, and no text is fatal.
 
-use dormouse_image::Uuid;
+use dormouse_image::{ImageDevice, Uuid};
 use proptest::prelude::*;
 
-use super::super::schema::KEYS;
-use super::shipped::SHIPPED;
 use super::*;
+use crate::policy::schema::KEYS;
+use crate::policy::tests::shipped::SHIPPED;
 
 fn device() -> impl Strategy<Value = ImageDevice> {
     prop_oneof![

@@ -1,7 +1,7 @@
 //! The file in the project's configs folder, and the list of keys, against the schema.
 
-use super::super::schema::{self, KEYS};
 use super::*;
+use crate::policy::schema::{self, KEYS};
 
 /// What a user copies to `/etc`.
 pub(super) const SHIPPED: &str = include_str!("../../../../configs/dormouse.toml");

@@ -119,8 +119,8 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
         'A',
         &format!(
             "the workload runs: a tmpfs file of {}, a mapping of {}, {} bytes in flight",
-            dormouse::report::mib(report.data.evidence.bytes),
-            dormouse::report::mib(report.mapping.evidence.bytes),
+            dormouse_linux::units::mib(report.data.evidence.bytes),
+            dormouse_linux::units::mib(report.mapping.evidence.bytes),
             report.in_flight
         ),
     );

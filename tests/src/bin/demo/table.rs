@@ -1,6 +1,7 @@
 //! The table at the end of the demonstration.
 
-use dormouse::report::{Half, Report, mib};
+use dormouse::handoff::report::{Half, Report};
+use dormouse_linux::units::mib;
 use dormouse_tests::workload::report::Verdict;
 
 const PAGE: u64 = 4096;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use device::{BLOCKS, REPEAT};
 use dormouse::store::{Access, Disk, Place};
 use dormouse_image::{DiskExtent, Uuid};
 
 use super::*;
-use device::{BLOCKS, REPEAT};
 
 #[path = "../../../../agent/image/tests/golden/hexdump.rs"]
 mod hexdump;

@@ -3,10 +3,9 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use dormouse::pipeline::{self, Counts, Limits};
-use dormouse::stage::PageSink;
+use dormouse::pipeline::seams::PageSink;
+use dormouse::pipeline::{self, Counts, Limits, window};
 use dormouse::store::{Access, Disk, Image, Place, Reader, StoreError};
-use dormouse::window;
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, Header, PfnRange, State};
 

@@ -154,8 +154,8 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use dormouse::stage::PageSource;
-    use dormouse::vmcore::Vmcore;
+    use dormouse::memory::vmcore::Vmcore;
+    use dormouse::pipeline::seams::PageSource;
     use dormouse_image::PfnRange;
 
     /// A dump as QEMU 7.2 writes it: a section header before the program headers, memory at any offset.

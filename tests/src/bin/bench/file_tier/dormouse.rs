@@ -6,16 +6,15 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use dormouse::machine::{now_unix, random_uuid};
-use dormouse::pipeline::{self, Limits, Task};
+use dormouse::cycle::save::select_in;
+use dormouse::memory::select::{Selection, SwapMap};
+use dormouse::memory::vmcore::Vmcore;
+use dormouse::pipeline::seams::{Fate, PageFilter, PageSink, PageSource};
+use dormouse::pipeline::{self, Limits, Task, window};
 use dormouse::policy::Compression;
-use dormouse::save::select_in;
-use dormouse::select::{Selection, SwapMap};
-use dormouse::stage::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
-use dormouse::vmcore::Vmcore;
-use dormouse::window;
-use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
+use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid};
+use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
 
@@ -96,7 +95,7 @@ impl Dump {
             |number: u64| PhysRange { start: behind + number * PAGE_SIZE, end: behind + (number + 1) * PAGE_SIZE };
         Ok(Header {
             image: image.label().uuid,
-            save_id: random_uuid()?,
+            save_id: procfs::random().map(Uuid::from_random)?,
             entry: first.start * PAGE_SIZE + 1,
             region: part(0),
             low: part(1),
@@ -111,7 +110,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let dump = Dump::open(vmcore)?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
     file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
-    let label = Label { uuid: random_uuid()?, created_unix: now_unix(), extents: Vec::new() };
+    let label = Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: now_unix(), extents: Vec::new() };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header)?;

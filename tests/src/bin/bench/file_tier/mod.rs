@@ -23,13 +23,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use contenders::{Contender, Files};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::MemorySize;
+use measure::Measurement;
 
 use crate::Options;
 use crate::table::{Table, median_of};
-use contenders::{Contender, Files};
-use measure::Measurement;
 pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;

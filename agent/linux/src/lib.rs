@@ -1,0 +1,19 @@
+//! What a Linux system reports about itself: its files, devices, kernels and modules. Nothing here knows what an image or
+//! a session is, and nothing here has unsafe code.
+
+#![forbid(unsafe_code)]
+
+pub mod atomic_file;
+pub mod block;
+pub mod bzimage_release;
+pub mod cpio;
+pub mod kernel_args;
+pub mod kernel_config;
+pub mod kernels;
+pub mod kmod;
+pub mod kmsg;
+pub mod memory_watch;
+pub mod plymouth;
+pub mod procfs;
+pub mod units;
+pub mod vmcoreinfo;

@@ -1,0 +1,89 @@
+//! `dormouse status`: what happened last, when, and why.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::cycle::last::Last;
+use crate::policy::Policy;
+use crate::target;
+use crate::target::device::{self, Info};
+
+/// What there is to say.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// What happened last in the running system.
+    pub last: Option<Last>,
+    /// What is on the image device.
+    pub image: Option<Info>,
+    /// Why that cannot be said.
+    pub image_error: Option<String>,
+}
+
+impl Status {
+    /// Looks at the policy's image device and at what the running system has recorded.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Status {
+        let found = target::find(&policy.image.device, Duration::ZERO).map_err(anyhow::Error::from);
+        let info = found.and_then(|place| device::info(&place));
+        let (image, image_error) = match info {
+            Ok(info) => (Some(info), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        Status { last: Last::read(), image, image_error }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.last {
+            None => writeln!(f, "this boot  has neither hibernated nor been asked to resume")?,
+            Some(last) => {
+                writeln!(f, "this boot  {}: {}", time(last.at_unix), last.text.replace('\n', "\n           "))?
+            }
+        }
+        match (&self.image, &self.image_error) {
+            (Some(info), _) => {
+                write!(f, "image      {}: {} since {}", info.device, info.state, time(info.changed_unix))?;
+                if !info.reason.is_empty() {
+                    write!(f, ": {}", info.reason)?;
+                }
+                if let Some(session) = &info.session {
+                    let saved = time(session.saved_unix);
+                    write!(f, "\nsession    {}, {}, saved {saved}", session.hostname, session.kernel)?;
+                }
+                Ok(())
+            }
+            (None, Some(error)) => write!(f, "image      {error}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// A time for people, in UTC: what is said in an initramfs has no time zone.
+fn time(unix: u64) -> String {
+    // Any 64-bit number of seconds may come from a device; what no calendar has is shown as it is.
+    match UNIX_EPOCH.checked_add(Duration::from_secs(unix)).filter(|_| unix < 253_402_300_800) {
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
+        None => format!("second {unix}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cycle::last::Event;
+
+    #[test]
+    fn what_happened_is_said_in_a_few_lines() {
+        let last =
+            Last { event: Event::Hibernate, at_unix: 1_800_000_000, text: "failed: no room".into(), report: None };
+        let status = Status { last: Some(last), image: None, image_error: Some("image device /dev/x: gone".into()) };
+        assert_eq!(
+            status.to_string(),
+            "this boot  2027-01-15T08:00:00Z: failed: no room\nimage      image device /dev/x: gone"
+        );
+        assert_eq!(time(u64::MAX), "second 18446744073709551615");
+    }
+}

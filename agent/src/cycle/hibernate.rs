@@ -1,0 +1,364 @@
+//! The conductor in A: loads B, jumps, and tells on return how it went.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use anyhow::{Context, bail};
+use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, State, Uuid};
+use dormouse_linux::cpio::Archive;
+use dormouse_linux::kernel_args::join;
+use dormouse_linux::plymouth::Splash;
+use dormouse_linux::{kmsg, memory_watch, procfs};
+use dormouse_sys::kexec::{self, Context as Jump};
+use dormouse_sys::pin::PinnedPage;
+use dormouse_sys::power::{self, Command};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::console::phase::Phase;
+use crate::cycle::last::{self, Event, Last};
+use crate::cycle::refusal::{self, Obstacle};
+use crate::handoff::arguments::{BootMode, Cmdline};
+use crate::handoff::inherited::inherited;
+use crate::handoff::mailbox::{self, FreePages};
+use crate::handoff::report::{Outcome, Report};
+use crate::launch::arch::bzimage::BzImage;
+use crate::launch::{self, Purpose, Request, region};
+use crate::machine::free_content::FreeContent;
+use crate::machine::{self, Machine};
+use crate::policy::{Policy, Then, Verbosity};
+use crate::store::{Access, Disk, Image};
+use crate::target::{self, file};
+use crate::{filesystems, pid1};
+
+/// What the command line says beyond the policy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What follows the save, in place of the policy's `save.then`.
+    pub then: Option<Then>,
+    /// Whether to jump although this kernel's version is older than the fix that lets it be returned to.
+    pub trust_kernel: bool,
+    /// Whether to jump although this boot has not looked for an image.
+    pub trust_boot: bool,
+}
+
+/// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
+const MAILBOX_SLACK: u64 = 16 << 20;
+
+/// Hibernates this machine. Returns when it goes on: after the resume, after a snapshot, or after a save that failed,
+/// which the report says.
+///
+/// # Errors
+/// Whatever is found before the jump: nothing has changed then.
+pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+    kmsg::init();
+    let _lock = lock(FlockArg::LockExclusiveNonblock)?;
+    let result = hibernate(policy, options);
+    match &result {
+        Ok(report) => Last::record(Event::Hibernate, &report.to_string(), Some(report)),
+        Err(error) => Last::record(Event::Hibernate, &format!("{error:#}"), None),
+    }
+    result
+}
+
+/// Waits for a hibernation that is under way, and holds off every other for as long as the lock is kept.
+pub(crate) fn hold_off() -> anyhow::Result<Flock<File>> {
+    lock(FlockArg::LockExclusive)
+}
+
+fn lock(how: FlockArg) -> anyhow::Result<Flock<File>> {
+    let path = std::path::Path::new(last::FOLDER).join("lock");
+    let open = || {
+        std::fs::create_dir_all(last::FOLDER)?;
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+    };
+    let file = open().with_context(|| format!("{}: cannot open it; run as root", path.display()))?;
+    Flock::lock(file, how).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => {
+            anyhow::anyhow!(
+                "another `dormouse hibernate` is under way, or `dormouse prepare`, which ends by itself; try again then"
+            )
+        }
+        error => anyhow::anyhow!("{}: cannot lock it: {error}", path.display()),
+    })
+}
+
+/// SIGINT, SIGTERM and SIGHUP, which end a hibernation between two steps, so that nothing is left loaded.
+struct Signals(SignalFd);
+
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+impl Signals {
+    fn hold() -> anyhow::Result<Signals> {
+        let mask: SigSet = SIGNALS.into_iter().collect();
+        mask.thread_block().context("signals cannot be held back")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Signals(SignalFd::with_flags(&mask, flags).context("signals cannot be held back")?))
+    }
+
+    /// The end, if one has come.
+    fn check(&self) -> anyhow::Result<()> {
+        match self.0.read_signal() {
+            Ok(Some(info)) => {
+                let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+                bail!("stopped by {} before the jump; nothing was saved", signal.map_or("a signal", Signal::as_str))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What came too late to stop anything is forgotten: the report of what has happened is to be read.
+    fn forget(&self) {
+        while let Ok(Some(_)) = self.0.read_signal() {}
+    }
+}
+
+impl Drop for Signals {
+    /// What is run afterwards (the system-sleep hooks) inherits the mask, and must be possible to end.
+    fn drop(&mut self) {
+        self.forget();
+        if let Err(error) = SIGNALS.into_iter().collect::<SigSet>().thread_unblock() {
+            log::warn!("signals stay held back: {error}");
+        }
+    }
+}
+
+/// Kernel B, loaded. Whatever ends a hibernation, it does not stay so: a later `kexec -e` would jump into it.
+struct Loaded;
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = kexec::unload() {
+            log::warn!("cannot free the memory of kernel B: {error}");
+        }
+    }
+}
+
+fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+    let signals = Signals::hold()?;
+    log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    let machine = Machine::read()?;
+    refuse_kernel(&machine, options)?;
+    let then = options.then.unwrap_or(policy.save.then);
+    refusal::refuse(refusal::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot))?;
+    let (image, name) = {
+        let image = image(policy)?;
+        (image.label().uuid, image.name())
+    };
+    let ram = machine.iomem.whole_ram();
+    let region = region::choose(&ram, policy.region.size, policy.region.address)?;
+    let low = region::low_memory(&ram)?;
+    refuse_little_memory(region.len())?;
+    let memory = machine.iomem.frames_outside(&region);
+    let (mut page, mailbox) = mailbox_page(&[region, low])?;
+    let header = header(&machine, image, region, low, &memory, mailbox)?;
+    let free_content = FreeContent::of_running_kernel(&header.cmdline, &header.kernel_release);
+    log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
+
+    log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
+    let kernel_file = read(&policy.kernel.image)?;
+    let kernel =
+        BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let told = Cmdline {
+        mode: Some(BootMode::Save),
+        image: Some(name.clone()),
+        session: Some(header.save_id),
+        then: Some(then),
+        ..Cmdline::default()
+    };
+    let plan = launch::plan(&Request {
+        kernel: &kernel,
+        initramfs: &with_session(&header, &read(&policy.kernel.initramfs)?)?,
+        region,
+        low,
+        other_ram: &memory,
+        firmware: &machine.iomem.firmware,
+        boot_params: &machine.boot_params,
+        acpi_rsdp: machine.acpi_rsdp,
+        cmdline: &cmdline(&machine, policy, &told),
+        purpose: Purpose::Save { memory: memory.clone(), note: launch::vmcoreinfo_note(&[region, low])? },
+    })?;
+    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
+    if policy.save.drop_caches {
+        drop_caches();
+    }
+    signals.check()?;
+    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(|error| {
+        let obstacle = Obstacle::of_load(&error).into_error();
+        anyhow::Error::new(error).context(obstacle)
+    })?;
+    let loaded = Loaded;
+    drop(plan);
+
+    log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
+    let mut splash = Splash::say("Hibernating");
+    nix::unistd::sync();
+    if let Some(splash) = &mut splash {
+        splash.hide();
+    }
+    // Behind whatever may take its time: where an image in a file lies must still hold when B writes there.
+    if self::image(policy)?.name() != name {
+        bail!("the image device was initialised anew meanwhile; nothing was saved");
+    }
+    // As late as can be: B compares it with what it finds.
+    let free = FreePages { content: free_content, count: machine::free_pages() };
+    page.write(mailbox::FREE_PAGES, &free.to_bytes());
+    signals.check()?;
+    let jumped = power::reboot(Command::Kexec);
+    // Here A goes on, perhaps days later.
+    log::info!("{}: this session goes on", Phase::HibernateReturn);
+    drop(splash);
+    signals.forget();
+    // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
+    drop(loaded);
+    jumped.map_err(|error| match error.raw_os_error() {
+        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
+            "the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved"
+        ),
+        _ => anyhow::anyhow!("the jump was refused: {error}. Nothing was saved"),
+    })?;
+    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel");
+    let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
+    let why = report.as_ref().map_or("no word from the save kernel", |report| report.reason.as_str());
+    if failed && let Err(error) = invalidate(policy, why) {
+        let reason = report.map_or_else(|error| format!("{error:#}"), |report| report.reason);
+        bail!(
+            "{reason}; and the image could not be invalidated ({error:#}): run `dormouse image discard` before the next \
+             boot, which would resume a session that has gone on"
+        );
+    }
+    let report = report?;
+    log::info!("{}: {}", Phase::HibernateReturn, report.summary());
+    Ok(report)
+}
+
+/// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
+/// failed it at just that moment, with the image complete in one of the commit record's slots.
+fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
+    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
+        image.transition(State::Failed, &format!("{reason}; the session went on"))?;
+    }
+    file::confirm(&image)
+}
+
+/// Refuses a kernel that could not be returned to, before anything is changed.
+fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
+    let uname = nix::sys::utsname::uname().context("uname")?;
+    let modes = std::fs::read_to_string("/sys/power/disk").unwrap_or_default();
+    let found = refusal::in_jump(&kexec::can_preserve_context())
+        .or_else(|| refusal::in_command_line(&machine.cmdline))
+        .or_else(|| refusal::in_power_disk(&modes))
+        .or_else(|| refusal::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
+    refusal::refuse(found)
+}
+
+/// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
+fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
+    // A kernel that does not say is let through.
+    let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
+    refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))
+}
+
+/// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
+/// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
+fn image(policy: &Policy) -> anyhow::Result<Image> {
+    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
+    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let is_file = !image.disk().is_whole_device() && image.disk().place().is_whole();
+    if is_file {
+        file::check(&image)?;
+    }
+    Ok(image)
+}
+
+fn header(
+    machine: &Machine,
+    image: Uuid,
+    region: PhysRange,
+    low: PhysRange,
+    memory: &[PfnRange],
+    mailbox: Mailbox,
+) -> anyhow::Result<Header> {
+    let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
+    let uname = nix::sys::utsname::uname().context("uname")?;
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let filesystems = filesystems::of_session(&procfs::text("/proc/self/mountinfo")?);
+    let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    Ok(Header {
+        image,
+        save_id: procfs::random().map(Uuid::from_random)?,
+        boot_id: boot_id.trim().parse()?,
+        created_unix: procfs::now_unix(),
+        // B knows it, when it has been jumped to.
+        entry: 0,
+        region,
+        low,
+        mailbox: Some(mailbox),
+        ram: memory.to_vec(),
+        firmware: machine.iomem.firmware.clone(),
+        efi: machine.efi.clone(),
+        filesystems,
+        cpu: machine.cpu.clone(),
+        kernel_release: string(uname.release()),
+        kernel_version: string(uname.version()),
+        hostname: string(uname.nodename()),
+        cmdline: machine.cmdline.clone(),
+    })
+}
+
+/// A pinned page outside `swapped` with a fresh nonce.
+fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> {
+    let nonce = procfs::random()?;
+    // All of what is swapped may be free and be handed out first.
+    let limit = swapped.iter().map(PhysRange::len).sum::<u64>() + MAILBOX_SLACK;
+    let page = PinnedPage::new(&nonce, usize::try_from(limit)?, |pfn| {
+        let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
+        !swapped.iter().any(|range| range.overlaps(&bytes))
+    })
+    .context("cannot pin a page outside the region for the report")?;
+    let mailbox = Mailbox { pfn: page.pfn(), nonce };
+    Ok((page, mailbox))
+}
+
+/// The initramfs of B with the session record before it: the kernel unpacks archives one after the other, and the first
+/// may be uncompressed, as those with microcode are (init/initramfs.c).
+fn with_session(header: &Header, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let record = header.encode()?;
+    let mut bytes = Archive::new().file(pid1::SESSION_FILE, 0o400, record).finish()?;
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes.extend(initramfs);
+    Ok(bytes)
+}
+
+/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, the policy's, and
+/// what they are told.
+pub(crate) fn cmdline(machine: &Machine, policy: &Policy, told: &Cmdline) -> String {
+    let loglevel = match policy.console.verbosity {
+        Verbosity::Quiet => "loglevel=4",
+        Verbosity::Normal => "loglevel=6",
+        Verbosity::Verbose => "loglevel=8",
+    };
+    let told = told.to_string();
+    let mut arguments = inherited(&machine.cmdline);
+    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
+    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments, &told]);
+    join(arguments)
+}
+
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
+}
+
+/// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.
+fn drop_caches() {
+    let path = "/proc/sys/vm/drop_caches";
+    nix::unistd::sync();
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"3"));
+    if let Err(error) = written {
+        log::warn!("{path}: {error}; the caches stay");
+    }
+}

@@ -1,0 +1,100 @@
+//! The conductor in D: the image to memory, and the way into A.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use dormouse_image::State;
+use dormouse_linux::memory_watch::Watch;
+use dormouse_linux::procfs;
+
+use crate::console::phase::Phase;
+use crate::console::progress::{Progress, Work};
+use crate::console::screen;
+use crate::cycle::save;
+use crate::handoff::mode::RestorePlan;
+use crate::handoff::report::{Half, Outcome};
+use crate::launch::{self, WayBack};
+use crate::machine::iomem::Iomem;
+use crate::memory::physmem::{PhysicalMemory, Restorable};
+use crate::policy::Policy;
+use crate::store::{Access, Disk, Image, Reader};
+use crate::{machine, pid1, pipeline, target};
+
+/// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
+/// but to jump. `alive` is called whenever something got done.
+///
+/// # Errors
+/// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
+/// boot is an ordinary one and says why.
+pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+    let place = target::find(&plan.image, policy.image.wait)?;
+    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    alive();
+    screen::tell(policy.console.verbosity, &format!("Resuming from {place}"));
+    let result = restore(plan, policy, &mut image, alive);
+    if let Err(error) = &result
+        && image.commit().state.may_become(State::Failed)
+        && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
+    {
+        log::warn!("the image could not be marked as failed: {second}");
+    }
+    result
+}
+
+fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+    let (began, watch) = (Instant::now(), Watch::start());
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().place());
+    let state = image.commit().state;
+    if state != State::Restoring {
+        bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
+    }
+    let header = image.header()?;
+    if header.save_id != plan.session {
+        bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
+    }
+    let idle = machine::idle_cpus()?;
+    if !idle.is_empty() {
+        bail!(
+            "processors {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
+             and nosmt off the kernel command line, and see that CONFIG_NR_CPUS is enough"
+        );
+    }
+    let mut reader = Reader::open(image, &header)?;
+    let own = [header.region, header.low];
+    let frames = Restorable::new(&header.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
+    let memory = PhysicalMemory::open(&frames)?;
+
+    // Header, index and commit record are verified: memory may be written.
+    let totals = image.commit().totals;
+    let pages = totals.stored_pages + totals.zero_pages;
+    let limits = save::limits(policy);
+    log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
+    let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
+    let counts = pipeline::restore(&mut reader, &memory, limits, |step| {
+        progress.at(step);
+        alive();
+    })?;
+    drop(progress);
+    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
+        bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
+    }
+
+    let way = WayBack { entry: header.entry, bridge: plan.bridge };
+    launch::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
+
+    log::info!("{}: the image is used up", Phase::RestoreConsume);
+    let vitals = watch.stop();
+    let mut report = save::report(image, Outcome::Resumed);
+    report.restore = Some(Half {
+        seconds: began.elapsed().as_secs_f64(),
+        threads: u32::try_from(limits.threads)?,
+        peak_kib: vitals.peak_kib,
+        least_available_kib: vitals.least_available_kib,
+    });
+    // The point of no return: an image is resumed at most once, whatever happens behind this line.
+    image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
+    if let Err(error) = pid1::deliver(&header, &memory, &report) {
+        log::warn!("{error:#}");
+    }
+    Ok(way)
+}

@@ -1,0 +1,293 @@
+//! The conductor in B: A's memory to the image.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::bail;
+use dormouse_image::layout::CHUNK_MAX;
+use dormouse_image::{Header, PfnRange, SaveStats, State};
+use dormouse_linux::memory_watch::Watch;
+use dormouse_linux::procfs;
+use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
+use dormouse_sys::PAGE_SIZE;
+
+use crate::console::phase::Phase;
+use crate::console::progress::{Progress, Work};
+use crate::console::screen;
+use crate::handoff::mailbox::{self, FreePages};
+use crate::handoff::mode::SavePlan;
+use crate::handoff::report::{Half, Outcome, Report};
+use crate::machine::free_content::FreeContent;
+use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
+use crate::memory::vmcore::{self, Vmcore};
+use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
+use crate::policy::{Policy, Then, Verify};
+use crate::store::{Access, Disk, Image, Reader, Writer};
+use crate::{filesystems, pipeline, target};
+
+/// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
+/// whenever something got done.
+///
+/// # Errors
+/// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
+pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
+    let (began, started_unix, watch) = (Instant::now(), procfs::now_unix(), Watch::start());
+    let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
+    if vmcore.frames() != header.ram {
+        bail!("{} does not show the memory that the session record lists", vmcore::PATH);
+    }
+    if header.save_id != plan.session {
+        bail!("the session record is of {}, this kernel was started for {}", header.save_id, plan.session);
+    }
+    header.entry = plan.way.entry;
+    let place = target::find(&plan.image, policy.image.wait)?;
+    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
+    filesystems::settle(&mut header.filesystems, &filesystems::devices());
+    alive();
+    let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
+    screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
+
+    let limits = limits(policy);
+    let pages = header.ram_pages();
+    log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
+    let selection = selection(&vmcore, &header, policy);
+    let mut writer = Writer::begin(image, &header)?;
+    let free = selection.free_pages().min(pages);
+    let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
+    let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
+    let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
+    let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
+    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
+        progress.at(step);
+        alive();
+    });
+    drop(progress);
+    let counts = match saved {
+        Ok(counts) => counts,
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            // The device may be the very thing that failed; then there is no complete image either.
+            if let Err(second) = writer.fail(&format!("{error:#}")) {
+                log::warn!("the image could not be marked as failed: {second}");
+            }
+            return Err(error);
+        }
+    };
+    if counts.stored + counts.zero + counts.left != pages {
+        bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
+    }
+
+    log::info!("{}: flushing {place}", Phase::SaveCommit);
+    let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
+    let threads = u32::try_from(limits.threads)?;
+    let check = |image: &Image| {
+        alive();
+        verify(image, &header, &vmcore, &selection, policy, alive)
+    };
+    let stats = || {
+        let vitals = watch.stop();
+        SaveStats {
+            started_unix,
+            millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            threads,
+            agent_peak_kib: vitals.peak_kib,
+            least_available_kib: vitals.least_available_kib,
+        }
+    };
+    let image = writer.finish(state, counts.left, check, stats)?;
+    Ok(report(&image, Outcome::Returned))
+}
+
+/// Reads back what was written, past the caches, and compares it as the policy asks.
+fn verify(
+    image: &Image,
+    header: &Header,
+    vmcore: &Vmcore,
+    filter: &Selection,
+    policy: &Policy,
+    alive: &dyn Fn(),
+) -> Result<(), StoreFailure> {
+    if policy.save.verify == Verify::Off {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let totals = image.commit().totals;
+    let pages = totals.stored_pages + totals.zero_pages;
+    log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
+    let mut reader = Reader::open(image, header)?;
+    let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
+    let mut step = |step| {
+        progress.at(step);
+        alive();
+    };
+    let counts = match policy.save.verify {
+        Verify::Memory => {
+            let memory = StillThere { vmcore, filter, scratch: Mutex::default() };
+            pipeline::restore(&mut reader, &memory, limits(policy), &mut step)?
+        }
+        _ => pipeline::discard(&mut reader, limits(policy), &mut step)?,
+    };
+    drop(progress);
+    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
+        return Err(format!("{} pages were read of {pages}", counts.stored + counts.zero).into());
+    }
+    log::info!("{}: it is what was saved, found in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
+    Ok(())
+}
+
+/// The memory that was saved, as a sink that compares what it is given.
+struct StillThere<'a> {
+    vmcore: &'a Vmcore,
+    filter: &'a Selection,
+    /// Memory for what is given, used again and again.
+    scratch: Mutex<Vec<Vec<u8>>>,
+}
+
+impl PageSink for StillThere<'_> {
+    fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> std::io::Result<T> {
+        let pool = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = pool().pop().unwrap_or_else(|| vec![0; CHUNK_MAX]);
+        // What is longer than a chunk is a run of zeroes, of which a part is as good as the whole.
+        let len = usize::try_from(run.pages() * PAGE_SIZE).map_or(CHUNK_MAX, |len| len.min(CHUNK_MAX));
+        let result = write(&mut given[..len]);
+        let page_len = usize::try_from(PAGE_SIZE).map_err(std::io::Error::other)?;
+        let pages_given = len / page_len;
+        let differs = self.vmcore.read(run, |memory| {
+            memory.chunks(page_len).enumerate().position(|(at, page)| {
+                let at_given = at % pages_given * page_len;
+                // A page that is restored as zeroes because nobody needs it may hold anything.
+                page != &given[at_given..at_given + page_len] && self.filter.fate(run.start + at as u64) == Fate::Store
+            })
+        })?;
+        pool().push(given);
+        match differs {
+            None => Ok(result),
+            Some(at) => {
+                let pfn = run.start + at as u64;
+                Err(std::io::Error::other(format!("page frame {pfn:#x} holds something else")))
+            }
+        }
+    }
+}
+
+/// Which pages matter. Where that cannot be found out for certain, all of them do.
+fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
+    let began = Instant::now();
+    match select_pages(vmcore, header, policy) {
+        Ok(selection) => {
+            let fate = match selection.free_fate() {
+                Fate::Leave => "left out",
+                Fate::Zero => "restored as zeroes",
+                Fate::Store => "stored all the same",
+            };
+            let (free, millis) = (selection.free_pages(), began.elapsed().as_millis());
+            log::info!("{}: {free} pages are free and {fate}, found in {millis} ms", Phase::SaveWrite);
+            selection
+        }
+        Err(error) => {
+            log::warn!("{}: storing every page: {error}", Phase::SaveWrite);
+            Selection::everything()
+        }
+    }
+}
+
+fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
+    let said = free_pages(vmcore, header)?;
+    // Also where free pages are stored, those that must not be touched have to be found.
+    let fate = match said.content {
+        _ if !policy.save.skip_free => {
+            log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
+            Fate::Store
+        }
+        FreeContent::Anything => Fate::Leave,
+        FreeContent::Zero => Fate::Zero,
+        FreeContent::Pattern => {
+            log::warn!("{}: storing every page: {}", Phase::SaveWrite, SelectError::Poisoning);
+            Fate::Store
+        }
+    };
+    let swapped = Swapped { low: header.low, region: header.region };
+    let map = SwapMap::find(&OldMemory { vmcore, swapped: None }, header.entry, swapped)?;
+    let mut ram = header.ram.clone();
+    ram.push(header.region.frames());
+    ram.sort_by_key(|range| range.start);
+    let selection = select_in(vmcore, &ram, &map, fate)?;
+    selection.check(said.count, header.ram_pages())?;
+    Ok(selection)
+}
+
+/// Finds the free pages of `ram` in a vmcore by its own VMCOREINFO, and what must not be touched.
+///
+/// # Errors
+/// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
+pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fate) -> Result<Selection, SelectError> {
+    let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
+    let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
+    select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)
+}
+
+/// What A said of its free pages when it jumped.
+fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
+    let missing = SelectError::NothingSaid;
+    let Some(mailbox) = &header.mailbox else { return Err(missing) };
+    let mut page = vec![0; 4096];
+    OldMemory { vmcore, swapped: None }.read(mailbox.pfn * PAGE_SIZE, &mut page)?;
+    mailbox::free_pages(&page, &mailbox.nonce).ok_or(missing)
+}
+
+/// A's memory by physical address, for the selection.
+struct OldMemory<'a> {
+    vmcore: &'a Vmcore,
+    /// Where swapped pages are now; without it, memory is shown as it is now.
+    swapped: Option<&'a SwapMap>,
+}
+
+impl Physical for OldMemory<'_> {
+    fn look<T>(&self, address: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, SelectError> {
+        let failed = |source| SelectError::Memory { address, source };
+        let (pfn, within) = (address / PAGE_SIZE, address % PAGE_SIZE);
+        let wanted = PfnRange { start: pfn, end: pfn + (within + len).div_ceil(PAGE_SIZE).max(1) };
+        let together = self.swapped.map_or(wanted, |map| map.holders(wanted));
+        let run = self.vmcore.together(together).ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
+        let looked = self.vmcore.read(run, |bytes| {
+            let start = usize::try_from(within).ok()?;
+            let end = start.saturating_add(usize::try_from(len).ok()?).min(bytes.len());
+            bytes.get(start..end).map(look)
+        });
+        looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
+    }
+}
+
+/// What an image's commit record says of its save.
+#[must_use]
+pub fn report(image: &Image, outcome: Outcome) -> Report {
+    let commit = image.commit();
+    let (totals, stats) = (&commit.totals, &commit.stats);
+    Report {
+        outcome,
+        reason: String::new(),
+        device: image.disk().place().to_string(),
+        image_bytes: commit.data_end,
+        ram_pages: totals.ram_pages,
+        stored_pages: totals.stored_pages,
+        zero_pages: totals.zero_pages,
+        omitted_pages: totals.omitted_pages,
+        save: Half {
+            // Milliseconds of a save are far below 2^52.
+            seconds: std::time::Duration::from_millis(stats.millis).as_secs_f64(),
+            threads: stats.threads,
+            peak_kib: stats.agent_peak_kib,
+            least_available_kib: stats.least_available_kib,
+        },
+        restore: None,
+    }
+}
+
+/// What the policy lets the pipelines use.
+#[must_use]
+pub fn limits(policy: &Policy) -> pipeline::Limits {
+    pipeline::Limits { memory: policy.save.memory, ..pipeline::Limits::of_threads(policy.save.threads) }
+}

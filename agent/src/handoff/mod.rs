@@ -1,0 +1,7 @@
+//! What one kernel hands to another: the order, and the report back.
+
+pub mod arguments;
+pub mod inherited;
+pub mod mailbox;
+pub mod mode;
+pub mod report;

@@ -1,0 +1,364 @@
+//! What is said of machines as they were recorded.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use dormouse_image::State as Image;
+use dormouse_linux::kernel_config::KernelConfig;
+
+use super::*;
+use crate::cycle::last::{Event, Last};
+use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
+use crate::host::doctor::judge::judge;
+use crate::host::systemd::Routing;
+use crate::machine::iomem::{Iomem, IomemError};
+use crate::policy::Policy;
+
+const GIB: u64 = 1 << 30;
+
+/// Of the test kernel: what decides.
+const CONFIG: &str = "CONFIG_KEXEC=y\nCONFIG_KEXEC_JUMP=y\nCONFIG_HIBERNATION=y\nCONFIG_CRASH_DUMP=y\nCONFIG_PROC_VMCORE=y\n\
+                      CONFIG_DEVMEM=y\nCONFIG_DEVTMPFS=y\nCONFIG_RELOCATABLE=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\n";
+
+/// The same lines of Debian 12's own kernel 6.1.192-2 (linux-image-6.1.0-56-amd64), as linux-config-6.1 has them.
+const DEBIAN_CONFIG: &str = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\nCONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\nCONFIG_CRASH_DUMP=y\n\
+                             # CONFIG_KEXEC_JUMP is not set\nCONFIG_RELOCATABLE=y\nCONFIG_HIBERNATION=y\nCONFIG_DEVTMPFS=y\n\
+                             CONFIG_DEVMEM=y\nCONFIG_PROC_VMCORE=y\n";
+
+/// A QEMU guest of 1 GiB (machine `pc`, SeaBIOS).
+const IOMEM: &str = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-0009ffff : Reserved\n\
+                     000f0000-000fffff : Reserved\n00100000-3ffdffff : System RAM\n  01000000-01e00000 : Kernel code\n\
+                     3ffe0000-3fffffff : Reserved\nfeffc000-feffffff : Reserved\n";
+
+fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// The test kernel in a guest that is set up, and has asked for an image when it booted.
+fn ready() -> Facts {
+    Facts {
+        machine: "x86_64".into(),
+        release: "6.12.117".into(),
+        distribution: "debian".into(),
+        config: Some(KernelConfig::new(CONFIG)),
+        jump: Ok(true),
+        cmdline: "console=ttyS0 root=/dev/vda1 ro".into(),
+        power_disk: Some("[platform] shutdown reboot suspend test_resume \n".into()),
+        has_vmcoreinfo: true,
+        lockdown: None,
+        secure_boot: None,
+        load_disabled: false,
+        load_limit: None,
+        is_loaded: false,
+        is_crash_loaded: false,
+        memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
+        iomem: Iomem::parse(IOMEM),
+        has_nvidia: false,
+        policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
+        policy_changed: Some(time(1)),
+        image: Some(Ok(ImageFacts {
+            path: "/dev/vdb".into(),
+            size: GIB,
+            is_busy: false,
+            made: Some(time(0)),
+            state: Ok((Image::Empty, String::new())),
+        })),
+        save_kernel: Some(Ok(SaveKernel {
+            fault: None,
+            release: Some("6.12.117".into()),
+            changed: time(2),
+            config: Some(KernelConfig::new(CONFIG)),
+            has_modules: true,
+        })),
+        save_initramfs: Some(Ok(time(3))),
+        agent_changed: Some(time(0)),
+        tool: Some(Tool::InitramfsTools),
+        hook: Ok(()),
+        boot_initramfs: Some((PathBuf::from("/boot/initrd.img-6.12.117"), time(4))),
+        resume: Some(Last {
+            event: Event::Resume,
+            at_unix: 5,
+            text: "no image to resume: the one on /dev/vdb is empty".into(),
+            report: None,
+        }),
+        swap: Swap::default(),
+        systemd: Some(Systemd {
+            routing: Routing { is_dormouse: true, needs_no_swap: true },
+            version: Some(252),
+            is_allowed: None,
+        }),
+        is_efi: false,
+    }
+}
+
+/// Debian 12 with its own kernel, when the package has just been installed.
+fn debian() -> Facts {
+    Facts {
+        release: "6.1.0-56-amd64".into(),
+        config: Some(KernelConfig::new(DEBIAN_CONFIG)),
+        jump: Ok(false),
+        cmdline: "BOOT_IMAGE=/boot/vmlinuz-6.1.0-56-amd64 root=UUID=1234 ro quiet".into(),
+        lockdown: Some("[none] integrity confidentiality\n".into()),
+        secure_boot: Some(false),
+        policy: Err(PolicyFault { is_missing: true, text: "/etc/dormouse.toml: there is no policy here".into() }),
+        policy_changed: None,
+        image: None,
+        save_kernel: None,
+        save_initramfs: None,
+        boot_initramfs: Some((PathBuf::from("/boot/initrd.img-6.1.0-56-amd64"), time(4))),
+        resume: None,
+        swap: Swap { free: GIB, is_resume_set: true, has_session: false, active_anon: GIB / 4 },
+        systemd: Some(Systemd::default()),
+        is_efi: true,
+        ..ready()
+    }
+}
+
+/// Fedora as its installer leaves it, with Secure Boot; asked by a user who is not root.
+fn fedora() -> Facts {
+    Facts {
+        release: "6.14.5-300.fc42.x86_64".into(),
+        distribution: "fedora".into(),
+        jump: Err(Unseen::NeedsRoot),
+        cmdline: "BOOT_IMAGE=(hd0,gpt2)/vmlinuz root=UUID=1234 ro rootflags=subvol=root rhgb quiet".into(),
+        power_disk: Some("[disabled]\n".into()),
+        lockdown: Some("none [integrity] confidentiality\n".into()),
+        secure_boot: Some(true),
+        is_crash_loaded: true,
+        iomem: Err(IomemError::Hidden),
+        image: Some(Err(Unseen::NeedsRoot)),
+        save_kernel: Some(Ok(SaveKernel {
+            fault: None,
+            release: Some("6.13.9-200.fc41.x86_64".into()),
+            changed: time(2),
+            config: None,
+            has_modules: false,
+        })),
+        save_initramfs: Some(Err(Unseen::NeedsRoot)),
+        tool: Some(Tool::Dracut),
+        hook: Err(
+            "dracut has no hook of Dormouse: /usr/lib/dracut/modules.d/55dormouse/module-setup.sh is missing".into()
+        ),
+        boot_initramfs: None,
+        resume: None,
+        is_efi: true,
+        ..ready()
+    }
+}
+
+fn check(facts: &Facts, id: &str) -> Check {
+    judge(facts).into_iter().find(|check| check.id == id).unwrap()
+}
+
+/// The ids of the checks in a state.
+fn ids(facts: &Facts, state: State) -> Vec<&'static str> {
+    judge(facts).iter().filter(|check| check.state == state).map(|check| check.id).collect()
+}
+
+#[test]
+fn a_machine_that_is_set_up_is_ready() {
+    let diagnosis = Diagnosis::new(judge(&ready()));
+    assert_eq!(diagnosis.verdict(), "this machine can be hibernated");
+    assert!(diagnosis.ready && diagnosis.problems().is_empty(), "{diagnosis}");
+    assert!(diagnosis.to_string().lines().all(|line| line.starts_with("[ ok ] ") || line == diagnosis.verdict()));
+}
+
+#[test]
+fn debians_own_kernel_is_named_with_what_it_lacks_and_how_to_get_another() {
+    let facts = debian();
+    assert_eq!(ids(&facts, State::Failed), ["kernel-jump", "kernel-return", "policy", "resume-hook"]);
+    assert_eq!(ids(&facts, State::Warning), ["kernel-resume"]);
+    let jump = check(&facts, "kernel-jump");
+    assert_eq!(jump.found, "Linux 6.1.0-56-amd64 lacks CONFIG_KEXEC_JUMP");
+    let remedy = jump.remedy.unwrap();
+    for part in ["linux-source-6.12", "-e KEXEC_JUMP", "bindeb-pkg", "Fedora"] {
+        assert!(remedy.contains(part), "{remedy}");
+    }
+    assert_eq!(check(&facts, "policy").remedy.unwrap(), "dormouse setup");
+    // Not root: the configuration tells the same.
+    let user = Facts { jump: Err(Unseen::NeedsRoot), ..debian() };
+    assert_eq!(check(&user, "kernel-jump").found, "Linux 6.1.0-56-amd64 lacks CONFIG_KEXEC_JUMP");
+    let neither = Facts { config: None, ..user };
+    assert_eq!(check(&neither, "kernel-jump").state, State::Unknown);
+    let text = Diagnosis::new(judge(&facts)).to_string();
+    assert!(text.contains("\n       remedy: Debian's own kernels are built without it."), "{text}");
+    assert!(text.contains("\n               apt install linux-source-6.12 "), "{text}");
+}
+
+#[test]
+fn fedora_with_secure_boot_is_locked_down() {
+    let facts = fedora();
+    assert_eq!(ids(&facts, State::Failed), ["kernel-hibernation", "lockdown", "boot-hook", "resume-hook"]);
+    assert_eq!(check(&facts, "lockdown").found, "the kernel is locked down (integrity); Secure Boot is on");
+    assert_eq!(check(&facts, "kernel-jump").state, State::Ok);
+    assert!(check(&facts, "kexec-loaded").found.contains("a crash kernel"));
+    for id in ["memory-map", "image-device", "image-size", "image-state", "save-initramfs"] {
+        assert_eq!(check(&facts, id).remedy.unwrap(), "run `dormouse doctor` as root", "{id}");
+    }
+    let age = check(&facts, "save-kernel-age");
+    assert!(age.state == State::Warning && age.found.contains("modules are not installed any more"), "{age:?}");
+}
+
+#[test]
+fn what_an_image_needs() {
+    let with = |change: fn(&mut ImageFacts)| {
+        let mut facts = ready();
+        if let Some(Ok(image)) = &mut facts.image {
+            change(image);
+        }
+        facts
+    };
+    let size = |image: fn(&mut ImageFacts)| check(&with(image), "image-size").state;
+    assert_eq!(size(|image| image.size = GIB / 2), State::Ok);
+    assert_eq!(size(|image| image.size = GIB / 8), State::Warning);
+    assert_eq!(size(|image| image.size = GIB / 64), State::Failed);
+    let busy = check(&with(|image| image.is_busy = true), "image-device");
+    assert!(busy.state == State::Failed && busy.found.contains("/dev/vdb is in use"), "{busy:?}");
+    let foreign = with(|image| image.state = Err("image device /dev/vdb: not initialised".into()));
+    assert_eq!(check(&foreign, "image-device").remedy.unwrap(), "dormouse setup --device /dev/vdb");
+    let waiting = with(|image| image.state = Ok((Image::Complete, String::new())));
+    let waiting = check(&waiting, "image-state");
+    assert!(waiting.state == State::Warning && waiting.remedy.unwrap().contains("image discard /dev/vdb"));
+    let gone = Facts { image: Some(Err(Unseen::Because("image device /dev/vdb: not found".into()))), ..ready() };
+    assert_eq!(ids(&gone, State::Failed), ["image-device"]);
+    let file = Policy::parse("policy", "[image]\ndevice = \"/var/lib/dormouse/image\"\n").unwrap();
+    let no_file = Facts { policy: Ok(file.clone()), ..gone };
+    let setup = "dormouse setup --file /var/lib/dormouse/image";
+    assert_eq!(check(&no_file, "image-device").remedy.unwrap(), setup);
+    let moved = Facts { policy: Ok(file), ..foreign };
+    assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
+}
+
+#[test]
+fn what_is_older_than_what_goes_into_it() {
+    let policy = Facts { policy_changed: Some(time(9)), ..ready() };
+    assert_eq!(ids(&policy, State::Warning), ["save-initramfs", "boot-initramfs"]);
+    assert!(check(&policy, "save-initramfs").found.ends_with("older than the policy"));
+    let agent = Facts { agent_changed: Some(time(9)), ..ready() };
+    assert_eq!(ids(&agent, State::Warning), ["save-initramfs"]);
+    let rebuilt = Facts { save_initramfs: Some(Ok(time(9))), ..ready() };
+    assert_eq!(ids(&rebuilt, State::Warning), ["boot-initramfs"]);
+    assert_eq!(check(&rebuilt, "boot-initramfs").remedy.unwrap(), "update-initramfs -u -k all");
+    // An image that was made anew has another UUID, which an initramfs has in place of a path.
+    let with = |device: &str| {
+        let mut facts = ready();
+        facts.policy = Ok(Policy::parse("policy", &format!("[image]\ndevice = \"{device}\"\n")).unwrap());
+        if let Some(Ok(image)) = &mut facts.image {
+            image.made = Some(time(9));
+        }
+        facts
+    };
+    for device in ["/dev/vdb", "/var/lib/dormouse/image"] {
+        assert_eq!(ids(&with(device), State::Warning), ["boot-initramfs"]);
+        assert!(
+            check(&with(device), "boot-initramfs").found.ends_with("older than the image, which it would not find")
+        );
+    }
+    assert_eq!(ids(&with("PARTLABEL=dormouse"), State::Warning), [""; 0]);
+}
+
+#[test]
+fn a_save_kernel_that_will_not_do() {
+    let with = |change: fn(&mut SaveKernel)| {
+        let mut facts = ready();
+        if let Some(Ok(kernel)) = &mut facts.save_kernel {
+            change(kernel);
+        }
+        facts
+    };
+    let lacking = with(|kernel| {
+        kernel.config = Some(KernelConfig::new(CONFIG.replace("CONFIG_DEVMEM=y", "# CONFIG_DEVMEM is not set")))
+    });
+    assert_eq!(check(&lacking, "save-kernel-config").found, "it lacks CONFIG_DEVMEM");
+    let text = with(|kernel| kernel.fault = Some("not an x86 bzImage: no boot sector".into()));
+    assert_eq!(ids(&text, State::Failed), ["save-kernel"]);
+    let missing = Facts { save_kernel: Some(Err(Unseen::Because("/x: No such file".into()))), ..ready() };
+    assert_eq!(ids(&missing, State::Failed), ["save-kernel"]);
+    assert_eq!(ids(&missing, State::Unknown), ["save-kernel-config", "save-kernel-age"]);
+}
+
+#[test]
+fn settings_that_are_in_the_way() {
+    let failed = |change: fn(&mut Facts)| {
+        let mut facts = ready();
+        change(&mut facts);
+        ids(&facts, State::Failed)
+    };
+    assert_eq!(failed(|facts| facts.machine = "aarch64".into()), ["architecture"]);
+    assert_eq!(failed(|facts| facts.load_disabled = true), ["kexec-allowed"]);
+    assert_eq!(failed(|facts| facts.load_limit = Some(0)), ["kexec-allowed"]);
+    assert_eq!(failed(|facts| facts.power_disk = None), ["kernel-hibernation"]);
+    assert_eq!(failed(|facts| facts.has_vmcoreinfo = false), ["kernel-vmcoreinfo"]);
+    assert_eq!(failed(|facts| facts.memory.available = 100 << 20), ["memory"]);
+    assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
+    assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
+    assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
+    let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
+    assert_eq!(failed(added), ["memory-map"]);
+    let text =
+        PolicyFault { is_missing: false, text: "/etc/dormouse.toml:3: image.devise: there is no such key".into() };
+    let facts = Facts { policy: Err(text), image: None, save_kernel: None, save_initramfs: None, ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["policy"]);
+    assert!(check(&facts, "policy").found.contains("image.devise"));
+}
+
+#[test]
+fn settings_to_look_at() {
+    let warned = |change: fn(&mut Facts)| {
+        let mut facts = ready();
+        change(&mut facts);
+        ids(&facts, State::Warning)
+    };
+    assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
+    assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
+    assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
+    assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
+    let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
+    assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
+    assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
+    assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
+}
+
+#[test]
+fn what_is_between_systemctl_and_dormouse() {
+    let judged_with = |version, routing, is_allowed, swap, is_efi| {
+        let systemd = Some(Systemd { routing, version: Some(version), is_allowed });
+        ids(&Facts { systemd, swap, is_efi, ..ready() }, State::Warning)
+    };
+    let judged = |routing, is_allowed, swap, is_efi| judged_with(255, routing, is_allowed, swap, is_efi);
+    let (none, enough) = (Swap::default(), Swap { free: GIB, active_anon: GIB / 2, ..Swap::default() });
+    let little = Swap { free: GIB / 4, active_anon: GIB / 2, ..Swap::default() };
+    let routed = Routing { is_dormouse: true, needs_no_swap: false };
+    let whole = Routing { is_dormouse: true, needs_no_swap: true };
+    assert!(judged(Routing::default(), Some(false), none.clone(), true).is_empty());
+    assert_eq!(judged(routed, None, none.clone(), true), ["systemd-swap"]);
+    assert_eq!(judged(routed, None, little, true), ["systemd-swap"]);
+    assert!(judged(routed, None, enough.clone(), true).is_empty());
+    assert_eq!(judged(whole, Some(false), none, true), ["systemd-allow"]);
+    assert!(judged(whole, Some(true), enough.clone(), true).is_empty());
+    assert_eq!(judged(whole, None, enough.clone(), false), ["systemd-swap"]);
+    assert!(judged_with(254, whole, None, enough, false).is_empty());
+    let without = Facts { systemd: None, ..ready() };
+    assert!(judge(&without).iter().all(|check| !check.id.starts_with("system")));
+}
+
+/// Programs go by these.
+#[test]
+fn names_are_unique_and_the_json_is_as_documented() {
+    let checks = judge(&debian());
+    let mut names: Vec<&str> = checks.iter().map(|check| check.id).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), checks.len());
+    assert!(
+        checks.iter().all(|check| check.why.ends_with('.') && (check.remedy.is_none() == (check.state == State::Ok)))
+    );
+    let json = serde_json::to_value(Diagnosis::new(checks)).unwrap();
+    assert_eq!(json["ready"], false);
+    let jump = &json["checks"][1];
+    assert_eq!((jump["id"].as_str(), jump["state"].as_str()), (Some("kernel-jump"), Some("failed")));
+    assert!(jump["why"].is_string() && jump["remedy"].is_string() && json["checks"][0]["remedy"].is_null());
+}

@@ -1,0 +1,122 @@
+//! Which kernel modules a block device needs, from its chain of devices in sysfs.
+//!
+//! A disk's folder lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that looks is the one
+//! that runs, and the modules are for another, which may have been built otherwise: a driver that is a module here is named by
+//! its `driver/module` link, one that is built in here is looked for by the device's `modalias` among the other's modules.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use dormouse_linux::block::Hardware;
+use dormouse_linux::kmod::{self, ModulesError};
+
+/// The names of the modules that a disk needs of the kernel whose modules are in `folder`; without what these modules need
+/// themselves, see [`kmod::resolve`].
+///
+/// # Errors
+/// The modules cannot be looked through.
+pub fn modules_of(hardware: &Hardware, folder: &Path) -> Result<Vec<String>, ModulesError> {
+    let mut names = BTreeSet::new();
+    for link in hardware.ways() {
+        match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
+            (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
+            (Err(_), Ok(modalias)) if link.join("driver").exists() => {
+                names.extend(kmod::by_alias(folder, modalias.trim_end())?);
+            }
+            // A place on the way, such as a SCSI target, which nothing drives.
+            _ => {}
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A sysfs of folders, files `modalias`, and links `driver`, whose target has a link `module` where the driver is one.
+    struct Sysfs(TempDir);
+
+    impl Sysfs {
+        fn new() -> Sysfs {
+            Sysfs(tempfile::tempdir().unwrap())
+        }
+
+        fn root(&self) -> PathBuf {
+            self.0.path().canonicalize().unwrap()
+        }
+
+        fn folder(&self, place: &str) -> PathBuf {
+            let folder = self.root().join(place);
+            fs::create_dir_all(&folder).unwrap();
+            folder
+        }
+
+        /// A device at `place` with `driver`, which is the module of that name, dashes apart, or built in.
+        fn driven(&self, place: &str, driver: &str, module: Option<&str>, modalias: Option<&str>) {
+            let (device, driver) = (self.folder(place), self.folder(&format!("bus/drivers/{driver}")));
+            symlink(&driver, device.join("driver")).unwrap();
+            if let Some(module) = module {
+                let module = self.folder(&format!("module/{module}"));
+                let _ = symlink(module, driver.join("module"));
+            }
+            if let Some(modalias) = modalias {
+                fs::write(device.join("modalias"), format!("{modalias}\n")).unwrap();
+            }
+        }
+
+        fn needed(&self, place: &str, folder: &Path) -> Vec<String> {
+            self.folder(place);
+            modules_of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), folder).unwrap()
+        }
+    }
+
+    const PCI: &str = "devices/pci0000:00/0000:00:04.0";
+
+    #[test]
+    fn every_driver_on_the_way_is_named() {
+        let (sysfs, none) = (Sysfs::new(), Path::new("/nonexistent"));
+        let port = format!("{PCI}/ata1");
+        sysfs.driven(PCI, "ahci", Some("ahci"), Some("pci:v1"));
+        sysfs.driven(&format!("{port}/host0/target0:0:0/0:0:0:0"), "sd", Some("sd_mod"), Some("scsi:t-0x00"));
+        // What is beside the way does not count.
+        sysfs.driven("devices/pci0000:00/0000:00:05.0", "e1000e", Some("e1000e"), None);
+        let disk = format!("{port}/host0/target0:0:0/0:0:0:0/block/sda");
+        assert_eq!(sysfs.needed(&disk, none), ["ahci", "sd_mod"]);
+        assert_eq!(sysfs.needed(&format!("{disk}/sda2"), none), ["ahci", "sd_mod"]);
+    }
+
+    #[test]
+    fn what_is_built_in_here_may_be_a_module_there() {
+        let sysfs = Sysfs::new();
+        let modules = tempfile::tempdir().unwrap();
+        fs::write(
+            modules.path().join("modules.alias"),
+            "alias virtio:d00000002v* virtio_blk\nalias pci:v1* virtio_pci\n",
+        )
+        .unwrap();
+        sysfs.driven(PCI, "virtio-pci", Some("virtio_pci"), Some("pci:v1"));
+        sysfs.driven(&format!("{PCI}/virtio1"), "virtio_blk", None, Some("virtio:d00000002v00001AF4"));
+        let disk = format!("{PCI}/virtio1/block/vda");
+        assert_eq!(sysfs.needed(&disk, modules.path()), ["virtio_blk", "virtio_pci"]);
+        // A kernel without such a module has it built in, too.
+        assert_eq!(sysfs.needed(&disk, Path::new("/nonexistent")), ["virtio_pci"]);
+    }
+
+    #[test]
+    fn an_nvme_namespace_with_multipath_needs_what_its_controller_needs() {
+        let sysfs = Sysfs::new();
+        sysfs.driven(PCI, "nvme", Some("nvme"), Some("pci:v2"));
+        let controller = sysfs.folder(&format!("{PCI}/nvme/nvme0"));
+        let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0";
+        symlink(controller, sysfs.folder(subsystem).join("nvme0")).unwrap();
+        assert_eq!(sysfs.needed(&format!("{subsystem}/nvme0n1/nvme0n1p3"), Path::new("/nonexistent")), ["nvme"]);
+    }
+}

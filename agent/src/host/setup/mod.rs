@@ -1,0 +1,322 @@
+//! `dormouse setup`: from an installed package to a machine that can be hibernated.
+//!
+//! ```text
+//!   survey: what could hold the image ──> choice: by flags or by a question ──> steps ──> doctor
+//! ```
+//!
+//! Nothing that it does is its own: each step is a command that can be given by hand, or a file of a few lines. So
+//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is safe.
+
+mod steps;
+mod survey;
+
+use std::fmt;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use dormouse_linux::kernels;
+use dormouse_linux::units::mib;
+use steps::Step;
+use survey::{Candidate, Standing};
+
+use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::Diagnosis;
+use crate::host::systemd;
+use crate::policy::{KernelPolicy, Policy, PolicyError};
+use crate::target::file::Size;
+
+/// Where the image goes if there is no device for it.
+const IMAGE_FILE: &str = "/var/lib/dormouse/image";
+
+/// What the command line says.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Options {
+    /// Put the image on this partition or disk, which is prepared as `dormouse image init` does
+    #[arg(long, value_name = "DEV", conflicts_with = "file")]
+    device: Option<PathBuf>,
+
+    /// Put the image into this file, which is made as `dormouse image create` does
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+
+    /// How large that file becomes: a number with M or G behind it, or auto for what memory may need
+    #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = size)]
+    size: String,
+
+    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not Dormouse's
+    /// own copy; otherwise the running kernel's]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Overwrite whatever is on the device
+    #[arg(long, requires = "device")]
+    force: bool,
+
+    /// Print the command that rebuilds the boot's initramfs, and do not run it
+    #[arg(long)]
+    no_initramfs: bool,
+
+    /// Print every step, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Ask nothing: take the answers that a question would have proposed. An empty device that is neither prepared nor
+    /// named for the purpose is not taken this way
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A size as `dormouse image create` takes it, which gets it as it is.
+fn size(text: &str) -> Result<String, String> {
+    text.parse::<Size>().map(|_| text.to_owned())
+}
+
+/// Where the image goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A device that is prepared already.
+    Prepared(PathBuf),
+    /// A device that is prepared now.
+    Device(PathBuf),
+    /// A file that is made now.
+    File(PathBuf),
+    /// A file that is there.
+    Made(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Prepared(path) => write!(f, "the device {}, which is prepared already", path.display()),
+            Place::Device(path) => write!(f, "the device {}", path.display()),
+            Place::File(path) => write!(f, "a new file, {}", path.display()),
+            Place::Made(path) => write!(f, "the file {}", path.display()),
+        }
+    }
+}
+
+/// Goes through all of it, with the policy at `config`.
+///
+/// # Errors
+/// The step that failed, what it was to do, and how to go on.
+pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
+    let stdin = io::stdin();
+    let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run;
+    let policy = known_policy(config)?;
+    let place = match named(options)? {
+        Some(place) => place,
+        None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
+        None => propose(&survey::devices()?, options)?,
+    };
+    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let is_owners = policy.as_ref().is_some_and(|policy| !KernelPolicy::is_own(&policy.kernel.image));
+    let kernel = match &options.kernel {
+        Some(kernel) => Some(kernel.clone()),
+        None if is_owners => None,
+        None => Some(kernels::file_of(Path::new("/"), &release)?),
+    };
+    let steps = steps::plan(&steps::Wanted {
+        config,
+        policy: policy.as_ref(),
+        place: &place,
+        kernel: kernel.as_deref(),
+        size: &options.size,
+        force: options.force,
+        rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild()),
+        is_rebuilding: !options.no_initramfs,
+        has_unit: systemd::has_unit(Path::new("/")),
+    });
+    say(&format!("The image goes to {place}."))?;
+    if options.dry_run {
+        for step in &steps {
+            say(&format!("would {step}"))?;
+        }
+        return Ok(());
+    }
+    perform(&steps)?;
+    let diagnosis = Diagnosis::of_this_machine(config);
+    for problem in diagnosis.problems() {
+        say(&problem)?;
+    }
+    say(&diagnosis.verdict())?;
+    say(
+        "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; and one \
+         reboot, by which the initramfs shows that it looks for an image",
+    )
+}
+
+/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong with
+/// another is for its author to mend.
+fn known_policy(config: &Path) -> anyhow::Result<Option<Policy>> {
+    match Policy::load(config) {
+        Ok(policy) => Ok(Some(policy)),
+        Err(PolicyError::Missing { .. } | PolicyError::MissingKey { .. }) => Ok(None),
+        Err(error) => Err(anyhow::Error::from(error).context("correct the policy first")),
+    }
+}
+
+fn perform(steps: &[Step]) -> anyhow::Result<()> {
+    for (at, step) in steps.iter().enumerate() {
+        say(&format!("* {step}"))?;
+        step.perform().with_context(|| {
+            let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
+            format!(
+                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, or go on \
+                 by hand:\n{}\nThe failure",
+                at + 1,
+                steps.len(),
+                left.join("\n")
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The place that the flags name, if they do.
+fn named(options: &Options) -> anyhow::Result<Option<Place>> {
+    let device = options.device.as_ref().map(|device| {
+        let is_prepared = crate::target::device::info(&device.as_path().into()).is_ok();
+        if is_prepared && !options.force { Place::Prepared(device.clone()) } else { Place::Device(device.clone()) }
+    });
+    // The policy has no working directory.
+    let file = options.file.as_deref().map(std::path::absolute).transpose().context("--file")?;
+    Ok(device.or_else(|| file.as_deref().map(in_file)))
+}
+
+/// The place that a question would propose, where nobody can be asked.
+fn propose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> {
+    if !options.yes && !options.dry_run {
+        bail!("there is no terminal to ask where the image is to go: name a --device or a --file, or say --yes");
+    }
+    let place = candidates.iter().find(|one| one.standing != Standing::Empty).map(Candidate::place);
+    Ok(place.unwrap_or_else(|| in_file(Path::new(IMAGE_FILE))))
+}
+
+/// A file that is there already was made for this, or making it again will say why not.
+fn in_file(path: &Path) -> Place {
+    let is_image = crate::target::device::info(&path.into()).is_ok();
+    if is_image { Place::Made(path.to_owned()) } else { Place::File(path.to_owned()) }
+}
+
+/// Asks which of the candidates it is to be, or a file.
+fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Write) -> anyhow::Result<Place> {
+    let cannot_ask = "cannot ask";
+    writeln!(output, "Where is the image to go?").context(cannot_ask)?;
+    for (number, candidate) in (1..).zip(candidates) {
+        writeln!(output, "  {number}  {candidate}").context(cannot_ask)?;
+    }
+    let file = candidates.len() + 1;
+    writeln!(output, "  {file}  a file, {IMAGE_FILE}").context(cannot_ask)?;
+    let default = candidates.iter().position(|one| one.standing != Standing::Empty).map_or(file, |at| at + 1);
+    loop {
+        write!(output, "Number [{default}]: ").and_then(|()| output.flush()).context(cannot_ask)?;
+        let number = match answer_of(input)?.as_str() {
+            "" => default,
+            text => text.parse().unwrap_or(0),
+        };
+        match number.checked_sub(1).and_then(|at| candidates.get(at)) {
+            Some(candidate) if candidate.standing == Standing::Empty => {
+                let path = candidate.path.display();
+                write!(
+                    output,
+                    "Nothing is recognised on {path}, which does not mean that nothing is there. Use it? [y/N]: "
+                )
+                .and_then(|()| output.flush())
+                .context(cannot_ask)?;
+                if matches!(answer_of(input)?.as_str(), "y" | "Y" | "yes") {
+                    return Ok(candidate.place());
+                }
+            }
+            Some(candidate) => return Ok(candidate.place()),
+            None if number == file => return Ok(in_file(Path::new(IMAGE_FILE))),
+            None => writeln!(output, "Write a number from 1 to {file}.").context(cannot_ask)?,
+        }
+    }
+}
+
+fn answer_of(input: &mut impl BufRead) -> anyhow::Result<String> {
+    let mut answer = String::new();
+    if input.read_line(&mut answer).context("cannot read an answer")? == 0 {
+        bail!("no answer; nothing was changed");
+    }
+    Ok(answer.trim().to_owned())
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write to stdout")
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let standing = match self.standing {
+            Standing::Prepared => "prepared for images",
+            Standing::Named => "empty, and named for images",
+            Standing::Empty => "empty: nothing is recognised on it",
+        };
+        write!(f, "{}, {}, {standing}", self.path.display(), mib(self.size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn candidate(path: &str, standing: Standing) -> Candidate {
+        Candidate { path: path.into(), size: 1 << 30, standing }
+    }
+
+    fn answered(candidates: &[Candidate], answers: &str) -> anyhow::Result<(Place, String)> {
+        let mut output = Vec::new();
+        let place = ask(candidates, &mut answers.as_bytes(), &mut output)?;
+        Ok((place, String::from_utf8(output).unwrap()))
+    }
+
+    #[test]
+    fn an_answer_is_a_number_or_the_default() {
+        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Prepared)];
+        let (place, shown) = answered(&candidates, "\n").unwrap();
+        assert_eq!(place, Place::Prepared("/dev/b".into()));
+        assert!(
+            shown.contains("  2  /dev/b, 1,024 MiB, prepared for images") && shown.ends_with("Number [2]: "),
+            "{shown}"
+        );
+        assert_eq!(answered(&candidates, "x\n0\n4\n1\ny\n").unwrap().0, Place::Device("/dev/a".into()));
+        assert_eq!(answered(&candidates, "1\n\n2\n").unwrap().0, Place::Prepared("/dev/b".into()));
+        assert_eq!(answered(&candidates, "3\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        // What is merely empty is never proposed.
+        assert_eq!(answered(&candidates[..1], "\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        assert!(answered(&candidates, "7\n").unwrap_err().to_string().contains("nothing was changed"));
+    }
+
+    #[test]
+    fn flags_decide_without_a_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, prepared] = ["empty", "prepared"].map(|name| folder.path().join(name));
+        for path in [&empty, &prepared] {
+            std::fs::File::create(path).unwrap().set_len(64 << 20).unwrap();
+        }
+        crate::target::device::init(&prepared, false).unwrap();
+        let device =
+            |path: &Path, force| named(&Options { device: Some(path.into()), force, ..Options::default() }).unwrap();
+        assert_eq!(device(&empty, false), Some(Place::Device(empty.clone())));
+        assert_eq!(device(&prepared, false), Some(Place::Prepared(prepared.clone())));
+        assert_eq!(device(&prepared, true), Some(Place::Device(prepared.clone())));
+        let file = |path: &Path| named(&Options { file: Some(path.into()), ..Options::default() }).unwrap();
+        assert_eq!(file(Path::new("/x/image")), Some(Place::File("/x/image".into())));
+        assert_eq!(file(&prepared), Some(Place::Made(prepared.clone())));
+        assert_eq!(file(Path::new("image")), Some(Place::File(std::env::current_dir().unwrap().join("image"))));
+        assert_eq!(named(&Options::default()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_merely_empty_is_never_taken_unasked() {
+        let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Named)];
+        let yes = Options { yes: true, ..Options::default() };
+        assert_eq!(propose(&candidates, &yes).unwrap(), Place::Device("/dev/b".into()));
+        assert_eq!(propose(&candidates[..1], &yes).unwrap(), Place::File(IMAGE_FILE.into()));
+        assert!(propose(&candidates, &Options::default()).unwrap_err().to_string().contains("--yes"));
+    }
+}

@@ -1,0 +1,285 @@
+//! What setup does, step by step.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use dormouse_image::ImageDevice;
+use dormouse_linux::atomic_file::replace;
+
+use crate::host::setup::Place;
+use crate::policy::{self, DEFAULT_PATH, Policy};
+use crate::target::{self, device};
+
+/// The commented example, which becomes the policy of a machine that has none.
+const EXAMPLE: &str = include_str!("../../../../configs/dormouse.toml");
+/// Its line that names the image device.
+const EXAMPLE_DEVICE: &str = "device = \"PARTLABEL=dormouse\"\n";
+
+/// What the steps are made of.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) config: &'a Path,
+    /// The policy as it is, if there is a whole one.
+    pub(super) policy: Option<&'a Policy>,
+    pub(super) place: &'a Place,
+    /// What is copied for the save kernel; the one that the policy names is used without it.
+    pub(super) kernel: Option<&'a Path>,
+    pub(super) size: &'a str,
+    pub(super) force: bool,
+    /// The command that rebuilds the boot's initramfs, where the tool is known.
+    pub(super) rebuild: Option<Vec<String>>,
+    /// Whether it is run, and not only printed.
+    pub(super) is_rebuilding: bool,
+    /// Whether there is a service manager to enable dormouse.service in.
+    pub(super) has_unit: bool,
+}
+
+/// One step. Its text is an order: a command to give, or a file to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A command of Dormouse's own, without the program's name.
+    Dormouse(Vec<String>),
+    /// A whole policy, which names the image at `place`.
+    WritePolicy { file: PathBuf, place: PathBuf },
+    /// A drop-in of the policy at `config` that does nothing but name the image at `place`.
+    WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf },
+    /// Another program.
+    Run(Vec<String>),
+    /// Something that is for the user to do.
+    Tell(String),
+}
+
+/// The steps that lead to what is wanted.
+pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let path_text = |path: &Path| path.display().to_string();
+    let dormouse = |words: &[&str]| Step::Dormouse(words.iter().map(|&word| word.to_owned()).collect());
+    let place = match wanted.place {
+        Place::Prepared(path) | Place::Made(path) => path,
+        Place::Device(path) => {
+            let force = if wanted.force { &["--force"][..] } else { &[] };
+            steps.push(dormouse(&[&["image", "init"], force, &[&path_text(path)]].concat()));
+            path
+        }
+        Place::File(path) => {
+            if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+                steps.push(Step::Run(vec!["mkdir".to_owned(), "-p".to_owned(), path_text(folder)]));
+            }
+            steps.push(dormouse(&["image", "create", "--size", wanted.size, &path_text(path)]));
+            path
+        }
+    };
+    let (file, place) = (wanted.config.to_owned(), place.clone());
+    if !wanted.config.exists() {
+        steps.push(Step::WritePolicy { file, place });
+    } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
+        let drop_in = policy::folder(&file).join("50-setup.toml");
+        steps.push(Step::WriteDropIn { file: drop_in, config: file, place });
+    }
+    let config = path_text(wanted.config);
+    let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
+    let kernel = wanted.kernel.map(path_text);
+    let kernel = kernel.as_deref().map(|kernel| ["--kernel", kernel]);
+    steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
+    if wanted.has_unit {
+        // Also without `dormouse enable`: an image that a boot has missed must not wait for the next one.
+        steps.push(Step::Run(["systemctl", "--quiet", "enable", "dormouse.service"].map(str::to_owned).into()));
+    }
+    steps.push(match &wanted.rebuild {
+        Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
+        Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
+        None => Step::Tell(
+            "rebuild the boot's initramfs with a hook that runs `dormouse resume` (initramfs/README.md): no tool that is known \
+             was found here"
+                .to_owned(),
+        ),
+    });
+    steps
+}
+
+/// Whether the policy means this place already.
+fn is_named(device: &ImageDevice, place: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    target::resolve(device).is_ok_and(|found| found.is_some_and(|found| real(&found.path) == real(place)))
+}
+
+/// How a policy names a place: a file by its path, and a device by what is on it, which does not change with its name.
+fn name_of(place: &Path) -> anyhow::Result<String> {
+    let info = device::info(&place.into())?;
+    let is_file = std::fs::metadata(place).is_ok_and(|found| found.is_file());
+    Ok(if is_file { place.display().to_string() } else { format!("UUID={}", info.uuid) })
+}
+
+/// The example with this device in it.
+fn whole_policy(device: &str) -> String {
+    EXAMPLE.replacen(EXAMPLE_DEVICE, &format!("device = {}\n", toml::Value::from(device)), 1)
+}
+
+fn drop_in(device: &str) -> String {
+    format!("# Written by `dormouse setup`.\n[image]\ndevice = {}\n", toml::Value::from(device))
+}
+
+impl Step {
+    /// Does it.
+    pub(super) fn perform(&self) -> anyhow::Result<()> {
+        match self {
+            // The same program, wherever it is.
+            Step::Dormouse(words) => {
+                run(Command::new(std::env::current_exe().context("this program's own path")?).args(words))
+            }
+            Step::Run(words) => match words.as_slice() {
+                [program, arguments @ ..] => run(Command::new(program).args(arguments)),
+                [] => Ok(()),
+            },
+            Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
+            Step::WriteDropIn { file, config, place } => {
+                write(file, &drop_in(&name_of(place)?))?;
+                let device = Policy::load(config)?.image.device;
+                // A drop-in whose name comes later, perhaps.
+                ensure!(
+                    is_named(&device, place),
+                    "the policy says image.device = \"{device}\" all the same: remove that from the file that says so \
+                     (`dormouse config check` lists the files)"
+                );
+                Ok(())
+            }
+            Step::Tell(_) => Ok(()),
+        }
+    }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    replace(file, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", file.display()))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("{program} could not be started"))?;
+    if !status.success() {
+        bail!("{program}: {status}");
+    }
+    Ok(())
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Dormouse(words) => write!(f, "run: dormouse {}", words.join(" ")),
+            Step::Run(words) => write!(f, "run: {}", words.join(" ")),
+            Step::WritePolicy { file, place } => {
+                write!(f, "write {}: the commented example, with the image on {}", file.display(), place.display())
+            }
+            Step::WriteDropIn { file, place, .. } => {
+                write!(f, "write {}: image.device, for the image on {}", file.display(), place.display())
+            }
+            Step::Tell(text) => write!(f, "leave to you: {text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn wanted<'a>(config: &'a Path, place: &'a Place) -> Wanted<'a> {
+        Wanted {
+            config,
+            policy: None,
+            place,
+            kernel: Some(Path::new("/boot/vmlinuz-6.12")),
+            size: "auto",
+            force: false,
+            rebuild: Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]),
+            is_rebuilding: true,
+            has_unit: true,
+        }
+    }
+
+    fn texts(wanted: &Wanted<'_>) -> Vec<String> {
+        plan(wanted).iter().map(Step::to_string).collect()
+    }
+
+    #[test]
+    fn a_machine_without_anything_gets_all_steps() {
+        let (config, place) = (Path::new("/nonexistent/dormouse.toml"), Place::Device("/dev/vdb".into()));
+        let expected = [
+            "run: dormouse image init /dev/vdb",
+            "write /nonexistent/dormouse.toml: the commented example, with the image on /dev/vdb",
+            "run: dormouse --config /nonexistent/dormouse.toml build-initramfs --kernel /boot/vmlinuz-6.12",
+            "run: systemctl --quiet enable dormouse.service",
+            "run: mkinitcpio -P",
+        ];
+        assert_eq!(texts(&wanted(config, &place)), expected);
+        let printed = Wanted { force: true, is_rebuilding: false, ..wanted(config, &place) };
+        assert_eq!(texts(&printed)[0], "run: dormouse image init --force /dev/vdb");
+        assert_eq!(texts(&printed)[4], "leave to you: rebuild the boot's initramfs: mkinitcpio -P");
+        let file = Place::File("/nonexistent/image".into());
+        let unknown_tool = texts(&Wanted { rebuild: None, has_unit: false, ..wanted(config, &file) });
+        let made = ["run: mkdir -p /nonexistent", "run: dormouse image create --size auto /nonexistent/image"];
+        assert_eq!(unknown_tool[..2], made);
+        assert!(unknown_tool[4].contains("initramfs/README.md"));
+    }
+
+    #[test]
+    fn a_policy_that_is_there_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("device"));
+        std::fs::write(&config, "").unwrap();
+        std::fs::write(&device, "").unwrap();
+        let place = Place::Prepared(device.clone());
+        let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
+        assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
+        // By whatever name, it is the same.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&device, &link).unwrap();
+        assert!(is_named(&ImageDevice::File(link), &device) && !is_named(&ImageDevice::File(config.clone()), &device));
+        // So is a kernel that it names.
+        let named = texts(&Wanted { kernel: None, ..wanted(&config, &place) });
+        assert!(named[1].ends_with(" build-initramfs"), "{named:?}");
+    }
+
+    #[test]
+    fn a_drop_in_that_does_not_count_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("image"));
+        std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+        device::init(&device, false).unwrap();
+        write(&config, "").unwrap();
+        let drop_in = policy::folder(&config).join("50-setup.toml");
+        let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
+        step.perform().unwrap();
+        write(&policy::folder(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
+        let error = step.perform().unwrap_err().to_string();
+        assert!(error.contains("image.device = \"/nonexistent\" all the same"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_a_policy_that_names_the_image() {
+        let device = "UUID=01234567-89ab-cdef-0123-456789abcdef";
+        assert_eq!(EXAMPLE.matches(EXAMPLE_DEVICE).count(), 1);
+        for text in [whole_policy(device), drop_in(device)] {
+            assert_eq!(Policy::parse("written", &text).unwrap().image.device.to_string(), device);
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_path() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(64 << 20).unwrap();
+        assert!(name_of(file.path()).is_err());
+        device::init(file.path(), false).unwrap();
+        assert_eq!(name_of(file.path()).unwrap(), file.path().display().to_string());
+    }
+
+    #[test]
+    fn a_command_that_fails_says_how() {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        assert!(Step::Run(words(&["true"])).perform().is_ok());
+        let failed = Step::Run(words(&["sh", "-c", "exit 3"])).perform().unwrap_err().to_string();
+        assert!(failed.contains("exit status: 3"), "{failed}");
+        assert!(Step::Run(words(&["/nonexistent/tool"])).perform().is_err());
+    }
+}

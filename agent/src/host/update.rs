@@ -1,0 +1,100 @@
+//! `dormouse update`: the save kernel and its initramfs, brought up to date when kernels come or go and when Dormouse itself changes.
+//!
+//! The save kernel is a copy, and its modules are in its initramfs, so that neither gets stale by itself, or is lost with the kernel
+//! that it was taken from.
+
+use std::path::{Path, PathBuf};
+
+use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
+use dormouse_linux::{kernels, procfs};
+use dormouse_sys::kexec;
+
+use crate::cycle::refusal;
+use crate::host::save_kernel::{self, Options};
+use crate::policy::{KernelPolicy, Policy};
+
+/// Takes the newest installed kernel that can hibernate for the save kernel, builds its initramfs, and says what was done.
+///
+/// A save kernel that the policy has somewhere else is its owner's, and stays as it is.
+///
+/// # Errors
+/// As [`save_kernel::run`]. What was there stays.
+pub fn run(policy: &Policy) -> anyhow::Result<String> {
+    let mut options = Options::default();
+    let mut said = String::new();
+    if KernelPolicy::is_own(&policy.kernel.image) {
+        let mut unfit = Vec::new();
+        match choose(Path::new("/"), &mut unfit) {
+            Some(kernel) => options.kernel = Some(kernel),
+            None if policy.kernel.image.exists() => {
+                said = format!("{} stays as it is: {}\n", policy.kernel.image.display(), unfit.join("; "));
+            }
+            None if unfit.is_empty() => {
+                anyhow::bail!(
+                    "no kernel is installed with its modules; name one: `dormouse build-initramfs --kernel FILE`"
+                )
+            }
+            None => anyhow::bail!("no installed kernel can hibernate: {}; see `dormouse doctor`", unfit.join("; ")),
+        }
+    }
+    Ok(said + &save_kernel::run(policy, &options)?)
+}
+
+/// The file of the newest kernel that can hibernate; why those that are newer cannot goes to `unfit`.
+fn choose(root: &Path, unfit: &mut Vec<String>) -> Option<PathBuf> {
+    kernels::releases(root).into_iter().find_map(|release| {
+        match judge(&release, KernelConfig::of_installed(&release).as_ref(), || can_running_jump(&release)) {
+            Ok(()) => kernels::file_of(root, &release).ok(),
+            Err(reason) => {
+                unfit.push(format!("kernel {release}: {reason}"));
+                None
+            }
+        }
+    })
+}
+
+/// Why a kernel is no save kernel. It must be one that can itself be hibernated: who installs another beside it, to boot that now and
+/// then, does not mean to change anything here.
+fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -> bool) -> Result<(), String> {
+    if let Some(obstacle) = refusal::in_release(release) {
+        return Err(obstacle.to_string());
+    }
+    match config {
+        Some(config) => {
+            let lacking = ["KEXEC_JUMP"].iter().chain(&SAVE_KERNEL).find(|option| config.has(option) != Some(true));
+            lacking.map_or(Ok(()), |option| Err(format!("it lacks CONFIG_{option}")))
+        }
+        None if can_jump() => Ok(()),
+        None => Err("its configuration is not installed".to_owned()),
+    }
+}
+
+/// Whether this is the running kernel, and it says that it can.
+fn can_running_jump(release: &str) -> bool {
+    procfs::text("/proc/sys/kernel/osrelease").is_ok_and(|running| running.trim() == release)
+        && kexec::can_preserve_context().is_ok_and(|can| can)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_kernel_can_be_hibernated_itself() {
+        let every: String =
+            ["KEXEC_JUMP"].iter().chain(&SAVE_KERNEL).map(|option| format!("CONFIG_{option}=y\n")).collect();
+        let judged = |release, config: Option<&str>, can_jump| {
+            judge(release, config.map(KernelConfig::new).as_ref(), || can_jump)
+                .map_or_else(|reason| reason, |()| "fit".into())
+        };
+        assert_eq!(judged("6.12.117", Some(&every), false), "fit");
+        let without =
+            |option: &str| every.replace(&format!("CONFIG_{option}=y"), &format!("# CONFIG_{option} is not set"));
+        assert_eq!(judged("6.12.117", Some(&without("KEXEC_JUMP")), true), "it lacks CONFIG_KEXEC_JUMP");
+        assert_eq!(judged("6.12.117", Some(&without("PROC_VMCORE")), true), "it lacks CONFIG_PROC_VMCORE");
+        assert!(judged("6.1.0-56-amd64", Some(&every), true).contains("6.1.0-56-amd64"));
+        // Where no configuration is installed, only the running kernel can be asked.
+        assert_eq!(judged("6.18.1-arch1-1", None, true), "fit");
+        assert_eq!(judged("6.18.1-arch1-1", None, false), "its configuration is not installed");
+    }
+}

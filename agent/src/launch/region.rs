@@ -1,0 +1,128 @@
+//! The choice of the region, and of the low memory that goes with it.
+
+use dormouse_image::PhysRange;
+use dormouse_linux::units::mib;
+use thiserror::Error;
+
+/// The region's boundaries are multiples of this: the kernel's own alignment, and a large page, in bytes.
+pub const ALIGNMENT: u64 = 2 << 20;
+
+/// Where the choice begins, in bytes: where a boot loader puts a kernel, so that D can be started by one.
+pub const LOWEST: u64 = 16 << 20;
+
+/// The end of low memory in a PC: the video memory begins here.
+const LOW_END: u64 = 0xa_0000;
+/// The least low memory that a kernel can put its real-mode trampoline into.
+const LOW_LEAST: u64 = 64 << 10;
+
+/// Why there is no place for the region.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// No range of RAM is long enough.
+    #[error(
+        "no {} of RAM in one piece at 16 MiB or above for the region; the longest piece has {}. Set a smaller region.size",
+        mib(*.size), mib(*.longest)
+    )]
+    NoPlace {
+        /// The region's size in bytes.
+        size: u64,
+        /// The longest piece that there is, in bytes.
+        longest: u64,
+    },
+    /// The policy's own address does not work.
+    #[error("region.address {address:#x}: not all of the {} from there are RAM", mib(*.size))]
+    AddressNotRam {
+        /// The address that the policy gives.
+        address: u64,
+        /// The region's size in bytes.
+        size: u64,
+    },
+    /// There is no RAM below 640 KiB.
+    #[error("no 64 KiB of RAM below 640 KiB, which the second kernel needs to start its other CPUs")]
+    NoLowMemory,
+}
+
+/// The lowest range of `size` bytes from [`LOWEST`] on that is RAM throughout, or the one at `address`.
+///
+/// `ram` must be whole pages, ascending and merged. A range across a hole is never chosen.
+///
+/// # Errors
+/// [`RegionError`] says what was looked for.
+pub fn choose(ram: &[PhysRange], size: u64, address: Option<u64>) -> Result<PhysRange, RegionError> {
+    let fits = |range: &PhysRange, start: u64| {
+        start >= range.start && start.checked_add(size).is_some_and(|end| end <= range.end)
+    };
+    if let Some(start) = address {
+        return match ram.iter().any(|range| fits(range, start)) {
+            true => Ok(PhysRange { start, end: start + size }),
+            false => Err(RegionError::AddressNotRam { address: start, size }),
+        };
+    }
+    let start_in = |range: &PhysRange| range.start.max(LOWEST).next_multiple_of(ALIGNMENT);
+    ram.iter()
+        .find(|range| fits(range, start_in(range)))
+        .map(|range| PhysRange { start: start_in(range), end: start_in(range) + size })
+        .ok_or_else(|| RegionError::NoPlace {
+            size,
+            longest: ram.iter().map(|range| range.end.saturating_sub(start_in(range))).max().unwrap_or(0),
+        })
+}
+
+/// The low memory that B and D get, and that the swap saves: without it A's real-mode trampoline is lost, and with it
+/// A's other CPUs.
+///
+/// # Errors
+/// [`RegionError::NoLowMemory`].
+pub fn low_memory(ram: &[PhysRange]) -> Result<PhysRange, RegionError> {
+    ram.iter()
+        .map(|range| PhysRange { start: range.start.max(0x1000), end: range.end.min(LOW_END) })
+        .filter(|range| range.start < range.end && range.end - range.start >= LOW_LEAST)
+        .max_by_key(|range| range.end - range.start)
+        .ok_or(RegionError::NoLowMemory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn range(start: u64, end: u64) -> PhysRange {
+        PhysRange { start, end }
+    }
+
+    #[test]
+    fn it_begins_at_16_mib_where_ram_is_whole_there() {
+        let ram = [range(0x1000, 0x9f000), range(MIB, 768 * MIB)];
+        assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(16 * MIB, 144 * MIB)));
+        assert_eq!(low_memory(&ram), Ok(range(0x1000, 0x9f000)));
+    }
+
+    #[test]
+    fn a_hole_is_never_crossed() {
+        let ram = [range(MIB, 100 * MIB), range(101 * MIB + 4096, 400 * MIB), range(4096 * MIB, 8192 * MIB)];
+        assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(102 * MIB, 230 * MIB)));
+        assert_eq!(choose(&ram, 298 * MIB, None), Ok(range(102 * MIB, 400 * MIB)));
+        assert_eq!(choose(&ram, 300 * MIB, None), Ok(range(4096 * MIB, 4396 * MIB)));
+        assert_eq!(choose(&ram, 8192 * MIB, None), Err(RegionError::NoPlace { size: 8192 * MIB, longest: 4096 * MIB }));
+    }
+
+    #[test]
+    fn an_address_is_taken_or_refused() {
+        let ram = [range(MIB, 100 * MIB), range(200 * MIB, 400 * MIB)];
+        assert_eq!(choose(&ram, 64 * MIB, Some(32 * MIB)), Ok(range(32 * MIB, 96 * MIB)));
+        for address in [64 * MIB, 150 * MIB, u64::MAX - 5] {
+            assert_eq!(
+                choose(&ram, 64 * MIB, Some(address)),
+                Err(RegionError::AddressNotRam { address, size: 64 * MIB })
+            );
+        }
+    }
+
+    #[test]
+    fn low_memory_under_uefi_and_none_at_all() {
+        assert_eq!(low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]), Ok(range(0x1000, 0xa_0000)));
+        assert_eq!(low_memory(&[range(0x1000, 0x8000), range(MIB, 9 * MIB)]), Err(RegionError::NoLowMemory));
+    }
+}

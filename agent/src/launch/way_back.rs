@@ -1,0 +1,42 @@
+//! The way back into A: the bridge, loaded and crossed.
+
+use dormouse_sys::kexec::{self, Context, Segment};
+use dormouse_sys::power::{self, Command};
+
+use crate::launch::BRIDGE_SIZE;
+use crate::launch::arch::bridge;
+
+/// Where A is to be re-entered, and from where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WayBack {
+    /// A's jump-back entry, a physical address inside A's kexec control page.
+    pub entry: u64,
+    /// The [`BRIDGE_SIZE`] bytes inside the region that are reserved for the bridge, a physical address.
+    pub bridge: u64,
+}
+
+/// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
+///
+/// # Errors
+/// What `kexec_load(2)` says, or a way that no bridge can take.
+pub fn load_bridge(way: WayBack) -> std::io::Result<()> {
+    load(way, Context::Discard)
+}
+
+/// Loads the bridge and crosses it. Returns only with the reason why it could not.
+///
+/// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A
+/// preserved context only freezes them; it is the second try.
+///
+/// # Errors
+/// Why it could not.
+pub fn jump_back(way: WayBack, context: Context) -> std::io::Result<()> {
+    load(way, context)?;
+    power::reboot(Command::Kexec)?;
+    Err(std::io::Error::other("the jump returned"))
+}
+
+fn load(way: WayBack, context: Context) -> std::io::Result<()> {
+    let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
+    kexec::load(way.bridge, &[bridge], context)
+}

@@ -1,0 +1,6 @@
+//! What of a machine's facts depends on the architecture.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;

@@ -1,0 +1,3 @@
+//! x86-64: what the CPU can do.
+
+pub mod features;

@@ -1,0 +1,213 @@
+//! Whether this machine is the one that an image was saved on. Pure.
+
+use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, Header, PfnRange};
+use thiserror::Error;
+
+use crate::machine::Machine;
+use crate::machine::iomem::subtract;
+
+/// How this machine differs, with both values.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// Memory that the image fills is no memory here.
+    #[error(
+        "the image needs memory at {start:#x}-{end:#x}, which is not RAM on this machine now; \
+         the firmware's memory map has changed since the save"
+    )]
+    Memory {
+        /// The first byte.
+        start: u64,
+        /// The byte behind the last.
+        end: u64,
+    },
+    /// Something that the saved kernel knows to be at a place is elsewhere.
+    #[error(
+        "the firmware had its {what} at {start:#x}-{end:#x} when the image was saved, and has not now ({here}); the \
+         saved kernel would look for it there"
+    )]
+    Firmware {
+        /// What it is.
+        what: &'static str,
+        /// The first byte.
+        start: u64,
+        /// The byte behind the last.
+        end: u64,
+        /// Where it is now.
+        here: String,
+    },
+    /// Another processor.
+    #[error("the image was saved on the CPU {saved}, this is {here}")]
+    Cpu {
+        /// As it was.
+        saved: String,
+        /// As it is.
+        here: String,
+    },
+    /// Something that the saved kernel may use is missing.
+    #[error("this CPU lacks what the saved kernel may use: {missing}")]
+    Features {
+        /// Their names.
+        missing: String,
+    },
+    /// Page tables of another depth.
+    #[error("the saved kernel uses {saved}-level paging, this one {here}; boot with{} no5lvl", if *.saved == 4 { "" } else { "out" })]
+    Paging {
+        /// As it was.
+        saved: u8,
+        /// As it is.
+        here: u8,
+    },
+    /// Fewer processors.
+    #[error("the image was saved with {saved} CPUs, this machine has {here}")]
+    Cpus {
+        /// As it was.
+        saved: u32,
+        /// As it is.
+        here: u32,
+    },
+}
+
+/// Compares what a resume depends on.
+///
+/// # Errors
+/// The first [`Mismatch`].
+pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
+    let mut needed = header.ram.clone();
+    needed.extend([header.region.frames(), header.low.frames()]);
+    needed.sort_by_key(|range| range.start);
+    if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
+        let page = dormouse_sys::PAGE_SIZE;
+        return Err(Mismatch::Memory { start: start * page, end: end * page });
+    }
+
+    firmware(header, machine)?;
+
+    let (saved, here) = (&header.cpu, &machine.cpu);
+    let identity = |cpu: &dormouse_image::Cpu| (cpu.vendor.clone(), cpu.family, cpu.model, cpu.stepping);
+    if identity(saved) != identity(here) {
+        let name = |cpu: &dormouse_image::Cpu| {
+            let (vendor, family, model, stepping) = identity(cpu);
+            format!("{} ({vendor} family {family} model {model} stepping {stepping})", cpu.name)
+        };
+        return Err(Mismatch::Cpu { saved: name(saved), here: name(here) });
+    }
+    let levels = |la57| if la57 { 5 } else { 4 };
+    if saved.la57 != here.la57 {
+        return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
+    }
+    // Before the features: some of them tell how many there are.
+    if here.online < saved.online {
+        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
+    }
+    let is_missing = |feature: &&str| !here.features.split(' ').any(|other| other == *feature);
+    let missing: Vec<&str> = saved.features.split(' ').filter(is_missing).collect();
+    if !missing.is_empty() {
+        return Err(Mismatch::Features { missing: missing.join(" ") });
+    }
+    Ok(())
+}
+
+/// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
+/// addresses. Other reserved ranges may change: nobody reads them.
+fn firmware(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
+    let places = |mut ranges: Vec<(u64, u64)>| {
+        ranges.dedup();
+        let texts: Vec<String> = ranges.iter().map(|(start, end)| format!("{start:#x}-{end:#x}")).collect();
+        if texts.is_empty() { "there is none".to_string() } else { format!("now at {}", texts.join(", ")) }
+    };
+    for (kind, what) in [(FirmwareKind::AcpiTables, "ACPI tables"), (FirmwareKind::AcpiNvs, "ACPI NVS memory")] {
+        let of_kind = |range: &&FirmwareRange| range.kind == kind;
+        let here = || machine.iomem.firmware.iter().filter(of_kind);
+        // Neighbours may be listed as one.
+        let covered = |range: &FirmwareRange| here().any(|here| here.start <= range.start && range.end <= here.end);
+        if let Some(range) = header.firmware.iter().filter(of_kind).find(|range| !covered(range)) {
+            let here = places(here().map(|here| (here.start, here.end)).collect());
+            return Err(Mismatch::Firmware { what, start: range.start, end: range.end, here });
+        }
+    }
+    if let Some(EfiRange { start, end, .. }) = header.efi.iter().find(|range| !machine.efi.contains(range)) {
+        let here = places(machine.efi.iter().map(|here| (here.start, here.end)).collect());
+        let what = "UEFI runtime services";
+        return Err(Mismatch::Firmware { what, start: *start, end: *end, here });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::machine::iomem::Iomem;
+    use dormouse_image::{Cpu, PhysRange};
+
+    fn cpu() -> Cpu {
+        Cpu { vendor: "V".into(), family: 6, features: "fpu lm nx".into(), online: 2, ..Cpu::default() }
+    }
+
+    fn machine() -> Machine {
+        let iomem = "00001000-0009fbff : System RAM\n00100000-2fffffff : System RAM\n\
+                     30000000-3000ffff : ACPI Tables\n30010000-3001ffff : ACPI Non-volatile Storage\n\
+                     30020000-3002ffff : Reserved\n";
+        Machine {
+            iomem: Iomem::parse(iomem).unwrap(),
+            cpu: cpu(),
+            boot_params: Vec::new(),
+            acpi_rsdp: None,
+            efi: vec![EfiRange { start: 0x3002_0000, end: 0x3002_4000, mapped: 0xffff_fffe_ff00_0000 }],
+            cmdline: String::new(),
+        }
+    }
+
+    fn header() -> Header {
+        Header {
+            region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
+            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
+            firmware: machine().iomem.firmware,
+            efi: machine().efi,
+            cpu: cpu(),
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn the_same_machine_matches_and_so_does_a_larger_one() {
+        assert_eq!(check(&header(), &machine()), Ok(()));
+        let mut larger = machine();
+        larger.iomem.ram.push(PhysRange { start: 1 << 32, end: 2 << 32 });
+        larger.iomem.firmware[2].end += 0x1000;
+        larger.iomem.firmware[0].end += 0x1000;
+        larger.cpu.online = 4;
+        larger.cpu.features.push_str(" new");
+        assert_eq!(check(&header(), &larger), Ok(()));
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        type Change = fn(&mut Machine);
+        let cases: [(Change, &str); 11] = [
+            (|m| m.iomem.ram[1].end = 0x2fff_f000, "0x2ffff000-0x30000000"),
+            (|m| m.cpu.model = 1, "model 1"),
+            (|m| m.cpu.la57 = true, "uses 4-level paging, this one 5; boot with no5lvl"),
+            (|m| m.cpu.features = "fpu nx".into(), "may use: lm"),
+            (|m| m.cpu.online = 1, "2 CPUs, this machine has 1"),
+            (|m| m.iomem.ram.remove(0).end = 0, "0x1000-0x9f000"),
+            (
+                |m| m.iomem.firmware[0].start += 0x1000,
+                "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and has not now (now at \
+                 0x30001000-0x30010000)",
+            ),
+            (|m| m.iomem.firmware.truncate(1), "ACPI NVS memory at 0x30010000-0x30020000"),
+            (|m| m.efi[0].mapped += 0x1000, "UEFI runtime services at 0x30020000-0x30024000"),
+            (|m| m.efi[0].end -= 0x1000, "now at 0x30020000-0x30023000"),
+            (|m| m.efi.clear(), "there is none"),
+        ];
+        for (change, expected) in cases {
+            let mut machine = machine();
+            change(&mut machine);
+            let error = check(&header(), &machine).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The stopped kernel's memory: read, written, and which of its pages matter.
+
+pub mod physmem;
+pub mod select;
+pub mod vmcore;

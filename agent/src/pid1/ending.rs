@@ -1,0 +1,48 @@
+//! The ends of PID 1: the only module that stops the kernel it runs in.
+
+use std::time::Duration;
+
+use dormouse_sys::kexec::Context;
+use dormouse_sys::power::{self, Command};
+
+use crate::launch::{WayBack, jump_back};
+
+/// How B or D ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Go on in A.
+    JumpBack(WayBack),
+    /// Switch the machine off.
+    PowerOff,
+    /// Restart the machine; an ordinary boot follows.
+    Reboot,
+}
+
+/// Ends this kernel. Never returns.
+///
+/// Where an ending fails, what comes closest is tried next: after a jump a reboot, after a power-off a reboot. The
+/// waits let a person read why.
+pub fn end(ending: Ending) -> ! {
+    match ending {
+        Ending::JumpBack(way) => {
+            for context in [Context::Discard, Context::Preserve] {
+                if let Err(error) = jump_back(way, context) {
+                    log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
+                }
+            }
+        }
+        Ending::PowerOff => {
+            if let Err(error) = power::reboot(Command::PowerOff) {
+                log::error!("could not power off: {error}; the image is complete, the power may be cut");
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        }
+        Ending::Reboot => {}
+    }
+    loop {
+        if let Err(error) = power::reboot(Command::Restart) {
+            log::error!("could not reboot: {error}; switch the machine off and on");
+        }
+        std::thread::sleep(Duration::from_secs(10));
+    }
+}

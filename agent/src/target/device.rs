@@ -1,0 +1,249 @@
+//! `dormouse image`: preparing, showing, verifying and discarding images.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use dormouse_image::{DiskExtent, Label, State, Uuid};
+use dormouse_linux::units::mib;
+use dormouse_linux::{block, procfs};
+use serde::Serialize;
+
+use crate::pipeline;
+use crate::store::{Access, Disk, Image, Place, Reader, StoreError};
+use crate::target::file;
+use crate::target::signature::{self, Signature, Tail};
+
+/// Makes an image device of `path`, and says its identity.
+///
+/// # Errors
+/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed; or the save
+/// kernel would not have it.
+pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
+    let disk = Disk::open(path, Access::Write)?;
+    if force {
+        wipe(&disk)?;
+    } else {
+        let about = |error| {
+            anyhow!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
+        };
+        block::refuse_virtual(path).map_err(about)?;
+        refuse_foreign(path)?;
+        refuse_resumable(&disk)?;
+    }
+    let image = Image::create(disk, new_label(Vec::new())?)?;
+    Ok(format!("{}: UUID={}, {}", path.display(), image.label().uuid, mib(image.disk().size())))
+}
+
+/// The label of a new image that lies in `extents`, or has a whole device where there are none.
+pub(crate) fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
+    Ok(Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: procfs::now_unix(), extents })
+}
+
+/// Refuses a device with a session that waits to be resumed.
+fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
+    match Image::open(disk.clone()) {
+        Ok(image) if matches!(image.commit().state, State::Complete | State::Restoring) => bail!(
+            "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
+            disk.path().display()
+        ),
+        // Anything else is about to be made an image, or has an error that the making will show.
+        _ => Ok(()),
+    }
+}
+
+/// Removes the marks of whatever lived on the device, so that nothing takes the image for it: they are all at its start
+/// or at its end.
+fn wipe(disk: &Disk) -> anyhow::Result<()> {
+    let (start, end) = (signature::HEAD_LEN, signature::TAIL_LEN);
+    let size = usize::try_from(disk.size())?;
+    disk.write_copy(0, &vec![0; start.min(size)])?;
+    disk.write_copy(disk.size() - u64::try_from(end.min(size))?, &vec![0; end.min(size)])?;
+    disk.flush()?;
+    Ok(())
+}
+
+/// Refuses a device on which something else lives.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    if let Some(found) = foreign(path)? {
+        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
+    }
+    Ok(())
+}
+
+/// What else lives on a device, if anything that is known does.
+///
+/// # Errors
+/// It cannot be read.
+pub fn foreign(path: &Path) -> anyhow::Result<Option<Signature>> {
+    let cannot_read = || format!("image device {}: cannot read it", path.display());
+    let mut device = File::open(path).with_context(cannot_read)?;
+    let device_len = device.seek(SeekFrom::End(0)).with_context(cannot_read)?;
+    let mut part = |start: u64, len: usize| -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        device.seek(SeekFrom::Start(start))?;
+        (&mut device).take(u64::try_from(len)?).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let head = part(0, signature::HEAD_LEN).with_context(cannot_read)?;
+    let end = device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?);
+    let bytes = &part(end, signature::TAIL_LEN).with_context(cannot_read)?;
+    Ok(signature::probe(&head, Some(Tail { device_len, bytes })))
+}
+
+/// What is on an image device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Info {
+    /// The device.
+    pub device: String,
+    /// Its size in bytes.
+    pub device_bytes: u64,
+    /// Its identity, for `UUID=`.
+    pub uuid: String,
+    /// In how many pieces of a block device it lies; 0 where it has the device for itself.
+    pub extents: usize,
+    /// The name by which it is found where nothing is mounted.
+    pub boot_name: String,
+    /// The image's state.
+    pub state: String,
+    /// Why it failed or was discarded.
+    pub reason: String,
+    /// When it was given this state, in seconds since 1970.
+    pub changed_unix: u64,
+    /// Restores begun.
+    pub attempts: u32,
+    /// The saved session, where there is one.
+    pub session: Option<Session>,
+}
+
+/// The session in an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    /// When it was saved, in seconds since 1970.
+    pub saved_unix: u64,
+    /// Its host name.
+    pub hostname: String,
+    /// Its kernel.
+    pub kernel: String,
+    /// Its boot_id.
+    pub boot_id: String,
+    /// Bytes of the image on the device, from its start.
+    pub image_bytes: u64,
+    /// Pages that the image accounts for.
+    pub ram_pages: u64,
+    /// Pages in chunks.
+    pub stored_pages: u64,
+    /// Pages that are restored as zeroes.
+    pub zero_pages: u64,
+    /// Pages that are left out, and neither stored nor restored: free, offline, or with a hardware error.
+    pub omitted_pages: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes of all chunks.
+    pub stored_bytes: u64,
+    /// How long the save took, in seconds.
+    pub save_seconds: f64,
+}
+
+/// Reads what is on an image device.
+///
+/// # Errors
+/// It is no image device, or its header is damaged.
+pub fn info(place: &Place) -> anyhow::Result<Info> {
+    let image = Image::open(Disk::open_at(place, Access::Read)?)?;
+    let commit = image.commit();
+    let session = match image.header() {
+        Ok(header) => Some(Session {
+            saved_unix: header.created_unix,
+            hostname: header.hostname,
+            kernel: header.kernel_release,
+            boot_id: header.boot_id.to_string(),
+            image_bytes: commit.data_end,
+            ram_pages: commit.totals.ram_pages,
+            stored_pages: commit.totals.stored_pages,
+            zero_pages: commit.totals.zero_pages,
+            omitted_pages: commit.totals.omitted_pages,
+            chunks: commit.totals.chunks,
+            stored_bytes: commit.totals.stored_bytes,
+            save_seconds: std::time::Duration::from_millis(commit.stats.millis).as_secs_f64(),
+        }),
+        Err(StoreError::Incomplete { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Info {
+        device: place.to_string(),
+        device_bytes: image.disk().size(),
+        uuid: image.label().uuid.to_string(),
+        extents: image.label().extents.len(),
+        boot_name: image.name().to_string(),
+        state: commit.state.to_string(),
+        reason: commit.reason.clone(),
+        changed_unix: commit.changed_unix,
+        attempts: commit.attempts,
+        session,
+    })
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "device    {}, {}", self.device, mib(self.device_bytes))?;
+        writeln!(f, "uuid      {}", self.uuid)?;
+        if self.extents > 0 {
+            writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;
+        }
+        write!(f, "state     {}", self.state)?;
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        let Some(session) = &self.session else { return Ok(()) };
+        let page = dormouse_sys::PAGE_SIZE;
+        write!(
+            f,
+            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
+            session.hostname,
+            session.kernel,
+            session.boot_id,
+            mib(session.image_bytes),
+            mib(session.stored_pages * page),
+            session.chunks,
+            mib(session.zero_pages * page),
+            mib(session.omitted_pages * page),
+        )
+    }
+}
+
+/// Reads a whole image and checks all of it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify(path: &Path) -> anyhow::Result<String> {
+    let image = Image::open(Disk::open(path, Access::Read)?)?;
+    let header = image.header()?;
+    let counts = pipeline::discard(&mut Reader::open(&image, &header)?, pipeline::Limits::of_threads(0), |_| ())
+        .with_context(|| format!("image device {}", path.display()))?;
+    Ok(format!(
+        "{}: {} chunks with {} pages verified, {} zero pages; the image is {}",
+        path.display(),
+        image.commit().totals.chunks,
+        counts.stored,
+        counts.zero,
+        image.commit().state
+    ))
+}
+
+/// Gives up the session in an image.
+///
+/// # Errors
+/// The device cannot be written, or holds an image that was resumed already.
+pub fn discard(path: &Path) -> anyhow::Result<String> {
+    let mut image = Image::open(Disk::open(path, Access::Write)?)?;
+    let state = image.commit().state;
+    if matches!(state, State::Consumed | State::Discarded | State::Empty) {
+        return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
+    }
+    image.transition(State::Discarded, "by `dormouse image discard`")?;
+    file::confirm(&image)?;
+    Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
+}
