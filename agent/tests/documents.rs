@@ -11,7 +11,8 @@ const README_LINES: usize = 150;
 
 /// Every Markdown file of the project.
 fn documents() -> Vec<PathBuf> {
-    let patterns = ["*.md", "agent/**/*.md", "configs/**/*.md", "initramfs/**/*.md", "scripts/**/*.md", "tests/**/*.md"];
+    let patterns =
+        ["*.md", "agent/**/*.md", "configs/**/*.md", "initramfs/**/*.md", "scripts/**/*.md", "tests/**/*.md"];
     let files = patterns.iter().flat_map(|pattern| glob::glob(&format!("{CHECKOUT}/{pattern}")).unwrap());
     files.map(Result::unwrap).collect()
 }
@@ -131,5 +132,8 @@ fn links_are_found_outside_code_only() {
 #[test]
 fn anchors_are_those_of_the_web() {
     assert_eq!(anchor("The jump, and why it needs its own loader"), "the-jump-and-why-it-needs-its-own-loader");
-    assert_eq!(anchors("# How to add ...\n## `seams`\n"), BTreeSet::from(["how-to-add-".to_owned(), "seams".to_owned()]));
+    assert_eq!(
+        anchors("# How to add ...\n## `seams`\n"),
+        BTreeSet::from(["how-to-add-".to_owned(), "seams".to_owned()])
+    );
 }
