@@ -235,7 +235,7 @@ fn demand_status(guest: &mut Guest, output: &Output) -> Result<()> {
 /// What the failed save has left is no image.
 fn no_boot_resumes(guest: &mut Guest) -> Result<()> {
     let commit = image::commit(&guest.disk_file(0))?;
-    ensure!(!matches!(commit.state, State::Complete | State::Restoring), "{commit:?}");
+    ensure!(!commit.state.is_waiting(), "{commit:?}");
     let lines = lines_of_boot(guest)?;
     ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
     ensure!(guest.run("workload check")?.status != 0, "the workload is there");

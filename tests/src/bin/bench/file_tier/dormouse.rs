@@ -15,7 +15,7 @@ use dormouse::stage::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
 use dormouse::vmcore::Vmcore;
 use dormouse::window;
-use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
+use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
 
@@ -94,15 +94,16 @@ impl Dump {
         let behind = last.end * PAGE_SIZE;
         let part =
             |number: u64| PhysRange { start: behind + number * PAGE_SIZE, end: behind + (number + 1) * PAGE_SIZE };
-        Ok(Header {
+        let entry = first.start * PAGE_SIZE + 1;
+        let session = SessionRecord {
             image: image.label().uuid,
             save_id: random_uuid()?,
-            entry: first.start * PAGE_SIZE + 1,
             region: part(0),
-            low: part(1),
+            low: vec![part(1)],
             ram,
-            ..Header::default()
-        })
+            ..SessionRecord::default()
+        };
+        Ok(Header { session, entry })
     }
 }
 
@@ -116,7 +117,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header)?;
     let most = dump.pages() - dump.selection.free_pages();
-    let task = Task { memory: &header.ram, filter: &dump.selection, most };
+    let task = Task { memory: &header.session.ram, filter: &dump.selection, most };
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
