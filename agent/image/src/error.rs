@@ -53,7 +53,7 @@ pub enum FormatError {
         got: usize,
     },
     /// Another major version of the format.
-    #[error("the {block} has format version {found}, this program reads {}.x: use another Dormouse", crate::VERSION.major)]
+    #[error("the {block} has format version {found}, this program reads {}.x: use another one", crate::VERSION.major)]
     Version {
         /// Which block.
         block: Block,

@@ -44,7 +44,7 @@ impl DiskExtent {
 pub const LABEL_KINDS: &[Kind] = &[EXTENTS, LEGS, STACK];
 
 const EXTENTS: Kind = Kind::mandatory(1, "extents", 0);
-/// The devices that the image lies on, each with all of it: an identity of 16 bytes for each. In this version one, zero.
+/// The devices on each of which all of the image lies: an identity of 16 bytes for each. In this version one, zero.
 const LEGS: Kind = Kind::mandatory(2, "legs", 0);
 /// The layers between the file and the device. In this version none.
 const STACK: Kind = Kind::mandatory(3, "stack", 0);

@@ -232,8 +232,8 @@ impl SessionRecord {
         Ok(writer)
     }
 
-    /// Reads the fixed part and the records of the kinds `kinds` from `part`, which they fill. The values' rules are still
-    /// to be checked.
+    /// Reads the fixed part and the records of the kinds `kinds` from `part`, which they fill. The values' rules are
+    /// still to be checked.
     pub(crate) fn read(frame: &Frame<'_>, kinds: &[Kind], part: &[u8]) -> Result<SessionRecord, FormatError> {
         let (raw, rest) = RawSession::ref_from_prefix(part).map_err(|_| FormatError::Magic(frame.block))?;
         let machine = raw.elf_machine.get();

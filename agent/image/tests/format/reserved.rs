@@ -10,16 +10,16 @@ use crate::values::{self, extent, stored};
 
 const MINOR: usize = 10;
 
-/// Asserts that `bytes` are zero in `ranges`, and that `decode` refuses them where a byte there is not, by an error that
-/// names the block and the version that wrote it.
+/// Asserts that `bytes` are zero in `ranges`, and that `decode` refuses them where a byte of these is not, by an error
+/// that names the block and the version that wrote it.
 fn checked<T: std::fmt::Debug>(
     block: Block,
     bytes: &[u8],
-    ranges: &[Range<usize>],
+    ranges: impl IntoIterator<Item = Range<usize>>,
     decode: impl Fn(&[u8]) -> Result<T, FormatError>,
 ) {
     decode(bytes).unwrap();
-    for at in ranges.iter().cloned().flatten() {
+    for at in ranges.into_iter().flatten() {
         assert_eq!(bytes[at], 0, "{block} {at}");
         for minor in [0_u16, 1] {
             let other = with(&with(bytes, at, &[0x80]), MINOR, &minor.to_le_bytes());
@@ -39,22 +39,22 @@ fn checked<T: std::fmt::Debug>(
 fn of_the_label() {
     let bytes = values::label().encode().unwrap();
     // Reserved bytes, the identity of the only leg, and padding.
-    checked(Block::Label, &bytes, &[52..72, 120..136, 144..160, 4090..4096], Label::decode);
+    checked(Block::Label, &bytes, [52..72, 120..136, 144..160, 4090..4096], Label::decode);
 }
 
 #[test]
 fn of_the_commit_record() {
     let bytes = values::commit().encode().unwrap();
     // Of the locators; all that concerns encryption; after the reason; around the wraps' ends; padding.
-    checked(Block::Commit, &bytes, &[92..96, 116..120, 236..320, 329..1400, 2100..2200, 4090..4096], Commit::decode);
+    checked(Block::Commit, &bytes, [92..96, 116..120, 236..320, 329..1400, 2100..2200, 4090..4096], Commit::decode);
 }
 
 #[test]
 fn of_the_session_record() {
     let bytes = values::session().encode().unwrap();
-    checked(Block::Session, &bytes, &[24 + 114..24 + 116, 24 + 128..24 + 160], SessionRecord::decode);
+    checked(Block::Session, &bytes, [24 + 114..24 + 116, 24 + 128..24 + 160], SessionRecord::decode);
     let without = SessionRecord { mailbox: None, ..values::session() }.encode().unwrap();
-    checked(Block::Session, &without, &[24 + 64..24 + 80], SessionRecord::decode);
+    checked(Block::Session, &without, std::iter::once(24 + 64..24 + 80), SessionRecord::decode);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn of_the_header() {
         cpu + 28..cpu + 32,
         4090..4096,
     ];
-    checked(Block::Header, &bytes, &ranges, Header::decode);
+    checked(Block::Header, &bytes, ranges, Header::decode);
 }
 
 #[test]
@@ -93,5 +93,5 @@ fn of_the_index_block() {
     let bytes = builder.finish(at).unwrap().0;
     // The tag of the block before, counter and tag of each chunk, padding.
     let ranges = [72..96, 96 + 24..96 + 48, 144 + 24..144 + 48, 192 + 24..192 + 30, 4090..4096];
-    checked(Block::Index, &bytes, &ranges, |bytes| IndexBlock::decode(bytes, at));
+    checked(Block::Index, &bytes, ranges, |bytes| IndexBlock::decode(bytes, at));
 }

@@ -129,7 +129,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
 /// was saved.
 pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
-    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.ram;
+    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.session.ram;
     let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
     let clock = Clock::start()?;
     let image = Image::open(Disk::open(image, Access::Read)?)?;
