@@ -4,6 +4,7 @@ use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Block, FormatError};
+use crate::record::RecordError;
 use crate::version::{VERSION, Version};
 use crate::{BLOCK, checksum};
 
@@ -25,7 +26,7 @@ pub(crate) const PROLOGUE: usize = 24;
 const _: () = assert!(size_of::<Prologue>() == PROLOGUE);
 
 /// Puts a prologue before `body` and pads the whole to blocks.
-pub(crate) fn seal(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
     let size = (PROLOGUE + body.len()).next_multiple_of(BLOCK);
     let too_large = FormatError::TooLarge { block, size, max };
     let Ok(len) = u32::try_from(size) else {
@@ -50,10 +51,40 @@ pub(crate) fn seal(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Res
     Ok(bytes)
 }
 
-/// Checks a block's prologue and checksum and returns its body, padding included.
+/// A block whose prologue and checksum are right: what is in it is still to be checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) block: Block,
+    /// The version that wrote it.
+    pub(crate) written: Version,
+    /// What follows the prologue, padding included.
+    pub(crate) body: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// The error for something that only a newer version of the format gives a meaning.
+    pub(crate) fn newer(&self, what: &'static str) -> FormatError {
+        FormatError::Newer { block: self.block, what, written: self.written }
+    }
+
+    /// Checks that `bytes`, to which this version gives no meaning, are zero: a newer version may have given them one.
+    pub(crate) fn zero(&self, what: &'static str, bytes: &[u8]) -> Result<(), FormatError> {
+        if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(self.newer(what)) }
+    }
+
+    pub(crate) fn field(&self, field: &'static str, value: u64, why: &'static str) -> FormatError {
+        FormatError::Field { block: self.block, field, value, why }
+    }
+
+    pub(crate) fn record(&self, error: RecordError) -> FormatError {
+        FormatError::Record { block: self.block, error }
+    }
+}
+
+/// Checks a block's prologue and checksum and returns who wrote it and its body.
 ///
 /// `bytes` may be longer than the block.
-pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Result<&[u8], FormatError> {
+pub(crate) fn unframe(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Result<Frame<'_>, FormatError> {
     let (prologue, _) = Prologue::ref_from_prefix(bytes).map_err(|_| FormatError::Truncated {
         block,
         needed: PROLOGUE,
@@ -62,9 +93,9 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
     if prologue.magic != magic {
         return Err(FormatError::Magic(block));
     }
-    let found = Version { major: prologue.major.get(), minor: prologue.minor.get() };
-    if !VERSION.reads(found) {
-        return Err(FormatError::Version { block, found });
+    let written = Version { major: prologue.major.get(), minor: prologue.minor.get() };
+    if !VERSION.reads(written) {
+        return Err(FormatError::Version { block, found: written });
     }
     let len = prologue.len.get() as usize;
     if len == 0 || !len.is_multiple_of(BLOCK) || len > max {
@@ -84,10 +115,10 @@ pub(crate) fn open(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Re
     if found != computed {
         return Err(FormatError::Checksum { block, found, computed });
     }
-    Ok(&bytes[PROLOGUE..])
+    Ok(Frame { block, written, body: &bytes[PROLOGUE..] })
 }
 
-/// The checksum that a sealed block carries, for the [`Locator`](crate::Locator) that points to it.
-pub(crate) fn sealed_checksum(bytes: &[u8]) -> u64 {
+/// The checksum that a block carries, for the [`Locator`](crate::Locator) that points to it.
+pub(crate) fn framed_checksum(bytes: &[u8]) -> u64 {
     bytes.get(CHECKSUM).and_then(|sum| sum.try_into().ok()).map_or(0, u64::from_le_bytes)
 }

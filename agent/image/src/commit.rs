@@ -3,7 +3,7 @@
 //! It is kept twice. A change writes the new record to the slot that holds the older one, makes it durable, then writes
 //! the other slot too. So a torn or damaged slot never hides the newest finished change, and no older state comes back.
 
-use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Block, FormatError};
@@ -14,8 +14,10 @@ use crate::{BLOCK, State, Uuid, block};
 /// The first eight bytes of a slot.
 pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
 
-/// The longest reason, in bytes.
+/// The longest reason, in bytes: it has a place of this size.
 const REASON_MAX: usize = 1024;
+/// The place of wrapped keys, in bytes: 8 of 96.
+const WRAPS: usize = 8 * 96;
 
 /// What the image holds, in pages of 4096 bytes, blocks and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +49,7 @@ pub struct SaveStats {
     pub threads: u32,
     /// The agent's peak resident memory, in KiB.
     pub agent_peak_kib: u64,
-    /// The least memory that was available meanwhile, in KiB.
+    /// The least memory that was available during the save, in KiB.
     pub least_available_kib: u64,
 }
 
@@ -70,7 +72,7 @@ pub struct Commit {
     pub header: Locator,
     /// The last index block, from which the others are found.
     pub last_index: Locator,
-    /// End of the stream: the byte behind the last index block.
+    /// End of the stream: the byte after the last index block.
     pub data_end: u64,
     /// What is in it.
     pub totals: Totals,
@@ -105,11 +107,37 @@ struct RawCommit {
     threads: U32,
     attempts: U32,
     reason_len: U32,
-    reserved: U32,
+    sealing: RawSealing,
+    reason: [u8; REASON_MAX],
+    wraps: [u8; WRAPS],
 }
 
-const _: () = assert!(size_of::<RawCommit>() == 216);
-const _: () = assert!(size_of::<RawCommit>() + REASON_MAX + block::PROLOGUE <= BLOCK);
+/// What an encrypted image will need. All zero in this version.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSealing {
+    suite: U16,
+    wraps: U16,
+    nonce: [u8; 16],
+    header_tag: [u8; 16],
+    last_index_tag: [u8; 16],
+    mac: [u8; 32],
+}
+
+impl RawSealing {
+    const NONE: RawSealing = RawSealing {
+        suite: U16::new(0),
+        wraps: U16::new(0),
+        nonce: [0; 16],
+        header_tag: [0; 16],
+        last_index_tag: [0; 16],
+        mac: [0; 32],
+    };
+}
+
+const _: () = assert!(std::mem::offset_of!(RawCommit, sealing) + block::PROLOGUE == 236);
+const _: () = assert!(std::mem::offset_of!(RawCommit, reason) + block::PROLOGUE == 320);
+const _: () = assert!(size_of::<RawCommit>() + block::PROLOGUE == 2112);
 
 impl Commit {
     /// The record of a device that was just initialised.
@@ -175,11 +203,11 @@ impl Commit {
             attempts: self.attempts.into(),
             // At most REASON_MAX.
             reason_len: U32::new(u32::try_from(reason.len()).unwrap_or(0)),
-            reserved: U32::new(0),
+            sealing: RawSealing::NONE,
+            reason: std::array::from_fn(|at| reason.as_bytes().get(at).copied().unwrap_or(0)),
+            wraps: [0; WRAPS],
         };
-        let mut body = raw.as_bytes().to_vec();
-        body.extend(reason.as_bytes());
-        block::seal(Block::Commit, COMMIT_MAGIC, &body, BLOCK)
+        block::frame(Block::Commit, COMMIT_MAGIC, raw.as_bytes(), BLOCK)
     }
 
     /// Reads one slot.
@@ -187,14 +215,18 @@ impl Commit {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Commit, FormatError> {
-        let body = block::open(Block::Commit, COMMIT_MAGIC, bytes, BLOCK)?;
-        let (raw, rest) = RawCommit::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Commit))?;
+        let frame = block::unframe(Block::Commit, COMMIT_MAGIC, bytes, BLOCK)?;
+        let (raw, padding) = RawCommit::ref_from_prefix(frame.body).map_err(|_| FormatError::Magic(Block::Commit))?;
+        frame.zero("a key or a tag of an encrypted image", raw.sealing.as_bytes())?;
+        frame.zero("wrapped keys of an encrypted image", &raw.wraps)?;
+        frame.zero("padding that is not zero", padding)?;
         let state = State::from_marker(raw.state)
             .ok_or_else(|| field("state", u64::from_le_bytes(raw.state), "one of the states' markers"))?;
-        let reason = rest
-            .get(..raw.reason_len.get() as usize)
-            .filter(|reason| reason.len() <= REASON_MAX)
+        let (reason, unused) = raw
+            .reason
+            .split_at_checked(raw.reason_len.get() as usize)
             .ok_or_else(|| field("reason length", raw.reason_len.get().into(), "at most 1024"))?;
+        frame.zero("more than its reason", unused)?;
         let reason = std::str::from_utf8(reason)
             .map_err(|_| FormatError::Text { block: Block::Commit, field: "reason" })?
             .to_string();
@@ -214,8 +246,8 @@ impl Commit {
             attempts: raw.attempts.get(),
             image: Uuid(raw.image),
             save_id: Uuid(raw.save_id),
-            header: Locator::from(&raw.header),
-            last_index: Locator::from(&raw.last_index),
+            header: raw.header.decode(&frame)?,
+            last_index: raw.last_index.decode(&frame)?,
             data_end: raw.data_end.get(),
             totals,
             stats: SaveStats {
@@ -249,7 +281,7 @@ impl Commit {
             let why = "in the stream, for whole blocks of at most 1 MiB that end it";
             return Err(field("last index block's offset", index.offset, why));
         }
-        let holds_a_session = matches!(self.state, State::Complete | State::Snapshot | State::Restoring);
+        let holds_a_session = self.state.is_waiting() || self.state == State::Snapshot;
         if holds_a_session && !(header.is_some() && index.is_some()) {
             let why = "not empty in an image that holds a session: it has a header and an index";
             return Err(field("header's and last index block's length", 0, why));
@@ -295,9 +327,11 @@ impl Slot {
 /// The newest valid record of the two slots' bytes, and the slot that holds it. The next change begins with the other.
 ///
 /// # Errors
-/// Where neither is valid, what is wrong with the first, or with the second where the first is not there at all.
+/// Where neither is valid, what is wrong with the first, or with the second where the first has no record at all.
+/// [`FormatError::Newer`] where one of them is whole and needs a newer version: it may be the newest.
 pub fn newest(first: &[u8], second: &[u8]) -> Result<(Commit, Slot), FormatError> {
     match (Commit::decode(first), Commit::decode(second)) {
+        (Err(error @ FormatError::Newer { .. }), _) | (_, Err(error @ FormatError::Newer { .. })) => Err(error),
         (Ok(a), Ok(b)) if b.seq > a.seq => Ok((b, Slot::Second)),
         (Ok(a), _) => Ok((a, Slot::First)),
         (Err(_), Ok(b)) => Ok((b, Slot::Second)),

@@ -7,13 +7,13 @@ use roaring::RoaringTreemap;
 use crate::error::FormatError;
 use crate::{Extent, PfnRange, Totals};
 
-/// Runs of so many pages are kept as such: in a bitmap, a hostile image could make much of few bytes.
+/// Runs of at least this many pages are kept as such: in a bitmap, a hostile image could make much of few bytes.
 const LONG: u64 = 1 << 16;
 
 /// Which pages of the saved memory an image holds.
 ///
-/// It needs about a bit for each page of an image, and no more than a few times what the index needs to say so, however much
-/// memory a header claims.
+/// It needs about a bit for each page of an image, and no more than a few times what the index needs for them, however
+/// much memory a header claims.
 #[derive(Debug, Clone)]
 pub struct Coverage {
     ranges: Vec<PfnRange>,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::record::RecordError;
 use crate::{State, Uuid, Version};
 
 /// A part of an image, for messages.
@@ -14,6 +15,8 @@ pub enum Block {
     Label,
     /// The commit record.
     Commit,
+    /// The session record that the saved kernel hands to the save kernel.
+    Session,
     /// The header of the saved session.
     Header,
     /// An index block.
@@ -25,6 +28,7 @@ impl fmt::Display for Block {
         f.write_str(match self {
             Block::Label => "label",
             Block::Commit => "commit record",
+            Block::Session => "session record",
             Block::Header => "header",
             Block::Index => "index block",
         })
@@ -45,16 +49,38 @@ pub enum FormatError {
         block: Block,
         /// Bytes needed.
         needed: usize,
-        /// Bytes that are there.
+        /// Bytes found.
         got: usize,
     },
-    /// Another version of the format.
-    #[error("the {block} has format version {found}, this program reads {}", crate::VERSION)]
+    /// Another major version of the format.
+    #[error("the {block} has format version {found}, this program reads {}.x: use another one", crate::VERSION.major)]
     Version {
         /// Which block.
         block: Block,
         /// The version found.
         found: Version,
+    },
+    /// Something to which this version gives no meaning: a field that should be zero is not.
+    #[error(
+        "the {block} has {what}, which this program does not know (it writes format version {}, \
+             the {block} has {written}): use a newer Dormouse",
+        crate::VERSION
+    )]
+    Newer {
+        /// Which block.
+        block: Block,
+        /// What it has.
+        what: &'static str,
+        /// The version that wrote the block.
+        written: Version,
+    },
+    /// The session of another architecture.
+    #[error("the {block} is of another architecture (ELF machine {machine}), this program restores x86-64 (62)")]
+    Architecture {
+        /// Which block.
+        block: Block,
+        /// The number of the architecture, as in ELF files.
+        machine: u16,
     },
     /// The bytes are not those that were written.
     #[error("the {block} is damaged: its checksum is {found:016x}, its content has {computed:016x}")]
@@ -63,7 +89,7 @@ pub enum FormatError {
         block: Block,
         /// The checksum that it carries.
         found: u64,
-        /// The checksum of what is there.
+        /// The checksum of what was found.
         computed: u64,
     },
     /// A field with a value outside its range.
@@ -86,13 +112,13 @@ pub enum FormatError {
         /// The field, for people; FORMAT.md has it under the same or nearly the same name.
         field: &'static str,
     },
-    /// A record that this version does not know and may not ignore, or that is missing or doubled.
-    #[error("the header's record {kind}: {why}")]
+    /// Something is wrong with a block's records.
+    #[error("the {block}: {error}")]
     Record {
-        /// The record's kind.
-        kind: u16,
+        /// Which block.
+        block: Block,
         /// What is wrong.
-        why: &'static str,
+        error: RecordError,
     },
     /// Something is larger than the format allows.
     #[error("the {block} would have {size} bytes, at most {max} are allowed")]
@@ -119,7 +145,7 @@ pub enum FormatError {
     OutsideRam {
         /// First page frame.
         start: u64,
-        /// The one behind the last.
+        /// The one after the last.
         end: u64,
     },
     /// A page that the image holds twice.

@@ -91,6 +91,9 @@ struct RawIndex {
     chunks: U32,
     extents: U32,
     zero: U32,
+    /// Of the previous block, in an encrypted image.
+    prev_tag: [u8; 16],
+    reserved: [u8; 8],
 }
 
 #[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -101,6 +104,10 @@ struct RawChunk {
     stored_len: U32,
     codec: U16,
     extents: U16,
+    /// In an encrypted image.
+    counter: U64,
+    /// In an encrypted image.
+    tag: [u8; 16],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -113,31 +120,34 @@ struct RawExtent {
 const INDEX: usize = size_of::<RawIndex>();
 const CHUNK: usize = size_of::<RawChunk>();
 const EXTENT: usize = size_of::<RawExtent>();
-const _: () = assert!(INDEX == 48 && CHUNK == 24 && EXTENT == 12);
+const _: () = assert!(INDEX == 72 && CHUNK == 48 && EXTENT == 12);
 
 impl IndexBlock {
     /// Reads the index block that lies at `at` on the device.
     ///
-    /// Beyond its own consistency this checks that its chunks lie one behind the other between the index block before
-    /// it and itself.
+    /// Beyond its own consistency this checks that its chunks lie one after another between the index block before it
+    /// and itself.
     ///
     /// # Errors
     /// [`FormatError`] says what is wrong with it.
     pub fn decode(bytes: &[u8], at: u64) -> Result<IndexBlock, FormatError> {
-        let body = block::open(Block::Index, INDEX_MAGIC, bytes, INDEX_MAX)?;
+        let frame = block::unframe(Block::Index, INDEX_MAGIC, bytes, INDEX_MAX)?;
         let field = |field, value, why| FormatError::Field { block: Block::Index, field, value, why };
-        let (raw, rest) = RawIndex::ref_from_prefix(body).map_err(|_| FormatError::Magic(Block::Index))?;
+        let (raw, rest) = RawIndex::ref_from_prefix(frame.body).map_err(|_| FormatError::Magic(Block::Index))?;
+        frame.zero("the tag of an encrypted block", &raw.prev_tag)?;
+        frame.zero("a reserved field", &raw.reserved)?;
         let counts = (raw.chunks.get() as usize, raw.extents.get() as usize, raw.zero.get() as usize);
         if counts.0 > INDEX_MAX_CHUNKS {
             return Err(field("chunk count", counts.0 as u64, "at most 4096"));
         }
         // Counts of 32 bits times small sizes fit 64 bits.
         let needed = counts.0 * CHUNK + (counts.1 + counts.2) * EXTENT;
-        let tables = rest.get(..needed).ok_or(FormatError::Truncated {
+        let (tables, padding) = rest.split_at_checked(needed).ok_or(FormatError::Truncated {
             block: Block::Index,
             needed: INDEX + needed,
-            got: body.len(),
+            got: frame.body.len(),
         })?;
+        frame.zero("padding that is not zero", padding)?;
         let (chunks, tables) = tables.split_at(counts.0 * CHUNK);
         let (extents, zero) = tables.split_at(counts.1 * EXTENT);
         let extents = decode_extents(extents)?;
@@ -165,6 +175,8 @@ impl IndexBlock {
         let mut first = 0;
         for record in chunks.chunks_exact(CHUNK) {
             let (raw, _) = RawChunk::ref_from_prefix(record).map_err(|_| FormatError::Magic(Block::Index))?;
+            frame.zero("the counter of an encrypted chunk", raw.counter.as_bytes())?;
+            frame.zero("the tag of an encrypted chunk", &raw.tag)?;
             let end = first + usize::from(raw.extents.get());
             let extents = block
                 .extents
@@ -253,6 +265,6 @@ fn check_chunk(chunk: &Chunk, extents: &[Extent], floor: u64, ceiling: u64) -> R
     }
     match chunk.offset.checked_add(stored) {
         Some(end) if chunk.offset >= floor && end <= ceiling => Ok(end),
-        _ => Err(field("chunk's offset", chunk.offset, "behind the chunk before it, before its index block")),
+        _ => Err(field("chunk's offset", chunk.offset, "after the chunk before it, before its index block")),
     }
 }

@@ -1,4 +1,4 @@
-//! The on-disk format of a Dormouse image, version 1: `docs/FORMAT.md` describes it byte by byte.
+//! The on-disk format of a Dormouse image, version 1: `agent/docs/FORMAT.md` describes it byte by byte.
 //!
 //! This crate turns values into blocks and blocks into values. It does no I/O, allocates no more than its limits say,
 //! and trusts nothing that it decodes: every length, offset and page frame number is checked before it is used.
@@ -22,6 +22,8 @@ mod label;
 mod locator;
 mod name;
 mod range;
+pub mod record;
+mod session;
 mod state;
 mod uuid;
 mod version;
@@ -29,12 +31,16 @@ mod version;
 pub use commit::{COMMIT_MAGIC, Commit, SaveStats, Slot, Totals, newest};
 pub use coverage::Coverage;
 pub use error::{Block, FormatError};
-pub use header::{Cpu, EfiRange, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, Mailbox};
+pub use header::{HEADER_MAGIC, Header};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
-pub use label::{DiskExtent, LABEL_MAGIC, Label};
+pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label};
 pub use locator::Locator;
 pub use name::{ImageDevice, ImageDeviceError};
 pub use range::{Extent, PfnRange, PhysRange};
+pub use session::{
+    Architecture, Cpu, DiskPlace, EfiRange, Filesystem, FirmwareKind, FirmwareRange, Mailbox, SESSION_KINDS,
+    SESSION_MAGIC, SessionRecord, SwapArea,
+};
 pub use state::State;
 pub use uuid::{Uuid, UuidError};
 pub use version::{VERSION, Version};
@@ -49,13 +55,17 @@ pub mod layout {
     /// Where the label lies.
     pub const LABEL_OFFSET: u64 = 0;
     /// The most pieces of a block device that an image in a file may lie in.
-    pub const LABEL_MAX_EXTENTS: usize = 252;
+    pub const LABEL_MAX_EXTENTS: usize = 192;
     /// Where the two slots of the commit record lie.
     pub const SLOT_OFFSETS: [u64; 2] = [4096, 8192];
+    /// Where a block of keys will lie. This version neither reads nor writes it.
+    pub const KEYS_OFFSET: u64 = 12288;
     /// Where the header lies.
     pub const HEADER_OFFSET: u64 = 64 << 10;
     /// The longest header.
     pub const HEADER_MAX: usize = 960 << 10;
+    /// The longest session record: with what the jump adds to it, it is a header.
+    pub const SESSION_MAX: usize = HEADER_MAX - BLOCK;
     /// Where the stream of chunks and index blocks begins.
     pub const DATA_OFFSET: u64 = 1 << 20;
     /// The longest index block.

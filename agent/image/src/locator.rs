@@ -3,9 +3,10 @@
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::BLOCK;
+use crate::block::{self, Frame};
 use crate::error::{Block, FormatError};
 use crate::layout::INDEX_MAX;
-use crate::{BLOCK, block};
 
 /// Where a block lies, and what it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,10 +30,10 @@ impl Locator {
             size: block.len(),
             max: INDEX_MAX,
         })?;
-        Ok(Locator { offset, len, checksum: block::sealed_checksum(block) })
+        Ok(Locator { offset, len, checksum: block::framed_checksum(block) })
     }
 
-    /// Whether there is a block at all.
+    /// Whether it points to a block at all.
     #[must_use]
     pub fn is_some(&self) -> bool {
         self.len != 0
@@ -46,14 +47,14 @@ impl Locator {
         if block.len() != self.len as usize {
             return Err(FormatError::Truncated { block: kind, needed: self.len as usize, got: block.len() });
         }
-        let computed = block::sealed_checksum(block);
+        let computed = block::framed_checksum(block);
         if computed != self.checksum {
             return Err(FormatError::Checksum { block: kind, found: self.checksum, computed });
         }
         Ok(())
     }
 
-    /// The byte behind the block, if a block of at most `max` bytes can lie here, at `floor` or behind it.
+    /// The byte after the block, if a block of at most `max` bytes can lie here, at `floor` or after it.
     ///
     /// What passes may be read into memory: its length is bounded.
     pub(crate) fn end(&self, floor: u64, max: usize) -> Option<u64> {
@@ -86,8 +87,10 @@ impl From<&Locator> for RawLocator {
     }
 }
 
-impl From<&RawLocator> for Locator {
-    fn from(raw: &RawLocator) -> Locator {
-        Locator { offset: raw.offset.get(), len: raw.len.get(), checksum: raw.checksum.get() }
+impl RawLocator {
+    /// The locator, whose reserved field is zero.
+    pub(crate) fn decode(&self, frame: &Frame<'_>) -> Result<Locator, FormatError> {
+        frame.zero("a reserved field of a locator", self.reserved.as_bytes())?;
+        Ok(Locator { offset: self.offset.get(), len: self.len.get(), checksum: self.checksum.get() })
     }
 }

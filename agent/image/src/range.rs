@@ -7,7 +7,7 @@ use std::fmt;
 pub struct PhysRange {
     /// The first byte.
     pub start: u64,
-    /// The byte behind the last.
+    /// The byte after the last.
     pub end: u64,
 }
 
@@ -38,7 +38,7 @@ impl PhysRange {
     }
 }
 
-/// As in messages of the kernel, but with the end behind the last byte.
+/// As in messages of the kernel, but with the end after the last byte.
 impl fmt::Display for PhysRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}-{:#x}", self.start, self.end)
@@ -50,7 +50,7 @@ impl fmt::Display for PhysRange {
 pub struct PfnRange {
     /// The first page frame number: a physical address divided by 4096.
     pub start: u64,
-    /// The one behind the last.
+    /// The one after the last.
     pub end: u64,
 }
 

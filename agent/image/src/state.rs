@@ -47,11 +47,17 @@ impl State {
             Empty => false,
             Saving => true,
             Complete | Snapshot => self == Saving,
-            Restoring => matches!(self, Complete | Restoring),
+            Restoring => self.is_waiting(),
             Consumed => self == Restoring,
-            Failed => matches!(self, Saving | Complete | Restoring),
+            Failed => self.is_waiting() || self == Saving,
             Discarded => matches!(self, Empty | Saving | Complete | Snapshot | Restoring | Failed),
         }
+    }
+
+    /// Whether a session waits in the image: the next boot resumes it, or has to give it up.
+    #[must_use]
+    pub fn is_waiting(self) -> bool {
+        matches!(self, State::Complete | State::Restoring)
     }
 
     /// The eight bytes that stand for it on the device.

@@ -9,7 +9,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Uuid(pub [u8; 16]);
 
-/// Text that is no UUID.
+/// Text that is not a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{0}` is not a UUID of the form 01234567-89ab-cdef-0123-456789abcdef")]
 pub struct UuidError(pub String);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_uuid_is_refused() {
+    fn rejects_non_uuid_text() {
         for text in [
             "",
             "x",

@@ -5,10 +5,12 @@
 use std::path::Path;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
+use dormouse_image::record::Kind;
 use dormouse_image::{
-    BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind,
-    FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_MAGIC, Label, Locator, Mailbox, PfnRange,
-    PhysRange, SaveStats, State, Totals, Uuid, VERSION, checksum,
+    Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
+    Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_KINDS, LABEL_MAGIC,
+    Label, Locator, Mailbox, PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State,
+    SwapArea, Totals, Uuid, VERSION, Version, checksum,
 };
 
 /// The rows of the tables of one section, without their heads: the cells' text.
@@ -36,11 +38,29 @@ fn rows(section: &str) -> Vec<Vec<String>> {
     rows
 }
 
+/// Whether a cell has the size of a field, and not the version of a record.
+fn is_size(cell: &str) -> bool {
+    cell == "n" || cell.parse::<usize>().is_ok()
+}
+
+/// Asserts that the table of `section` lists these kinds of records, in this order.
+fn compare_kinds(section: &str, kinds: &[Kind]) {
+    let rows = rows(section);
+    let listed: Vec<_> =
+        rows.iter().filter(|row| row.len() == 4 && row[1].contains('.')).map(|row| &row[..3]).collect();
+    let of = |kind: &Kind| {
+        assert!(!kind.skippable, "the document calls all kinds mandatory");
+        let since = Version { major: VERSION.major, minor: kind.since };
+        [kind.number.to_string(), since.to_string(), kind.name.to_string()]
+    };
+    assert_eq!(listed, kinds.iter().map(of).collect::<Vec<_>>(), "{section}");
+}
+
 /// Asserts that the first table of `section` has these fields without gaps, and that they hold these values in `bytes`.
 fn compare(section: &str, bytes: &[u8], expected: &[(&str, &[u8])]) {
     let rows = rows(section);
     let fields: Vec<&Vec<String>> =
-        rows.iter().filter(|row| row.len() == 4 && row[0].parse::<usize>().is_ok()).collect();
+        rows.iter().filter(|row| row.len() == 4 && row[0].parse::<usize>().is_ok() && is_size(&row[1])).collect();
     let names: Vec<&str> = fields.iter().map(|row| row[2].as_str()).collect();
     let expected_names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, expected_names, "{section}");
@@ -73,14 +93,16 @@ fn u64s(value: u64) -> [u8; 8] {
 #[test]
 fn constants() {
     let [first, second] = layout::SLOT_OFFSETS;
-    let expected: [(&str, u64); 14] = [
+    let expected: [(&str, u64); 16] = [
         ("BLOCK", BLOCK as u64),
         ("LABEL_OFFSET", layout::LABEL_OFFSET),
         ("LABEL_MAX_EXTENTS", layout::LABEL_MAX_EXTENTS as u64),
         ("SLOT_1_OFFSET", first),
         ("SLOT_2_OFFSET", second),
+        ("KEYS_OFFSET", layout::KEYS_OFFSET),
         ("HEADER_OFFSET", layout::HEADER_OFFSET),
         ("HEADER_MAX", layout::HEADER_MAX as u64),
+        ("SESSION_MAX", layout::SESSION_MAX as u64),
         ("DATA_OFFSET", layout::DATA_OFFSET),
         ("INDEX_MAX", layout::INDEX_MAX as u64),
         ("INDEX_MAX_CHUNKS", layout::INDEX_MAX_CHUNKS as u64),
@@ -94,15 +116,16 @@ fn constants() {
     let expected: Vec<(String, u64)> = expected.iter().map(|(name, value)| ((*name).to_string(), *value)).collect();
     assert_eq!(found, expected);
     // The parts of the device do not overlap.
-    assert!(HEADER_OFFSET + layout::HEADER_MAX as u64 <= DATA_OFFSET && second + BLOCK as u64 <= HEADER_OFFSET);
+    assert!(HEADER_OFFSET + layout::HEADER_MAX as u64 <= DATA_OFFSET && second + BLOCK as u64 <= layout::KEYS_OFFSET);
+    assert!(layout::KEYS_OFFSET + BLOCK as u64 <= HEADER_OFFSET);
     assert_eq!(checksum(&[]), 0x2d06_8005_38d3_94c2);
 }
 
 #[test]
 fn prologue_and_magics() {
     let label = label().encode().unwrap();
-    let mut unsealed = label.clone();
-    unsealed[16..24].fill(0);
+    let mut unsummed = label.clone();
+    unsummed[16..24].fill(0);
     compare(
         "Prologue",
         &label,
@@ -111,7 +134,7 @@ fn prologue_and_magics() {
             ("major version", &u16s(VERSION.major)),
             ("minor version", &u16s(VERSION.minor)),
             ("length", &u32s(4096)),
-            ("checksum", &u64s(checksum(&unsealed))),
+            ("checksum", &u64s(checksum(&unsummed))),
         ],
     );
     let magics: Vec<Vec<u8>> = rows("Prologue")
@@ -119,7 +142,7 @@ fn prologue_and_magics() {
         .filter(|row| row[1].starts_with('`'))
         .map(|row| row[2].split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect())
         .collect();
-    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
+    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, SESSION_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
 }
 
 fn label() -> Label {
@@ -129,17 +152,41 @@ fn label() -> Label {
 #[test]
 fn the_label() {
     let bytes = label().encode().unwrap();
-    let extent = [u64s(8192), u64s(4096)].concat();
     let expected: &[(&str, &[u8])] = &[
         ("prologue", &bytes[..24]),
         ("image", &[1; 16]),
         ("created", &u64s(2)),
-        ("number of extents", &u32s(1)),
-        ("reserved", ZERO),
-        ("extents", &extent),
+        ("records", &u32s(3)),
+        ("reserved", &[0; 20]),
+        // The first record: its kind, no flags, its length.
+        ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
     ];
     compare("Label", &bytes, expected);
-    compare("Device extent", &extent, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
+    compare_kinds("Label", LABEL_KINDS);
+    let [extents, legs, stack] = records(&bytes[72..]);
+    compare("Device extent", extents, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
+    compare("Leg", legs, &[("identity", &[0; 16])]);
+    assert_eq!(stack, []);
+    // There is none: just that the table has no gaps.
+    let layer: &[(&str, &[u8])] = &[("length", ZERO), ("kind", &[0; 2]), ("text length", &[0; 2]), ("identity", &[])];
+    compare("Layer", &[0; 8], layer);
+}
+
+/// The contents of records, each of which is as the document says.
+fn records<const N: usize>(mut bytes: &[u8]) -> [&[u8]; N] {
+    let mut number = 0;
+    let contents = [(); N].map(|()| {
+        number += 1;
+        let len = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
+        let content = &bytes[8..8 + len as usize];
+        let record: &[(&str, &[u8])] =
+            &[("kind", &u16s(number)), ("flags", &u16s(0)), ("length", &u32s(len)), ("content", content)];
+        compare("Record", bytes, record);
+        bytes = &bytes[(8 + len as usize).next_multiple_of(8)..];
+        content
+    });
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    contents
 }
 
 #[test]
@@ -167,6 +214,8 @@ fn the_commit_record() {
         reason: "why".to_string(),
     };
     let bytes = commit.encode().unwrap();
+    let mut reason = [0; 1024];
+    reason[..3].copy_from_slice(b"why");
     let expected: &[(&str, &[u8])] = &[
         ("prologue", &bytes[..24]),
         ("sequence number", &u64s(3)),
@@ -197,21 +246,28 @@ fn the_commit_record() {
         ("threads", &u32s(15)),
         ("attempts", &u32s(4)),
         ("reason length", &u32s(3)),
-        ("reserved", ZERO),
-        ("reason", b"why"),
+        ("suite", &[0; 2]),
+        ("number of wraps", &[0; 2]),
+        ("nonce", &[0; 16]),
+        ("header tag", &[0; 16]),
+        ("last index tag", &[0; 16]),
+        ("mac", &[0; 32]),
+        ("reason", &reason),
+        ("wraps", &[0; 768]),
     ];
     compare("Commit record", &bytes, expected);
 }
 
-fn header() -> Header {
-    Header {
+fn session() -> SessionRecord {
+    SessionRecord {
         image: Uuid([1; 16]),
         save_id: Uuid([2; 16]),
         boot_id: Uuid([3; 16]),
+        machine: Uuid([4; 16]),
         created_unix: 4,
-        entry: 0x60_0000,
+        architecture: Architecture::X86_64,
         region: PhysRange { start: 0x100_0000, end: 0x200_0000 },
-        low: PhysRange { start: 0x1000, end: 0x9000 },
+        low: vec![PhysRange { start: 0x1000, end: 0x9000 }],
         mailbox: Some(Mailbox { pfn: 0x601, nonce: [5; 16] }),
         ram: vec![PfnRange { start: 0x500, end: 0x700 }],
         firmware: vec![FirmwareRange { start: 6, end: 7, kind: FirmwareKind::AcpiNvs }],
@@ -220,8 +276,15 @@ fn header() -> Header {
             kind: "ext4".to_string(),
             uuid: "1-2".to_string(),
             mount: "/".to_string(),
-            steady: 0x12,
-            still: None,
+            mount_digest: 0x12,
+            quiesced_digest: Some(0x13),
+            superblock: Some(DiskPlace { disk: "a disk".to_string(), offset: 1024 }),
+        }],
+        swap_areas: vec![SwapArea {
+            uuid: "3-4".to_string(),
+            mount_digest: 0x14,
+            quiesced_digest: None,
+            superblock: None,
         }],
         cpu: Cpu {
             vendor: "vendor".to_string(),
@@ -240,74 +303,97 @@ fn header() -> Header {
     }
 }
 
+/// The session in a session record.
+fn session_bytes() -> Vec<u8> {
+    session().encode().unwrap()[24..].to_vec()
+}
+
 #[test]
-fn the_header() {
-    let bytes = header().encode().unwrap();
-    let expected: &[(&str, &[u8])] = &[
-        ("prologue", &bytes[..24]),
-        ("image", &[1; 16]),
-        ("save", &[2; 16]),
-        ("boot", &[3; 16]),
-        ("mailbox nonce", &[5; 16]),
-        ("created", &u64s(4)),
-        ("entry", &u64s(0x60_0000)),
-        ("region start", &u64s(0x100_0000)),
-        ("region end", &u64s(0x200_0000)),
-        ("low memory start", &u64s(0x1000)),
-        ("low memory end", &u64s(0x9000)),
-        ("mailbox", &u64s(0x601)),
-        ("cpu family", &u32s(8)),
-        ("cpu model", &u32s(9)),
-        ("cpu stepping", &u32s(10)),
-        ("cpus", &u32s(11)),
-        ("paging levels", &u32s(5)),
-        ("records", &u32s(11)),
-        // The first record: its kind, no flags, its length.
-        ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
-    ];
+fn session_record_and_header() {
+    let (session, record) = (session_bytes(), session().encode().unwrap());
+    compare("Session record", &record, &[("prologue", &record[..24]), ("session", &session)]);
+    let bytes = Header { session: self::session(), entry: 0x60_0000 }.encode().unwrap();
+    let session = &session[..bytes.len() - 40];
+    let expected: &[(&str, &[u8])] =
+        &[("prologue", &bytes[..24]), ("entry", &u64s(0x60_0000)), ("reserved", &[0; 8]), ("session", session)];
     compare("Header", &bytes, expected);
 }
 
 #[test]
-fn the_headers_records() {
-    let bytes = header().encode().unwrap();
-    let words = [
-        ("memory ranges", ""),
-        ("firmware ranges", ""),
-        ("vendor", "vendor"),
-        ("model name", "name"),
-        ("CPUID", "features"),
-        ("uname -r", "release"),
-        ("uname -v", "version"),
-        ("host name", "host"),
-        ("command line", "cmdline"),
-        ("EFI ranges", ""),
-        ("file systems", "ext4\t1-2\t0000000000000012\t-\t/\n"),
+fn the_session() {
+    let bytes = session_bytes();
+    let expected: &[(&str, &[u8])] = &[
+        ("image", &[1; 16]),
+        ("save", &[2; 16]),
+        ("boot", &[3; 16]),
+        ("machine", &[4; 16]),
+        ("mailbox nonce", &[5; 16]),
+        ("created", &u64s(4)),
+        ("region start", &u64s(0x100_0000)),
+        ("region end", &u64s(0x200_0000)),
+        ("mailbox", &u64s(0x601)),
+        ("architecture", &u16s(62)),
+        ("reserved", &[0; 2]),
+        ("page size", &u32s(4096)),
+        ("cpus", &u32s(11)),
+        ("records", &u32s(11)),
+        ("reserved", &[0; 32]),
+        ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
     ];
-    let kinds: Vec<Vec<String>> = rows("Header record").into_iter().filter(|row| row.len() == 2).collect();
-    assert_eq!(kinds.len(), words.len());
-    let mut rest = &bytes[168..];
-    for (row, (meaning, text)) in kinds.iter().zip(words) {
-        let kind: u16 = row[0].parse().unwrap();
-        assert!(row[1].contains(meaning), "kind {kind}: {}", row[1]);
-        let len = u32::from_le_bytes(rest[4..8].try_into().unwrap());
-        let content = &rest[8..8 + len as usize];
-        let record: &[(&str, &[u8])] =
-            &[("kind", &u16s(kind)), ("flags", &u16s(0)), ("length", &u32s(len)), ("content", content)];
-        compare("Header record", rest, record);
-        match kind {
-            1 => compare("Memory range", content, &[("start", &u64s(0x500)), ("end", &u64s(0x700))]),
-            2 => compare(
-                "Firmware range",
-                content,
-                &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)],
-            ),
-            10 => compare("EFI range", content, &[("start", &u64s(8)), ("end", &u64s(9)), ("mapped", &u64s(10))]),
-            _ => assert_eq!(content, text.as_bytes()),
-        }
-        rest = &rest[(8 + len as usize).next_multiple_of(8)..];
-    }
-    assert!(rest.iter().all(|byte| *byte == 0));
+    compare("Session", &bytes, expected);
+    compare_kinds("Session", SESSION_KINDS);
+}
+
+#[test]
+fn the_sessions_records() {
+    let bytes = session_bytes();
+    let [ram, low, firmware, efi, filesystem, swap, cpu, texts @ ..] = records::<11>(&bytes[160..]);
+    compare("Memory range", ram, &[("start", &u64s(0x500)), ("end", &u64s(0x700))]);
+    compare("Physical range", low, &[("start", &u64s(0x1000)), ("end", &u64s(0x9000))]);
+    let expected: &[(&str, &[u8])] = &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)];
+    compare("Firmware range", firmware, expected);
+    compare("EFI range", efi, &[("start", &u64s(8)), ("end", &u64s(9)), ("mapped", &u64s(10))]);
+    let expected: &[(&str, &[u8])] = &[
+        ("length", &u32s(72)),
+        ("type length", &u16s(4)),
+        ("UUID length", &u16s(3)),
+        ("mount point length", &u16s(1)),
+        ("disk length", &u16s(6)),
+        ("flags", &u32s(1)),
+        ("mount digest", &u64s(0x12)),
+        ("quiesced digest", &u64s(0x13)),
+        ("superblock", &u64s(1024)),
+        ("reserved", &[0; 16]),
+        ("texts", b"ext41-2/a disk"),
+    ];
+    compare("Filesystem", filesystem, expected);
+    let expected: &[(&str, &[u8])] = &[
+        ("length", &u32s(64)),
+        ("type length", &u16s(4)),
+        ("UUID length", &u16s(3)),
+        ("mount point length", &u16s(0)),
+        ("disk length", &u16s(0)),
+        ("flags", ZERO),
+        ("mount digest", &u64s(0x14)),
+        ("quiesced digest", &u64s(0)),
+        ("superblock", &u64s(0)),
+        ("reserved", &[0; 16]),
+        ("texts", b"swap3-4\0"),
+    ];
+    compare("Filesystem", swap, expected);
+    let expected: &[(&str, &[u8])] = &[
+        ("family", &u32s(8)),
+        ("model", &u32s(9)),
+        ("stepping", &u32s(10)),
+        ("paging levels", &u32s(5)),
+        ("vendor length", &u32s(6)),
+        ("name length", &u32s(4)),
+        ("features length", &u32s(8)),
+        ("reserved", ZERO),
+        ("texts", b"vendornamefeatures"),
+    ];
+    compare("X86 CPU", cpu, expected);
+    assert_eq!(texts, [&b"release"[..], b"version", b"host", b"cmdline"]);
 }
 
 #[test]
@@ -329,16 +415,20 @@ fn the_index_block() {
         ("chunks", &u32s(1)),
         ("extents", &u32s(2)),
         ("zero runs", &u32s(1)),
+        ("previous tag", &[0; 16]),
+        ("reserved", &[0; 8]),
         ("tables", &u64s(DATA_OFFSET + 4096)),
     ];
     compare("Index block", &bytes, expected);
-    let (entry, extents) = bytes[72..].split_at(24);
+    let (entry, extents) = bytes[96..].split_at(48);
     let expected: &[(&str, &[u8])] = &[
         ("chunk offset", &u64s(DATA_OFFSET + 4096)),
         ("chunk checksum", &u64s(2)),
         ("stored length", &u32s(77)),
         ("codec", &u16s(1)),
         ("extent count", &u16s(2)),
+        ("counter", &[0; 8]),
+        ("tag", &[0; 16]),
     ];
     compare("Chunk entry", entry, expected);
     for (at, (pfn, pages)) in [(3, 4), (0x500, 6), (0x700, 8)].into_iter().enumerate() {

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 
 use anyhow::{Context, bail};
-use dormouse_image::{Header, Mailbox, PfnRange, PhysRange, State, Uuid};
+use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::kernel_args::join;
 use dormouse_linux::plymouth::Splash;
@@ -171,7 +171,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         kernel: &kernel,
         initramfs: &with_session(&header, &read(&policy.kernel.initramfs)?)?,
         region,
-        low,
+        low: &[low],
         other_ram: &memory,
         firmware: &machine.iomem.firmware,
         boot_params: &machine.boot_params,
@@ -238,7 +238,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
     let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
     let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    if matches!(image.commit().state, State::Saving | State::Complete | State::Restoring) {
+    if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
     file::confirm(&image)
@@ -281,27 +281,28 @@ fn header(
     low: PhysRange,
     memory: &[PfnRange],
     mailbox: Mailbox,
-) -> anyhow::Result<Header> {
+) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = nix::sys::utsname::uname().context("uname")?;
     // What is still to be written could be a superblock.
     nix::unistd::sync();
     let filesystems = filesystems::of_session(&procfs::text("/proc/self/mountinfo")?);
     let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-    Ok(Header {
+    Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
+        machine: Uuid::default(),
         created_unix: procfs::now_unix(),
-        // B knows it, when it has been jumped to.
-        entry: 0,
+        architecture: Architecture::default(),
         region,
-        low,
+        low: vec![low],
         mailbox: Some(mailbox),
         ram: memory.to_vec(),
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
         filesystems,
+        swap_areas: Vec::new(),
         cpu: machine.cpu.clone(),
         kernel_release: string(uname.release()),
         kernel_version: string(uname.version()),
@@ -326,7 +327,7 @@ fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> 
 
 /// The initramfs of B with the session record before it: the kernel unpacks archives one after the other, and the first
 /// may be uncompressed, as those with microcode are (init/initramfs.c).
-fn with_session(header: &Header, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn with_session(header: &SessionRecord, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
     let record = header.encode()?;
     let mut bytes = Archive::new().file(pid1::SESSION_FILE, 0o400, record).finish()?;
     bytes.resize(bytes.len().next_multiple_of(512), 0);

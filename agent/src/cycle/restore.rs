@@ -49,8 +49,8 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
     }
     let header = image.header()?;
-    if header.save_id != plan.session {
-        bail!("the image holds the session {}, this kernel was started for {}", header.save_id, plan.session);
+    if header.session.save_id != plan.session {
+        bail!("the image holds the session {}, this kernel was started for {}", header.session.save_id, plan.session);
     }
     let idle = machine::idle_cpus()?;
     if !idle.is_empty() {
@@ -60,8 +60,8 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
         );
     }
     let mut reader = Reader::open(image, &header)?;
-    let own = [header.region, header.low];
-    let frames = Restorable::new(&header.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
+    let own: Vec<_> = header.session.low.iter().copied().chain([header.session.region]).collect();
+    let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
     let memory = PhysicalMemory::open(&frames)?;
 
     // Header, index and commit record are verified: memory may be written.
@@ -93,7 +93,7 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
     });
     // The point of no return: an image is resumed at most once, whatever happens behind this line.
     image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
-    if let Err(error) = pid1::deliver(&header, &memory, &report) {
+    if let Err(error) = pid1::deliver(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
     Ok(way)

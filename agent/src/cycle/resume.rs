@@ -142,12 +142,12 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
         Err(StoreError::NotInitialised { .. }) => return Ok(None),
         result => result?,
     };
-    if !matches!(image.commit().state, State::Complete | State::Restoring) {
+    if !image.commit().state.is_waiting() {
         return Ok(None);
     }
     let header = image.header().ok();
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
-    let is_own = header.as_ref().is_some_and(|header| header.boot_id.to_string() == boot_id.trim());
+    let is_own = header.as_ref().is_some_and(|header| header.session.boot_id.to_string() == boot_id.trim());
     if !is_own && may_stay(policy, header.as_ref()) {
         return Ok(Some(format!("a session waits in the image on {place}, and is kept by policy (resume.mismatch)")));
     }
@@ -175,8 +175,7 @@ fn leave_several(error: StoreError) -> anyhow::Result<String> {
     if let StoreError::Ambiguous { first, second, .. } = &error {
         for place in [first, second] {
             let Ok(mut image) = open(place) else { continue };
-            let is_waiting = matches!(image.commit().state, State::Complete | State::Restoring);
-            if is_waiting && !image.header().is_ok_and(|header| can_tell(&header)) {
+            if image.commit().state.is_waiting() && !image.header().is_ok_and(|header| can_tell(&header)) {
                 discard(&mut image, &error.to_string())?;
                 line.push_str(&format!("; the image on {place} is discarded"));
             }
@@ -187,7 +186,7 @@ fn leave_several(error: StoreError) -> anyhow::Result<String> {
 
 /// Whether the next boot can tell if this one writes to the session's filesystems.
 fn can_tell(header: &Header) -> bool {
-    let unsure = filesystems::compare(&header.filesystems, &filesystems::devices()).unsure;
+    let unsure = filesystems::compare(&header.session.filesystems, &filesystems::devices()).unsure;
     if !unsure.is_empty() {
         log::warn!("{}: the image cannot be kept: {} cannot be compared", Phase::ResumeCheck, unsure.join(", "));
     }
@@ -204,10 +203,10 @@ fn misfit(header: &Header, policy: &Policy) -> Option<String> {
         Ok(machine) => machine,
         Err(error) => return Some(format!("{error:#}")),
     };
-    if let Err(mismatch) = compat::check(header, &machine) {
+    if let Err(mismatch) = compat::check(&header.session, &machine) {
         return Some(mismatch.to_string());
     }
-    let filesystems = filesystems::compare_within(&header.filesystems, policy.image.wait, filesystems::devices);
+    let filesystems = filesystems::compare_within(&header.session.filesystems, policy.image.wait, filesystems::devices);
     if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
         let list = filesystems.unsure.join(", ");
         log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);
@@ -222,7 +221,7 @@ fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
 fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
-    log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.region);
+    log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
@@ -232,15 +231,15 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     let told = Cmdline {
         mode: Some(BootMode::Restore),
         image: Some(image.name()),
-        session: Some(header.save_id),
+        session: Some(header.session.save_id),
         ..Cmdline::default()
     };
     let plan = launch::plan(&Request {
         kernel: &kernel,
         initramfs: &read(&policy.kernel.initramfs)?,
-        region: header.region,
-        low: header.low,
-        other_ram: &machine.iomem.frames_outside(&header.region),
+        region: header.session.region,
+        low: &header.session.low,
+        other_ram: &machine.iomem.frames_outside(&header.session.region),
         firmware: &machine.iomem.firmware,
         boot_params: &machine.boot_params,
         acpi_rsdp: machine.acpi_rsdp,
@@ -251,7 +250,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     kexec::load(plan.entry, &plan.segments, Jump::Discard).context("kexec_load was refused")?;
     // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
     image.begin_restore()?;
-    log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.hostname);
+    log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.session.hostname);
     if let Some(splash) = &mut splash {
         splash.hide();
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{Header, PfnRange, SaveStats, State};
+use dormouse_image::{Header, PfnRange, SaveStats, SessionRecord, State};
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
@@ -27,31 +27,31 @@ use crate::policy::{Policy, Then, Verify};
 use crate::store::{Access, Disk, Image, Reader, Writer};
 use crate::{filesystems, pipeline, target};
 
-/// Saves the session that `header` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
+/// Saves the session that `session` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
 /// whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
-pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
+pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
     let (began, started_unix, watch) = (Instant::now(), procfs::now_unix(), Watch::start());
     let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
-    if vmcore.frames() != header.ram {
+    let mut header = Header { session, entry: plan.way.entry };
+    if vmcore.frames() != header.session.ram {
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
-    if header.save_id != plan.session {
-        bail!("the session record is of {}, this kernel was started for {}", header.save_id, plan.session);
+    if header.session.save_id != plan.session {
+        bail!("the session record is of {}, this kernel was started for {}", header.session.save_id, plan.session);
     }
-    header.entry = plan.way.entry;
     let place = target::find(&plan.image, policy.image.wait)?;
     let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
-    filesystems::settle(&mut header.filesystems, &filesystems::devices());
+    filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
     screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
     let limits = limits(policy);
-    let pages = header.ram_pages();
+    let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
     let mut writer = Writer::begin(image, &header)?;
@@ -59,7 +59,7 @@ pub fn run(plan: &SavePlan, mut header: Header, policy: &Policy, alive: &dyn Fn(
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
-    let task = pipeline::Task { memory: &header.ram, filter: &selection, most };
+    let task = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
     let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
         progress.at(step);
         alive();
@@ -209,13 +209,13 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
             Fate::Store
         }
     };
-    let swapped = Swapped { low: header.low, region: header.region };
+    let swapped = Swapped { low: &header.session.low, region: header.session.region };
     let map = SwapMap::find(&OldMemory { vmcore, swapped: None }, header.entry, swapped)?;
-    let mut ram = header.ram.clone();
-    ram.push(header.region.frames());
+    let mut ram = header.session.ram.clone();
+    ram.push(header.session.region.frames());
     ram.sort_by_key(|range| range.start);
     let selection = select_in(vmcore, &ram, &map, fate)?;
-    selection.check(said.count, header.ram_pages())?;
+    selection.check(said.count, header.session.ram_pages())?;
     Ok(selection)
 }
 
@@ -232,7 +232,7 @@ pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fa
 /// What A said of its free pages when it jumped.
 fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
     let missing = SelectError::NothingSaid;
-    let Some(mailbox) = &header.mailbox else { return Err(missing) };
+    let Some(mailbox) = &header.session.mailbox else { return Err(missing) };
     let mut page = vec![0; 4096];
     OldMemory { vmcore, swapped: None }.read(mailbox.pfn * PAGE_SIZE, &mut page)?;
     mailbox::free_pages(&page, &mailbox.nonce).ok_or(missing)

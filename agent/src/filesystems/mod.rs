@@ -54,7 +54,7 @@ pub fn of_session(mountinfo: &str) -> Vec<Filesystem> {
             // Mounted at several places, or several of its parts are: it is one all the same.
             continue;
         }
-        found.push(Filesystem { kind, uuid, mount, steady, still: None });
+        found.push(Filesystem { kind, uuid, mount, mount_digest: steady, ..Filesystem::default() });
     }
     found
 }
@@ -62,9 +62,9 @@ pub fn of_session(mountinfo: &str) -> Vec<Filesystem> {
 /// Adds what can be said when the session lies still, for those that are on one of `devices`.
 pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
     for superblock in readable(devices).map(|(_, superblock)| superblock) {
-        let same = |found: &&mut Filesystem| found.uuid == superblock.uuid && found.steady == superblock.steady;
+        let same = |found: &&mut Filesystem| found.uuid == superblock.uuid && found.mount_digest == superblock.steady;
         if let Some(found) = filesystems.iter_mut().find(same) {
-            found.still = Some(superblock.still);
+            found.quiesced_digest = Some(superblock.still);
         }
     }
 }
@@ -91,14 +91,14 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
     for filesystem in filesystems {
         let mut same_uuid = here.iter().filter(|(_, superblock)| superblock.uuid == filesystem.uuid).peekable();
         let device = same_uuid.peek().map(|(device, _)| device.clone());
-        let is_certain = filesystem.still.is_some() || superblock::has_steady_fields(&filesystem.kind);
+        let is_certain = filesystem.quiesced_digest.is_some() || superblock::has_steady_fields(&filesystem.kind);
         comparison.is_incomplete |= device.is_none() && !filesystem.uuid.is_empty();
         let Some(device) = device.filter(|_| is_certain) else {
             comparison.unsure.push(format!("{} ({} {})", filesystem.mount, filesystem.kind, filesystem.uuid));
             continue;
         };
         let is_as_it_was = |(_, here): &(PathBuf, Superblock)| {
-            filesystem.still.map_or(here.steady == filesystem.steady, |still| here.still == still)
+            filesystem.quiesced_digest.map_or(here.steady == filesystem.mount_digest, |still| here.still == still)
         };
         if !same_uuid.any(is_as_it_was) {
             comparison.changed.get_or_insert(format!(

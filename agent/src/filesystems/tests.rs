@@ -32,7 +32,14 @@ fn all() -> Vec<(&'static str, NamedTempFile)> {
 
 fn recorded(kind: &str, file: &NamedTempFile) -> Filesystem {
     let Superblock { uuid, steady, still } = read(file.path()).unwrap().unwrap();
-    Filesystem { kind: kind.to_owned(), uuid, mount: "/mnt".to_owned(), steady, still: Some(still) }
+    Filesystem {
+        kind: kind.to_owned(),
+        uuid,
+        mount: "/mnt".to_owned(),
+        mount_digest: steady,
+        quiesced_digest: Some(still),
+        superblock: None,
+    }
 }
 
 fn compare_with(filesystem: &Filesystem, file: &NamedTempFile) -> Comparison {
@@ -77,7 +84,7 @@ fn what_a_mount_writes_is_noticed() {
         let changed = compare_with(&filesystem, &file).changed.unwrap_or_else(|| panic!("{kind}: not noticed"));
         assert!(changed.contains(kind) && changed.contains("/mnt"), "{changed}");
         // What the session itself may have written since is no reason to refuse.
-        let unsettled = Filesystem { still: None, ..filesystem };
+        let unsettled = Filesystem { quiesced_digest: None, ..filesystem };
         let unsettled = compare_with(&unsettled, &file);
         assert_eq!(unsettled.changed.is_some(), kind == "ext4", "{kind}");
         assert_eq!(unsettled.unsure.is_empty(), kind == "ext4", "{kind}");
@@ -91,14 +98,14 @@ fn be32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_mount_count_that_the_session_wrote_itself_is_no_change() {
     let file = made("mkfs.ext4", &["-q", "-F"], 16);
-    let mut filesystems = vec![Filesystem { still: None, ..recorded("ext4", &file) }];
+    let mut filesystems = vec![Filesystem { quiesced_digest: None, ..recorded("ext4", &file) }];
     // The time of the last write and the number of free blocks: the session at work.
     for at in [0x30, 0x0c] {
         file.as_file().write_all_at(&[0x77], 1024 + at).unwrap();
     }
     assert_eq!(compare(&filesystems, &[file.path().to_owned()]), Comparison::default());
     settle(&mut filesystems, &[file.path().to_owned()]);
-    assert_eq!(filesystems[0].still, Some(recorded("ext4", &file).still.unwrap()));
+    assert_eq!(filesystems[0].quiesced_digest, Some(recorded("ext4", &file).quiesced_digest.unwrap()));
     // From now on they are somebody else's.
     file.as_file().write_all_at(&[0x78], 1024 + 0x30).unwrap();
     assert!(compare(&filesystems, &[file.path().to_owned()]).changed.is_some());

@@ -90,7 +90,7 @@ pub struct Request<'a> {
     /// Where it runs.
     pub region: PhysRange,
     /// The low memory that it gets.
-    pub low: PhysRange,
+    pub low: &'a [PhysRange],
     /// All other RAM, which it must not use.
     pub other_ram: &'a [PfnRange],
     /// What else the firmware described.
@@ -123,11 +123,9 @@ pub struct Plan {
 pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
     let layout = Layout::new(request)?;
     let own = layout.own;
-    let usable = [
-        request.low,
-        PhysRange { start: request.region.start, end: own.range.start },
-        PhysRange { start: own.range.end, end: request.region.end },
-    ];
+    let mut usable = request.low.to_vec();
+    usable.push(PhysRange { start: request.region.start, end: own.range.start });
+    usable.push(PhysRange { start: own.range.end, end: request.region.end });
     let e820 = boot_params::memory_map(&usable, request.other_ram, request.firmware);
 
     let (cmdline, digits) = command_line(request, &own)?;
@@ -159,8 +157,9 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
         place(own.elfcorehdr, &header);
     }
 
-    let mut segments = vec![
-        Segment { start: request.low.start, size: request.low.len(), data: Vec::new() },
+    let low = request.low.iter().map(|low| Segment { start: low.start, size: low.len(), data: Vec::new() });
+    let mut segments: Vec<Segment> = low.collect();
+    segments.extend([
         Segment { start: layout.kernel.start, size: layout.kernel.len(), data: request.kernel.kernel.to_vec() },
         Segment { start: own.range.start, size: own.range.len(), data: pages },
         Segment {
@@ -168,7 +167,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
             size: request.region.end - layout.initramfs.start,
             data: request.initramfs.to_vec(),
         },
-    ];
+    ]);
     match request.purpose {
         Purpose::Save { .. } => fill(&mut segments, request.region),
         // Without a swap there is nothing to preserve.
@@ -295,7 +294,7 @@ mod tests {
             kernel,
             initramfs,
             region: PhysRange { start: 16 * MIB, end: 144 * MIB },
-            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            low: &[PhysRange { start: 0x1000, end: 0x9f000 }],
             other_ram: &[PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
             firmware: &[],
             boot_params: &[0; 4096],

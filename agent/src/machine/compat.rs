@@ -1,6 +1,6 @@
 //! Whether this machine is the one that an image was saved on. Pure.
 
-use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, Header, PfnRange};
+use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord};
 use thiserror::Error;
 
 use crate::machine::Machine;
@@ -72,9 +72,9 @@ pub enum Mismatch {
 ///
 /// # Errors
 /// The first [`Mismatch`].
-pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
+pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let mut needed = header.ram.clone();
-    needed.extend([header.region.frames(), header.low.frames()]);
+    needed.extend(header.low.iter().chain([&header.region]).map(PhysRange::frames));
     needed.sort_by_key(|range| range.start);
     if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
         let page = dormouse_sys::PAGE_SIZE;
@@ -110,7 +110,7 @@ pub fn check(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
 
 /// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
 /// addresses. Other reserved ranges may change: nobody reads them.
-fn firmware(header: &Header, machine: &Machine) -> Result<(), Mismatch> {
+fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let places = |mut ranges: Vec<(u64, u64)>| {
         ranges.dedup();
         let texts: Vec<String> = ranges.iter().map(|(start, end)| format!("{start:#x}-{end:#x}")).collect();
@@ -139,7 +139,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::machine::iomem::Iomem;
-    use dormouse_image::{Cpu, PhysRange};
+    use dormouse_image::Cpu;
 
     fn cpu() -> Cpu {
         Cpu { vendor: "V".into(), family: 6, features: "fpu lm nx".into(), online: 2, ..Cpu::default() }
@@ -159,15 +159,15 @@ mod tests {
         }
     }
 
-    fn header() -> Header {
-        Header {
+    fn header() -> SessionRecord {
+        SessionRecord {
             region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
-            low: PhysRange { start: 0x1000, end: 0x9f000 },
+            low: vec![PhysRange { start: 0x1000, end: 0x9f000 }],
             ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
             firmware: machine().iomem.firmware,
             efi: machine().efi,
             cpu: cpu(),
-            ..Header::default()
+            ..SessionRecord::default()
         }
     }
 

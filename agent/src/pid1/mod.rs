@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use dormouse_image::{Header, PfnRange};
+use dormouse_image::{PfnRange, SessionRecord};
 use dormouse_linux::procfs;
 use supervisor::{Aborted, Care};
 use worker::Message;
@@ -35,8 +35,7 @@ use crate::memory::vmcore;
 use crate::pid1::ending::Ending;
 use crate::pipeline::seams::PageSink;
 use crate::policy::{DEFAULT_PATH, Policy, Then, Verbosity};
-
-/// Where A's record of the session is in B's initramfs: an encoded [`Header`], put there by the loader.
+/// Where A's record of the session is in B's initramfs: an encoded [`SessionRecord`], put there by the loader.
 pub const SESSION_FILE: &str = "dormouse-session";
 
 /// How long an error stays on the screen before another kernel writes over it.
@@ -82,10 +81,10 @@ fn evidence() -> Evidence {
 }
 
 /// A's record of the session.
-fn session_record() -> anyhow::Result<Header> {
+fn session_record() -> anyhow::Result<SessionRecord> {
     let path = session_path();
     let record = std::fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
-    Ok(Header::decode(&record)?)
+    Ok(SessionRecord::decode(&record)?)
 }
 
 /// B or D, whichever this is.
@@ -206,7 +205,8 @@ fn leave_word(report: &Report) {
         let Some(mailbox) = &header.mailbox else { return Ok(()) };
         let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
         let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
-        let frames = Restorable::new(&[page], &[header.region, header.low], &running)?;
+        let own: Vec<_> = header.low.iter().copied().chain([header.region]).collect();
+        let frames = Restorable::new(&[page], &own, &running)?;
         deliver(&header, &PhysicalMemory::open(&frames)?, report)
     });
     if let Err(error) = delivered {
@@ -218,7 +218,7 @@ fn leave_word(report: &Report) {
 ///
 /// # Errors
 /// The page cannot be reached, or it is not the one that A pinned.
-pub fn deliver(header: &Header, memory: &PhysicalMemory, report: &Report) -> anyhow::Result<()> {
+pub fn deliver(header: &SessionRecord, memory: &PhysicalMemory, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &header.mailbox else { return Ok(()) };
     let page = PfnRange { start: mailbox.pfn, end: mailbox.pfn + 1 };
     memory

@@ -150,7 +150,7 @@ impl Image {
     /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
-        if !matches!(commit.state, State::Complete | State::Snapshot | State::Restoring | State::Consumed) {
+        if !commit.state.is_waiting() && !matches!(commit.state, State::Snapshot | State::Consumed) {
             return Err(StoreError::Incomplete { path: self.disk.path().to_path_buf(), state: commit.state });
         }
         let place = |field, value, why| self.format(FormatError::Field { block: Block::Commit, field, value, why });
@@ -167,11 +167,7 @@ impl Image {
         let bytes = self.disk.read(locator.offset, locator.len as usize)?;
         locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
         let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
-        if header.entry == 0 {
-            let (field, value, why) = ("jump-back entry", 0, "known, in an image");
-            return Err(self.format(FormatError::Field { block: Block::Header, field, value, why }));
-        }
-        for (expected, found) in [(self.label.uuid, header.image), (commit.save_id, header.save_id)] {
+        for (expected, found) in [(self.label.uuid, header.session.image), (commit.save_id, header.session.save_id)] {
             if expected != found {
                 return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));
             }

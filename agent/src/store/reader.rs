@@ -37,7 +37,7 @@ impl Reader {
     pub fn open(image: &Image, header: &Header) -> Result<Reader, StoreError> {
         let commit = image.commit();
         let format = |source| image.format(source);
-        let mut coverage = Coverage::new(&header.ram);
+        let mut coverage = Coverage::new(&header.session.ram);
         let mut blocks = VecDeque::new();
         let (mut chunks, mut stored_bytes) = (0, 0);
         let mut ceiling = commit.data_end;

@@ -2,7 +2,9 @@
 use std::os::unix::fs::FileExt;
 
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN};
-use dormouse_image::{Chunk, Codec, Extent, Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid, checksum};
+use dormouse_image::{
+    Chunk, Codec, Extent, Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State, Uuid, checksum,
+};
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
 
@@ -24,15 +26,15 @@ fn open(file: &NamedTempFile) -> Result<Image, StoreError> {
 }
 
 fn header(pages: u64) -> Header {
-    Header {
+    let session = SessionRecord {
         image: LABEL.uuid,
         save_id: Uuid([9; 16]),
-        entry: 0x10_0000,
         region: PhysRange { start: 1 << 40, end: (1 << 40) + 4096 },
-        low: PhysRange { start: 0x1000, end: 0x9f000 },
+        low: vec![PhysRange { start: 0x1000, end: 0x9f000 }],
         ram: vec![PfnRange { start: 0x100, end: 0x100 + pages }],
-        ..Header::default()
-    }
+        ..SessionRecord::default()
+    };
+    Header { session, entry: 0x10_0000 }
 }
 
 /// Pieces of stored chunks of one page each, up to 256 in a piece, whose bytes are all the same.

@@ -38,16 +38,16 @@ impl Writer {
         let saving = Commit {
             seq: image.commit().seq.saturating_add(1),
             state: State::Saving,
-            save_id: header.save_id,
+            save_id: header.session.save_id,
             ..Commit::empty(image.label().uuid)
         };
         image.record(saving)?;
         image.disk().write_copy(HEADER_OFFSET, &block)?;
         Ok(Writer {
-            index: IndexBuilder::new(header.save_id),
+            index: IndexBuilder::new(header.session.save_id),
             last_index: Locator::default(),
             header: locator,
-            totals: Totals { ram_pages: header.ram_pages(), ..Totals::default() },
+            totals: Totals { ram_pages: header.session.ram_pages(), ..Totals::default() },
             stream: Stream::new(&image)?,
             image,
         })

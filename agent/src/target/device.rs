@@ -45,7 +45,7 @@ pub(crate) fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
 /// Refuses a device with a session that waits to be resumed.
 fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
     match Image::open(disk.clone()) {
-        Ok(image) if matches!(image.commit().state, State::Complete | State::Restoring) => bail!(
+        Ok(image) if image.commit().state.is_waiting() => bail!(
             "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
             disk.path().display()
         ),
@@ -156,10 +156,10 @@ pub fn info(place: &Place) -> anyhow::Result<Info> {
     let commit = image.commit();
     let session = match image.header() {
         Ok(header) => Some(Session {
-            saved_unix: header.created_unix,
-            hostname: header.hostname,
-            kernel: header.kernel_release,
-            boot_id: header.boot_id.to_string(),
+            saved_unix: header.session.created_unix,
+            hostname: header.session.hostname,
+            kernel: header.session.kernel_release,
+            boot_id: header.session.boot_id.to_string(),
             image_bytes: commit.data_end,
             ram_pages: commit.totals.ram_pages,
             stored_pages: commit.totals.stored_pages,

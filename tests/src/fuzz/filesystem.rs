@@ -20,12 +20,13 @@ pub(super) fn run(input: &[u8]) {
         kind: "ext4".to_owned(),
         uuid: found.uuid,
         mount: "/".to_owned(),
-        steady: found.steady,
-        still: Some(found.still),
+        mount_digest: found.steady,
+        quiesced_digest: Some(found.still),
+        superblock: None,
     };
     let here = [device.path()];
     // It is what it was; and anything else is not.
     assert_eq!(filesystems::compare(std::slice::from_ref(&recorded), &here), Comparison::default());
-    let other = Filesystem { still: Some(found.still.wrapping_add(1)), ..recorded };
+    let other = Filesystem { quiesced_digest: Some(found.still.wrapping_add(1)), ..recorded };
     assert!(filesystems::compare(&[other], &here).changed.is_some());
 }

@@ -68,8 +68,8 @@ fn header(device: &Device) {
         Ok(header) => {
             let bytes = header.encode().expect("what was read can be written");
             assert_eq!(Header::decode(&bytes).as_ref(), Ok(&header));
-            let pages: u64 = header.ram.iter().map(PfnRange::pages).sum();
-            assert!(header.ram_pages() == pages && super::ascending(&header.ram));
+            let pages: u64 = header.session.ram.iter().map(PfnRange::pages).sum();
+            assert!(header.session.ram_pages() == pages && super::ascending(&header.session.ram));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

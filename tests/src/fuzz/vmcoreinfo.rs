@@ -13,10 +13,12 @@ const FIRST: &[u8] = b"OSRELEASE=";
 /// The memory in which free pages are looked for.
 const RAM: [PfnRange; 2] = [PfnRange { start: 1, end: 0xa0 }, PfnRange { start: 0x100, end: 0x400 }];
 /// What the jump has swapped of it.
-const SWAPPED: Swapped =
-    Swapped { low: PhysRange { start: PAGE, end: 4 * PAGE }, region: PhysRange { start: 256 * PAGE, end: 260 * PAGE } };
+const SWAPPED: Swapped<'_> = Swapped {
+    low: &[PhysRange { start: PAGE, end: 4 * PAGE }],
+    region: PhysRange { start: 256 * PAGE, end: 260 * PAGE },
+};
 /// A region that only a header would claim.
-const CLAIMED: Swapped = Swapped { region: PhysRange { start: 256 * PAGE, end: 1 << 52 }, ..SWAPPED };
+const CLAIMED: Swapped<'_> = Swapped { region: PhysRange { start: 256 * PAGE, end: 1 << 52 }, ..SWAPPED };
 
 /// Reads any bytes as ELF notes, or else as the text of VMCOREINFO's, and as memory.
 pub(super) fn run(input: &[u8]) {

@@ -100,7 +100,7 @@ fn compare(memory: &str, policy: &str, commands: &[&str], argument: &str) -> Res
     let after = Memory::open(&guest.memory_file(), &config)?;
 
     let mut found = Found::default();
-    let mut listed = Listed::new(&header.ram);
+    let mut listed = Listed::new(&header.session.ram);
     for extent in chunks.iter().flat_map(|chunk| &chunk.extents) {
         demand_same(&before, &after, extent.range())?;
         found.stored += listed.take(extent.range())?;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use dormouse::memory::select::{Physical, SelectError, SwapMap, Swapped};
 use dormouse::store::{Access, Disk, Image};
-use dormouse_image::BLOCK;
+use dormouse_image::{BLOCK, PhysRange};
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::image;
@@ -87,7 +87,10 @@ fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     let core = Core::open(&path)?;
     let kernel = core.loads.first().context("no segments")?;
     let (start, end) = (kernel.p_paddr, kernel.p_paddr + kernel.p_filesz);
-    ensure!(header.region.start <= start && end <= header.region.end, "the kernel is at {start:#x} to {end:#x}");
+    ensure!(
+        header.session.region.start <= start && end <= header.session.region.end,
+        "the kernel is at {start:#x} to {end:#x}"
+    );
     core.check_addresses()?;
     run(Command::new("makedumpfile").arg("--dump-dmesg").args([&path, &log]))?;
     let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
@@ -192,7 +195,7 @@ impl Core {
 /// Compares every page of the core with the memory that B left.
 fn compare(seen: &Seen, disk: &Path, path: &Path) -> Result<()> {
     let header = Image::open(Disk::open(disk, Access::Read)?)?.header()?;
-    let swapped = Swapped { low: header.low, region: header.region };
+    let swapped = Swapped { low: &header.session.low, region: header.session.region };
     let map = SwapMap::find(seen, header.entry, swapped)?;
     let (_, chunks) = image::pages(disk)?;
     let extents = chunks.iter().flat_map(|chunk| &chunk.extents);
@@ -201,7 +204,8 @@ fn compare(seen: &Seen, disk: &Path, path: &Path) -> Result<()> {
 
     let (mut moved, mut left) = (0, 0);
     let mut holders = HashSet::new();
-    for pfn in [header.low, header.region].iter().flat_map(|range| range.frames().start..range.frames().end) {
+    let ranges = header.session.low.iter().chain([&header.session.region]).map(PhysRange::frames);
+    for pfn in ranges.flat_map(|range| range.start..range.end) {
         let holder = map.holder(pfn);
         holders.insert(holder);
         let content = if stored.contains(&holder) { seen.page(holder)? } else { [0; BLOCK] };
@@ -209,7 +213,7 @@ fn compare(seen: &Seen, disk: &Path, path: &Path) -> Result<()> {
         moved += u64::from(content != [0; BLOCK]);
         ensure!(holder == pfn || core.page(holder)? == [0; BLOCK], "page frame {holder:#x} holds {pfn:#x} still");
     }
-    for pfn in header.ram.iter().flat_map(|range| range.start..range.end).filter(|pfn| !holders.contains(pfn)) {
+    for pfn in header.session.ram.iter().flat_map(|range| range.start..range.end).filter(|pfn| !holders.contains(pfn)) {
         let content = if stored.contains(&pfn) { seen.page(pfn)? } else { [0; BLOCK] };
         ensure!(core.page(pfn)? == content, "page frame {pfn:#x} is not what it was");
         left += u64::from(content != [0; BLOCK]);

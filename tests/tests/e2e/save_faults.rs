@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use dormouse_image::State;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
@@ -233,7 +232,7 @@ fn demand_status(guest: &mut Guest, output: &Output) -> Result<()> {
 /// What the failed save has left is no image.
 fn no_boot_resumes(guest: &mut Guest) -> Result<()> {
     let commit = image::commit(&guest.disk_file(0))?;
-    ensure!(!matches!(commit.state, State::Complete | State::Restoring), "{commit:?}");
+    ensure!(!commit.state.is_waiting(), "{commit:?}");
     let lines = lines_of_boot(guest)?;
     ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
     ensure!(guest.run("workload check")?.status != 0, "the workload is there");

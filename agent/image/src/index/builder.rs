@@ -41,20 +41,20 @@ impl IndexBuilder {
         !self.has_room(1, CHUNK_PAGES as usize, 0)
     }
 
-    /// Whether so many more fit.
+    /// Whether that many more fit.
     #[must_use]
     pub fn has_room(&self, chunks: usize, extents: usize, zero: usize) -> bool {
         let more = chunks * CHUNK + (extents + zero) * EXTENT;
         self.chunks.len() + chunks <= INDEX_MAX_CHUNKS && PROLOGUE + self.body_len() + more <= INDEX_MAX
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.zero.is_empty()
     }
 
-    /// Adds a chunk, whose offset must be behind all earlier ones.
+    /// Adds a chunk, whose offset must be after all earlier ones.
     ///
     /// # Errors
     /// [`FormatError::Field`] where the chunk breaks a rule of the format, [`FormatError::TooLarge`] where the block
@@ -71,6 +71,8 @@ impl IndexBuilder {
             codec: U16::new(chunk.codec.number()),
             // At most one for each of 64 pages.
             extents: U16::new(u16::try_from(extents.len()).unwrap_or(u16::MAX)),
+            counter: 0.into(),
+            tag: [0; 16],
         });
         self.extents.extend(extents);
         Ok(())
@@ -97,17 +99,17 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Encodes the block for its place at `at`, and starts the next one behind it.
+    /// Encodes the block for its place at `at`, and starts the next one after it.
     ///
     /// # Errors
-    /// [`FormatError::Field`] where `at` is no block boundary behind the chunks, [`FormatError::TooLarge`], which
+    /// [`FormatError::Field`] where `at` is not a block boundary after the chunks, [`FormatError::TooLarge`], which
     /// [`IndexBuilder::is_full`] prevents.
     pub fn finish(&mut self, at: u64) -> Result<(Vec<u8>, Locator), FormatError> {
         let misplaced = FormatError::Field {
             block: Block::Index,
             field: "offset",
             value: at,
-            why: "a multiple of 4096 behind its chunks",
+            why: "a multiple of 4096 after its chunks",
         };
         if at < self.end || !at.is_multiple_of(BLOCK as u64) {
             return Err(misplaced);
@@ -121,6 +123,8 @@ impl IndexBuilder {
             chunks: count(self.chunks.len()),
             extents: count(self.extents.len()),
             zero: count(self.zero.len()),
+            prev_tag: [0; 16],
+            reserved: [0; 8],
         };
         let mut body = Vec::with_capacity(self.body_len());
         body.extend(raw.as_bytes());
@@ -128,7 +132,7 @@ impl IndexBuilder {
         for extent in self.extents.iter().chain(&self.zero) {
             body.extend(RawExtent { pfn: extent.pfn.into(), pages: extent.pages.into() }.as_bytes());
         }
-        let bytes = block::seal(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
+        let bytes = block::frame(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
         self.prev = Locator::of(Block::Index, at, &bytes)?;
         self.end = self.prev.end(DATA_OFFSET, INDEX_MAX).ok_or(misplaced)?;
         self.chunks.clear();

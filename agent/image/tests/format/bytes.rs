@@ -1,4 +1,4 @@
-//! Blocks as bytes: sealing what the crate's encoders would never write.
+//! Blocks as bytes: framing what the crate's encoders would never write.
 
 use dormouse_image::{BLOCK, checksum};
 
@@ -9,7 +9,7 @@ pub(crate) const PROLOGUE: usize = 24;
 const CHECKSUM: std::ops::Range<usize> = 16..24;
 
 /// Gives `block` the checksum that its content has.
-pub(crate) fn reseal(mut block: Vec<u8>) -> Vec<u8> {
+pub(crate) fn with_checksum(mut block: Vec<u8>) -> Vec<u8> {
     block[CHECKSUM].fill(0);
     let sum = checksum(&block);
     block[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
@@ -20,11 +20,11 @@ pub(crate) fn reseal(mut block: Vec<u8>) -> Vec<u8> {
 pub(crate) fn with(block: &[u8], offset: usize, value: &[u8]) -> Vec<u8> {
     let mut block = block.to_vec();
     block[offset..offset + value.len()].copy_from_slice(value);
-    reseal(block)
+    with_checksum(block)
 }
 
 /// A block of version 1.0 with this body, padded to whole blocks.
-pub(crate) fn sealed(magic: [u8; 8], body: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(magic: [u8; 8], body: &[u8]) -> Vec<u8> {
     let len = (PROLOGUE + body.len()).next_multiple_of(BLOCK);
     let mut block = magic.to_vec();
     block.extend([1, 0, 0, 0]);
@@ -32,5 +32,5 @@ pub(crate) fn sealed(magic: [u8; 8], body: &[u8]) -> Vec<u8> {
     block.extend([0; 8]);
     block.extend(body);
     block.resize(len, 0);
-    reseal(block)
+    with_checksum(block)
 }

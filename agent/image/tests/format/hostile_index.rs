@@ -3,7 +3,7 @@
 use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX_CHUNKS, PFN_LIMIT};
 use dormouse_image::{Block, FormatError, INDEX_MAGIC, IndexBlock};
 
-use crate::bytes::sealed;
+use crate::bytes::framed;
 
 /// Where the blocks of these tests lie.
 const AT: u64 = DATA_OFFSET + (4 << 20);
@@ -43,18 +43,20 @@ impl Raw {
         for count in self.counts.unwrap_or(truth) {
             body.extend(count.to_le_bytes());
         }
+        body.extend([0; 24]);
         for (offset, stored_len, codec, extents) in &self.chunks {
             body.extend(offset.to_le_bytes());
             body.extend([0; 8]);
             body.extend(stored_len.to_le_bytes());
             body.extend(codec.to_le_bytes());
             body.extend(extents.to_le_bytes());
+            body.extend([0; 24]);
         }
         for (pfn, pages) in self.extents.iter().chain(&self.zero) {
             body.extend(pfn.to_le_bytes());
             body.extend(pages.to_le_bytes());
         }
-        sealed(INDEX_MAGIC, &body)
+        framed(INDEX_MAGIC, &body)
     }
 
     fn decode(&self) -> Result<IndexBlock, FormatError> {
@@ -120,7 +122,7 @@ fn a_previous_block_that_cannot_be_is_refused() {
         (DATA_OFFSET, 4097),
         (DATA_OFFSET, (1 << 20) + 4096),
         (DATA_OFFSET, u32::MAX),
-        // This block itself, one that reaches into it, and one behind it: a walk back must come to an end.
+        // This block itself, one that reaches into it, and one after it: a walk back must come to an end.
         (AT, 4096),
         (AT - 4096, 8192),
         (AT + 4096, 4096),

@@ -65,7 +65,7 @@ fn a_chunk_or_block_that_overlaps_what_is_before_it_is_refused() {
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 4096)), "offset");
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 8193)), "offset");
     builder.finish(DATA_OFFSET + 8192).unwrap();
-    // The next block begins behind this one.
+    // The next block begins after this one.
     assert_eq!(field_of(builder.chunk(&stored(DATA_OFFSET + 8192, 1), &[extent(9, 1)])), "chunk's offset");
     assert_eq!(field_of(builder.finish(DATA_OFFSET + 8192)), "offset");
     builder.chunk(&stored(DATA_OFFSET + 12288, 1), &[extent(9, 1)]).unwrap();
@@ -125,7 +125,7 @@ fn a_block_of_scattered_pages_is_full_before_it_is_too_large() {
     assert!(matches!(refused, Err(FormatError::TooLarge { .. })), "{refused:?}");
     let bytes = builder.finish(offset).unwrap().0;
     // Full, but not early: no further chunk would have fitted.
-    let largest = 24 + 64 * 12;
+    let largest = 48 + 64 * 12;
     assert!(bytes.len() <= INDEX_MAX && bytes.len() + largest + BLOCK > INDEX_MAX, "{}", bytes.len());
     assert_eq!(IndexBlock::decode(&bytes, offset).unwrap().chunks().len() as u64, chunks);
 }

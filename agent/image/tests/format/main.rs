@@ -10,6 +10,8 @@ mod hostile_header;
 mod hostile_index;
 mod hostile_label;
 mod index_builder;
+mod records;
+mod reserved;
 mod round_trip;
 mod slots;
 mod states;

@@ -1,6 +1,6 @@
 //! What is encoded is what is decoded.
 
-use dormouse_image::{BLOCK, Commit, Extent, Header, IndexBlock, IndexBuilder, Label, Locator, Uuid};
+use dormouse_image::{BLOCK, Commit, Extent, Header, IndexBlock, IndexBuilder, Label, Locator, SessionRecord, Uuid};
 use proptest::prelude::*;
 
 use crate::values::{self, IndexParts};
@@ -40,6 +40,13 @@ proptest! {
     }
 
     #[test]
+    fn any_session_record_comes_back(session in values::any_session()) {
+        let bytes = session.encode().unwrap();
+        prop_assert!(bytes.len().is_multiple_of(BLOCK));
+        prop_assert_eq!(SessionRecord::decode(&bytes), Ok(session));
+    }
+
+    #[test]
     fn any_index_block_comes_back(
         parts in values::any_index_parts(),
         more in values::any_index_parts(),
@@ -52,7 +59,7 @@ proptest! {
         prop_assert!(holds(&block, save, &parts, 0));
         first.check(dormouse_image::Block::Index, &bytes).unwrap();
 
-        // The second block of the same builder lies behind the first and points back to it.
+        // The second block of the same builder lies after the first and points back to it.
         let start = at + bytes.len() as u64;
         let shift = start - dormouse_image::layout::DATA_OFFSET;
         let (at, bytes, _) = build(&mut builder, &more, shift);

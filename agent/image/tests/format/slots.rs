@@ -1,9 +1,10 @@
 //! The two slots of the commit record: which one counts, whatever happened to the other.
 
 use dormouse_image::layout::SLOT_OFFSETS;
-use dormouse_image::{BLOCK, Block, Commit, FormatError, Slot, State, newest};
+use dormouse_image::{BLOCK, Block, Commit, FormatError, Slot, State, Version, newest};
 use proptest::prelude::*;
 
+use crate::bytes::with;
 use crate::values;
 
 fn record(seq: u64) -> Commit {
@@ -67,6 +68,16 @@ fn a_slot_that_is_cut_short_does_not_hide_the_other() {
     for len in [0, 1, 24, BLOCK - 1] {
         assert_eq!(newest(&good[..len], &good), Ok((record(3), Slot::Second)));
         assert_eq!(newest(&good, &good[..len]), Ok((record(3), Slot::First)));
+    }
+}
+
+#[test]
+fn a_whole_record_that_needs_a_newer_version_is_not_passed_over() {
+    let good = record(3).encode().unwrap();
+    let newer = with(&with(&good, 10, &[1]), 236, &[1]);
+    for found in [newest(&good, &newer), newest(&newer, &good), newest(&newer, &newer)] {
+        let written = Version { major: 1, minor: 1 };
+        assert!(matches!(found, Err(FormatError::Newer { written: w, .. }) if w == written), "{found:?}");
     }
 }
 

@@ -52,6 +52,13 @@ fn what_was_consumed_is_never_resumed_without_a_new_save() {
 }
 
 #[test]
+fn a_session_waits_where_a_restore_may_begin() {
+    for state in State::ALL {
+        assert_eq!(state.is_waiting(), state.may_become(Restoring), "{state:?}");
+    }
+}
+
+#[test]
 fn a_new_device_is_empty_and_every_state_survives_its_block() {
     let empty = Commit::empty(Uuid([1; 16]));
     assert_eq!(Commit::decode(&empty.encode().unwrap()), Ok(empty));

@@ -4,8 +4,9 @@ use dormouse_image::layout::{
     CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, LABEL_MAX_EXTENTS, PFN_LIMIT,
 };
 use dormouse_image::{
-    BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange, Header,
-    Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, State, Totals, Uuid,
+    Architecture, BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem, FirmwareKind,
+    FirmwareRange, Header, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord, State, SwapArea,
+    Totals, Uuid,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -48,14 +49,19 @@ pub(crate) fn commit() -> Commit {
 }
 
 pub(crate) fn header() -> Header {
-    Header {
+    Header { session: session(), entry: 0x20_0100 }
+}
+
+pub(crate) fn session() -> SessionRecord {
+    SessionRecord {
         image: Uuid([0x11; 16]),
         save_id: Uuid([0x22; 16]),
         boot_id: Uuid([0x33; 16]),
+        machine: Uuid([0x55; 16]),
         created_unix: 1_700_000_000,
-        entry: 0x20_0100,
+        architecture: Architecture::X86_64,
         region: PhysRange { start: 16 << 20, end: 144 << 20 },
-        low: PhysRange { start: 0x1000, end: 0x9_f000 },
+        low: vec![PhysRange { start: 0x1000, end: 0x8000 }, PhysRange { start: 0x9000, end: 0x9_f000 }],
         mailbox: Some(Mailbox { pfn: 0x201, nonce: [0x44; 16] }),
         ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
         firmware: vec![FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved }],
@@ -64,8 +70,15 @@ pub(crate) fn header() -> Header {
             kind: "ext4".to_string(),
             uuid: "0a1b2c3d-0000-4000-8000-000000000001".to_string(),
             mount: "/".to_string(),
-            steady: 0x1111,
-            still: Some(0x2222),
+            mount_digest: 0x1111,
+            quiesced_digest: Some(0x2222),
+            superblock: Some(DiskPlace { disk: "PARTUUID=12".to_string(), offset: 1024 }),
+        }],
+        swap_areas: vec![SwapArea {
+            uuid: "0a1b2c3d-0000-4000-8000-000000000002".to_string(),
+            mount_digest: 0x3333,
+            quiesced_digest: None,
+            superblock: None,
         }],
         cpu: Cpu {
             vendor: "GenuineIntel".to_string(),
@@ -219,9 +232,40 @@ fn any_efi() -> impl Strategy<Value = Vec<EfiRange>> {
 fn any_filesystems() -> impl Strategy<Value = Vec<Filesystem>> {
     // All but control characters: those that the records are made of.
     let texts = ["[^\\p{Cc}]{0,8}", "[0-9a-f-]{0,36}", "[^\\p{Cc}]{0,32}"];
-    let found = (texts, any::<u64>(), any::<Option<u64>>())
-        .prop_map(|([kind, uuid, mount], steady, still)| Filesystem { kind, uuid, mount, steady, still });
+    let found = (texts, any::<u64>(), any::<Option<u64>>(), any_place()).prop_map(
+        |([kind, uuid, mount], mount_digest, quiesced_digest, superblock)| Filesystem {
+            kind,
+            uuid,
+            mount,
+            mount_digest,
+            quiesced_digest,
+            superblock,
+        },
+    );
     vec(found, 0..8)
+}
+
+fn any_place() -> impl Strategy<Value = Option<DiskPlace>> {
+    let place = ("[^\\p{Cc}]{1,40}", any::<u64>()).prop_map(|(disk, offset)| DiskPlace { disk, offset });
+    proptest::option::of(place)
+}
+
+fn any_swap_areas() -> impl Strategy<Value = Vec<SwapArea>> {
+    let found = ("[0-9a-f-]{0,36}", any::<u64>(), any::<Option<u64>>(), any_place()).prop_map(
+        |(uuid, mount_digest, quiesced_digest, superblock)| SwapArea {
+            uuid,
+            mount_digest,
+            quiesced_digest,
+            superblock,
+        },
+    );
+    vec(found, 0..4)
+}
+
+/// Low memory below the memory of [`any_ram`], apart from the region of [`header`].
+fn any_low() -> impl Strategy<Value = Vec<PhysRange>> {
+    let steps = vec((0_u64..4, 1_u64..60), 1..40);
+    steps.prop_map(|steps| ranges(0, &steps).iter().map(PfnRange::bytes).collect())
 }
 
 fn any_cpu() -> impl Strategy<Value = Cpu> {
@@ -240,45 +284,52 @@ fn any_cpu() -> impl Strategy<Value = Cpu> {
     )
 }
 
-pub(crate) fn any_header() -> impl Strategy<Value = Header> {
-    let identity = (any_uuid(), any_uuid(), any_uuid(), any::<u64>());
+pub(crate) fn any_session() -> impl Strategy<Value = SessionRecord> {
+    let identity = (any::<[[u8; 16]; 4]>(), any::<u64>());
     let texts = [".{0,64}", ".{0,64}", ".{0,64}", ".{0,2048}"];
-    let own = (any::<bool>(), any::<[u8; 16]>(), 0_u64..4096);
-    let described = (any_firmware(), any_efi(), any_filesystems());
-    (identity, any_ram(), described, any_cpu(), texts, own).prop_map(
+    let own = (any::<bool>(), any::<[u8; 16]>());
+    let described = (any_firmware(), any_efi(), any_filesystems(), any_swap_areas());
+    (identity, (any_ram(), any_low()), described, any_cpu(), texts, own).prop_map(
         |(
-            (image, save_id, boot_id, created_unix),
-            ram,
-            (firmware, efi, filesystems),
+            (identities, created_unix),
+            (ram, low),
+            (firmware, efi, filesystems, swap_areas),
             cpu,
             texts,
-            (with_mailbox, nonce, at),
+            (with_mailbox, nonce),
         )| {
             let [kernel_release, kernel_version, hostname, cmdline] = texts;
+            let [image, save_id, boot_id, machine] = identities.map(Uuid);
             let first = ram[0].start;
-            Header {
+            SessionRecord {
                 image,
                 save_id,
                 boot_id,
+                machine,
                 created_unix,
-                entry: first * 4096 + at,
+                low,
                 mailbox: with_mailbox.then_some(Mailbox { pfn: first, nonce }),
                 ram,
                 firmware,
                 efi,
                 filesystems,
+                swap_areas,
                 cpu,
                 kernel_release,
                 kernel_version,
                 hostname,
                 cmdline,
-                ..header()
+                ..session()
             }
         },
     )
 }
 
-/// What an index block is built from: chunks, each behind the one before, and runs of zero pages.
+pub(crate) fn any_header() -> impl Strategy<Value = Header> {
+    (any_session(), 0_u64..4096).prop_map(|(session, at)| Header { entry: session.ram[0].start * 4096 + at, session })
+}
+
+/// What an index block is built from: chunks, each after the one before, and runs of zero pages.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexParts {
     pub(crate) chunks: Vec<(Chunk, Vec<Extent>)>,

@@ -2,8 +2,9 @@
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Block, Chunk, Codec, Commit, Cpu, DiskExtent, EfiRange, Extent, Filesystem, FirmwareKind, FirmwareRange,
-    Header, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, Slot, State, Totals, Uuid, checksum,
+    Architecture, BLOCK, Block, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem,
+    FirmwareKind, FirmwareRange, Header, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats,
+    SessionRecord, Slot, State, SwapArea, Totals, Uuid, checksum,
 };
 
 /// One zstd frame (RFC 8878): single segment, 8192 bytes of content, one RLE block of the byte 0x5a.
@@ -27,7 +28,7 @@ fn extent(pfn: u64, pages: u32) -> Extent {
     Extent { pfn, pages }
 }
 
-/// What is in page `pfn`: a line of text, again and again.
+/// What is in page `pfn`: a line of text, repeated.
 fn page(pfn: u64) -> Vec<u8> {
     format!("{pfn:#06x} is a page").into_bytes().repeat(BLOCK / 16)
 }
@@ -48,14 +49,19 @@ fn save_id() -> Uuid {
 }
 
 pub(crate) fn header() -> Header {
-    Header {
+    Header { session: session(), entry: 0x30_1050 }
+}
+
+fn session() -> SessionRecord {
+    SessionRecord {
         image: label().uuid,
         save_id: save_id(),
         boot_id: uuid("00112233-4455-6677-8899-aabbccddeeff"),
+        machine: uuid("4c4c4544-0000-2010-8020-80c04f202020"),
         created_unix: 1_750_000_000,
-        entry: 0x30_1050,
+        architecture: Architecture::X86_64,
         region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
-        low: PhysRange { start: 0x1000, end: 0x9_f000 },
+        low: vec![PhysRange { start: 0x1000, end: 0x9_0000 }, PhysRange { start: 0x9_1000, end: 0x9_f000 }],
         mailbox: Some(Mailbox { pfn: 0x302, nonce: *b"sixteen bytes ok" }),
         ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x9100 }],
         firmware: vec![
@@ -69,17 +75,25 @@ pub(crate) fn header() -> Header {
                 kind: "ext4".to_string(),
                 uuid: "89abcdef-0123-4567-89ab-cdef01234567".to_string(),
                 mount: "/".to_string(),
-                steady: 0x0123_4567_89ab_cdef,
-                still: Some(0xfedc_ba98_7654_3210),
+                mount_digest: 0x0123_4567_89ab_cdef,
+                quiesced_digest: Some(0xfedc_ba98_7654_3210),
+                superblock: Some(DiskPlace { disk: "PARTUUID=5ca1ab1e-02".to_string(), offset: 1024 }),
             },
             Filesystem {
                 kind: "vfat".to_string(),
                 uuid: "1234-ABCD".to_string(),
                 mount: "/boot/efi".to_string(),
-                steady: 1,
-                still: None,
+                mount_digest: 1,
+                quiesced_digest: None,
+                superblock: None,
             },
         ],
+        swap_areas: vec![SwapArea {
+            uuid: "deadbeef-0123-4567-89ab-cdef01234567".to_string(),
+            mount_digest: 2,
+            quiesced_digest: Some(3),
+            superblock: Some(DiskPlace { disk: "PARTUUID=5ca1ab1e-03".to_string(), offset: 0 }),
+        }],
         cpu: Cpu {
             vendor: "GenuineDormouse".to_string(),
             family: 6,
@@ -97,7 +111,7 @@ pub(crate) fn header() -> Header {
     }
 }
 
-/// Three chunks: a page as it is, two pages compressed behind it, and behind the first index block two scattered pages.
+/// Three chunks: a page as it is, two pages compressed after it, and after the first index block two scattered pages.
 pub(crate) fn chunks() -> [Stored; 3] {
     let stored = |offset, codec, extents, pages: &[u8], bytes: Vec<u8>| Stored {
         chunk: Chunk { offset, stored_len: u32::try_from(bytes.len()).unwrap(), codec, checksum: checksum(pages) },

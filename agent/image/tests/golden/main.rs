@@ -1,6 +1,6 @@
-//! The golden image of format version 1: what was written once is read for ever, and is still written the same.
+//! The golden image of format version 1: what was written once is always read, and is still written the same.
 //!
-//! `v1.hex` is the whole device as `hexdump -C` shows it. A change of it is a change of the format. To write it anew:
+//! `v1.hex` is the whole device as `hexdump -C` shows it. A change of it is a change of the format. To write it again:
 //! `DORMOUSE_BLESS=1 cargo test -p dormouse-image --test golden`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -12,8 +12,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use dormouse_image::layout::{HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::record::Kind;
 use dormouse_image::{
-    BLOCK, Block, Codec, Commit, Coverage, Extent, Header, IndexBlock, Label, Locator, Slot, checksum, newest,
+    BLOCK, Block, Codec, Commit, Coverage, Extent, Header, IndexBlock, Label, Locator, SESSION_KINDS, Slot, checksum,
+    newest,
 };
 
 /// The golden image's bytes; written from the values first, once, where that was asked for.
@@ -63,14 +65,14 @@ fn the_golden_bytes_decode_to_the_values() {
     let header = Header::decode(located(image, Block::Header, &commit.header)).unwrap();
     assert_eq!(header, image::header());
 
-    let mut coverage = Coverage::new(&header.ram);
+    let mut coverage = Coverage::new(&header.session.ram);
     let mut locator = commit.last_index;
     let mut expected = image::chunks().into_iter().rev();
     for (index_offset, zero) in image::INDEX_OFFSETS.into_iter().zip(image::zero_runs()).rev() {
         assert_eq!(locator.offset, index_offset);
         let block = located(image, Block::Index, &locator);
         let index = IndexBlock::decode(block, locator.offset).unwrap();
-        assert_eq!((index.save_id, &index.zero), (header.save_id, &zero));
+        assert_eq!((index.save_id, &index.zero), (header.session.save_id, &zero));
         for number in (0..index.chunks().len()).rev() {
             let view = index.chunk(number);
             let stored = expected.next().unwrap();
@@ -87,6 +89,15 @@ fn the_golden_bytes_decode_to_the_values() {
     }
     assert!(!locator.is_some() && expected.next().is_none());
     coverage.finish(&commit.totals).unwrap();
+}
+
+#[test]
+fn a_newer_minor_version_reads_the_golden_header() {
+    let (commit, _) = newest(at(golden(), 4096, BLOCK), at(golden(), 8192, BLOCK)).unwrap();
+    let bytes = located(golden(), Block::Header, &commit.header);
+    // A version 1.1 with one record more, which its readers must know.
+    let kinds = [SESSION_KINDS, &[Kind::mandatory(12, "news", 1)]].concat();
+    assert_eq!(Header::decode_with(&kinds, bytes), Ok(image::header()));
 }
 
 fn add(coverage: &mut Coverage, extents: &[Extent]) {

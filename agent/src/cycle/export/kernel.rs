@@ -6,7 +6,7 @@
 //! when what it describes is there: the page tables that it names must lead to the names of the kernel that the image's
 //! header says was saved.
 
-use dormouse_image::{Header, PfnRange};
+use dormouse_image::{PfnRange, SessionRecord};
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
 use dormouse_sys::PAGE_SIZE;
 
@@ -53,7 +53,7 @@ impl Kernel {
     ///
     /// Returns `None` where none of them is believable, or where two are that do not say the same.
     #[must_use]
-    pub(super) fn find(memory: &impl Physical, header: &Header, notes: &[u64]) -> Option<Kernel> {
+    pub(super) fn find(memory: &impl Physical, header: &SessionRecord, notes: &[u64]) -> Option<Kernel> {
         let mut found: Option<(Vec<u8>, VmcoreInfo, Paging)> = None;
         for pfn in notes {
             let Some((note, info)) = read_note(memory, *pfn) else { continue };
@@ -96,7 +96,7 @@ fn read_note(memory: &impl Physical, pfn: u64) -> Option<(Vec<u8>, VmcoreInfo)> 
 }
 
 /// The page tables that VMCOREINFO names, if they lead to what `header` says.
-fn believe(memory: &impl Physical, header: &Header, info: &VmcoreInfo) -> Option<Paging> {
+fn believe(memory: &impl Physical, header: &SessionRecord, info: &VmcoreInfo) -> Option<Paging> {
     if info.text("OSRELEASE") != Some(&header.kernel_release) {
         return None;
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use anyhow::{Context, bail};
-use dormouse_image::{Header, PfnRange};
+use dormouse_image::{Header, PfnRange, PhysRange};
 use dormouse_linux::units::mib;
 use dormouse_sys::PAGE_SIZE;
 
@@ -60,8 +60,9 @@ pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
     let image = Image::open(Disk::open(device, Access::Read)?)?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
-    let ranges: Vec<PfnRange> =
-        header.ram.iter().copied().chain([header.low.frames(), header.region.frames()]).collect();
+    let session = &header.session;
+    let swapped = session.low.iter().chain([&session.region]).map(PhysRange::frames);
+    let ranges: Vec<PfnRange> = session.ram.iter().copied().chain(swapped).collect();
     let Some(start) = elf::room(ranges.len(), kernel::NOTE_MAX) else {
         bail!("the saved memory has {} ranges, more than an ELF file can describe", ranges.len());
     };
@@ -103,7 +104,7 @@ pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
 /// Puts what was swapped to its place, and writes the front of the file. Returns what the file lacks.
 fn describe(memory: &MemoryFile, header: &Header) -> io::Result<Vec<&'static str>> {
     let mut lacks = Vec::new();
-    let swapped = Swapped { low: header.low, region: header.region };
+    let swapped = Swapped { low: &header.session.low, region: header.session.region };
     match SwapMap::find(memory, header.entry, swapped) {
         Ok(map) => memory.unswap(&map, swapped)?,
         Err(error) => {
@@ -111,7 +112,7 @@ fn describe(memory: &MemoryFile, header: &Header) -> io::Result<Vec<&'static str
             lacks.push("the list of swapped pages was not found, so the region and low memory are missing");
         }
     }
-    let kernel = Kernel::find(memory, header, &memory.notes());
+    let kernel = Kernel::find(memory, &header.session, &memory.notes());
     let mut loads = Vec::new();
     if let Some((virt, frames)) = kernel.as_ref().and_then(|kernel| kernel.image)
         && let Some(offset) = memory.offset(frames)

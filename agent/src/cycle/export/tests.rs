@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use dormouse_image::{Label, PhysRange, State, Uuid};
+use dormouse_image::{Label, PhysRange, SessionRecord, State, Uuid};
 use dormouse_linux::vmcoreinfo::VmcoreInfo;
 
 use super::*;
@@ -93,15 +93,17 @@ fn what_is_not_memory_is_neither_written_nor_read() {
 }
 
 /// Low memory is page frame 1 to 3, the region 0x1000 to 0x1400. The control page is 0x20, the list begins at 0x21.
-const SWAPPED: Swapped =
-    Swapped { low: PhysRange { start: 0x1000, end: 0x3000 }, region: PhysRange { start: 0x100_0000, end: 0x140_0000 } };
+const SWAPPED: Swapped<'_> = Swapped {
+    low: &[PhysRange { start: 0x1000, end: 0x3000 }],
+    region: PhysRange { start: 0x100_0000, end: 0x140_0000 },
+};
 const ENTRY: u64 = 0x2_00f2;
 
 /// Memory after a jump, with `holder` saying where the swapped pages are.
 fn jumped(holder: impl Fn(u64) -> u64) -> Memory {
     let memory = Memory::new(&[range(1, 3), range(0x20, 0x1000), range(0x1000, 0x1400), range(0x1400, 0x3000)]);
     let mut entries = Vec::new();
-    for swapped in [SWAPPED.low, SWAPPED.region] {
+    for swapped in SWAPPED.low.iter().chain([&SWAPPED.region]) {
         entries.push(swapped.start | 1);
         entries.extend((swapped.frames().start..swapped.frames().end).map(|pfn| (holder(pfn) * 4096) | 8));
     }
@@ -225,7 +227,8 @@ impl Fixture {
     }
 
     fn find(&self) -> Option<Kernel> {
-        let header = Header { kernel_release: RELEASE.into(), kernel_version: VERSION.into(), ..Header::default() };
+        let (kernel_release, kernel_version) = (RELEASE.into(), VERSION.into());
+        let header = SessionRecord { kernel_release, kernel_version, ..SessionRecord::default() };
         Kernel::find(&self.memory.0, &header, &self.memory.0.notes())
     }
 }
@@ -304,7 +307,8 @@ fn what_cannot_be_found_is_said_and_the_rest_is_a_core_all_the_same() {
     let ranges = [range(1, 3), range(0x20, 0x30), range(0x1000, 0x1400)];
     let memory = MemoryFile::new(file.reopen().unwrap(), elf::room(3, kernel::NOTE_MAX).unwrap(), &ranges).unwrap();
     memory.write(range(0x2f, 0x30), |bytes| bytes.fill(9)).unwrap();
-    let header = Header { entry: ENTRY, low: SWAPPED.low, region: SWAPPED.region, ..Header::default() };
+    let session = SessionRecord { low: SWAPPED.low.to_vec(), region: SWAPPED.region, ..SessionRecord::default() };
+    let header = Header { session, entry: ENTRY };
     let lacks = describe(&memory, &header).unwrap();
     assert_eq!(lacks.len(), 2);
     assert!(lacks[0].contains("swapped") && lacks[1].contains("VMCOREINFO"), "{lacks:?}");

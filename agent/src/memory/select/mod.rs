@@ -96,17 +96,17 @@ fn word(memory: &impl Physical, address: u64) -> Result<u64, SelectError> {
 
 /// What the jump has swapped: the region and low memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swapped {
+pub struct Swapped<'a> {
     /// Low memory, in bytes.
-    pub low: PhysRange,
+    pub low: &'a [PhysRange],
     /// The region, in bytes.
     pub region: PhysRange,
 }
 
-impl Swapped {
+impl Swapped<'_> {
     /// Both, ascending.
-    fn ranges(&self) -> [PfnRange; 2] {
-        [self.low.frames(), self.region.frames()]
+    fn ranges(&self) -> Vec<PfnRange> {
+        self.low.iter().chain([&self.region]).map(PhysRange::frames).collect()
     }
 }
 

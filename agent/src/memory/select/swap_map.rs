@@ -23,7 +23,7 @@ const MOST: u64 = 1 << 21;
 /// For each swapped page frame, the page frame that holds its content now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapMap {
-    ranges: [PfnRange; 2],
+    ranges: Vec<PfnRange>,
     sources: Vec<u64>,
 }
 
@@ -31,7 +31,7 @@ impl SwapMap {
     /// The map of memory in which nothing is swapped, such as that of a machine that was dumped from outside.
     #[must_use]
     pub fn nothing() -> SwapMap {
-        SwapMap { ranges: [PfnRange { start: 0, end: 0 }; 2], sources: Vec::new() }
+        SwapMap { ranges: Vec::new(), sources: Vec::new() }
     }
 
     /// Finds the list that hangs off the control page in which `entry`, the jump-back entry, lies. `memory` must show
@@ -39,7 +39,7 @@ impl SwapMap {
     ///
     /// # Errors
     /// [`SelectError::NoSwapMap`].
-    pub fn find(memory: &impl Physical, entry: u64, swapped: Swapped) -> Result<SwapMap, SelectError> {
+    pub fn find(memory: &impl Physical, entry: u64, swapped: Swapped<'_>) -> Result<SwapMap, SelectError> {
         let control = entry / PAGE * PAGE;
         (0..PAGE / 8)
             .filter_map(|at| word(memory, control + at * 8).ok())
@@ -48,7 +48,7 @@ impl SwapMap {
     }
 
     /// The map that the list beginning with `head` describes, if it is one.
-    fn follow(memory: &impl Physical, head: u64, swapped: Swapped) -> Option<SwapMap> {
+    fn follow(memory: &impl Physical, head: u64, swapped: Swapped<'_>) -> Option<SwapMap> {
         // A list begins with its first page of entries: a plain page would be found everywhere.
         if head & (PAGE - 1) != INDIRECTION {
             return None;
@@ -118,14 +118,13 @@ impl SwapMap {
     /// The page frame that holds the content of `pfn` now: `pfn` itself where it was not swapped.
     #[must_use]
     pub fn holder(&self, pfn: u64) -> u64 {
-        let [low, region] = self.ranges;
-        let at = if (low.start..low.end).contains(&pfn) {
-            pfn - low.start
-        } else if (region.start..region.end).contains(&pfn) {
-            low.pages() + pfn - region.start
-        } else {
-            return pfn;
-        };
+        let mut before = 0;
+        let at = self.ranges.iter().find_map(|range| {
+            let at = (range.start..range.end).contains(&pfn).then(|| before + pfn - range.start);
+            before += range.pages();
+            at
+        });
+        let Some(at) = at else { return pfn };
         usize::try_from(at).ok().and_then(|at| self.sources.get(at)).copied().unwrap_or(pfn)
     }
 }

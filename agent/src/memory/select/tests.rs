@@ -312,7 +312,7 @@ fn a_vmcoreinfo_that_lacks_something_or_lies_is_refused() {
 
 /// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the control
 /// page at 0x9000.
-fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapped {
+fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapped<'static> {
     let range = |pfn: u64| PhysRange { start: pfn * 4096, end: (pfn + 1) * 4096 };
     memory.put_word(0x9000 + 0x830, 0xa000 | 2);
     let mut entries = Vec::new();
@@ -326,7 +326,7 @@ fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapp
         memory.put_word(0xa000 + at as u64 * 8, *entry);
     }
     memory.put_word(0xb000, 4);
-    Swapped { low: range(low), region: range(region) }
+    Swapped { low: vec![range(low)].leak(), region: range(region) }
 }
 
 #[test]

@@ -282,8 +282,8 @@ mod tests {
     fn more_pieces_than_a_label_holds_are_refused() {
         let scattered =
             |count: u64| -> Vec<Extent> { (0..count).map(|n| extent(n * MIB, (3 * n + 1) * MIB, MIB, 0)).collect() };
-        assert_eq!(disk_extents(&scattered(252), 252 * MIB).unwrap().len(), 252);
-        assert_eq!(disk_extents(&scattered(253), 253 * MIB), Err(Unsuitable::TooMany));
+        assert_eq!(disk_extents(&scattered(192), 192 * MIB).unwrap().len(), 192);
+        assert_eq!(disk_extents(&scattered(193), 193 * MIB), Err(Unsuitable::TooMany));
     }
 
     proptest! {

@@ -19,20 +19,20 @@ const LENGTH: u64 = 12;
 const CHECKSUM: u64 = 16;
 /// Where identities lie.
 const LABEL_UUID: u64 = 24;
-const HEADER_UUID: u64 = 24;
-const HEADER_SAVE: u64 = 40;
+const HEADER_UUID: u64 = 40;
+const HEADER_SAVE: u64 = 56;
 const COMMIT_UUID: u64 = 40;
 const COMMIT_SAVE: u64 = 56;
 const INDEX_SAVE: u64 = 24;
-/// Where checksums of other blocks lie, each eight bytes behind the block's offset.
+/// Where checksums of other blocks lie, each eight bytes after the block's offset.
 const COMMIT_HEADER: u64 = 80;
 const COMMIT_INDEX: u64 = 104;
 const INDEX_PREVIOUS: u64 = 48;
 /// The sums of a commit record: pages of memory, stored, zero, omitted; chunks, index blocks, stored bytes.
 const COMMIT_TOTALS: u64 = 128;
 /// The chunk entries of an index block.
-const INDEX_CHUNKS: u64 = 72;
-const CHUNK_ENTRY: u64 = 24;
+const INDEX_CHUNKS: u64 = 96;
+const CHUNK_ENTRY: u64 = 48;
 const CHUNK_CHECKSUM: u64 = 8;
 
 /// What is made to fit, a bit each.
@@ -233,7 +233,7 @@ impl Device {
             blocks += 1;
             next = index.prev;
         }
-        let ram = header.ram_pages();
+        let ram = header.session.ram_pages();
         let omitted = ram.saturating_sub(stored).saturating_sub(zero);
         for (at, sum) in (offset + COMMIT_TOTALS..).step_by(8).zip([ram, stored, zero, omitted, chunks, blocks, bytes])
         {

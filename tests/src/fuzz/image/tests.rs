@@ -36,7 +36,7 @@ fn describe(image: &[u8]) -> Vec<u8> {
     input
 }
 
-/// The golden image is a seed of the corpus. To write it anew: `DORMOUSE_BLESS=1 cargo test -p dormouse-tests golden`.
+/// The golden image is a seed of the corpus. To write it again: `DORMOUSE_BLESS=1 cargo test -p dormouse-tests golden`.
 #[test]
 fn the_golden_image_is_described_and_restored() {
     let golden = golden();
@@ -54,7 +54,7 @@ fn the_golden_image_is_described_and_restored() {
     assert!(counts.stored > 0 && counts.zero > 0);
 }
 
-/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written anew with the golden one.
+/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with the golden one.
 #[test]
 fn the_golden_image_in_a_file_is_described_and_read() {
     let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];
@@ -76,13 +76,13 @@ fn the_golden_image_in_a_file_is_described_and_read() {
     run(&input);
 }
 
-/// Whatever is changed in a block's content, mending leads behind the checksums.
+/// Whatever is changed in a block's content, mending leads past the checksums.
 #[test]
 fn what_is_mended_is_read() {
     let golden = golden();
     let mut damaged = golden.clone();
     // The header's time, a page in the first chunk, and the checksums of all blocks that are there.
-    damaged[65536 + 88] ^= 1;
+    damaged[65536 + 40 + 80] ^= 1;
     damaged[1 << 20] ^= 1;
     for offset in [0, 4096, 8192, 65536, (1 << 20) + 2 * 4096, (1 << 20) + 5 * 4096] {
         damaged[offset + 16] ^= 1;

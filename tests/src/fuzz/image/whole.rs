@@ -21,7 +21,7 @@ pub(super) fn restore(file: &Scratch) -> Option<Counts> {
     let open = || Reader::open(&image, &header);
     let mut reader = open().map_err(|error| said(&error)).ok()?;
     let totals = image.commit().totals;
-    assert_eq!(totals.ram_pages, header.ram_pages());
+    assert_eq!(totals.ram_pages, header.session.ram_pages());
     if totals.zero_pages > ZERO_PAGES_MAX {
         return None;
     }
@@ -97,7 +97,7 @@ struct Memory {
 
 impl Memory {
     fn new(header: &Header) -> Memory {
-        Memory { ram: PfnRange::merge(header.ram.iter().copied()), written: Mutex::default() }
+        Memory { ram: PfnRange::merge(header.session.ram.iter().copied()), written: Mutex::default() }
     }
 
     /// How many pages were written; none of them twice.

@@ -13,7 +13,7 @@ use dormouse::pipeline::seams::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::pipeline::{self, Limits, Task, window};
 use dormouse::policy::Compression;
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
-use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State, Uuid};
+use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State, Uuid};
 use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
@@ -93,15 +93,16 @@ impl Dump {
         let behind = last.end * PAGE_SIZE;
         let part =
             |number: u64| PhysRange { start: behind + number * PAGE_SIZE, end: behind + (number + 1) * PAGE_SIZE };
-        Ok(Header {
+        let entry = first.start * PAGE_SIZE + 1;
+        let session = SessionRecord {
             image: image.label().uuid,
             save_id: procfs::random().map(Uuid::from_random)?,
-            entry: first.start * PAGE_SIZE + 1,
             region: part(0),
-            low: part(1),
+            low: vec![part(1)],
             ram,
-            ..Header::default()
-        })
+            ..SessionRecord::default()
+        };
+        Ok(Header { session, entry })
     }
 }
 
@@ -115,7 +116,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header)?;
     let most = dump.pages() - dump.selection.free_pages();
-    let task = Task { memory: &header.ram, filter: &dump.selection, most };
+    let task = Task { memory: &header.session.ram, filter: &dump.selection, most };
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
@@ -127,7 +128,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
 /// was saved.
 pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
-    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.ram;
+    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.session.ram;
     let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
     let clock = Clock::start()?;
     let image = Image::open(Disk::open(image, Access::Read)?)?;
