@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{Header, PfnRange, SaveStats, SessionRecord, State};
+use dormouse_image::{Header, PfnRange, SaveStats, State};
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
@@ -17,8 +17,8 @@ use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::handoff::mailbox::{self, FreePages};
-use crate::handoff::mode::SavePlan;
-use crate::handoff::report::{Half, Outcome, Report};
+use crate::handoff::report::{Outcome, Report};
+use crate::handoff::task::SaveTask;
 use crate::machine::free_content::FreeContent;
 use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
 use crate::memory::vmcore::{self, Vmcore};
@@ -27,22 +27,22 @@ use crate::policy::{Policy, Then, Verify};
 use crate::store::{Access, Disk, Image, Reader, Writer};
 use crate::{filesystems, pipeline, target};
 
-/// Saves the session that `session` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
-/// whenever something got done.
+/// Saves the session that the order describes. When this returns `Ok`, the image is durable and complete. `alive` is
+/// called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
-pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
+pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
     let (began, started_unix, watch) = (Instant::now(), procfs::now_unix(), Watch::start());
+    if !Path::new(vmcore::PATH).exists() {
+        bail!("{} is missing; the save kernel needs CONFIG_PROC_VMCORE", vmcore::PATH);
+    }
     let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
-    let mut header = Header { session, entry: plan.way.entry };
+    let mut header = Header { session: task.order.session.clone(), entry: task.way.entry };
     if vmcore.frames() != header.session.ram {
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
-    if header.session.save_id != plan.session {
-        bail!("the session record is of {}, this kernel was started for {}", header.session.save_id, plan.session);
-    }
-    let place = target::find(&plan.image, policy.image.wait)?;
+    let place = target::find(&task.order.image, policy.image.wait)?;
     let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
@@ -50,7 +50,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
     screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
-    let limits = limits(policy);
+    let limits = pipeline::Limits::of_policy(&policy.save);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
@@ -59,9 +59,9 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
-    let task = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
-        progress.at(step);
+    let work = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
+    let saved = pipeline::save(&vmcore, &work, policy.save.compression, limits, &mut writer, |step| {
+        progress.at(step.into());
         alive();
     });
     drop(progress);
@@ -81,7 +81,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     }
 
     log::info!("{}: flushing {place}", Phase::SaveCommit);
-    let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
+    let state = if task.order.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;
     let check = |image: &Image| {
         alive();
@@ -98,7 +98,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
         }
     };
     let image = writer.finish(state, counts.left, check, stats)?;
-    Ok(report(&image, Outcome::Returned))
+    Ok(Report::of_image(image.commit(), image.disk().place().to_string(), Outcome::Returned))
 }
 
 /// Reads back what was written, past the caches, and compares it as the policy asks.
@@ -118,17 +118,18 @@ fn verify(
     let pages = totals.stored_pages + totals.zero_pages;
     log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
     let mut reader = Reader::open(image, header)?;
+    let limits = pipeline::Limits::of_policy(&policy.save);
     let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
-    let mut step = |step| {
-        progress.at(step);
+    let mut step = |step: pipeline::Step| {
+        progress.at(step.into());
         alive();
     };
     let counts = match policy.save.verify {
         Verify::Memory => {
             let memory = StillThere { vmcore, filter, scratch: Mutex::default() };
-            pipeline::restore(&mut reader, &memory, limits(policy), &mut step)?
+            pipeline::restore(&mut reader, &memory, limits, &mut step)?
         }
-        _ => pipeline::discard(&mut reader, limits(policy), &mut step)?,
+        _ => pipeline::discard(&mut reader, limits, &mut step)?,
     };
     drop(progress);
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
@@ -259,35 +260,4 @@ impl Physical for OldMemory<'_> {
         });
         looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
     }
-}
-
-/// What an image's commit record says of its save.
-#[must_use]
-pub fn report(image: &Image, outcome: Outcome) -> Report {
-    let commit = image.commit();
-    let (totals, stats) = (&commit.totals, &commit.stats);
-    Report {
-        outcome,
-        reason: String::new(),
-        device: image.disk().place().to_string(),
-        image_bytes: commit.data_end,
-        ram_pages: totals.ram_pages,
-        stored_pages: totals.stored_pages,
-        zero_pages: totals.zero_pages,
-        omitted_pages: totals.omitted_pages,
-        save: Half {
-            // Milliseconds of a save are far below 2^52.
-            seconds: std::time::Duration::from_millis(stats.millis).as_secs_f64(),
-            threads: stats.threads,
-            peak_kib: stats.agent_peak_kib,
-            least_available_kib: stats.least_available_kib,
-        },
-        restore: None,
-    }
-}
-
-/// What the policy lets the pipelines use.
-#[must_use]
-pub fn limits(policy: &Policy) -> pipeline::Limits {
-    pipeline::Limits { memory: policy.save.memory, ..pipeline::Limits::of_threads(policy.save.threads) }
 }

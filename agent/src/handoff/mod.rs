@@ -3,5 +3,6 @@
 pub mod arguments;
 pub mod inherited;
 pub mod mailbox;
-pub mod mode;
+pub mod order;
 pub mod report;
+pub mod task;

@@ -1,19 +1,11 @@
-//! The way back into A: the bridge, loaded and crossed.
+//! The way back into a stopped kernel: the bridge, loaded and crossed.
 
 use dormouse_sys::kexec::{self, Context, Segment};
 use dormouse_sys::power::{self, Command};
 
+use crate::handoff::arguments::WayBack;
 use crate::launch::BRIDGE_SIZE;
 use crate::launch::arch::bridge;
-
-/// Where A is to be re-entered, and from where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WayBack {
-    /// A's jump-back entry, a physical address inside A's kexec control page.
-    pub entry: u64,
-    /// The [`BRIDGE_SIZE`] bytes inside the region that are reserved for the bridge, a physical address.
-    pub bridge: u64,
-}
 
 /// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
 ///

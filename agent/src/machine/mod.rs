@@ -8,7 +8,7 @@ pub mod iomem;
 use std::path::Path;
 
 use anyhow::Context;
-use dormouse_image::{Cpu, EfiRange};
+use dormouse_image::{Cpu, EfiRange, Uuid};
 use dormouse_linux::procfs;
 
 use crate::machine::arch::features;
@@ -52,6 +52,13 @@ impl Machine {
             cmdline: procfs::text("/proc/cmdline")?.trim().to_string(),
         })
     }
+}
+
+/// The machine's identity by DMI, as only root may read it; zero where it has none.
+#[must_use]
+pub fn product_uuid() -> Uuid {
+    let text = std::fs::read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
 }
 
 /// The entries of `/sys/firmware/efi/runtime-map` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map): numbers in

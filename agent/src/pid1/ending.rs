@@ -5,7 +5,8 @@ use std::time::Duration;
 use dormouse_sys::kexec::Context;
 use dormouse_sys::power::{self, Command};
 
-use crate::launch::{WayBack, jump_back};
+use crate::handoff::arguments::WayBack;
+use crate::launch::jump_back;
 
 /// How B or D ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

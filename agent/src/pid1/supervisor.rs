@@ -2,10 +2,11 @@
 //! restarting the machine for as long as this kernel runs at all.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -15,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 use crate::pid1::keys::Keys;
-use crate::pid1::worker::{self, Message};
+use crate::pid1::worker::{self, Errand, Message};
 
 /// After how long the hardware restarts a machine whose kernel hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -46,14 +47,16 @@ pub(super) struct Care {
 #[error("aborted by user")]
 pub(super) struct Aborted;
 
-/// Starts the worker and waits for its end.
+/// Starts the worker, gives it its errand and waits for its end.
 ///
 /// # Errors
 /// Why it did not end as it should.
-pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
+pub(super) fn run(errand: &Errand, care: &Care) -> anyhow::Result<Message> {
+    let order = errand.order.encode()?;
     let mut child = Command::new("/proc/self/exe")
         .arg(worker::ROLE)
-        .stdin(Stdio::null())
+        .arg(errand.arguments.to_string())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("the process that does the work cannot be started")?;
@@ -62,10 +65,8 @@ pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
         log::debug!("oom_score_adj: {error}");
     }
     let mut dog = Dog { wanted: care.watchdog, running: None };
-    let end = child
-        .stdout
-        .take()
-        .context("the worker has no pipe")
+    let end = give(child.stdin.take(), order)
+        .and_then(|()| child.stdout.take().context("the worker has no pipe"))
         .and_then(|pipe| follow(care, &mut child, &mut Pipe::new(pipe.into())?, &mut dog));
     if end.is_err() {
         let _ = child.kill();
@@ -73,6 +74,19 @@ pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
     await_end(&mut child);
     dog.stop();
     end
+}
+
+/// Gives the worker its order, which is longer than a pipe takes at once. PID 1 does not wait for that: a worker that does
+/// not read it does not get anything done either, and its end closes the pipe.
+fn give(stdin: Option<ChildStdin>, order: Vec<u8>) -> anyhow::Result<()> {
+    let mut stdin = stdin.context("the worker has no pipe")?;
+    let write = move || {
+        if let Err(error) = stdin.write_all(&order) {
+            log::debug!("the worker did not read its order: {error}");
+        }
+    };
+    thread::Builder::new().spawn(write).context("the worker cannot be given its order")?;
+    Ok(())
 }
 
 fn follow(care: &Care, child: &mut Child, pipe: &mut Pipe, dog: &mut Dog) -> anyhow::Result<Message> {

@@ -11,7 +11,7 @@ use std::io;
 
 use dormouse_sys::{PAGE_SIZE, stub};
 
-use crate::launch::WayBack;
+use crate::handoff::arguments::WayBack;
 
 /// One page of code, two roots, two page directory pointer tables, two page directories; and one page to spare, so that
 /// a bridge that is aligned to its size never crosses a 2 MiB boundary.
