@@ -152,7 +152,8 @@ fn rejects_what_breaks_a_rule() {
     let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: VERSION });
     let twice = record(RecordError::Twice { kind: 1, name: "image" });
     let no_device = record(IMAGE.wrong("it does not name an image device"));
-    let table: [([u8; 4], &[(Kind, &[u8])], FormatError); 14] = [
+    type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
+    let table: [Case<'_>; 14] = [
         ([0, 0, 0, 0], &[image, save], task(0)),
         ([3, 0, 0, 0], &[image, save], task(3)),
         ([1, 1, 0, 0], &[image, session, then], task(0x101)),
