@@ -125,14 +125,14 @@ impl Amount {
         (bytes(self.done.pages) >> 20).saturating_mul(1000) / self.millis()
     }
 
-    /// The seconds that are left, once that can be told.
+    /// The seconds that are left, once they can be estimated.
     fn left(&self) -> Option<u64> {
         let remaining = self.pages.saturating_sub(self.done.pages);
         let millis = self.millis().saturating_mul(remaining).checked_div(self.done.pages);
         millis.map(|millis| millis.div_ceil(1000))
     }
 
-    /// All that is to be said, in a line among those of the kernel log.
+    /// Everything, in a line among those of the kernel log.
     fn line(&self, phase: Phase) -> String {
         let ratio = match bytes(self.done.stored_pages).saturating_mul(10).checked_div(self.done.stored_bytes) {
             Some(tenths) => format!("{}.{}:1", tenths / 10, tenths % 10),
@@ -144,8 +144,8 @@ impl Amount {
         format!("{phase}: {percent} %, {done} of {all}, {rate} MiB/s, compressed {ratio}, {left} s left")
     }
 
-    /// What somebody at a console of so many columns wants to know. The last column stays free: with something in it, some
-    /// terminals go on in the next line.
+    /// What somebody at a console with this many columns wants to know. The last column stays free: with something in
+    /// it, some terminals go on in the next line.
     fn bar(&self, work: Work, columns: usize) -> String {
         let width = columns.saturating_sub(1);
         let all = mib(bytes(self.pages));
@@ -154,7 +154,7 @@ impl Amount {
         let rate = format!("  {} MiB/s", thousands(self.rate()));
         let left = match self.left() {
             Some(0) => format!("  in {} s", self.elapsed.as_secs_f64().ceil()),
-            // The first pages say little: the device and the threads are just getting up.
+            // The first pages are no measure: the device and the threads are just getting up.
             Some(seconds) if self.percent() > 0 => format!("  {seconds} s left"),
             _ => String::new(),
         };
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_of_the_log_sees_how_far_it_is() {
+    fn log_line_has_every_figure() {
         let done = Done { pages: 131_072, stored_pages: 65_536, stored_bytes: 100 << 20 };
         let now = Amount { pages: 524_288, done, elapsed: Duration::from_millis(500) };
         assert_eq!(
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_sees_a_bar() {
+    fn bar_adapts_to_the_columns() {
         let now = amount(308_224, 655_360, 1353);
         for (columns, expected) in [
             (80, "Saving    [#######--------]  47 %  1,204 of 2,560 MiB  889 MiB/s  2 s left"),
@@ -243,7 +243,7 @@ mod tests {
     proptest! {
         /// A line that is longer than its console would go on in the next one, and not change in place.
         #[test]
-        fn a_bar_fits_its_console(columns in 0_usize..300, pages: u64, done: u64, millis: u64) {
+        fn bar_fits_its_console(columns in 0_usize..300, pages: u64, done: u64, millis: u64) {
             let done = Done { pages: done, stored_pages: done, stored_bytes: millis };
             let now = Amount { pages, done, elapsed: Duration::from_millis(millis) };
             let bar = now.bar(Work::Verifying, columns);
@@ -251,7 +251,7 @@ mod tests {
         }
 
         #[test]
-        fn a_bar_keeps_its_length(pages in 1_u64..1 << 28, parts in prop::collection::vec(0_u64..=1000, 2)) {
+        fn bar_keeps_its_length(pages in 1_u64..1 << 28, parts in prop::collection::vec(0_u64..=1000, 2)) {
             let cells = |part: u64| {
                 let bar = amount(pages * part / 1000, pages, 100 + part * 60).bar(Work::Saving, 100);
                 bar.find(']').map(|end| end - bar.find('[').unwrap())

@@ -25,12 +25,12 @@ use crate::{launch, machine, pipeline, target};
 ///
 /// # Errors
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
-/// boot is an ordinary one and says why.
+/// boot is an ordinary one and reports why.
 pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let place = target::find(&task.order.image, policy.image.wait)?;
     let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
     alive();
-    screen::tell(policy.console.verbosity, &format!("Resuming from {place}"));
+    screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);
     if let Err(error) = &result
         && image.commit().state.may_become(State::Failed)
@@ -56,8 +56,8 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     let idle = machine::idle_cpus()?;
     if !idle.is_empty() {
         bail!(
-            "processors {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
-             and nosmt off the kernel command line, and see that CONFIG_NR_CPUS is enough"
+            "CPUs {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
+             and nosmt off the kernel command line, and check that CONFIG_NR_CPUS is large enough"
         );
     }
     let mut reader = Reader::open(image, &header)?;

@@ -44,11 +44,11 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     }
     let place = target::find(&task.order.image, policy.image.wait)?;
     let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
+    // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
-    screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
+    screen::show(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
     let limits = pipeline::Limits::of_policy(&policy.save);
     let pages = header.session.ram_pages();
@@ -135,7 +135,7 @@ fn verify(
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
         return Err(format!("{} pages were read of {pages}", counts.stored + counts.zero).into());
     }
-    log::info!("{}: it is what was saved, found in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
+    log::info!("{}: it is what was saved, compared in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
     Ok(())
 }
 
@@ -159,7 +159,7 @@ impl PageSink for StillThere<'_> {
         let differs = self.vmcore.read(run, |memory| {
             memory.chunks(page_len).enumerate().position(|(at, page)| {
                 let at_given = at % pages_given * page_len;
-                // A page that is restored as zeroes because nobody needs it may hold anything.
+                // A page that is restored as zeroes because it is not needed may hold anything.
                 page != &given[at_given..at_given + page_len] && self.filter.fate(run.start + at as u64) == Fate::Store
             })
         })?;
@@ -196,11 +196,11 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
 }
 
 fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
-    let said = free_pages(vmcore, header)?;
+    let stated = free_pages(vmcore, header)?;
     // Also where free pages are stored, those that must not be touched have to be found.
-    let fate = match said.content {
+    let fate = match stated.content {
         _ if !policy.save.skip_free => {
-            log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
+            log::info!("{}: storing every page: the policy asks for it (save.skip_free)", Phase::SaveWrite);
             Fate::Store
         }
         FreeContent::Anything => Fate::Leave,
@@ -216,7 +216,7 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
     ram.push(header.session.region.frames());
     ram.sort_by_key(|range| range.start);
     let selection = select_in(vmcore, &ram, &map, fate)?;
-    selection.check(said.count, header.session.ram_pages())?;
+    selection.check(stated.count, header.session.ram_pages())?;
     Ok(selection)
 }
 
@@ -230,7 +230,7 @@ pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fa
     select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)
 }
 
-/// What A said of its free pages when it jumped.
+/// What A stated about its free pages when it jumped.
 fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
     let missing = SelectError::NothingSaid;
     let Some(mailbox) = &header.session.mailbox else { return Err(missing) };

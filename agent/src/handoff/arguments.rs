@@ -1,7 +1,7 @@
 //! What kernel command lines hold for Dormouse: text to values and back. No I/O; the caller reads `/proc/cmdline`.
 //!
-//! There are two readers. A boot (C) has what its user typed at the boot loader: [`BootSwitches`]. A kernel that Dormouse
-//! started (B, D) has what the loader and its entry stub wrote: [`LoaderArguments`]. All else is in its order.
+//! There are two readers. A boot (C) has what its user typed at the boot loader: [`BootSwitches`]. A kernel that
+//! Dormouse started (B, D) has what the loader and its entry stub wrote: [`LoaderArguments`]. All else is in its order.
 
 use std::fmt;
 
@@ -71,8 +71,8 @@ pub struct WayBack {
     pub bridge: u64,
 }
 
-/// What the loader puts on the command line of a kernel that it starts: what the entry stub must write, and what must be
-/// known even if the order is broken.
+/// What the loader puts on the command line of a kernel that it starts: what the entry stub must write, and what must
+/// be known even if the order is broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoaderArguments {
     /// `dormouse.entry=0x<16 digits>`: the jump-back entry of the kernel that was left, written by the entry stub.
@@ -82,8 +82,8 @@ pub struct LoaderArguments {
 }
 
 impl LoaderArguments {
-    /// Reads them from a kernel command line. Whatever else is wrong with it, B must find the way back into A: what does
-    /// not mean anything counts as missing.
+    /// Reads them from a kernel command line. Whatever else is wrong with it, B must find the way back into A: what
+    /// does not mean anything counts as missing.
     #[must_use]
     pub fn parse(text: &str) -> LoaderArguments {
         let number = |name| {
@@ -101,8 +101,8 @@ impl LoaderArguments {
     }
 }
 
-/// As on a command line. The entry comes last and always has 16 digits, so that the entry stub can overwrite the last 16
-/// characters.
+/// As on a command line. The entry comes last and always has 16 digits, so that the entry stub can overwrite the last
+/// 16 characters.
 impl fmt::Display for LoaderArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let written = [

@@ -1,7 +1,7 @@
 //! The mailbox: a page of A's memory, in which B, and D after it, leave their report just before they jump back.
 //!
-//! A starts the page with its session's nonce and the version of the mailbox, and says in its last bytes what B needs to
-//! know of free pages. FORMAT.md has the bytes.
+//! A starts the page with its session's nonce and the version of the mailbox, and states in its last bytes what B needs
+//! to know of free pages. FORMAT.md has the bytes.
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! The order: all that a kernel tells the one that it starts. A gives B one to save, C gives D one to restore.
+//! The order: everything that a kernel hands to the one that it starts. A gives B one to save, C gives D one to
+//! restore.
 //!
 //! It is one block of the image format with tagged records; FORMAT.md has its bytes. It travels as a file of its own in
 //! an archive before the other kernel's initramfs, because a command line is short, and open to every process.

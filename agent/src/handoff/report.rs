@@ -1,6 +1,7 @@
 //! The report: what B and D bring back to A, and what `dormouse hibernate` prints when it returns.
 //!
-//! The command waits with a pinned page of its memory, the [mailbox](crate::handoff::mailbox), into which they write it.
+//! The command waits with a pinned page of its memory, the [mailbox](crate::handoff::mailbox), into which they write
+//! it.
 
 use std::fmt;
 use std::time::Duration;
@@ -54,7 +55,8 @@ pub struct Report {
     /// Pages that are stored, compressed.
     #[serde(default)]
     pub stored_pages: u64,
-    /// Pages that are restored as zeroes: they were all zero, or free in a kernel that expects its free pages to be zero.
+    /// Pages that are restored as zeroes: they were all zero, or free in a kernel that expects its free pages to be
+    /// zero.
     #[serde(default)]
     pub zero_pages: u64,
     /// Pages that are left out, and neither read nor restored: free, offline, or with a hardware error.

@@ -122,7 +122,8 @@ fn archive(order: &Order) -> anyhow::Result<Vec<u8>> {
     Ok(Archive::new().file(order::FILE, 0o400, order.encode()?).finish()?)
 }
 
-/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, and the policy's.
+/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, and the
+/// policy's.
 fn command_line(own: &str, policy: &Policy) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",

@@ -9,8 +9,8 @@
 //!   initramfs, up to the region's end
 //! ```
 //!
-//! When context is preserved, every page of the region and of low memory belongs to some segment, so that the jump swaps
-//! it out and back. Nothing here does I/O: the caller brings the files and carries out the [`Plan`].
+//! When context is preserved, every page of the region and of low memory belongs to some segment, so that the jump
+//! swaps it out and back. Nothing here does I/O: the caller brings the files and carries out the [`Plan`].
 
 use dormouse_image::{FirmwareRange, PfnRange, PhysRange};
 use dormouse_linux::units::mib;
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_save_covers_the_region_and_low_memory_exactly_once() {
+    fn save_covers_region_and_low_memory_exactly_once() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let plan = plan(&request(&kernel, INITRAMFS, save())).unwrap();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_goes_where_its_placeholder_stands() {
+    fn entry_stub_overwrites_the_placeholder() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let request = request(&kernel, INITRAMFS, save());
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_loads_only_what_has_content() {
+    fn restore_loads_content_only() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let plan = plan(&request(&kernel, INITRAMFS, Purpose::Restore)).unwrap();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_sizes() {
+    fn rejects_what_does_not_fit() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let initramfs = vec![0; 120 << 20];

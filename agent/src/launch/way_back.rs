@@ -10,7 +10,7 @@ use crate::launch::arch::bridge;
 /// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
 ///
 /// # Errors
-/// What `kexec_load(2)` says, or a way that no bridge can take.
+/// What `kexec_load(2)` reports, or a way that no bridge can take.
 pub fn load_bridge(way: WayBack) -> std::io::Result<()> {
     load(way, Context::Discard)
 }

@@ -1,4 +1,4 @@
-//! The ends of PID 1: the only module that stops the kernel it runs in.
+//! The ends of PID 1: the only module that ends it.
 
 use std::time::Duration;
 

@@ -18,7 +18,8 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// That of the kernel with this command line. Never fails, so that the way back is known before anything can go wrong.
+    /// That of the kernel with this command line. Never fails, so that the way back is known before anything can go
+    /// wrong.
     pub(super) fn new(cmdline: &str) -> Inbox {
         Inbox { arguments: LoaderArguments::parse(cmdline), file: Path::new("/").join(order::FILE) }
     }
@@ -28,7 +29,7 @@ impl Inbox {
         self.arguments
     }
 
-    /// Takes the next order. It is taken once: nothing is left of it in the file system.
+    /// Takes the next order. It is taken once: nothing is left of it in the filesystem.
     ///
     /// # Errors
     /// There is none, or it cannot be read.

@@ -21,7 +21,7 @@ use anyhow::{anyhow, bail};
 use dormouse_image::SessionRecord;
 use dormouse_linux::procfs;
 use inbox::Inbox;
-use supervisor::{Aborted, Care};
+use supervisor::{Aborted, Guard};
 use worker::{Errand, Message};
 
 use crate::console::phase::Phase;
@@ -87,7 +87,7 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
     let verbosity = verbosity(&policy);
     let saved = policy.and_then(|policy| {
-        caught(|| match supervisor::run(errand, &Care { escape: policy.save.escape, ..care(&policy) })? {
+        caught(|| match supervisor::run(errand, &Guard { escape: policy.save.escape, ..guard(&policy) })? {
             Message::Saved(report) => Ok(report),
             other => bail!("the worker ended with {other:?}"),
         })
@@ -100,7 +100,7 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
                 Then::Reboot => ("rebooting", Ending::Reboot),
             };
             log::info!("{}: {}; {what_follows}", Phase::SaveEnd, report.summary());
-            screen::tell(verbosity, &format!("{}; {what_follows}", report.summary()));
+            screen::show(verbosity, &format!("{}; {what_follows}", report.summary()));
             if task.order.then == Then::Return {
                 leave_report(&task.order.session, &report);
             }
@@ -130,7 +130,7 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
     let verbosity = verbosity(&policy);
     let restored = policy.and_then(|policy| {
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
-        caught(|| match supervisor::run(errand, &care(&policy))? {
+        caught(|| match supervisor::run(errand, &guard(&policy))? {
             Message::Restored(entry) => Ok(WayBack { entry, bridge: task.bridge }),
             other => bail!("the worker ended with {other:?}"),
         })
@@ -145,9 +145,9 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
 }
 
 /// What both need; keys are listened to in B alone.
-fn care(policy: &Policy) -> Care {
-    let guard = &policy.guard;
-    Care { escape: false, stall: guard.stall, wait: policy.image.wait, watchdog: guard.watchdog }
+fn guard(policy: &Policy) -> Guard {
+    let Policy { guard, image, .. } = policy;
+    Guard { escape: false, stall: guard.stall, wait: image.wait, watchdog: guard.watchdog }
 }
 
 fn reboot(error: &anyhow::Error, verbosity: Verbosity) -> Ending {
@@ -157,17 +157,17 @@ fn reboot(error: &anyhow::Error, verbosity: Verbosity) -> Ending {
     Ending::Reboot
 }
 
-/// What the consoles show. Where there is no policy that says so, they show what the kernel log has.
+/// What the consoles show. Without a policy they show what the kernel log has.
 fn verbosity(policy: &anyhow::Result<Policy>) -> Verbosity {
     policy.as_ref().map_or(Verbosity::Normal, |policy| policy.console.verbosity)
 }
 
-/// Shows why it failed, once on each console: in the kernel log, or to a person, for whom the worker may have left its bar
-/// as it was.
+/// Shows why it failed, once on each console: in the kernel log, or to a person, for whom the worker may have left its
+/// bar as it was.
 fn report_failure(verbosity: Verbosity, log: &str, person: &str) {
     if verbosity == Verbosity::Quiet {
         log::info!("{log}");
-        screen::tell(verbosity, &format!("\n{person}"));
+        screen::show(verbosity, &format!("\n{person}"));
     } else {
         log::error!("{log}");
     }

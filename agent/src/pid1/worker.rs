@@ -1,7 +1,7 @@
 //! The process that does the work, a child of PID 1: whatever ends it, PID 1 remains and sees to A.
 //!
-//! PID 1 gives it the order on its standard input and what the loader wrote beside it as an argument. It reports by lines
-//! of JSON on its standard output, which is a pipe.
+//! PID 1 gives it the order on its standard input and what the loader wrote beside it as an argument. It reports by
+//! lines of JSON on its standard output, which is a pipe.
 
 use std::cell::Cell;
 use std::fs::File;
