@@ -1,5 +1,7 @@
 //! The way back into a stopped kernel: the bridge, loaded and crossed.
 
+use std::io;
+
 use dormouse_sys::kexec::{self, Context, Segment};
 use dormouse_sys::power::{self, Command};
 
@@ -11,24 +13,23 @@ use crate::launch::arch::bridge;
 ///
 /// # Errors
 /// What `kexec_load(2)` reports, or a way that no bridge can take.
-pub fn load_bridge(way: WayBack) -> std::io::Result<()> {
+pub fn load_bridge(way: WayBack) -> io::Result<()> {
     load(way, Context::Discard)
 }
 
-/// Loads the bridge and crosses it. Returns only with the reason why it could not.
+/// Loads the bridge and crosses it. Returns only if it could not, and has logged why.
 ///
-/// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A
-/// preserved context only freezes them; it is the second try.
-///
-/// # Errors
-/// Why it could not.
-pub fn jump_back(way: WayBack, context: Context) -> std::io::Result<()> {
-    load(way, context)?;
-    power::reboot(Command::Kexec)?;
-    Err(std::io::Error::other("the jump returned"))
+/// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A preserved
+/// context only freezes them; it is the second try.
+pub fn jump_back(way: WayBack) {
+    for context in [Context::Discard, Context::Preserve] {
+        let jumped = load(way, context).and_then(|()| power::reboot(Command::Kexec));
+        let error = jumped.err().unwrap_or_else(|| io::Error::other("the jump returned"));
+        log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
+    }
 }
 
-fn load(way: WayBack, context: Context) -> std::io::Result<()> {
+fn load(way: WayBack, context: Context) -> io::Result<()> {
     let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
     kexec::load(way.bridge, &[bridge], context)
 }
