@@ -102,3 +102,22 @@ fn send(mut pipe: &File, message: &Message) {
         let _ = pipe.write_all(line.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::handoff::order::tests::{restore_order, save_order};
+
+    #[test]
+    fn errand_reaches_the_worker() {
+        let arguments = LoaderArguments { entry: Some(0x2f1e_3050), bridge: Some(0x8ff_0000) };
+        for order in [Order::Save(Box::new(save_order())), Order::Restore(restore_order())] {
+            let sent = Errand { order, arguments };
+            let bytes = sent.order.encode().unwrap();
+            assert_eq!(Errand::receive(&sent.arguments.to_string(), bytes.as_slice()).unwrap(), sent);
+            assert!(Errand::receive("", &bytes[..bytes.len() - 1]).is_err());
+        }
+        assert!(Errand::receive("", std::io::empty()).is_err());
+    }
+}
