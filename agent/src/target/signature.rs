@@ -7,6 +7,7 @@
 use std::fmt;
 
 use dormouse_image::{LABEL_MAGIC, layout};
+use serde::Serialize;
 
 /// How much of the beginning of a device [`probe`] wants to see: to behind the last place of a LUKS2 header.
 pub const HEAD_LEN: usize = (4 << 20) + 4096;
@@ -14,7 +15,7 @@ pub const HEAD_LEN: usize = (4 << 20) + 4096;
 pub const TAIL_LEN: usize = 128 << 10;
 
 /// What was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Signature {
     /// What it is, such as `an ext2, ext3 or ext4 file system`.
     pub name: &'static str,

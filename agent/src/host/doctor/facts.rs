@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dormouse_image::{ImageDevice, State};
+use dormouse_image::State;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::{block, bzimage_release, memory_watch};
 use dormouse_sys::kexec;
@@ -12,13 +12,13 @@ use nix::errno::Errno;
 
 use crate::cycle::last::Last;
 use crate::host::boot_initramfs::{self, Tool};
-use crate::host::save_kernel;
+use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::{self, Policy, PolicyError};
-use crate::store::{Access, Disk, Image, StoreError};
-use crate::target::{self, device, file, signature};
+use crate::store::{Access, Image, StoreError};
+use crate::target::{self, Target, TargetError, device, signature};
 
 /// Why something could not be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,12 +89,12 @@ pub(super) struct PolicyFault {
 /// The image device.
 #[derive(Debug, Clone)]
 pub(super) struct ImageFacts {
-    pub(super) path: PathBuf,
+    pub(super) target: Target,
     pub(super) size: u64,
     pub(super) is_busy: bool,
     /// When it was made; `None` where it is none.
     pub(super) made: Option<SystemTime>,
-    /// Its state, and the reason for that; or why it is no image device, or no file that the save kernel could use.
+    /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
     pub(super) state: Result<(State, String), String>,
 }
 
@@ -170,7 +170,7 @@ impl Facts {
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &release)),
             save_initramfs: known.map(|policy| changed(&policy.kernel.initramfs)),
-            agent_changed: changed(Path::new(save_kernel::INIT)).ok(),
+            agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
             boot_initramfs: boot_initramfs::of_release(root, &release)
@@ -253,35 +253,32 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     let of_store = |error: StoreError| match &error {
-        StoreError::Open { source, path } => match seen(source, path) {
-            Unseen::Because(_) => Unseen::Because(error.to_string()),
-            root => root,
-        },
-        _ => Unseen::Because(error.to_string()),
+        StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Unseen::NeedsRoot,
+        _ => Unseen::Because(error.in_full()),
     };
-    let place = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
+    let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
-        StoreError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
-        error => of_store(error),
+        TargetError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
+        TargetError::Store(error) => of_store(error),
+        error => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
     })?;
-    block::refuse_virtual(&place.path)
+    target
+        .refuse_virtual()
         .map_err(|error| Unseen::Because(format!("image device {}: {error}", policy.image.device)))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
-    let (disk, is_busy) = match Disk::open_at(&place, Access::Write) {
-        Err(StoreError::Busy { .. }) => (Disk::open_at(&place, Access::Read).map_err(of_store)?, true),
+    let (disk, is_busy) = match target.blocks(Access::Write) {
+        Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
         disk => (disk.map_err(of_store)?, false),
     };
     let size = disk.size();
     let mut made = None;
-    let state = Image::open(disk).map_err(anyhow::Error::from).and_then(|image| {
+    let state = Image::open(disk).map_err(TargetError::from).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
-        if let ImageDevice::File(_) = policy.image.device {
-            file::check(&image)?;
-        }
+        target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
-    let state = state.map_err(|error| format!("{error:#}"));
-    Ok(ImageFacts { path: place.path, size, is_busy, made, state })
+    let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    Ok(ImageFacts { target, size, is_busy, made, state })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

@@ -16,6 +16,7 @@ use crate::host::doctor::judge::judge;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::Policy;
+use crate::target::Target;
 
 const GIB: u64 = 1 << 30;
 
@@ -60,7 +61,7 @@ fn ready() -> Facts {
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
-            path: "/dev/vdb".into(),
+            target: Target::device("/dev/vdb"),
             size: GIB,
             is_busy: false,
             made: Some(time(0)),
@@ -228,7 +229,10 @@ fn what_an_image_needs() {
     let no_file = Facts { policy: Ok(file.clone()), ..gone };
     let setup = "dormouse setup --file /var/lib/dormouse/image";
     assert_eq!(check(&no_file, "image-device").remedy.unwrap(), setup);
-    let moved = Facts { policy: Ok(file), ..foreign };
+    let mut moved = Facts { policy: Ok(file), ..foreign };
+    if let Some(Ok(image)) = &mut moved.image {
+        image.target = Target::file("/var/lib/dormouse/image");
+    }
     assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
 }
 

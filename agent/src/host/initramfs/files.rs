@@ -1,10 +1,11 @@
-//! What an initramfs must hold that a distribution's own tool makes: the lists that the hooks for initramfs-tools, dracut and
-//! mkinitcpio work through.
+//! What an initramfs must hold that a distribution's own tool makes: the lists that the hooks for initramfs-tools, dracut
+//! and mkinitcpio work through.
 //!
 //! ```text
-//!   file SOURCE TARGET MODE      a file, where it is and where it goes, with its permissions in octal
-//!   dir TARGET                   a folder
-//!   module NAME                  a kernel module, with what it needs
+//!   file SOURCE TARGET MODE         a file, where it is and where it goes, with its permissions in octal
+//!   dir TARGET                      a directory
+//!   node TARGET MODE MAJOR MINOR    a character device
+//!   module NAME                     a kernel module, with what it needs
 //! ```
 
 use std::os::unix::fs::PermissionsExt;
@@ -13,10 +14,10 @@ use std::{fmt, fs};
 
 use anyhow::{Context, ensure};
 
-use crate::host::initramfs::MODULES_LIST;
-use crate::host::save_kernel::{self, Options};
+use crate::host::initramfs::carried_policy;
+use crate::host::initramfs::manifest::{Content, ITEMS, Item};
+use crate::host::initramfs::needs::{self, Options};
 use crate::policy::{DEFAULT_PATH, Policy};
-use crate::target::file;
 
 /// The script that the boot's initramfs runs.
 const RESUME: &str = include_str!("../../../../initramfs/dormouse-resume");
@@ -37,8 +38,17 @@ pub enum Entry {
         /// Its permissions.
         mode: u32,
     },
-    /// A folder.
+    /// A directory.
     Dir(PathBuf),
+    /// A character device.
+    Node {
+        /// Where it goes.
+        target: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// Its major and minor number.
+        number: (u32, u32),
+    },
     /// A kernel module.
     Module(String),
 }
@@ -50,44 +60,55 @@ impl fmt::Display for Entry {
                 write!(f, "file {} {} {mode:o}", source.display(), target.display())
             }
             Entry::Dir(target) => write!(f, "dir {}", target.display()),
+            Entry::Node { target, mode, number: (major, minor) } => {
+                write!(f, "node {} {mode:o} {major} {minor}", target.display())
+            }
             Entry::Module(name) => write!(f, "module {name}"),
         }
     }
 }
 
-/// What the initramfs of an ordinary boot needs to resume. Files that are made for it go to `scratch`, which must be there until the
-/// initramfs is.
+/// What the initramfs of an ordinary boot needs to resume. Files that are made for it go to `scratch`, which must exist until
+/// the initramfs does.
 ///
 /// # Errors
-/// The save kernel or its initramfs is not there, or what the image device needs cannot be found out.
+/// The save kernel or its initramfs is missing, or what the image device needs cannot be found out.
 pub fn of_boot(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::Result<Vec<Entry>> {
     let command = std::env::current_exe().context("cannot find this program's own file")?;
     let mut list = vec![
         Entry::File { source: command, target: COMMAND_PATH.into(), mode: 0o755 },
         made(scratch, "dormouse-resume", RESUME, RESUME_PATH, 0o755)?,
-        made(scratch, "dormouse.toml", &file::for_boot(policy)?.to_toml(), DEFAULT_PATH, 0o644)?,
+        made(scratch, "dormouse.toml", &carried_policy(policy)?.to_toml(), DEFAULT_PATH, 0o644)?,
     ];
     for file in [&policy.kernel.image, &policy.kernel.initramfs] {
-        ensure!(file.is_file(), "{}: it is not there; `dormouse update` makes it", file.display());
+        ensure!(file.is_file(), "{}: missing; `dormouse update` makes it", file.display());
         list.push(Entry::File { source: file.clone(), target: file.clone(), mode: 0o600 });
     }
-    list.extend(save_kernel::list_modules(policy, options)?.into_iter().map(Entry::Module));
+    list.extend(needs::list_modules(policy, options)?.into_iter().map(Entry::Module));
     checked(list)
 }
 
 /// What the small initramfs of B and D needs, in place of `dormouse build-initramfs`; `scratch` as for [`of_boot`].
 ///
 /// # Errors
-/// The agent is not there, or what the image device needs cannot be found out.
+/// The agent is missing, or what the image device needs cannot be found out.
 pub fn of_small(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::Result<Vec<Entry>> {
     let init = &options.init;
-    ensure!(init.is_file(), "{}: the program for PID 1 is not there", init.display());
-    let modules = save_kernel::list_modules(policy, options)?;
+    ensure!(init.is_file(), "{}: the program for PID 1 is missing", init.display());
+    let modules = needs::list_modules(policy, options)?;
     let names: String = modules.iter().map(|name| format!("{name}\n")).collect();
-    let mut list: Vec<Entry> = ["/dev", "/proc", "/run", "/sys"].map(|place| Entry::Dir(place.into())).into();
-    list.push(Entry::File { source: init.clone(), target: "/init".into(), mode: 0o755 });
-    list.push(made(scratch, "dormouse.toml", &file::for_boot(policy)?.to_toml(), DEFAULT_PATH, 0o644)?);
-    list.push(made(scratch, "modules", &names, MODULES_LIST, 0o644)?);
+    let entry = |item: Item| {
+        Ok(match item {
+            Item::Dir(path) => Entry::Dir(path.into()),
+            Item::Node { path, mode, number } => Entry::Node { target: path.into(), mode, number },
+            Item::File { path, mode, content } => match content {
+                Content::Init => Entry::File { source: init.clone(), target: path.into(), mode },
+                Content::Policy => made(scratch, "dormouse.toml", &carried_policy(policy)?.to_toml(), path, mode)?,
+                Content::Modules => made(scratch, "modules", &names, path, mode)?,
+            },
+        })
+    };
+    let mut list: Vec<Entry> = ITEMS.into_iter().map(entry).collect::<anyhow::Result<_>>()?;
     list.extend(modules.into_iter().map(Entry::Module));
     checked(list)
 }
@@ -147,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (policy, options) = (policy(folder.path()), options(folder.path()));
         let missing = of_boot(&policy, &options, folder.path()).unwrap_err().to_string();
-        assert!(missing.ends_with("vmlinuz: it is not there; `dormouse update` makes it"), "{missing}");
+        assert!(missing.ends_with("vmlinuz: missing; `dormouse update` makes it"), "{missing}");
         for file in ["vmlinuz", "initramfs.img"] {
             fs::write(folder.path().join(file), "").unwrap();
         }
@@ -180,6 +201,9 @@ mod tests {
                 "dir /proc",
                 "dir /run",
                 "dir /sys",
+                "node /dev/console 600 5 1",
+                "node /dev/kmsg 644 1 11",
+                "node /dev/null 666 1 3",
                 "file /dormouse-init /init 755",
                 "file /dormouse.toml /etc/dormouse.toml 644",
                 "file /modules /etc/dormouse/modules 644",

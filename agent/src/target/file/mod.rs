@@ -13,6 +13,7 @@
 mod backing;
 mod layout;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsRawFd;
@@ -22,22 +23,21 @@ use std::str::FromStr;
 use anyhow::{Context, bail, ensure};
 use backing::Backing;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, DiskExtent, ImageDevice, PhysRange};
+use dormouse_image::{BLOCK, DiskExtent, PhysRange};
 use dormouse_linux::procfs;
 use dormouse_linux::units::{mib, parse_bytes};
 use dormouse_sys::fiemap;
+pub use layout::Unsuitable;
+use layout::disk_extents;
 use nix::errno::Errno;
 use nix::fcntl::{self, AT_FDCWD, AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd;
+use serde::Serialize;
 
 use crate::machine::iomem::Iomem;
-use crate::policy::Policy;
-use crate::store::{Access, Disk, Extents, Image};
-use crate::target;
-use crate::target::device::new_label;
-pub use layout::Unsuitable;
-use layout::disk_extents;
+use crate::store::{Access, Device, Disk, ExtentMap, Image};
+use crate::target::new_label;
 
 const MIB: u64 = 1 << 20;
 /// What is written at once.
@@ -67,29 +67,51 @@ impl FromStr for Size {
     }
 }
 
-/// Makes a file for the image at `path`, all of it written, so that no hibernation needs the filesystem any more. Returns what
-/// to do next.
+/// A file that was made for the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Created {
+    /// The file.
+    pub file: PathBuf,
+    /// Its identity, for `UUID=`.
+    pub uuid: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// In how many pieces it lies.
+    pub extents: usize,
+    /// On which block device.
+    pub device: PathBuf,
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Created { file, uuid, bytes, extents, device } = self;
+        let (file, device, size) = (file.display(), device.display(), mib(*bytes));
+        let pieces = if *extents == 1 { "one piece".to_owned() } else { format!("{extents} pieces") };
+        write!(
+            f,
+            "{file}: UUID={uuid}, {size}, in {pieces} of {device}\n\
+             Set it in the policy:\n\n    [image]\n    device = \"{file}\"\n\n\
+             and build both initramfs again: that of `dormouse build-initramfs`, and that of your ordinary boot, which \
+             needs the policy that `dormouse config show --boot` prints."
+        )
+    }
+}
+
+/// Makes a file for the image at `path`, all of it written, so that no hibernation needs the filesystem any more.
 ///
 /// # Errors
-/// There is a file already, the filesystem will not do or has not enough room. Nothing is left behind then.
-pub fn create(path: &Path, size: Size) -> anyhow::Result<String> {
+/// The file exists already, the filesystem will not do or does not have enough room. Nothing is left then.
+pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
     let about = || format!("image device {}", path.display());
     let path = &std::path::absolute(path).with_context(about)?;
     let (image, device) = make(path, size).with_context(about)?;
-    Ok(format!(
-        "{path}: UUID={uuid}, {size}, in {pieces} of {device}\n\
-         Set it in the policy:\n\n    [image]\n    device = \"{path}\"\n\n\
-         and build both initramfs again: that of `dormouse build-initramfs`, and that of your ordinary boot, which needs the policy \
-         that `dormouse config show --boot` prints.",
-        path = path.display(),
-        uuid = image.label().uuid,
-        size = mib(image.disk().size()),
-        pieces = match image.label().extents.len() {
-            1 => "one piece".to_owned(),
-            pieces => format!("{pieces} pieces"),
-        },
-        device = device.display(),
-    ))
+    Ok(Created {
+        file: path.clone(),
+        uuid: image.label().uuid.to_string(),
+        bytes: image.disk().size(),
+        extents: image.label().extents.len(),
+        device,
+    })
 }
 
 /// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing is left.
@@ -129,7 +151,7 @@ fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)
         }
         error => anyhow::Error::new(error).context("no room can be reserved for it"),
     })?;
-    let disk = Disk::open(&by_descriptor(file), Access::Write)?.named(path);
+    let disk = Disk::new(Device::open(&by_descriptor(file), Access::Write)?.named(path));
     write_zeroes(&disk)?;
     file.sync_all().context("it cannot be made durable")?;
 
@@ -197,7 +219,7 @@ fn write_zeroes(disk: &Disk) -> anyhow::Result<()> {
         if is_watched && shown != Some(percent) {
             shown = Some(percent);
             // Nobody misses it where it fails.
-            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", disk.path().display(), mib(disk.size()));
+            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", disk, mib(disk.size()));
         }
     }
     if is_watched {
@@ -236,7 +258,7 @@ fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyho
 /// Demands that both ends of each piece of a file, and the image's state, are on the disk where they are said to be.
 fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let disk = Disk::open(device, Access::Read)?;
-    let map = Extents::new(extents);
+    let map = ExtentMap::new(extents);
     for offset in ends(extents).into_iter().chain(SLOT_OFFSETS) {
         let pieces = map.pieces(offset, BLOCK).context("a map that is shorter than its pieces")?;
         for (at, _) in pieces {
@@ -257,12 +279,11 @@ fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result
 ///
 /// # Errors
 /// It does not, or not certainly.
-pub fn check(image: &Image) -> anyhow::Result<()> {
-    let path = image.disk().path();
+pub(super) fn check(path: &Path, image: &Image) -> anyhow::Result<()> {
     let about = || format!("image device {}", path.display());
     let remedy = || {
         format!(
-            "make it anew: remove it, run `dormouse image create --size {}M {}`, and build both initramfs again",
+            "make it again: remove it, run `dormouse image create --size {}M {}`, and build both initramfs again",
             image.disk().size() / MIB,
             path.display()
         )
@@ -279,52 +300,13 @@ pub fn check(image: &Image) -> anyhow::Result<()> {
     compare(image.disk(), &device, extents).with_context(about)
 }
 
-/// Sees to it that a boot will find what has just been changed of an image. Where the image was opened by its file, the filesystem may
-/// have written the change elsewhere: to blocks of its own, where the file was cloned.
-///
-/// # Errors
-/// As [`check`].
-pub fn confirm(image: &Image) -> anyhow::Result<()> {
-    let by_file = !image.label().extents.is_empty() && image.disk().place().is_whole();
-    if by_file {
-        check(image).context("the change may not be where a boot looks for it: boot once with `noresume`")
-    } else {
-        Ok(())
-    }
-}
-
 /// The block device under a file.
 ///
 /// # Errors
 /// There is none that the save kernel could use.
-pub fn block_device(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn block_device(path: &Path) -> anyhow::Result<PathBuf> {
     let about = || format!("image device {}", path.display());
     Ok(Backing::of(&File::open(path).with_context(about)?).with_context(about)?.device)
-}
-
-/// The policy as an initramfs needs it, where no filesystem is mounted and devices may have other names: the image device by its
-/// UUID, and by its place where it is a file. A device that is no image device yet, and one that has another name of its own, stay as
-/// they are.
-///
-/// # Errors
-/// A file that is not there, or that no boot would find.
-pub fn for_boot(policy: &Policy) -> anyhow::Result<Policy> {
-    let mut policy = policy.clone();
-    match &policy.image.device {
-        ImageDevice::File(_) => {
-            let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-            let image = Image::open(Disk::open_at(&place, Access::Read)?)?;
-            check(&image)?;
-            policy.image.device = image.name();
-        }
-        ImageDevice::Path(path) => {
-            if let Ok(image) = Disk::open(path, Access::Read).and_then(Image::open) {
-                policy.image.device = image.name();
-            }
-        }
-        _ => {}
-    }
-    Ok(policy)
 }
 
 #[cfg(test)]

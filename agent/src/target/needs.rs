@@ -1,8 +1,8 @@
-//! Which kernel modules a block device needs, from its chain of devices in sysfs.
+//! What B and D need to reach a block device: kernel modules, from its chain of devices in sysfs.
 //!
-//! A disk's folder lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that looks is the one
-//! that runs, and the modules are for another, which may have been built otherwise: a driver that is a module here is named by
-//! its `driver/module` link, one that is built in here is looked for by the device's `modalias` among the other's modules.
+//! A disk's directory lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that looks is
+//! the one that runs, and the modules are for another, which may have been built otherwise: a driver that is a module here is named
+//! by its `driver/module` link, one that is built in here is looked for by the device's `modalias` among the other's modules.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,24 +11,32 @@ use std::path::Path;
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
 
-/// The names of the modules that a disk needs of the kernel whose modules are in `folder`; without what these modules need
-/// themselves, see [`kmod::resolve`].
-///
-/// # Errors
-/// The modules cannot be looked through.
-pub fn modules_of(hardware: &Hardware, folder: &Path) -> Result<Vec<String>, ModulesError> {
-    let mut names = BTreeSet::new();
-    for link in hardware.ways() {
-        match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-            (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-            (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                names.extend(kmod::by_alias(folder, modalias.trim_end())?);
+/// What an initramfs must hold for a target to be reached from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Names of kernel modules, without what these need themselves: see [`kmod::resolve`].
+    pub modules: Vec<String>,
+}
+
+impl Needs {
+    /// What a disk needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub(super) fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+        let mut names = BTreeSet::new();
+        for link in hardware.ways() {
+            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
+                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
+                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
+                    names.extend(kmod::by_alias(directory, modalias.trim_end())?);
+                }
+                // A place on the way, such as a SCSI target, which nothing drives.
+                _ => {}
             }
-            // A place on the way, such as a SCSI target, which nothing drives.
-            _ => {}
         }
+        Ok(Needs { modules: names.into_iter().collect() })
     }
-    Ok(names.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -74,7 +82,7 @@ mod tests {
 
         fn needed(&self, place: &str, folder: &Path) -> Vec<String> {
             self.folder(place);
-            modules_of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), folder).unwrap()
+            Needs::of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), folder).unwrap().modules
         }
     }
 
