@@ -53,8 +53,8 @@ impl fmt::Display for Built {
 /// Kernel and initramfs are replaced only when both are ready.
 ///
 /// # Errors
-/// The kernel is not one, or would replace another that is not Dormouse's copy; the image device or its modules are missing,
-/// or something cannot be written. What was there stays.
+/// The kernel is not one, or would replace another that is not Dormouse's copy; the image device or its modules are
+/// missing, or something cannot be written. What was there stays.
 pub fn run(policy: &Policy, options: &Options, output: Option<&Path>) -> anyhow::Result<Built> {
     let init = std::fs::read(&options.init)
         .with_context(|| format!("{}: cannot read the program for PID 1", options.init.display()))?;
@@ -77,8 +77,8 @@ pub fn run(policy: &Policy, options: &Options, output: Option<&Path>) -> anyhow:
     Ok(Built { kernel, initramfs: output.to_owned(), bytes: bytes.len(), modules })
 }
 
-/// The kernel in `file`, if it is another than that at `target`. What a machine boots from is not replaced by it: only at its
-/// default place is `target` certainly a copy.
+/// The kernel in `file`, if it is another than that at `target`. What a machine boots from is not replaced by it: only
+/// at its default place is `target` certainly a copy.
 fn new_kernel(file: &Path, target: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read it", file.display()))?;
     if let Err(error) = BzImage::parse(&bytes) {
@@ -89,8 +89,8 @@ fn new_kernel(file: &Path, target: &Path) -> anyhow::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(bytes)),
         _ if KernelPolicy::is_own(target) => Ok(Some(bytes)),
         _ => bail!(
-            "{}: the policy's kernel.image is there already, and at this place may be what the machine boots from; nothing was \
-             changed. Leave kernel.image out of the policy, or set it to {}",
+            "{}: the policy's kernel.image exists already, and at this place may be what the machine boots from; \
+             nothing was changed. Leave kernel.image out of the policy, or set it to {}",
             target.display(),
             file.display()
         ),
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn another_kernel_of_the_machine_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let [new, boots, missing] = ["new", "boots", "missing"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [new, boots, missing] = ["new", "boots", "missing"].map(|name| directory.path().join(name));
         let kernel = crate::launch::arch::bzimage::tests::sample(4096);
         std::fs::write(&new, &kernel).unwrap();
         std::fs::write(&boots, b"what the machine boots from").unwrap();

@@ -1,7 +1,8 @@
-//! `dormouse update`: the save kernel and its initramfs, brought up to date when kernels come or go and when Dormouse itself changes.
+//! `dormouse update`: the save kernel and its initramfs, brought up to date when kernels come or go and when Dormouse
+//! itself changes.
 //!
-//! The save kernel is a copy, and its modules are in its initramfs, so that neither gets stale by itself, or is lost with the kernel
-//! that it was taken from.
+//! The save kernel is a copy, and its modules are in its initramfs, so that neither gets stale by itself, or is lost
+//! with the kernel that it was taken from.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -81,8 +82,8 @@ fn choose(root: &Path, unfit: &mut Vec<String>) -> Option<PathBuf> {
     })
 }
 
-/// Why a kernel is no save kernel. It must be one that can itself be hibernated: who installs another beside it, to boot that now and
-/// then, does not mean to change anything here.
+/// Why a kernel cannot be the save kernel. It must be one that can itself be hibernated: installing another beside it,
+/// to boot that now and then, is not meant to change anything here.
 fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -> bool) -> Result<(), String> {
     if let Some(obstacle) = refusal::in_release(release) {
         return Err(obstacle.to_string());

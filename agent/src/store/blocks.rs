@@ -2,11 +2,11 @@
 
 use std::{fmt, io};
 
-/// Blocks that an image can lie on: a whole device, the extents of a file on a device, and whatever else can be read and
-/// written at an offset.
+/// Blocks that an image can lie on: a whole device, the extents of a file on a device, and whatever else can be read
+/// and written at an offset.
 ///
-/// Offsets and lengths are multiples of [`dormouse_image::BLOCK`], and memory is aligned to pages, so that an implementation
-/// can use direct I/O without a copy. All of it may be called from several threads at once.
+/// Offsets and lengths are multiples of [`dormouse_image::BLOCK`], and memory is aligned to pages, so that an
+/// implementation can use direct I/O without a copy. All of it may be called from several threads at once.
 pub trait Blocks: fmt::Debug + Send + Sync {
     /// What messages call it.
     fn name(&self) -> &str;
@@ -14,8 +14,8 @@ pub trait Blocks: fmt::Debug + Send + Sync {
     /// Its size in bytes.
     fn size(&self) -> u64;
 
-    /// Where on its block device it begins, in bytes, which must be what an image's label says: 0 for a whole device. `None`
-    /// where that cannot be known: these are the blocks of a file, reached through its filesystem.
+    /// Where on its block device it begins, in bytes, which must be what an image's label says: 0 for a whole device.
+    /// `None` where that cannot be known: these are the blocks of a file, reached through its filesystem.
     fn origin(&self) -> Option<u64>;
 
     /// Fills `buffer` from `offset`, or fails.

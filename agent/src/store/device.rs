@@ -35,8 +35,8 @@ pub struct Device {
 impl Device {
     /// Opens a block device or a regular file.
     ///
-    /// I/O goes past the page cache where the filesystem allows it: the image must not push out what is being saved, and
-    /// what is read must be what is on the device.
+    /// I/O goes past the page cache where the filesystem allows it: the image must not push out what is being saved,
+    /// and what is read must be what is on the device.
     ///
     /// # Errors
     /// [`StoreError::Open`], [`StoreError::Busy`].

@@ -34,12 +34,12 @@ impl Disk {
         Device::open(path, access).map(Disk::new)
     }
 
-    /// Opens an image in a file of a filesystem that is on the block device `path`, with nothing mounted: its label is at byte
-    /// `offset` of the device, and has the map of the rest. At byte 0, it is all of the device.
+    /// Opens an image in a file of a filesystem that is on the block device `path`, with nothing mounted: its label is
+    /// at byte `offset` of the device, and has the map of the rest. At byte 0, it is all of the device.
     ///
     /// # Errors
-    /// As [`Disk::open`]. For an image in a file also: its label is not at that byte, belongs elsewhere, or has a map that does
-    /// not fit the device.
+    /// As [`Disk::open`]. For an image in a file also: its label is not at that byte, belongs elsewhere, or has a map
+    /// that does not fit the device.
     pub fn open_at(path: &Path, offset: u64, access: Access) -> Result<Disk, StoreError> {
         let device = Disk::open(path, access)?;
         if offset == 0 {

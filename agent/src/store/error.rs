@@ -91,8 +91,8 @@ pub enum StoreError {
         /// What the image would need, in bytes.
         needed: u64,
     },
-    /// There is no complete image on it.
-    #[error("image device {name}: the image is {state}; there is no complete image to read")]
+    /// It has no complete image.
+    #[error("image device {name}: the image is {state}, not complete")]
     Incomplete {
         /// The device.
         name: String,

@@ -117,8 +117,8 @@ impl ExtentMap {
         self.size
     }
 
-    /// The pieces that `len` bytes at `offset` lie in, in order: each with its offset on the block device, and the part of the bytes
-    /// that it holds. `None` where the file ends before.
+    /// The pieces that `len` bytes at `offset` lie in, in order: each with its offset on the block device, and the part
+    /// of the bytes that it holds. `None` where the file ends before.
     pub fn pieces(&self, offset: u64, len: usize) -> Option<impl Iterator<Item = (u64, Range<usize>)>> {
         let end = offset.checked_add(u64::try_from(len).ok()?).filter(|end| *end <= self.size)?;
         let first = self.map.partition_point(|(begin, extent)| begin + extent.len <= offset);
@@ -154,7 +154,8 @@ mod tests {
         let error = disk.read(4096, 8192).unwrap_err().in_full();
         assert_eq!(
             error,
-            "image device /dev/faulty (from byte 65536 on): reading 8192 bytes at offset 4096 failed: at byte 4096 of the \
+            "image device /dev/faulty (from byte 65536 on): reading 8192 bytes at offset 4096 failed: at byte 4096 of \
+             the \
              device: Input/output error (os error 5)"
         );
         let error = disk.read(12288, 8192).unwrap_err().in_full();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     proptest! {
-        /// Byte for byte, the map is what is said of it: extents one after the other.
+        /// Byte for byte, the map is what it should be: extents one after the other.
         #[test]
         fn every_byte_is_found_once_where_it_belongs(
             lens in prop::collection::vec(1_u64..40, 1..12),

@@ -8,8 +8,8 @@ use dormouse_linux::procfs;
 
 use crate::store::{Disk, StoreError};
 
-/// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was interrupted leaves at
-/// least the magic, as both slots have it from the beginning.
+/// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was
+/// interrupted leaves at least the magic, as both slots have it from the beginning.
 fn is_slot_of(label: &Label, block: &[u8]) -> bool {
     block.starts_with(&COMMIT_MAGIC) && Commit::decode(block).map_or(true, |commit| commit.image == label.uuid)
 }
@@ -27,7 +27,7 @@ impl Image {
     /// Reads label and commit record.
     ///
     /// # Errors
-    /// [`StoreError::NotInitialised`] where there is no label; otherwise what is wrong with it.
+    /// [`StoreError::NotInitialised`] where it has no label; otherwise what is wrong with it.
     pub fn open(disk: Disk) -> Result<Image, StoreError> {
         let name = || disk.name().to_owned();
         let format = |source| StoreError::Format { name: name(), source };

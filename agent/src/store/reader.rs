@@ -28,8 +28,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Walks the index from its last block to its first and checks all of it: checksums, order, that each page belongs to
-    /// the memory that `header` describes and is there once, and the totals.
+    /// Walks the index from its last block to its first and checks all of it: checksums, order, that each page belongs
+    /// to the memory that `header` describes and occurs once, and the totals.
     ///
     /// # Errors
     /// [`StoreError`] says what is wrong.
@@ -46,7 +46,7 @@ impl Reader {
             if end.is_none_or(|end| end > ceiling || locator.offset < DATA_OFFSET || end > image.disk().size())
                 || !locator.offset.is_multiple_of(BLOCK as u64)
             {
-                let why = "whole blocks in the stream, before the block behind it";
+                let why = "whole blocks in the stream, before the block that follows";
                 let field = "index block's place";
                 return Err(format(FormatError::Field { block: Block::Index, field, value: locator.offset, why }));
             }
@@ -139,7 +139,7 @@ impl ChunkSource for Reader {
             let Some(locator) = self.blocks.pop_front() else {
                 return Ok(None);
             };
-            // Verified before, and checked again: it is read anew.
+            // Verified before, and checked again: it is read again.
             let index = read_index(&self.disk, self.save_id, locator)?;
             self.zero = index.zero.iter().copied().collect();
             self.zero_runs = self.zero.len();

@@ -90,7 +90,7 @@ fn too_small_a_device_reports_what_is_needed() {
     assert_eq!(commit.state, State::Failed);
     assert!(commit.reason.contains("the image needs"), "{}", commit.reason);
 
-    // What is said to be needed is enough, to the byte.
+    // What is reported as needed is enough, to the byte.
     let device = Faulty::new(needed);
     write(&device, 2000, State::Complete).unwrap();
     assert!(verify(&open(&device).unwrap()).is_ok());
@@ -315,7 +315,7 @@ fn at_whatever_write_the_power_goes_only_a_whole_image_is_complete() {
         let result = write(&device, 300, State::Complete);
         assert_eq!(result.is_ok(), writes == total);
         device.power_cycle(is_lost);
-        // Before the label is there it is not an image at all.
+        // Before it has its label it is not an image at all.
         let Ok(image) = open(&device) else { continue };
         if image.commit().state == State::Complete {
             complete += 1;

@@ -56,8 +56,9 @@ impl Writer {
     /// session goes on.
     ///
     /// # Errors
-    /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have reached
-    /// one of its slots, and nobody must believe it. [`StoreError::TooSmall`] says how large the image would have been.
+    /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have
+    /// reached one of its slots, and nobody must believe it. [`StoreError::TooSmall`] says how large the image would
+    /// have been.
     pub fn finish(
         mut self,
         state: State,
@@ -156,9 +157,9 @@ impl PieceSink for Writer {
     }
 }
 
-/// Whole blocks one behind the other, written by threads of their own.
+/// Consecutive whole blocks, written by threads of their own.
 ///
-/// Behind the device's end nothing is written but everything is counted, so that the error can say what was needed.
+/// Past the device's end nothing is written but everything is counted, so that the error can name what was needed.
 #[derive(Debug)]
 struct Stream {
     /// What messages call the device.
@@ -214,7 +215,7 @@ impl Write {
 /// its buffers.
 fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Failure) {
     loop {
-        // Waits under the lock: the others have nothing to take meanwhile either.
+        // Waits under the lock: the others have nothing to take until then either.
         let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((offset, write)) = next else { return };
         if !failure.is_over.load(Ordering::Relaxed)

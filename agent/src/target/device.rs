@@ -36,8 +36,8 @@ impl fmt::Display for Initialised {
 /// Makes an image device of `path`.
 ///
 /// # Errors
-/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed; or
-/// the save kernel would not have it.
+/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be
+/// resumed; or the save kernel would not have it.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     let disk = Disk::open(path, Access::Write)?;
     if force {
@@ -59,7 +59,8 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
 fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
     match Image::open(disk.clone()) {
         Ok(image) if image.commit().state.is_waiting() => bail!(
-            "image device {disk}: it holds a session that can be resumed, which this would lose; use --force if it may go"
+            "image device {disk}: it holds a session that can be resumed, which this would lose; use --force if it \
+             may go"
         ),
         // Anything else is about to be made an image, or has an error that the making will show.
         _ => Ok(()),
@@ -162,7 +163,7 @@ pub struct Session {
 /// Reads what is on an image device.
 ///
 /// # Errors
-/// It is no image device, or its header is damaged.
+/// It is not an image device, or its header is damaged.
 pub fn info(target: &Target) -> anyhow::Result<Info> {
     let image = target.open(Access::Read)?;
     let commit = image.commit();
@@ -246,7 +247,8 @@ impl fmt::Display for Verified {
         let Verified { device, chunks, stored_pages, zero_pages, state } = self;
         write!(
             f,
-            "{device}: {chunks} chunks with {stored_pages} pages verified, {zero_pages} zero pages; the image is {state}"
+            "{device}: {chunks} chunks with {stored_pages} pages verified, {zero_pages} zero pages; the image is \
+             {state}"
         )
     }
 }

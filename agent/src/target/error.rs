@@ -22,7 +22,7 @@ pub enum TargetError {
     },
     /// A file that is on no mounted filesystem.
     #[error(
-        "image device {path}: there is no such file. Make it with `dormouse image create --size auto {path}`; an \
+        "image device {path}: the file does not exist. Make it with `dormouse image create --size auto {path}`; an \
          initramfs, where its filesystem is not mounted, needs the policy that `dormouse config show --boot` prints",
         path = .path.display()
     )]

@@ -8,9 +8,9 @@
 //!                           └─ has it moved?                          check, confirm
 //! ```
 //!
-//! A policy and an order name a target; every kernel finds it anew. A kernel that mounts nothing has another name for the same
-//! target, see [`boot_name`]: B's initramfs and C's policy carry that one. Nothing outside this module asks which kind of
-//! target it is.
+//! A policy and an order name a target; every kernel finds it again. A kernel that mounts nothing has another name for
+//! the same target, see [`boot_name`]: B's initramfs and C's policy carry that one. Nothing outside this module asks
+//! which kind of target it is.
 
 pub mod device;
 mod error;
@@ -46,8 +46,8 @@ pub struct Target {
 enum Kind {
     /// It has all of a block device, a disk or a partition.
     Device,
-    /// It is in a file of a filesystem that a block device carries, and is reached on the device, with nothing mounted, by the
-    /// map in its label, which is at this byte.
+    /// It is in a file of a filesystem that a block device carries, and is reached on the device, with nothing mounted,
+    /// by the map in its label, which is at this byte.
     Extents(u64),
     /// It is in a file, and is reached through the filesystem, which is mounted.
     File,
@@ -156,7 +156,8 @@ impl Target {
         Ok(Needs::of(&Hardware::of_node(device)?, modules)?)
     }
 
-    /// Refuses a block device that B and D would not have. Whether they have that under a file, [`Target::check`] tells.
+    /// Refuses a block device that B and D would not have. Whether they have that under a file, [`Target::check`]
+    /// tells.
     ///
     /// # Errors
     /// [`NoHardware::Virtual`].
@@ -164,8 +165,8 @@ impl Target {
         block::refuse_virtual(&self.path)
     }
 
-    /// Sees to it that its image is where other kernels look for it: one in a file must still lie where its label says, and
-    /// nowhere else. One on a device does not move.
+    /// Sees to it that its image is where other kernels look for it: one in a file must still lie where its label says,
+    /// and nowhere else. One on a device does not move.
     ///
     /// # Errors
     /// It does not, or not certainly.
@@ -176,8 +177,8 @@ impl Target {
         }
     }
 
-    /// Sees to it that a boot will find what has just been changed of its image. Where it was reached through a filesystem, that may
-    /// have written the change elsewhere: to blocks of its own, where the file was cloned.
+    /// Sees to it that a boot will find what has just been changed of its image. Where it was reached through a
+    /// filesystem, that may have written the change elsewhere: to blocks of its own, where the file was cloned.
     ///
     /// # Errors
     /// As [`Target::check`].
@@ -192,11 +193,11 @@ impl Target {
         }
     }
 
-    /// The name by which a policy of this machine is to know it: a file by its path, and a device by what is on it, which does not
-    /// change with the device's name.
+    /// The name by which a policy of this machine is to know it: a file by its path, and a device by what is on it,
+    /// which does not change with the device's name.
     ///
     /// # Errors
-    /// There is no image on it, or its path cannot be written in a policy.
+    /// It has no image, or its path cannot be written in a policy.
     pub fn policy_name(&self) -> anyhow::Result<ImageDevice> {
         let image = self.open(Access::Read)?;
         match self.kind {
@@ -205,7 +206,7 @@ impl Target {
         }
     }
 
-    /// The command that makes it again, where what is there is of no use.
+    /// The command that makes it again, where what it holds is of no use.
     #[must_use]
     pub fn how_to_make_again(&self) -> String {
         let path = self.path.display();
@@ -247,9 +248,9 @@ pub fn how_to_get(name: &ImageDevice) -> String {
     }
 }
 
-/// The name by which kernels that mount nothing find the target that a policy calls `name`: the UUID of the image in place of the path
-/// of a device, which may be another there, and also its place on the disk where it is in a file. A device that carries no image yet,
-/// and one that has a name of its own, keep their name.
+/// The name by which kernels that mount nothing find the target that a policy calls `name`: the UUID of the image in
+/// place of the path of a device, which may be another there, and also its place on the disk where it is in a file. A
+/// device that carries no image yet, and one that has a name of its own, keep their name.
 ///
 /// # Errors
 /// A file that does not exist, or that no boot would find.
@@ -268,7 +269,8 @@ pub fn boot_name(name: &ImageDevice) -> Result<ImageDevice, TargetError> {
     }
 }
 
-/// Whether [`boot_name`] has another name for it, which it takes from the image: an image that is made again is not found by that.
+/// Whether [`boot_name`] has another name for it, which it takes from the image: an image that is made again is not
+/// found by that.
 #[must_use]
 pub fn is_renamed(name: &ImageDevice) -> bool {
     matches!(name, ImageDevice::Path(_) | ImageDevice::File(_))

@@ -80,8 +80,8 @@ fn names_without_a_target_have_a_remedy() {
     let [file, device, label] =
         ["/var/no/such/image", "/dev/no-such-device", "PARTLABEL=no such label"].map(|text| text.parse().unwrap());
     let error = opened(&file, IfFile::Check).unwrap_err().to_string();
-    assert!(error.contains("no such file") && error.contains("dormouse image create"), "{error}");
-    assert!(boot_name(&file).unwrap_err().to_string().contains("no such file"));
+    assert!(error.contains("does not exist") && error.contains("dormouse image create"), "{error}");
+    assert!(boot_name(&file).unwrap_err().to_string().contains("does not exist"));
     assert_eq!(how_to_get(&file), "dormouse setup --file /var/no/such/image");
     for name in [device, label] {
         assert!(matches!(opened(&name, IfFile::Check), Err(TargetError::NotFound { seconds: 0, .. })));
@@ -92,7 +92,7 @@ fn names_without_a_target_have_a_remedy() {
 }
 
 #[test]
-fn what_an_initramfs_can_use_keeps_its_name() {
+fn stable_names_stay_in_an_initramfs() {
     for name in ["PARTLABEL=x", "UUID=00112233-4455-6677-8899-aabbccddeeff", "/dev/no-such-device"] {
         let name = name.parse().unwrap();
         assert_eq!(boot_name(&name).unwrap(), name);
@@ -101,7 +101,7 @@ fn what_an_initramfs_can_use_keeps_its_name() {
 }
 
 #[test]
-fn what_a_command_did_is_a_value() {
+fn commands_return_values() {
     let file = image_in(Path::new("/tmp"));
     let discarded = device::discard(file.path()).unwrap();
     assert_eq!((discarded.was.as_str(), discarded.is_changed), ("empty", false));

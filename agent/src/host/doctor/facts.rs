@@ -133,7 +133,7 @@ pub(super) struct Systemd {
 }
 
 impl Facts {
-    /// Looks at everything. What is not there or cannot be seen is a fact too.
+    /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
         let uname = nix::sys::utsname::uname().ok();
         let string = |text: Option<&std::ffi::OsStr>| text.unwrap_or_default().to_string_lossy().into_owned();
@@ -227,7 +227,7 @@ fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
     }
 }
 
-/// The variable `SecureBoot` of the UEFI specification (3.3): one byte, behind four of attributes.
+/// The variable `SecureBoot` of the UEFI specification (3.3): one byte, after four of attributes.
 fn secure_boot() -> Option<bool> {
     let path = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     fs::read(path).ok()?.get(4).map(|byte| *byte == 1)
@@ -244,7 +244,8 @@ fn changed(path: &Path) -> Result<SystemTime, Unseen> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|error| seen(&error, path))
 }
 
-/// When the policy was changed: one of its files, or the folder of its drop-ins, from which one may have been removed.
+/// When the policy was changed: one of its files, or the directory of its drop-ins, from which one may have been
+/// removed.
 fn policy_changed(config: &Path) -> Option<SystemTime> {
     let mut files = policy::files(config);
     files.push(policy::folder(config));
@@ -292,7 +293,7 @@ fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {
     let modules = release.as_deref().map(|release| Path::new("/lib/modules").join(release));
     Ok(SaveKernel {
         fault: BzImage::parse(&file).err().map(|error| error.to_string()),
-        has_modules: modules.is_some_and(|folder| folder.exists()),
+        has_modules: modules.is_some_and(|directory| directory.exists()),
         release,
         changed,
         config,
@@ -326,8 +327,8 @@ fn has_session(number: &str) -> bool {
     device::foreign(&path).is_ok_and(|found| found.is_some_and(|found| found.name == signature::SUSPENDED))
 }
 
-/// The last `AllowHibernation=` of sleep.conf(5) and its drop-ins, in systemd's order: a drop-in counts more than the file,
-/// and of two with one name the one in /etc.
+/// The last `AllowHibernation=` of sleep.conf(5) and its drop-ins, in systemd's order: a drop-in counts more than the
+/// file, and of two with one name the one in /etc.
 fn allow_hibernation(root: &Path) -> Option<bool> {
     let places = ["usr/lib/systemd", "usr/local/lib/systemd", "run/systemd", "etc/systemd"];
     let main = places.iter().rev().map(|place| root.join(place).join("sleep.conf")).find(|path| path.exists());
@@ -375,20 +376,20 @@ mod tests {
 
     #[test]
     fn the_last_word_on_hibernation_holds() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
-            let path = folder.path().join(path);
+            let path = directory.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("etc/systemd/sleep.conf", "[Sleep]\n#AllowHibernation=yes\n");
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("usr/lib/systemd/sleep.conf.d/50-vendor.conf", "[Sleep]\nAllowHibernation = no\n");
-        assert_eq!(allow_hibernation(folder.path()), Some(false));
+        assert_eq!(allow_hibernation(directory.path()), Some(false));
         write("etc/systemd/sleep.conf.d/50-vendor.conf", "");
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("etc/systemd/sleep.conf.d/60-mine.conf", "AllowHibernation=no\nAllowHibernation=yes\n");
-        assert_eq!(allow_hibernation(folder.path()), Some(true));
+        assert_eq!(allow_hibernation(directory.path()), Some(true));
     }
 }

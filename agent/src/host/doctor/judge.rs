@@ -129,9 +129,9 @@ fn kernel_jump(facts: &Facts) -> Check {
 
 /// How to get a kernel that has CONFIG_KEXEC_JUMP.
 ///
-/// The packages are those that the kernel's own packaging asks for (scripts/package/mkdebian), and openssl, which makes the
-/// key that modules are signed with. Debug information would take several times the time and the space, and be a package
-/// `linux-image-...-dbg` that the last line installs too. Debian's certificates are not in its source package.
+/// The packages are those that the kernel's own packaging asks for (scripts/package/mkdebian), and openssl, which makes
+/// the key that modules are signed with. Debug information would take several times the time and the space, and be a
+/// package `linux-image-...-dbg` that the last line installs too. Debian's certificates are not in its source package.
 fn kernel_with_jump(facts: &Facts) -> String {
     let is = |name: &str| facts.distribution.split_whitespace().any(|id| id == name);
     if is("debian") && !is("ubuntu") {

@@ -1,5 +1,5 @@
-//! What an initramfs must hold that a distribution's own tool makes: the lists that the hooks for initramfs-tools, dracut
-//! and mkinitcpio work through.
+//! What an initramfs must hold that a distribution's own tool makes: the lists that the hooks for initramfs-tools,
+//! dracut and mkinitcpio work through.
 //!
 //! ```text
 //!   file SOURCE TARGET MODE         a file, where it is and where it goes, with its permissions in octal
@@ -21,9 +21,9 @@ use crate::policy::{DEFAULT_PATH, Policy};
 
 /// The script that the boot's initramfs runs.
 const RESUME: &str = include_str!("../../../../initramfs/dormouse-resume");
-/// Where it is there.
+/// Where it goes.
 const RESUME_PATH: &str = "/usr/lib/dormouse/dormouse-resume";
-/// Where the command is there.
+/// Where the command goes.
 const COMMAND_PATH: &str = "/usr/bin/dormouse";
 
 /// A line of the list.
@@ -68,8 +68,8 @@ impl fmt::Display for Entry {
     }
 }
 
-/// What the initramfs of an ordinary boot needs to resume. Files that are made for it go to `scratch`, which must exist until
-/// the initramfs does.
+/// What the initramfs of an ordinary boot needs to resume. Files that are made for it go to `scratch`, which must exist
+/// until the initramfs does.
 ///
 /// # Errors
 /// The save kernel or its initramfs is missing, or what the image device needs cannot be found out.
@@ -142,38 +142,38 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn policy(folder: &Path) -> Policy {
-        let [kernel, initramfs] = ["vmlinuz", "initramfs.img"].map(|name| folder.join(name).display().to_string());
+    fn policy(directory: &Path) -> Policy {
+        let [kernel, initramfs] = ["vmlinuz", "initramfs.img"].map(|name| directory.join(name).display().to_string());
         let text =
             format!("[image]\ndevice = \"/dev/vda\"\n[kernel]\nimage = \"{kernel}\"\ninitramfs = \"{initramfs}\"\n");
         Policy::parse("dormouse.toml", &text).unwrap()
     }
 
-    fn options(folder: &Path) -> Options {
-        let modules = folder.join("depmod");
+    fn options(directory: &Path) -> Options {
+        let modules = directory.join("depmod");
         fs::create_dir(&modules).unwrap();
         fs::write(modules.join("modules.dep"), "usb-storage.ko.xz: usbcore.ko.xz\nusbcore.ko.xz:\n").unwrap();
-        let init = folder.join("dormouse-init");
+        let init = directory.join("dormouse-init");
         fs::write(&init, "").unwrap();
         Options { init, modules: vec!["usb_storage".into()], modules_dir: Some(modules), ..Options::default() }
     }
 
-    /// The lines, with the folder's name left out.
-    fn lines(list: &[Entry], folder: &Path) -> Vec<String> {
-        list.iter().map(|entry| entry.to_string().replace(&folder.display().to_string(), "")).collect()
+    /// The lines, with the directory's name left out.
+    fn lines(list: &[Entry], directory: &Path) -> Vec<String> {
+        list.iter().map(|entry| entry.to_string().replace(&directory.display().to_string(), "")).collect()
     }
 
     #[test]
     fn the_boots_initramfs_has_the_save_kernel_and_the_policy() {
-        let folder = tempfile::tempdir().unwrap();
-        let (policy, options) = (policy(folder.path()), options(folder.path()));
-        let missing = of_boot(&policy, &options, folder.path()).unwrap_err().to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let (policy, options) = (policy(directory.path()), options(directory.path()));
+        let missing = of_boot(&policy, &options, directory.path()).unwrap_err().to_string();
         assert!(missing.ends_with("vmlinuz: missing; `dormouse update` makes it"), "{missing}");
         for file in ["vmlinuz", "initramfs.img"] {
-            fs::write(folder.path().join(file), "").unwrap();
+            fs::write(directory.path().join(file), "").unwrap();
         }
-        let list = of_boot(&policy, &options, folder.path()).unwrap();
-        let lines = lines(&list, folder.path());
+        let list = of_boot(&policy, &options, directory.path()).unwrap();
+        let lines = lines(&list, directory.path());
         assert!(lines[0].ends_with(" /usr/bin/dormouse 755"), "{lines:?}");
         assert_eq!(
             lines[1..],
@@ -186,16 +186,16 @@ mod tests {
                 "module usb_storage",
             ]
         );
-        let text = fs::read_to_string(folder.path().join("dormouse.toml")).unwrap();
+        let text = fs::read_to_string(directory.path().join("dormouse.toml")).unwrap();
         assert_eq!(Policy::parse("made", &text).unwrap(), policy);
     }
 
     #[test]
     fn the_small_initramfs_has_the_agent_as_its_init() {
-        let folder = tempfile::tempdir().unwrap();
-        let list = of_small(&policy(folder.path()), &options(folder.path()), folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let list = of_small(&policy(directory.path()), &options(directory.path()), directory.path()).unwrap();
         assert_eq!(
-            lines(&list, folder.path()),
+            lines(&list, directory.path()),
             [
                 "dir /dev",
                 "dir /proc",
@@ -211,15 +211,15 @@ mod tests {
                 "module usb_storage",
             ]
         );
-        assert_eq!(fs::read_to_string(folder.path().join("modules")).unwrap(), "usbcore\nusb_storage\n");
+        assert_eq!(fs::read_to_string(directory.path().join("modules")).unwrap(), "usbcore\nusb_storage\n");
     }
 
     #[test]
     fn a_path_that_a_shell_would_take_apart_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let scratch = folder.path().join("a b");
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = directory.path().join("a b");
         fs::create_dir(&scratch).unwrap();
-        let said = of_small(&policy(folder.path()), &options(folder.path()), &scratch).unwrap_err().to_string();
-        assert!(said.ends_with("a b/dormouse.toml: a path with blanks in it"), "{said}");
+        let error = of_small(&policy(directory.path()), &options(directory.path()), &scratch).unwrap_err().to_string();
+        assert!(error.ends_with("a b/dormouse.toml: a path with blanks in it"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! What the initramfs of B and D holds beside its modules: one list, from which our own archive is written, and what other
-//! tools are told.
+//! What the initramfs of B and D holds beside its modules: one list, from which our own archive is written, and the
+//! list for other tools.
 
 use crate::handoff::places::MODULES_LIST;
 use crate::policy::DEFAULT_PATH;

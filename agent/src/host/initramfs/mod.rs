@@ -19,13 +19,13 @@ use crate::handoff::places::MODULES_DIR;
 use crate::policy::Policy;
 use crate::target::{self, TargetError};
 
-/// Read by the kernel in a moment at any level, so that only size counts.
+/// The kernel reads any level in a moment, so that only size counts.
 const LEVEL: i32 = 19;
 
 /// Why there is no initramfs.
 #[derive(Debug, Error)]
 pub enum InitramfsError {
-    /// What is to become `/init` is no program.
+    /// What is to become `/init` is not a program.
     #[error("the program for PID 1 is not an ELF file that could be read")]
     NotElf(#[source] goblin::error::Error),
     /// `/init` could not start in an initramfs without libraries.
@@ -58,7 +58,7 @@ pub fn build(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>
     compress(&archive(policy, init, modules)?)
 }
 
-/// A program interpreter that is not there lets `/init` fail, and B then panics instead of returning to A.
+/// Without its program interpreter `/init` fails, and B then panics instead of returning to A.
 fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
     let elf = Elf::parse(init).map_err(InitramfsError::NotElf)?;
     match elf.interpreter {

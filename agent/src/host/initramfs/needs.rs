@@ -21,7 +21,7 @@ pub const NONE: &str = "none";
 /// What is to be built, beyond the policy.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The bzImage that becomes the policy's `kernel.image` first; without it, the one that is there is used.
+    /// The bzImage that becomes the policy's `kernel.image` first; without it, the one that exists there is used.
     pub kernel: Option<PathBuf>,
     /// The static program that becomes PID 1.
     pub init: PathBuf,
@@ -37,8 +37,8 @@ impl Default for Options {
     }
 }
 
-/// The names of the modules that are asked for, or that the target needs, each with what it needs itself, in the order in which
-/// they must be loaded.
+/// The names of the modules that are asked for, or that the target needs, each with what it needs itself, in the order
+/// in which they must be loaded.
 ///
 /// # Errors
 /// The target or its modules cannot be found.

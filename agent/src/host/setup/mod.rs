@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Nothing that it does is its own: each step is a command that can be given by hand, or a file of a few lines. So
-//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is safe.
+//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is
+//! safe.
 
 mod steps;
 mod survey;
@@ -28,7 +29,7 @@ use crate::policy::{KernelPolicy, Policy, PolicyError};
 use crate::target::file::Size;
 use crate::target::{Target, device};
 
-/// Where the image goes if there is no device for it.
+/// Where the image goes if no device is found for it.
 const IMAGE_FILE: &str = "/var/lib/dormouse/image";
 
 /// What the command line says.
@@ -42,12 +43,12 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 
-    /// How large that file becomes: a number with M or G behind it, or auto for what memory may need
+    /// How large that file becomes: a number with M or G after it, or auto for what memory may need
     #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = size)]
     size: String,
 
-    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not Dormouse's
-    /// own copy; otherwise the running kernel's]
+    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not
+    /// Dormouse's own copy; otherwise the running kernel's]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
@@ -147,14 +148,12 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
         say(&problem)?;
     }
     say(&diagnosis.verdict())?;
-    say(
-        "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; and one \
-         reboot, by which the initramfs shows that it looks for an image",
-    )
+    say("No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl hibernate`; \
+         and one reboot, by which the initramfs shows that it looks for an image")
 }
 
-/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong with
-/// another is for its author to mend.
+/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong
+/// with another is for its author to mend.
 fn known_policy(config: &Path) -> anyhow::Result<Option<Policy>> {
     match Policy::load(config) {
         Ok(policy) => Ok(Some(policy)),
@@ -169,7 +168,8 @@ fn perform(steps: &[Step]) -> anyhow::Result<()> {
         step.perform().with_context(|| {
             let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
             format!(
-                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, or go on \
+                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, \
+                 or go on \
                  by hand:\n{}\nThe failure",
                 at + 1,
                 steps.len(),
@@ -231,7 +231,7 @@ fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Wri
                 let path = candidate.path.display();
                 write!(
                     output,
-                    "Nothing is recognised on {path}, which does not mean that nothing is there. Use it? [y/N]: "
+                    "Nothing is recognised on {path}, which does not mean that it is empty. Use it? [y/N]: "
                 )
                 .and_then(|()| output.flush())
                 .context(cannot_ask)?;
@@ -303,8 +303,8 @@ mod tests {
 
     #[test]
     fn flags_decide_without_a_question() {
-        let folder = tempfile::tempdir().unwrap();
-        let [empty, prepared] = ["empty", "prepared"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [empty, prepared] = ["empty", "prepared"].map(|name| directory.path().join(name));
         for path in [&empty, &prepared] {
             std::fs::File::create(path).unwrap().set_len(64 << 20).unwrap();
         }
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merely_empty_is_never_taken_unasked() {
+    fn empty_devices_are_never_taken_unasked() {
         let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Named)];
         let yes = Options { yes: true, ..Options::default() };
         assert_eq!(propose(&candidates, &yes).unwrap(), Choice::Device("/dev/b".into()));

@@ -89,8 +89,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
         None => Step::Tell(
-            "rebuild the boot's initramfs with a hook that runs `dormouse resume` (initramfs/README.md): no tool that is known \
-             was found here"
+            "rebuild the boot's initramfs with a hook that runs `dormouse resume` (initramfs/README.md): no tool \
+             that is known was found here"
                 .to_owned(),
         ),
     });
@@ -222,15 +222,15 @@ mod tests {
 
     #[test]
     fn a_policy_that_is_there_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("device"));
+        let directory = tempfile::tempdir().unwrap();
+        let (config, device) = (directory.path().join("dormouse.toml"), directory.path().join("device"));
         std::fs::write(&config, "").unwrap();
         std::fs::write(&device, "").unwrap();
         let place = Choice::Kept(device.clone());
         let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
         assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
         // By whatever name, it is the same.
-        let link = folder.path().join("link");
+        let link = directory.path().join("link");
         std::os::unix::fs::symlink(&device, &link).unwrap();
         let named = |path: &Path| is_named(&path.display().to_string().parse().unwrap(), &device);
         assert!(named(&link) && !named(&config));
@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn a_drop_in_that_does_not_count_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("image"));
+        let directory = tempfile::tempdir().unwrap();
+        let (config, device) = (directory.path().join("dormouse.toml"), directory.path().join("image"));
         std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
         device::init(&device, false).unwrap();
         write(&config, "").unwrap();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_a_policy_that_names_the_image() {
+    fn written_policies_name_the_image() {
         let device = "UUID=01234567-89ab-cdef-0123-456789abcdef";
         assert_eq!(EXAMPLE.matches(EXAMPLE_DEVICE).count(), 1);
         for text in [whole_policy(device), drop_in(device)] {

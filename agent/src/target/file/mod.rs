@@ -1,4 +1,5 @@
-//! An image in a file: making one, and seeing to it that what B will write without the filesystem is that file and nothing else.
+//! An image in a file: making one, and seeing to it that what B will write without the filesystem is that file and
+//! nothing else.
 //!
 //! ```text
 //!   file ──FIEMAP──> extents ──layout──> map ───> the image's label    once, by `image create`
@@ -6,9 +7,10 @@
 //!     └──fdinfo, mountinfo, sysfs───────> disk
 //! ```
 //!
-//! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the label by
-//! its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed alone (an address may be
-//! one of a volume that has disks of its own): what the file begins and ends each of its pieces with must be what is on the disk there.
+//! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the
+//! label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed
+//! alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of its
+//! pieces with must be what is on the disk there.
 
 mod backing;
 mod layout;
@@ -50,7 +52,7 @@ const MARGIN: u64 = 1 << 30;
 pub enum Size {
     /// As large as an image of this machine can become.
     Auto,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 
@@ -63,7 +65,9 @@ impl FromStr for Size {
         }
         let bytes = parse_bytes(text).and_then(|bytes| bytes.checked_next_multiple_of(MIB));
         let possible = bytes.filter(|bytes| (DEVICE_MIN..=i64::MAX as u64).contains(bytes));
-        possible.map(Size::Bytes).ok_or_else(|| format!("`{text}` is no size of a file: write auto, or 16G, or 6000M"))
+        possible
+            .map(Size::Bytes)
+            .ok_or_else(|| format!("`{text}` is not the size of a file: write auto, or 16G, or 6000M"))
     }
 }
 
@@ -114,17 +118,17 @@ pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
     })
 }
 
-/// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing is left.
-/// Says on which block device it lies, too.
+/// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing
+/// is left. Says on which block device it lies, too.
 fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
-    const EXISTS: &str = "there is such a file already; remove it first";
+    const EXISTS: &str = "the file exists already; remove it first";
     ensure!(path.symlink_metadata().is_err(), EXISTS);
-    let folder = path.parent().context("a file without a folder")?;
-    let folder = File::open(folder).with_context(|| format!("{}: cannot look into it", folder.display()))?;
+    let directory = path.parent().context("a path without a directory")?;
+    let directory = File::open(directory).with_context(|| format!("{}: cannot look into it", directory.display()))?;
     // Before anything is written that would be in vain.
-    let backing = Backing::of(&folder)?;
+    let backing = Backing::of(&directory)?;
     let unnamed = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let file = fcntl::openat(&folder, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
+    let file = fcntl::openat(&directory, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
     let file = File::from(file);
     backing.prepare(&file)?;
     let made = fill(&file, path, size)?;
@@ -133,7 +137,7 @@ fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
         Errno::EEXIST => anyhow::anyhow!(EXISTS),
         error => anyhow::Error::new(error).context("it is made, and cannot be given its name"),
     })?;
-    file.sync_all().and_then(|()| folder.sync_all()).context("its name cannot be made durable")?;
+    file.sync_all().and_then(|()| directory.sync_all()).context("its name cannot be made durable")?;
     Ok(made)
 }
 
@@ -189,8 +193,9 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
     let margin = (filesystem.blocks().saturating_mul(block) / 20).min(MARGIN);
     ensure!(
         needed.saturating_add(margin) <= free,
-        "an image of this machine's memory takes {} at most; {} are free in the filesystem, of which {} should stay so. Most images are \
-         much smaller: name a size with --size; one that turns out too small costs nothing but the hibernation",
+        "an image of this machine's memory takes {} at most; {} are free in the filesystem, of which {} should stay \
+         so. Most images are much smaller: name a size with --size; one that turns out too small costs nothing but \
+         the hibernation",
         mib(needed),
         mib(free),
         mib(margin)
@@ -198,10 +203,11 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
     Ok(needed)
 }
 
-/// The size of an image of so many bytes of memory, none of which compress, in bytes.
+/// The size of an image of this many bytes of memory, none of which compress, in bytes.
 ///
-/// A chunk that does not become smaller is stored as it is. Index entries take at most 536 bytes for a chunk of 256 KiB, all of
-/// whose pages lie apart, and a piece of 768 KiB or more loses less than a block: together less than a 64th.
+/// A chunk that does not become smaller is stored as it is. Index entries take at most 536 bytes for a chunk of 256
+/// KiB, all of whose pages lie apart, and a piece of 768 KiB or more loses less than a block: together less than a
+/// 64th.
 fn most(memory: u64) -> u64 {
     let front = DATA_OFFSET + 2 * INDEX_MAX as u64;
     (memory + memory / 64 + front).next_multiple_of(MIB)
@@ -239,8 +245,8 @@ fn ends(extents: &[DiskExtent]) -> Vec<u64> {
     ends.collect()
 }
 
-/// Writes something unmistakable to both ends of each piece of a file that holds nothing yet, demands to find it on the disk, and
-/// takes it away again.
+/// Writes something unmistakable to both ends of each piece of a file that holds nothing yet, demands to find it on the
+/// disk, and takes it away again.
 fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let nonce = procfs::random()?;
     for offset in ends(extents) {
@@ -255,7 +261,7 @@ fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyho
     Ok(disk.flush()?)
 }
 
-/// Demands that both ends of each piece of a file, and the image's state, are on the disk where they are said to be.
+/// Demands that both ends of each piece of a file, and the image's state, are on the disk where they should be.
 fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let disk = Disk::open(device, Access::Read)?;
     let map = ExtentMap::new(extents);
@@ -265,8 +271,8 @@ fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result
             let is_there = at.checked_add(BLOCK as u64).is_some_and(|end| end <= disk.size());
             if !is_there || disk.read(at, BLOCK)?[..] != file.read(offset, BLOCK)?[..] {
                 bail!(
-                    "byte {offset} of the file is not at byte {at} of {}, where its filesystem says it is: something between them \
-                     moves data",
+                    "byte {offset} of the file is not at byte {at} of {}, where its filesystem says it is: something \
+                     between them moves data",
                     device.display()
                 );
             }

@@ -21,7 +21,7 @@ fn sizes() {
 }
 
 #[test]
-fn what_the_most_is() {
+fn the_largest_image_has_room_for_its_index() {
     // 256 pages, each in an extent of its own, in four chunks, and what the format has beside them.
     let gib = 1 << 30;
     assert!(most(gib) > gib + gib / 1024 + DATA_OFFSET && most(gib) < gib + gib / 40);
@@ -136,7 +136,7 @@ fn a_file_whose_blocks_have_become_another_files_is_not_touched() {
             device.write_copy(begin + at, other).unwrap();
             assert!(matches!(open(), Err(StoreError::Gone { .. })), "{:?}", open());
         }
-        // A write that was interrupted is no such thing.
+        // Not so a write that was interrupted.
         let torn = [&slot[..512], &[9; BLOCK - 512]].concat();
         device.write_copy(begin + at, &torn).unwrap();
         open().unwrap().transition(dormouse_image::State::Saving, "").unwrap();
@@ -178,10 +178,10 @@ fn a_file_that_was_made_as_a_device_is_refused_with_the_remedy() {
 }
 
 #[test]
-fn what_cannot_be_made_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_failed_create_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
     // More than any filesystem has.
-    let path = folder.path().join("image");
+    let path = directory.path().join("image");
     let error = format!("{:#}", create(&path, Size::Bytes(1 << 60)).unwrap_err());
     assert!(error.contains(&path.display().to_string()), "{error}");
     assert!(!path.exists());
