@@ -207,7 +207,7 @@ fn two_images_on_two_devices() -> Result<()> {
     copy_sparse(&good, &first)?;
     copy_sparse(&good, &second)?;
     let lines = lines_of_boot(&mut guest)?;
-    let said = |line: &&str| line.contains("both /dev/vda and /dev/vdb are named so");
+    let said = |line: &&str| line.contains("both /dev/vda and /dev/vdb match that name");
     ensure!(reasons(&lines).iter().any(said), "{:?}", reasons(&lines));
     guest.cut_power();
     // A mounts nothing, so nothing was lost.

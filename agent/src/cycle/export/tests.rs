@@ -6,6 +6,7 @@ use super::*;
 use crate::cycle::export::memory::Segment;
 use crate::memory::select::{Paging, Physical, START_KERNEL_MAP};
 use crate::pipeline::seams::PageSink;
+use crate::store::{Disk, Image};
 
 const RELEASE: &str = "6.12.117";
 const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC";

@@ -41,15 +41,15 @@ impl Backing {
             devices == 1,
             "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
         );
-        // The number of its mount is no device's.
+        // The number of its mount is not that of a device.
         let device = disk(Hardware::of_node(Path::new(&mount.source)))?;
         let chunks =
             btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
         Ok(Backing { device, addresses: Addresses::Volume(chunks) })
     }
 
-    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and keeps
-    /// checksums that it would miss.
+    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and
+    /// keeps checksums that it would miss.
     pub(super) fn prepare(&self, file: &File) -> anyhow::Result<()> {
         if self.addresses == Addresses::Disk {
             return Ok(());
@@ -72,7 +72,8 @@ impl Backing {
         }
         if self.addresses != Addresses::Disk && attributes & attribute::NO_COW == 0 {
             bail!(
-                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an empty file)"
+                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an \
+                 empty file)"
             );
         }
         Ok(())
@@ -89,8 +90,8 @@ struct Mount {
 }
 
 impl Mount {
-    /// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not always the
-    /// filesystem's.
+    /// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not
+    /// always the filesystem's.
     fn of(file: &File) -> anyhow::Result<Mount> {
         let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
         let text = procfs::text(&path)?;
@@ -99,7 +100,7 @@ impl Mount {
         let path = "/proc/self/mountinfo";
         let text = procfs::text(path)?;
         let mount = text.lines().find_map(|line| Mount::parse(line, id));
-        mount.with_context(|| format!("{path}: there is no mount {id}"))
+        mount.with_context(|| format!("{path}: mount {id} is missing"))
     }
 
     /// The mount of a line, if that is the one with the number `id`.
@@ -115,7 +116,7 @@ impl Mount {
         Some(Mount { number, kind, source })
     }
 
-    /// Refuses kinds of filesystems of which is not known how they keep the content of a file, or known that it is of no use here.
+    /// Refuses filesystems that are not known to keep the content of a file in plain blocks.
     fn refuse_kind(&self) -> anyhow::Result<()> {
         match self.kind.as_str() {
             "ext4" | "xfs" | "btrfs" => Ok(()),
@@ -131,7 +132,7 @@ fn ext4_options(device: &Path) -> String {
     let name = device.strip_prefix("/dev").unwrap_or(device).to_string_lossy().replace('/', "!");
     let path = format!("/proc/fs/ext4/{name}/options");
     std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        // Without it the disk still tells: what goes through the journal is not there where it is looked for.
+        // Without it the disk still tells: what goes through the journal is not found where it is looked for.
         log::warn!("{path}: {error}");
         String::new()
     })

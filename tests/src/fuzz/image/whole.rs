@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dormouse::pipeline::seams::PageSink;
 use dormouse::pipeline::{self, Counts, Limits, window};
-use dormouse::store::{Access, Disk, Image, Place, Reader, StoreError};
+use dormouse::store::{Access, Disk, Image, Reader, StoreError};
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, Header, PfnRange, State};
 
@@ -48,8 +48,7 @@ pub(super) fn restore(file: &Scratch) -> Option<Counts> {
 
 /// Opens what has a label at `offset` by the map in it, where that is not the device's beginning, and reads all of it.
 pub(super) fn mapped(file: &Scratch, offset: u64) {
-    let place = Place { path: file.path(), offset };
-    let (device, mapped) = (disk(file, Access::Read), Disk::open_at(&place, Access::Read));
+    let (device, mapped) = (disk(file, Access::Read), Disk::open_at(&file.path(), offset, Access::Read));
     match mapped {
         Ok(mapped) => {
             // Pieces of the device, none of them twice.

@@ -13,6 +13,7 @@ use dormouse::pipeline::seams::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::pipeline::{self, Limits, Task, window};
 use dormouse::policy::Compression;
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
+use dormouse::target;
 use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State, Uuid};
 use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
@@ -128,10 +129,10 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
 /// was saved.
 pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
-    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.session.ram;
+    let ranges = target::Target::at(image)?.open(Access::Read)?.header()?.session.ram;
     let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
     let clock = Clock::start()?;
-    let image = Image::open(Disk::open(image, Access::Read)?)?;
+    let image = target::Target::at(image)?.open(Access::Read)?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
