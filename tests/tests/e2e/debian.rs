@@ -14,8 +14,7 @@ const IMAGE: usize = 1;
 
 /// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a kernel update,
 /// and a boot that is told not to resume.
-#[test]
-fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
+pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
@@ -88,13 +87,11 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
+pub(crate) fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     dracut(Suite::Bookworm)
 }
 
-#[test]
-fn dracut_ng_and_a_newer_systemd() -> Result<()> {
+pub(crate) fn dracut_ng_and_a_newer_systemd() -> Result<()> {
     dracut(Suite::Trixie)
 }
 

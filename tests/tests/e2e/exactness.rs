@@ -18,23 +18,20 @@ use crate::{LITTER, NO_LITTER};
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
 const STORE_ALL: &str = "[save]\nskip_free = false\n";
 
-#[test]
-fn of_1_gib_all_but_the_free_pages_comes_back() -> Result<()> {
+pub(crate) fn of_1_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     let found = compare("1G", "", &["workload start --megabytes 128"], LITTER)?;
     // Three quarters of the file's 48,828 pages are taken again, for what the jump swaps out of the region.
     ensure!(found.omitted > 0 && found.freed > 4096, "a file was removed, but few pages were left out: {found:?}");
     Ok(())
 }
 
-#[test]
-fn of_1_gib_every_page_comes_back() -> Result<()> {
+pub(crate) fn of_1_gib_every_page_comes_back() -> Result<()> {
     let found = compare("1G", STORE_ALL, &["workload start --megabytes 128"], LITTER)?;
     ensure!(found.omitted == 0, "pages were left out: {found:?}");
     Ok(())
 }
 
-#[test]
-fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
+pub(crate) fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     // Filling 5 GiB with something takes a minute under emulation.
     let found = compare("5G", "", &[], NO_LITTER)?;
     ensure!(found.omitted > 0 && found.freed > 4096, "a file was removed, but few pages were left out: {found:?}");
@@ -45,8 +42,7 @@ fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn of_5_gib_every_page_comes_back() -> Result<()> {
+pub(crate) fn of_5_gib_every_page_comes_back() -> Result<()> {
     let found = compare("5G", STORE_ALL, &[], LITTER)?;
     ensure!(found.omitted == 0, "pages were left out: {found:?}");
     ensure!(found.above_4_gib > 0, "nothing of the memory above 4 GiB is stored: {found:?}");

@@ -24,8 +24,7 @@ use crate::{save, session};
 /// Something that only this session's kernel log has.
 const MARKER: &str = "the dormouse dreams of 4f1c7be2";
 
-#[test]
-fn other_programs_read_a_hibernated_machine() -> Result<()> {
+pub(crate) fn other_programs_read_a_hibernated_machine() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.memory_is_a_file = true;
@@ -69,8 +68,7 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
 }
 
 /// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all swapped.
-#[test]
-fn a_kernel_in_the_region_is_read_too() -> Result<()> {
+pub(crate) fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.kernel_arguments.push("nokaslr".to_owned());

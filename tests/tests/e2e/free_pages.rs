@@ -8,8 +8,7 @@ use dormouse_tests::machine::GuestConfig;
 
 use crate::{LITTER, NO_LITTER, demand_proofs, session};
 
-#[test]
-fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> Result<()> {
+pub(crate) fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> Result<()> {
     let mut guest = guest(&[])?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "are free and left out")?;
@@ -18,8 +17,7 @@ fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> 
     Ok(())
 }
 
-#[test]
-fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
+pub(crate) fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
     let mut guest = guest(&["init_on_free=1"])?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "are free and restored as zeroes")?;
@@ -28,8 +26,7 @@ fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
+pub(crate) fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
     let mut guest = guest(&["page_poison=1"])?;
     let (lines, report) = cycle_of(&mut guest, NO_LITTER)?;
     demand(&guest, &lines, "storing every page: the kernel may check a pattern in its free pages")?;
@@ -41,8 +38,7 @@ fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
+pub(crate) fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
     let mut guest = guest(&[])?;
     // A is told a lie of its free pages, and passes it on.
     guest.succeed(

@@ -111,8 +111,7 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
 }
 
 /// In pieces of 2 MiB, not in the order of the disk: every second file is gone when the image is made.
-#[test]
-fn a_scattered_file_on_ext4() -> Result<()> {
+pub(crate) fn a_scattered_file_on_ext4() -> Result<()> {
     let scatter = "i=0; while fallocate -l 2M f$i 2>/dev/null; do i=$((i + 1)); done; sync; \
                    while [ $i -gt 0 ]; do i=$((i - 2)); rm -f f$i; done; sync";
     let mut guest = guest_with_file("ext4", 700, scatter, "256M")?;
@@ -124,8 +123,7 @@ fn a_scattered_file_on_ext4() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_file_on_xfs() -> Result<()> {
+pub(crate) fn a_file_on_xfs() -> Result<()> {
     let mut guest = guest_with_file("xfs", 1000, "", "auto")?;
     guest.succeed(&format!("workload clone {IMAGE} {FILES}/clone && sync"))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "shared with another file or a snapshot"])?;
@@ -136,8 +134,7 @@ fn a_file_on_xfs() -> Result<()> {
 }
 
 /// The addresses that FIEMAP gives are those of the volume, and others than the disk's.
-#[test]
-fn a_file_on_btrfs() -> Result<()> {
+pub(crate) fn a_file_on_btrfs() -> Result<()> {
     let mut guest = guest_with_file("btrfs", 700, "", "300M")?;
     // What is copied to a new file is not overwritten in place.
     guest.succeed(&format!("cd {FILES} && mv image good && cp good image && sync"))?;
@@ -149,8 +146,7 @@ fn a_file_on_btrfs() -> Result<()> {
 }
 
 /// Each with its reason, and nothing is left behind.
-#[test]
-fn files_that_will_not_do() -> Result<()> {
+pub(crate) fn files_that_will_not_do() -> Result<()> {
     let mut guest = guest_with_file("ext4", 700, "", "64M")?;
     let create = |size: &str, path: &str| format!("dormouse image create --size {size} {path}");
     refused(&mut guest, &create("64M", IMAGE), &[IMAGE, "already"])?;

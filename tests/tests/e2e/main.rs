@@ -1,8 +1,10 @@
 //! The end-to-end cases: whole machines under QEMU, hibernated and brought back.
 //!
-//! `scripts/test` builds what they need and runs them. Without it each of them fails and says so.
+//! `scripts/test` builds what they need and runs them; without it each case fails and names what is missing. `cases` lists
+//! them with their tiers.
 
 mod aborts;
+mod cases;
 mod cycles;
 mod debian;
 mod exactness;
@@ -14,6 +16,7 @@ mod power_cuts;
 mod refusals;
 mod refused_in_a;
 mod resume_checks;
+mod runner;
 mod save_faults;
 mod screen;
 mod shapes;
@@ -21,6 +24,7 @@ mod soak;
 mod system;
 mod verify;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -32,6 +36,10 @@ use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::workload::report::Report;
+
+fn main() -> ExitCode {
+    runner::main(cases::CASES)
+}
 
 /// Enough for D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);

@@ -19,8 +19,7 @@ const CUTS: u32 = 20;
 
 /// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and the next
 /// boot resumes it.
-#[test]
-fn at_twenty_moments_of_a_save() -> Result<()> {
+pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
     let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
     let disk = guest.disk_file(0);
     let up = format!("dormouse: {}", Phase::SaveStart);

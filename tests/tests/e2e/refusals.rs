@@ -9,8 +9,7 @@ use dormouse_tests::machine::GuestConfig;
 
 use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, is_under_way, lines_of_boot, reasons, save, session};
 
-#[test]
-fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
+pub(crate) fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     guest.succeed("sync")?;
     guest.cut_power();
@@ -22,8 +21,7 @@ fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
+pub(crate) fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let disk = guest.disk_file(0);
@@ -53,8 +51,7 @@ fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
+pub(crate) fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     guest.add_kernel_argument("noresume");
@@ -67,8 +64,7 @@ fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
+pub(crate) fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     begin_save_and_write(&mut guest)?;
     guest.cut_power();
@@ -85,8 +81,7 @@ fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
+pub(crate) fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let mut cursor = guest.power_on()?;
@@ -101,8 +96,7 @@ fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
+pub(crate) fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     for _ in 0..2 {

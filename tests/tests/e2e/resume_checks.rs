@@ -23,8 +23,7 @@ use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session, s
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
 /// What C can see is refused before D is started, and what D can see before memory is written.
-#[test]
-fn damage_anywhere() -> Result<()> {
+pub(crate) fn damage_anywhere() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     save(&mut guest)?;
     let disk = guest.disk_file(0);
@@ -91,8 +90,7 @@ enum Seen {
     BeforeTheJump,
 }
 
-#[test]
-fn chunks_that_cannot_be_read() -> Result<()> {
+pub(crate) fn chunks_that_cannot_be_read() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     save(&mut guest)?;
     let (_, chunks) = image::pages(&guest.disk_file(0))?;
@@ -108,8 +106,7 @@ fn chunks_that_cannot_be_read() -> Result<()> {
 }
 
 /// Each with both values named; and when the machine is again what it was, the session goes on.
-#[test]
-fn another_machine() -> Result<()> {
+pub(crate) fn another_machine() -> Result<()> {
     let config = GuestConfig::new(2, "768M".parse()?);
     let mut guest = session_with(config.clone(), KEEP)?;
     let saved = save(&mut guest)?;
@@ -137,8 +134,7 @@ fn another_machine() -> Result<()> {
     demand_proofs(&guest, &went_on)
 }
 
-#[test]
-fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
+pub(crate) fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     guest.change(|config| config.memory.mib = 640);
@@ -150,8 +146,7 @@ fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_policy_that_never_resumes() -> Result<()> {
+pub(crate) fn a_policy_that_never_resumes() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let policy = "[resume]\nenabled = false\n";
     let mut guest = session_with(config, policy)?;
@@ -163,8 +158,7 @@ fn a_policy_that_never_resumes() -> Result<()> {
 }
 
 /// Never twice, whatever follows the jump.
-#[test]
-fn an_image_that_was_resumed() -> Result<()> {
+pub(crate) fn an_image_that_was_resumed() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "512M".parse()?))?;
     power_cycle(&mut guest)?;
     guest.cut_power();
@@ -175,8 +169,7 @@ fn an_image_that_was_resumed() -> Result<()> {
 }
 
 /// The policy decides which image is meant, and where it does not, none is.
-#[test]
-fn two_images_on_two_devices() -> Result<()> {
+pub(crate) fn two_images_on_two_devices() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "512M".parse()?);
     config.disks.push(config.disks[0]);
@@ -228,8 +221,7 @@ fn two_images_on_two_devices() -> Result<()> {
 }
 
 /// B has drivers for the disks and saw them lie still.
-#[test]
-fn filesystems_that_were_written_elsewhere() -> Result<()> {
+pub(crate) fn filesystems_that_were_written_elsewhere() -> Result<()> {
     let kinds = ["ext4", "xfs", "btrfs", "vfat"];
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.disks.extend(kinds.map(|_| Disk { kind: DiskKind::Virtio, bytes: 320 * MIB }));
@@ -238,8 +230,7 @@ fn filesystems_that_were_written_elsewhere() -> Result<()> {
 }
 
 /// B has no driver for a stick that A has mounted, and goes by what A knew.
-#[test]
-fn a_filesystem_that_b_does_not_see() -> Result<()> {
+pub(crate) fn a_filesystem_that_b_does_not_see() -> Result<()> {
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.machine = MachineType::Q35;
     config.disks.push(Disk { kind: DiskKind::Usb, bytes: 64 * MIB });

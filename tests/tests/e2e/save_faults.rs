@@ -15,31 +15,26 @@ use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
 
 use crate::{TWO_BOOTS, begin_save_and_write, lines_of_boot, reasons};
 
-#[test]
-fn a_header_that_cannot_be_written() -> Result<()> {
+pub(crate) fn a_header_that_cannot_be_written() -> Result<()> {
     let offset = HEADER_OFFSET;
     fails_with(Fault::Write(offset), &["writing", &format!("offset {offset}"), "Input/output error"])
 }
 
-#[test]
-fn data_that_cannot_be_written() -> Result<()> {
+pub(crate) fn data_that_cannot_be_written() -> Result<()> {
     let bad = DATA_OFFSET + 20 * MIB;
     fails_with(Fault::Write(bad), &["writing", "offset", "Input/output error"])
 }
 
-#[test]
-fn a_commit_record_that_cannot_be_written() -> Result<()> {
+pub(crate) fn a_commit_record_that_cannot_be_written() -> Result<()> {
     // Two flushes begin the save and one ends its data.
     fails_with(Fault::WriteAfterFlushes(3), &["writing 4096 bytes at offset", "Input/output error"])
 }
 
-#[test]
-fn data_that_cannot_be_flushed() -> Result<()> {
+pub(crate) fn data_that_cannot_be_flushed() -> Result<()> {
     fails_with(Fault::FlushAfterFlushes(2), &["flushing it failed", "Input/output error"])
 }
 
-#[test]
-fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
+pub(crate) fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
     // The fourth and the fifth flush are those of the record's two slots: by then one of them says `complete`.
     fails_with(Fault::FlushAfterFlushes(4), &["flushing it failed", "Input/output error"])
 }
@@ -53,8 +48,7 @@ fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_device_that_is_pulled_out() -> Result<()> {
+pub(crate) fn a_device_that_is_pulled_out() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?).disk(DiskKind::Usb);
     config.machine = dormouse_tests::machine::MachineType::Q35;
     let mut guest = crate::session(config)?;
@@ -68,8 +62,7 @@ fn a_device_that_is_pulled_out() -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn memory_that_runs_out() -> Result<()> {
+pub(crate) fn memory_that_runs_out() -> Result<()> {
     // Thirty contexts of the slowest level need several times the region.
     let policy =
         "[region]\nsize = \"64M\"\n[save]\ncompression = \"zstd\"\nlevel = 19\nthreads = 64\nmemory = \"40M\"\n";
@@ -78,8 +71,7 @@ fn memory_that_runs_out() -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_device_that_takes_nothing_any_more() -> Result<()> {
+pub(crate) fn a_device_that_takes_nothing_any_more() -> Result<()> {
     let mut guest = session_with("[guard]\nstall = 10\n")?;
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     let mut monitor = guest.monitor()?;
@@ -94,8 +86,7 @@ fn a_device_that_takes_nothing_any_more() -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
+pub(crate) fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
     aborted(GuestConfig::new(2, "768M".parse()?), |guest| {
         // An arrow is none.
         guest.send_keys(b"\x1b[A")?;
@@ -104,8 +95,7 @@ fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
     })
 }
 
-#[test]
-fn a_user_who_presses_escape_on_the_keyboard() -> Result<()> {
+pub(crate) fn a_user_who_presses_escape_on_the_keyboard() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.screen = true;
     aborted(config, |guest| guest.monitor()?.press_key("esc"))
@@ -130,8 +120,7 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_policy_without_escape_does_not_listen() -> Result<()> {
+pub(crate) fn a_policy_without_escape_does_not_listen() -> Result<()> {
     let mut guest = session_with("[save]\nescape = false\n")?;
     guest.monitor()?.limit_writes("disk0", 16 * MIB)?;
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
@@ -143,14 +132,12 @@ fn a_policy_without_escape_does_not_listen() -> Result<()> {
 }
 
 /// B's kernel panics, and restarts the machine.
-#[test]
-fn a_kernel_that_panics() -> Result<()> {
+pub(crate) fn a_kernel_that_panics() -> Result<()> {
     dies(GuestConfig::new(2, "768M".parse()?), "", &["Kernel panic"])
 }
 
 /// B's kernel hangs: it stays where it has panicked. The watchdog restarts the machine.
-#[test]
-fn a_kernel_that_hangs() -> Result<()> {
+pub(crate) fn a_kernel_that_hangs() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.watchdog = true;
     dies(config, "[kernel]\narguments = \"panic=0\"\n", &["Kernel panic", "end Kernel panic"])

@@ -17,8 +17,7 @@ const DEFAULT_CONSOLE: &str = "[console]\n";
 /// How long the reason of a failure must stay.
 const TO_READ: Duration = Duration::from_secs(4);
 
-#[test]
-fn a_bar_and_nothing_else() -> Result<()> {
+pub(crate) fn a_bar_and_nothing_else() -> Result<()> {
     let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
     // So that there is something to see.
     guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
@@ -39,8 +38,7 @@ fn a_bar_and_nothing_else() -> Result<()> {
     demand_bar(&shown, "Resuming ").map_err(|error| guest.explain(error))
 }
 
-#[test]
-fn a_reason_that_can_be_read() -> Result<()> {
+pub(crate) fn a_reason_that_can_be_read() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     // The workload alone is more, and does not compress.
     config.disks[0].bytes = 64 * MIB;
@@ -52,8 +50,7 @@ fn a_reason_that_can_be_read() -> Result<()> {
     check_reason(&guest, &lines, &went_on.output.stderr).map_err(|error| guest.explain(error))
 }
 
-#[test]
-fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
+pub(crate) fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
     let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
     crate::save(&mut guest)?;
     let chunk = image::some_chunk(&guest.disk_file(0))?;

@@ -17,8 +17,7 @@ fn boot_without_the_hook(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
+pub(crate) fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "512M".parse()?))?;
     save(&mut guest)?;
     boot_without_the_hook(&mut guest)?;
@@ -42,8 +41,7 @@ fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()> {
+pub(crate) fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let mut guest = session_with(config, "[resume]\nmismatch = \"keep\"\n")?;
     let saved = save(&mut guest)?;
@@ -62,8 +60,7 @@ fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_doctor_and_sleep_hooks() -> Result<()> {
+pub(crate) fn the_doctor_and_sleep_hooks() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     let doctor = guest.run("dormouse doctor")?;
     ensure!(doctor.status == 0 && doctor.stderr.is_empty(), "{doctor:?}");

@@ -10,8 +10,7 @@ use dormouse_tests::machine::{GuestConfig, MIB};
 
 use crate::{begin_save_and_write, demand_proofs, demand_same_session, session_with};
 
-#[test]
-fn what_is_read_back_is_what_was_saved() -> Result<()> {
+pub(crate) fn what_is_read_back_is_what_was_saved() -> Result<()> {
     for (verify, how) in [("checksum", "(checksum)"), ("memory", "(memory)")] {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;
@@ -27,8 +26,7 @@ fn what_is_read_back_is_what_was_saved() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_device_that_keeps_something_else() -> Result<()> {
+pub(crate) fn a_device_that_keeps_something_else() -> Result<()> {
     for verify in ["checksum", "memory"] {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;
