@@ -38,7 +38,7 @@ need_packages() {
         if ! { installed qemu-utils && [ -n "$pin" ] &&
             "${install[@]}" --allow-downgrades "${missing[@]}" "qemu-utils=$pin" >>"$log" 2>&1; }; then
             tail -n 25 "$log" >&2
-            die "could not install ${missing[*]}: see apt-get's words above"
+            die "could not install ${missing[*]}: see apt-get's output above"
         fi
     fi
     rm -f "$log"
@@ -55,18 +55,18 @@ need_rust() {
     done
 }
 
-# Builds every binary and exports the folder that holds them, static, as DORMOUSE_BIN.
+# Builds every binary and exports the directory that holds them, static, as DORMOUSE_BIN.
 build_binaries() {
     # The static binaries link with Debian's libc.a, and zstd is built from C.
     need_packages gcc libc6-dev
     need_rust
     say "building the agent and the harness"
-    cargo build --release --locked --bins || die "the build failed: see cargo's words above"
+    cargo build --release --locked --bins || die "the build failed: see cargo's output above"
     DORMOUSE_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release")
     export DORMOUSE_BIN
 }
 
-# What guests run on, and the kernel that they run, whose folder is exported as DORMOUSE_KERNEL.
+# What guests run on, and the kernel that they run, whose directory is exported as DORMOUSE_KERNEL.
 prepare_guests() {
     need_packages qemu-system-x86 ovmf busybox-static
     DORMOUSE_KERNEL=$(scripts/build-kernel)
@@ -82,9 +82,9 @@ prepare_debian() {
     export DORMOUSE_BOOKWORM DORMOUSE_TRIXIE DORMOUSE_DEB
 }
 
-# use_scratch_folder: temporary files, guests' disks among them, go to a folder that this script's end removes,
+# use_scratch_directory: temporary files, guests' disks among them, go to a directory that this script's end removes,
 # however it ends.
-use_scratch_folder() {
+use_scratch_directory() {
     TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/dormouse.XXXXXX")
     export TMPDIR
     trap 'rm -rf "$TMPDIR"' EXIT

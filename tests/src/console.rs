@@ -20,7 +20,7 @@ pub struct Line {
 /// What [`Console::next`] found.
 #[derive(Debug, Clone)]
 pub enum Next {
-    /// The next line; the cursor stands behind it.
+    /// The next line; the cursor is after it.
     Line(Line),
     /// No line before the deadline.
     TimedOut,
@@ -74,7 +74,7 @@ impl Console {
         loop {
             let part = match source.fill_buf() {
                 Ok(part) if !part.is_empty() => part,
-                // An error ends a console like its end does: QEMU is gone, and whoever waits is told so.
+                // An error ends a console like its end does: QEMU is gone, and whoever waits learns of it.
                 _ => break,
             };
             // A carriage return ends a line too: what changes in place is a line for each change.
@@ -108,7 +108,7 @@ impl Console {
         self.changed.notify_all();
     }
 
-    /// The place behind the last line so far.
+    /// The place after the last line so far.
     #[must_use]
     pub fn end(&self) -> Cursor {
         Cursor(self.state().lines.len())
@@ -133,7 +133,7 @@ impl Console {
         }
     }
 
-    /// The lines from `cursor` on that are there already; the cursor stands behind them.
+    /// The lines from `cursor` on that are there already; the cursor is after them.
     #[must_use]
     pub fn since(&self, cursor: &mut Cursor) -> Vec<Line> {
         let state = self.state();

@@ -34,7 +34,7 @@ pub enum DiskKind {
     Virtio,
     /// NVMe.
     Nvme,
-    /// SATA behind an AHCI controller.
+    /// SATA on an AHCI controller.
     Ahci,
     /// A SCSI disk on virtio-scsi.
     Scsi,
@@ -132,16 +132,16 @@ impl fmt::Display for MemorySize {
     }
 }
 
-/// What goes wrong with a disk, each time and for good unless said otherwise. All that is written before is on it.
+/// What goes wrong with a disk, each time and for good unless noted otherwise. All that is written before is on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Writing the 512 bytes at this offset.
     Write(u64),
     /// Reading the 512 bytes at this offset.
     Read(u64),
-    /// Writing anything, once, after so many flushes.
+    /// Writing anything, once, after this many flushes.
     WriteAfterFlushes(u32),
-    /// The flush behind so many others, once.
+    /// The flush after this many others, once.
     FlushAfterFlushes(u32),
 }
 

@@ -23,7 +23,7 @@ impl Limited {
     fn take(&self, len: usize) {
         let before = self.0.fetch_add(len, Ordering::Relaxed);
         if before.saturating_add(len) > LIMIT {
-            // What cannot be written here will show in what libFuzzer says.
+            // What cannot be written here will show in libFuzzer's output.
             let _ = writeln!(std::io::stderr(), "an allocation of {len} bytes beside {before}; the limit is {LIMIT}");
             std::process::abort();
         }

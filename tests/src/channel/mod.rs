@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub enum Message {
-    /// To the guest: who is there?
+    /// To the guest: a greeting, which it answers.
     Hello,
     /// To the host: this server is.
     Here {
         /// The server's name, different in every boot.
         server: String,
     },
-    /// To the guest: run a shell command, or tell how far it is.
+    /// To the guest: run a shell command, or report how far it is.
     Run {
         /// The server that is meant.
         server: String,
@@ -77,7 +77,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A server behind a socket like QEMU's, that serves one connection after another and writes garbage first.
+    /// A server at a socket like QEMU's, which serves one connection after another and writes garbage first.
     fn serve(dir: &Path, boots: &[&str]) -> PathBuf {
         let path = dir.join("socket");
         let listener = UnixListener::bind(&path).unwrap();

@@ -1,6 +1,6 @@
 //! An image: each of its blocks by itself, and the whole as it is restored.
 //!
-//! An input describes an image device of 4 MiB: a byte of choices, then parts one behind the other.
+//! An input describes an image device of 4 MiB: a byte of choices, then consecutive parts.
 //!
 //! ```text
 //!   1 byte    what is mended (bits 0 to 4, see `Mend`), and the state that is tried at the end (bits 5 to 7)

@@ -27,7 +27,7 @@ pub fn run(megabytes: u64, seed: u64) -> Result<()> {
         let fault = if evidence != kept {
             Some(format!("{} holds {evidence:?} and must hold {kept:?}", file.display()))
         } else if noted != kept.checksum {
-            Some(format!("{} says {noted:?}, this process {:?}", note.display(), kept.checksum))
+            Some(format!("{} holds {noted:?}, this process {:?}", note.display(), kept.checksum))
         } else {
             None
         };
@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_a_change_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
         let kept = write(&path, 3, 9).unwrap();
         assert_eq!(kept.bytes, 3 << 20);
         assert_eq!(read(&path).unwrap(), kept);

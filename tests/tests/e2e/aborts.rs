@@ -14,7 +14,7 @@ const TOO_SMALL: u64 = 64 * MIB;
 
 pub(crate) fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
-    // The kernel unpacks archives one behind the other, and a later file replaces an earlier one.
+    // The kernel unpacks consecutive archives, and a later file replaces an earlier one.
     guest.succeed(
         "mkdir -p /run/bad/etc && cd /run/bad && echo 'nonsense = 1' >etc/dormouse.toml && \
          image=/var/lib/dormouse/initramfs0.img && cp $image /run/bad/good.img && \

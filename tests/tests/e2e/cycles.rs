@@ -20,7 +20,7 @@ fn cycle_in(cpus: u32, memory: &str) -> Result<()> {
     ensure!(report.omitted_pages > 0, "no free page was left out: {report:?}");
     // The firmware keeps some of the machine's memory, and the region's pages are saved where the jump put them.
     ensure!(report.ram_pages <= pages && report.ram_pages > pages / 10 * 7, "{pages} pages, but {report:?}");
-    let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no word of the restore: {report:?}"))?;
+    let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no report of the restore: {report:?}"))?;
     ensure!(report.save.threads == cpus && restore.threads == cpus, "not every CPU was used: {report:?}");
     ensure!(report.save.least_available_kib > 0 && restore.least_available_kib > 0, "{report:?}");
     Ok(())

@@ -20,8 +20,8 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     boot(&mut guest)?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let device = guest.config().disk_path(IMAGE)?;
-    let said = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
-    ensure!(said.contains("dormouse enable"), "{said}");
+    let printed = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
+    ensure!(printed.contains("dormouse enable"), "{printed}");
     succeed(&mut guest, "dormouse enable")?;
     // An upgrade, of the same version: the second kernel gets the new agent, and the boot's initramfs the new command.
     succeed(&mut guest, "touch /run/before")?;
@@ -41,8 +41,8 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     session.resume(&mut guest)?;
 
     // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one that boots next.
-    let said = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
-    ensure!(!said.contains("dormouse: the save kernel stays"), "the update failed: {said}");
+    let printed = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
+    ensure!(!printed.contains("dormouse: the save kernel stays"), "the update failed: {printed}");
     let other = guest.succeed("basename /boot/vmlinuz-*-cloud-amd64")?;
     let other = other.trim().strip_prefix("vmlinuz-").context("Debian's kernel")?.to_owned();
     debian::settle(&mut guest)?;
@@ -191,7 +191,7 @@ struct Session {
 }
 
 impl Session {
-    /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers a word.
+    /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers a value.
     fn begin(guest: &mut Guest) -> Result<Session> {
         guest.succeed(
             "systemd-run --quiet --unit=counter sh -c \
@@ -203,7 +203,7 @@ impl Session {
     }
 
     fn read(guest: &mut Guest) -> Result<Session> {
-        let mut asked = |command: &str| guest.succeed(command).map(|said| said.trim().to_owned());
+        let mut asked = |command: &str| guest.succeed(command).map(|printed| printed.trim().to_owned());
         Ok(Session {
             boot_id: asked("cat /proc/sys/kernel/random/boot_id")?,
             count: asked("tail -n 1 /var/log/counter")?.parse()?,

@@ -64,11 +64,11 @@ struct Found {
     freed: u64,
 }
 
-/// Saves a guest with so much memory in which `commands` ran, restores it up to the jump in a boot
+/// Saves a guest with this much memory in which `commands` ran, restores it up to the jump in a boot
 /// that has the kernel argument `argument`, and compares.
 ///
 /// D runs until just before its jump: the last chunk of the image is damaged, so that D writes everything else, finds that
-/// one, says so, and waits for a few seconds before it reboots. In these it is frozen.
+/// one, reports it, and waits for a few seconds before it reboots. In these it is frozen.
 fn compare(memory: &str, policy: &str, commands: &[&str], argument: &str) -> Result<Found> {
     let mut config = GuestConfig::new(2, memory.parse()?);
     config.memory_is_a_file = true;

@@ -40,7 +40,7 @@ pub(crate) fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> R
 
 pub(crate) fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
     let mut guest = guest(&[])?;
-    // A is told a lie of its free pages, and passes it on.
+    // A reads a false count of its free pages, and passes it on.
     guest.succeed(
         "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && mount --bind /run/vmstat /proc/vmstat",
     )?;
@@ -74,8 +74,8 @@ fn cycle_of(guest: &mut Guest, argument: &str) -> Result<(Vec<String>, Report)> 
 }
 
 fn demand(guest: &Guest, lines: &[String], what: &str) -> Result<()> {
-    let said = lines.iter().any(|line| line.contains(what));
-    if said { Ok(()) } else { Err(guest.explain(anyhow!("B does not say {what:?}"))) }
+    let printed = lines.iter().any(|line| line.contains(what));
+    if printed { Ok(()) } else { Err(guest.explain(anyhow!("B does not print {what:?}"))) }
 }
 
 /// Takes one part in `parts` of the free memory, which must be zero; four fifths of that, so that something is left.

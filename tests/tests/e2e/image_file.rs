@@ -32,8 +32,8 @@ fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<G
     guest.boot()?;
     mount(&mut guest, kind, "")?;
     guest.succeed(&format!("cd {FILES}\n{prepare}"))?;
-    let said = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
-    ensure!(said.contains("UUID=") && said.contains("/dev/vda"), "{said}");
+    let printed = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
+    ensure!(printed.contains("UUID=") && printed.contains("/dev/vda"), "{printed}");
     let device = boot_device(&mut guest)?;
     guest.succeed(&format!("umount {FILES}"))?;
     guest.cut_power();
@@ -96,8 +96,8 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     cycle::save(guest, before, &hibernate("poweroff"), &mut unobserved)?;
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(guest)?;
-    let said = reasons(&lines);
-    ensure!(said.len() == 1 && said[0].contains("the kernel command line says so; the image is discarded"), "{said:?}");
+    let printed = reasons(&lines);
+    ensure!(printed.len() == 1 && printed[0].contains("the kernel command line says so; the image is discarded"), "{printed:?}");
     mount(guest, kind, "")?;
     let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
     ensure!(info.contains("discarded: the kernel command line"), "{info}");
@@ -145,7 +145,7 @@ pub(crate) fn a_file_on_btrfs() -> Result<()> {
     Ok(())
 }
 
-/// Each with its reason, and nothing is left behind.
+/// Each with its reason, and nothing is left over.
 pub(crate) fn files_that_will_not_do() -> Result<()> {
     let mut guest = guest_with_file("ext4", 700, "", "64M")?;
     let create = |size: &str, path: &str| format!("dormouse image create --size {size} {path}");

@@ -122,8 +122,8 @@ fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
 /// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log, which
 /// both are the serial line here.
 fn reasons(lines: &[String]) -> Vec<&str> {
-    let said = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
-    let mut reasons: Vec<&str> = said
+    let printed = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
+    let mut reasons: Vec<&str> = printed
         .filter(|text| ["no image to resume", "not resuming"].iter().any(|start| text.starts_with(start)))
         .collect();
     reasons.dedup();
@@ -140,7 +140,7 @@ fn begin_save_and_write(guest: &mut Guest) -> Result<(Request, Cursor)> {
     Ok((command, cursor))
 }
 
-/// Something, where a line says that a tenth or more of `phase` is done.
+/// Something, where a line shows that a tenth or more of `phase` is done.
 fn is_under_way(line: &Line, phase: Phase) -> Option<()> {
     let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
     let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;

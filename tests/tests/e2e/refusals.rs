@@ -29,18 +29,18 @@ pub(crate) fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
 
     let lines = lines_of_boot(&mut guest)?;
-    let said = |what: String| lines.iter().filter(|line| line.contains(&format!("dormouse: {what}"))).count();
+    let printed = |what: String| lines.iter().filter(|line| line.contains(&format!("dormouse: {what}"))).count();
     let demand = |holds: bool, what: &str| {
         if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what}"))) }
     };
     let named = format!("the chunk at offset {} is damaged", chunk.offset);
-    demand(said(Phase::RestoreVerify.to_string()) == 1, "D did not look at the image once")?;
-    demand(said(format!("the session was not resumed: {named}")) == 1, "D does not name the chunk")?;
-    demand(said(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
-    demand(said(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
+    demand(printed(Phase::RestoreVerify.to_string()) == 1, "D did not look at the image once")?;
+    demand(printed(format!("the session was not resumed: {named}")) == 1, "D does not name the chunk")?;
+    demand(printed(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
+    demand(printed(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
     let reasons = reasons(&lines);
     let one_reason = reasons.len() == 1 && reasons[0].contains(&named);
-    demand(one_reason, &format!("the boot after D says {reasons:?}"))?;
+    demand(one_reason, &format!("the boot after D prints {reasons:?}"))?;
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(boot_id.trim() != saved.before.boot_id, "the damaged session was resumed");
@@ -75,7 +75,7 @@ pub(crate) fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
     ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
     guest.cut_power();
-    // Said once.
+    // Reported once.
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
     Ok(())

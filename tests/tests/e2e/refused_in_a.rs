@@ -109,7 +109,7 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
     Ok(())
 }
 
-/// A command that must be refused with these words, and leave nothing behind.
+/// A command that must be refused with these messages, and leave nothing loaded.
 fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
     let output: Output = guest.run(command)?;
     ensure!(output.status == 1, "{command}: {output:?}");

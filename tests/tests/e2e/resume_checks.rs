@@ -1,4 +1,4 @@
-//! Images that must not be resumed: they are damaged, the machine is another one, or somebody has written to the session's disks.
+//! Images that must not be resumed: they are damaged, the machine is another one, or another system has written to the session's disks.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -68,7 +68,7 @@ pub(crate) fn damage_anywhere() -> Result<()> {
             if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what} is damaged: {words}"))) }
         };
         let reached = |phase: Phase| lines.iter().any(|line| line.contains(&format!("dormouse: {phase}: ")));
-        demand(lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected)), "no word of it")?;
+        demand(lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected)), "the console does not show it")?;
         demand(reached(Phase::RestoreVerify) == (seen != Seen::InC), "D was started, or was not")?;
         demand(reached(Phase::RestoreWrite) == (seen == Seen::BeforeTheJump), "memory was written, or was not")?;
         demand(!reached(Phase::RestoreJump), "D jumped")?;
@@ -98,8 +98,8 @@ pub(crate) fn chunks_that_cannot_be_read() -> Result<()> {
     guest.change(|config| config.faults.push((0, Fault::Read(at))));
     let lines = lines_of_boot(&mut guest)?;
     let reasons = reasons(&lines);
-    let said = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
-    ensure!(said, "{reasons:?}");
+    let printed = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
+    ensure!(printed, "{reasons:?}");
     ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped");
     ensure!(guest.run("workload check")?.status != 0, "the workload is there");
     Ok(())
@@ -189,7 +189,7 @@ pub(crate) fn two_images_on_two_devices() -> Result<()> {
     let good = kept_copy(&first)?;
     let other = kept_copy(&second)?;
 
-    // Another image, with another UUID, in the place of the one that is meant: a session of somebody else's.
+    // Another image, with another UUID, in the place of the one that is meant: another machine's session.
     let foreign = image::commit(&second)?.image;
     std::fs::rename(&first, first.with_extension("away"))?;
     copy_sparse(&good, &first)?;
@@ -202,8 +202,8 @@ pub(crate) fn two_images_on_two_devices() -> Result<()> {
     copy_sparse(&good, &first)?;
     copy_sparse(&good, &second)?;
     let lines = lines_of_boot(&mut guest)?;
-    let said = |line: &&str| line.contains("both /dev/vda and /dev/vdb are named so");
-    ensure!(reasons(&lines).iter().any(said), "{:?}", reasons(&lines));
+    let printed = |line: &&str| line.contains("both /dev/vda and /dev/vdb are named so");
+    ensure!(reasons(&lines).iter().any(printed), "{:?}", reasons(&lines));
     guest.cut_power();
     // A mounts nothing, so nothing was lost.
     ensure!(image::commit(&first)?.state == State::Complete, "{:?}", image::commit(&first)?);

@@ -74,7 +74,7 @@ pub(crate) fn main(cases: &[Case]) -> ExitCode {
         println!("failures:");
         failed.iter().for_each(|name| println!("    {name}"));
     }
-    // In libtest's words, so that one pattern counts the tests of every binary.
+    // In libtest's format, so that one pattern counts the tests of every binary.
     let result = if failed.is_empty() { "ok" } else { "FAILED" };
     let (passed, seconds) = (chosen.len() - failed.len(), begin.elapsed().as_secs());
     println!("test result: {result}. {passed} passed; {} failed; finished in {seconds} s", failed.len());

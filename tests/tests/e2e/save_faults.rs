@@ -1,4 +1,4 @@
-//! What can go wrong while B saves. The session comes back, says why, and no boot resumes what was left on the device.
+//! What can go wrong while B saves. The session comes back with the reason, and no boot resumes what was left on the device.
 
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,11 @@ pub(crate) fn data_that_cannot_be_flushed() -> Result<()> {
 }
 
 pub(crate) fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
-    // The fourth and the fifth flush are those of the record's two slots: by then one of them says `complete`.
+    // The fourth and the fifth flush are those of the record's two slots: by then one of them is `complete`.
     fails_with(Fault::FlushAfterFlushes(4), &["flushing it failed", "Input/output error"])
 }
 
-/// A save to a disk that fails so.
+/// A save to a disk that fails this way.
 fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
     let mut guest = session_on_a_bad_disk(fault)?;
     let output = save_that_fails(&mut guest, expected)?;
@@ -109,8 +109,8 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     press(&mut guest)?;
     let pressed = Instant::now();
-    let said = guest.wait_for(&mut cursor, "aborted by user", TWO_BOOTS)?;
-    let took = said.at.saturating_duration_since(pressed);
+    let printed = guest.wait_for(&mut cursor, "aborted by user", TWO_BOOTS)?;
+    let took = printed.at.saturating_duration_since(pressed);
     ensure!(took < Duration::from_secs(1), "it took {took:?}");
     let output = answer(&mut guest, command)?;
     ensure!(output.status == 1 && output.stderr.contains("aborted by user"), "{output:?}");
@@ -143,7 +143,7 @@ pub(crate) fn a_kernel_that_hangs() -> Result<()> {
     dies(config, "[kernel]\narguments = \"panic=0\"\n", &["Kernel panic", "end Kernel panic"])
 }
 
-/// B dies with these words, and the next boot is an ordinary one.
+/// B dies with these messages, and the next boot is an ordinary one.
 fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
@@ -192,7 +192,7 @@ fn session_on_a_bad_disk(fault: Fault) -> Result<Guest> {
     Ok(guest)
 }
 
-/// A save that must come back with all proofs, exit status 1, and these words. The power is off afterwards.
+/// A save that must come back with all proofs, exit status 1, and these messages. The power is off afterwards.
 fn save_that_fails(guest: &mut Guest, expected: &[&str]) -> Result<Output> {
     let went_on = crate::stay_on(guest, "dormouse hibernate --json")?;
     crate::demand_proofs(guest, &went_on)?;
@@ -211,7 +211,7 @@ fn answer(guest: &mut Guest, command: dormouse_tests::channel::client::Request) 
     guest.answer(command, TWO_BOOTS).context("dormouse hibernate")
 }
 
-/// What the command said is what `dormouse status` says.
+/// What the command reported is what `dormouse status` reports.
 fn demand_status(guest: &mut Guest, output: &Output) -> Result<()> {
     let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     let text = status["last"]["text"].as_str().unwrap_or_default();

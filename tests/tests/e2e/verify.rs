@@ -18,8 +18,8 @@ pub(crate) fn what_is_read_back_is_what_was_saved() -> Result<()> {
         let saved = cycle::save(&mut guest, before, "dormouse hibernate --json", &mut |line| {
             lines.push(line.text.clone());
         })?;
-        let said = |what: &str| lines.iter().any(|line| line.contains("save/verify") && line.contains(what));
-        ensure!(said(how) && said("it is what was saved"), "{verify}: no word of it");
+        let printed = |what: &str| lines.iter().any(|line| line.contains("save/verify") && line.contains(what));
+        ensure!(printed(how) && printed("it is what was saved"), "{verify}: the console does not show it");
         let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
         demand_proofs(&guest, &went_on)?;
     }
@@ -32,7 +32,7 @@ pub(crate) fn a_device_that_keeps_something_else() -> Result<()> {
         let before = cycle::check_workload(&mut guest)?;
         guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
         let (command, _) = begin_save_and_write(&mut guest)?;
-        // The first chunk has been written. Behind the guest's back, it changes on its way through the host.
+        // The first chunk has been written. Without the guest's knowledge, it changes on its way through the host.
         image::flip_byte(&guest.disk_file(0), DATA_OFFSET + 40)?;
         let output = guest.answer(command, crate::TWO_BOOTS)?;
         ensure!(output.status == 1, "{output:?}");

@@ -184,13 +184,13 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
 
 /// An ext4 filesystem with real files in `disk`: libraries and headers of this machine.
 fn make_files(disk: &Path) -> Result<()> {
-    let folder = tempfile::tempdir().context("a folder for the guest's files")?;
+    let directory = tempfile::tempdir().context("a directory for the guest's files")?;
     let script = format!(
         "find /usr/lib/x86_64-linux-gnu /usr/include -type f -size -8M -printf '%s %p\n' | LC_ALL=C sort -k 2 | \
          awk '{{ sum += $1; if (sum > {}) exit; sub(/^[0-9]+ /, \"\"); print }}' | \
-         cpio --quiet -pdm {folder} && mke2fs -q -F -t ext4 -N 65536 -d {folder} {disk}",
+         cpio --quiet -pdm {directory} && mke2fs -q -F -t ext4 -N 65536 -d {directory} {disk}",
         FILES_MIB * MIB,
-        folder = folder.path().display(),
+        directory = directory.path().display(),
         disk = disk.display(),
     );
     let output = Command::new("sh").arg("-c").arg(&script).output().context("sh")?;
@@ -215,8 +215,8 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         Contender::Dormouse { policy, .. } => format!("dormouse --config {policy} hibernate --then poweroff --json"),
     };
     let before = cycle::check_workload(guest)?;
-    let mut said = Said::default();
-    let saved = cycle::save(guest, before, &command, &mut |line| said.look(line))?;
+    let mut printed = Said::default();
+    let saved = cycle::save(guest, before, &command, &mut |line| printed.look(line))?;
     let command_to_off = saved.to_power_off.as_secs_f64();
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
@@ -228,7 +228,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         }
         Contender::Kernel { .. } => {
             ensure!(went_on.output.status == 0, "{:?}", went_on.output);
-            said.kernel()?
+            printed.kernel()?
         }
     };
     let reread = read_files(guest)?.as_secs_f64();

@@ -24,7 +24,7 @@ const HEADER_SAVE: u64 = 40;
 const COMMIT_UUID: u64 = 40;
 const COMMIT_SAVE: u64 = 56;
 const INDEX_SAVE: u64 = 24;
-/// Where checksums of other blocks lie, each eight bytes behind the block's offset.
+/// Where checksums of other blocks lie, each eight bytes after the block's offset.
 const COMMIT_HEADER: u64 = 80;
 const COMMIT_INDEX: u64 = 104;
 const INDEX_PREVIOUS: u64 = 48;
@@ -104,7 +104,7 @@ impl Device {
         bytes
     }
 
-    /// The whole block at `offset`, as long as it says itself.
+    /// The whole block at `offset`, whose length is the one that it records.
     pub(super) fn block(&self, offset: u64) -> Vec<u8> {
         let len = self.read(offset.saturating_add(LENGTH), 4).try_into().map_or(0, u32::from_le_bytes);
         self.read(offset, (len as usize).clamp(BLOCK, INDEX_MAX))

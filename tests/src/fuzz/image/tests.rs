@@ -36,7 +36,7 @@ fn describe(image: &[u8]) -> Vec<u8> {
     input
 }
 
-/// The golden image is a seed of the corpus. To write it anew: `DORMOUSE_BLESS=1 cargo test -p dormouse-tests golden`.
+/// The golden image is a seed of the corpus. To write it again: `DORMOUSE_BLESS=1 cargo test -p dormouse-tests golden`.
 #[test]
 fn the_golden_image_is_described_and_restored() {
     let golden = golden();
@@ -54,7 +54,7 @@ fn the_golden_image_is_described_and_restored() {
     assert!(counts.stored > 0 && counts.zero > 0);
 }
 
-/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written anew with the golden one.
+/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with the golden one.
 #[test]
 fn the_golden_image_in_a_file_is_described_and_read() {
     let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];
@@ -76,7 +76,7 @@ fn the_golden_image_in_a_file_is_described_and_read() {
     run(&input);
 }
 
-/// Whatever is changed in a block's content, mending leads behind the checksums.
+/// Whatever is changed in a block's content, mending leads past the checksums.
 #[test]
 fn what_is_mended_is_read() {
     let golden = golden();

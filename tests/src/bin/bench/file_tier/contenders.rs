@@ -58,7 +58,7 @@ pub(super) fn all(quick: bool) -> Vec<Contender> {
 /// Where the files of a measurement are.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The folder of them all.
+    /// The directory of them all.
     pub(super) scratch: PathBuf,
     /// What is packed.
     pub(super) vmcore: PathBuf,

@@ -135,7 +135,7 @@ pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Optio
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
-    let said = clock.stop(None)?;
+    let printed = clock.stop(None)?;
     let totals = image.commit().totals;
     ensure!((counts.stored, counts.zero) == (totals.stored_pages, totals.zero_pages), "not every page was restored");
     if let Some(path) = vmcore {
@@ -148,7 +148,7 @@ pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Optio
         })?;
         ensure!(pages == totals.stored_pages, "{pages} pages were to be stored, {} were", totals.stored_pages);
     }
-    said.print()
+    printed.print()
 }
 
 /// Memory that stands for that of a machine to be restored.

@@ -22,7 +22,7 @@ pub(super) struct Measurement {
     pub(super) cpu_seconds: f64,
     /// The most anonymous memory, in MiB. What a process has mapped of files is page cache, and not counted.
     pub(super) peak_mib: f64,
-    /// Bytes written, if the process has said so.
+    /// Bytes written, if the process has printed so.
     pub(super) bytes: Option<u64>,
 }
 
@@ -53,7 +53,7 @@ impl Clock {
         Ok(Clock { began: Instant::now(), cpu: cpu_seconds(UsageWho::RUSAGE_SELF)? })
     }
 
-    /// What has passed, to be said with `bytes` written.
+    /// What has passed, to be printed with `bytes` written.
     pub(super) fn stop(&self, bytes: Option<u64>) -> Result<Said> {
         let (seconds, cpu) = (self.began.elapsed().as_secs_f64(), cpu_seconds(UsageWho::RUSAGE_SELF)?);
         Ok(Said { seconds: Some(seconds), cpu_seconds: Some(cpu - self.cpu), bytes })
@@ -89,13 +89,13 @@ pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
     }
     let cpu = cpu_seconds(UsageWho::RUSAGE_CHILDREN)? - cpu_before;
     output.rewind()?;
-    let said: Said = serde_json::from_str(text(output).trim()).unwrap_or_default();
+    let printed: Said = serde_json::from_str(text(output).trim()).unwrap_or_default();
     Ok(Measurement {
-        seconds: said.seconds.unwrap_or(seconds),
-        cpu_seconds: said.cpu_seconds.unwrap_or(cpu),
+        seconds: printed.seconds.unwrap_or(seconds),
+        cpu_seconds: printed.cpu_seconds.unwrap_or(cpu),
         // A process has less than 2^52 KiB.
         peak_mib: peak_kib as f64 / 1024.0,
-        bytes: said.bytes,
+        bytes: printed.bytes,
     })
 }
 

@@ -67,7 +67,7 @@ pub(crate) enum Part {
     #[command(hide = true)]
     Unpack {
         image: PathBuf,
-        /// A folder on a tmpfs for a file that stands for the memory
+        /// A directory on a tmpfs for a file that stands for the memory
         #[arg(long)]
         scratch: PathBuf,
         #[arg(long)]
@@ -109,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let scratch = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
-    let scratch = scratch.with_context(|| format!("{}: no folder can be made in it", options.scratch.display()))?;
+    let scratch = scratch.with_context(|| format!("{}: no directory can be made in it", options.scratch.display()))?;
     let patience = PATIENCE[usize::from(options.quick)];
     let file = |name| scratch.path().join(name);
     let files = Files {
