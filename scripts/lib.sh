@@ -20,7 +20,7 @@ need_packages() {
     for name; do installed "$name" || missing+=("$name"); done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null ||
-        die "these programs are needed and apt-get is not there to install them: ${missing[*]}"
+        die "install these packages (apt-get, which would do it, is missing): ${missing[*]}"
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || die "install these packages as root first: ${missing[*]}"
@@ -29,7 +29,7 @@ need_packages() {
     say "installing ${missing[*]}"
     local log
     log=$(mktemp)
-    "${as_root[@]}" apt-get update >"$log" 2>&1 || say "apt-get update failed; trying with the lists that are here"
+    "${as_root[@]}" apt-get update >"$log" 2>&1 || say "apt-get update failed; trying with the package lists of an earlier update"
     local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends)
     if ! "${install[@]}" "${missing[@]}" >>"$log" 2>&1; then
         # qemu-utils from backports breaks the release's qemu-system-x86: take both from the release.
@@ -46,12 +46,13 @@ need_packages() {
 
 # need_rust COMPONENT...: Rust and the named components of it (fmt, clippy) must be there; this does not install them.
 need_rust() {
-    command -v cargo >/dev/null ||
-        die "cargo is not there: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
+    local version
+    version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    command -v cargo >/dev/null || die "cargo is missing: install Rust $version or later (https://rustup.rs)"
     local component
     for component; do
         cargo "$component" --version >/dev/null 2>&1 ||
-            die "cargo $component is not there: rustup component add ${component/#fmt/rustfmt}"
+            die "cargo $component is missing: rustup component add ${component/#fmt/rustfmt}"
     done
 }
 
@@ -73,8 +74,8 @@ prepare_guests() {
     export DORMOUSE_KERNEL
 }
 
-# The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as DORMOUSE_BOOKWORM,
-# DORMOUSE_TRIXIE and DORMOUSE_DEB.
+# The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as
+# DORMOUSE_BOOKWORM, DORMOUSE_TRIXIE and DORMOUSE_DEB.
 prepare_debian() {
     DORMOUSE_BOOKWORM=$(scripts/build-debian bookworm)
     DORMOUSE_TRIXIE=$(scripts/build-debian trixie)

@@ -1,8 +1,9 @@
 #!/bin/bash
-# dracut's module `dormouse`, for versions from 059 on; installed as /usr/lib/dracut/modules.d/55dormouse/module-setup.sh.
+# dracut's module `dormouse`, for versions from 059 on; installed as
+# /usr/lib/dracut/modules.d/55dormouse/module-setup.sh.
 #
-# In the boot's initramfs: what it needs to resume a session. In an image of this module alone (`dracut -m dormouse`): the
-# small initramfs of the kernels that save and restore, with the agent as its init.
+# In the boot's initramfs: what it needs to resume a session. In an image of this module alone (`dracut -m dormouse`):
+# the small initramfs of the kernels that save and restore, with the agent as its init.
 
 # Also in images that are not only for this host: whoever boots one is about to mount the session's filesystems.
 check() {

@@ -16,8 +16,8 @@ use crate::workload::report::{Report, Verdict};
 
 /// Saving and restoring gigabytes under emulation, with everything else busy, takes minutes.
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
-/// The stream has to deliver what was in flight, and whatever works all the time has to make progress; it takes a second where
-/// nothing else is busy.
+/// The stream has to deliver what was in flight, and whatever works all the time has to make progress; it takes a
+/// second where nothing else is busy.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Takes the console's lines as they come.
@@ -161,8 +161,8 @@ pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<
     follow_resume(guest, saved, begin, cursor, observe)
 }
 
-/// Waits until the saved session has gone on in a machine that was powered on at `begin`; `cursor` is where on the console
-/// to go on looking.
+/// Waits until the saved session has gone on in a machine that was powered on at `begin`; `cursor` is where on the
+/// console to go on looking.
 ///
 /// # Errors
 /// As [`resume`].

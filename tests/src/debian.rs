@@ -1,5 +1,6 @@
-//! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a distribution's tool
-//! makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put them: in `/boot`.
+//! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a
+//! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
+//! them: in `/boot`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,8 +62,8 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
     Ok(guest)
 }
 
-/// Has the next power-on boot the kernel with this release, and its initramfs, as they are in the guest's `/boot` now. The machine must
-/// be off, and what was last written there not only in the filesystem's journal: see [`settle`].
+/// Has the next power-on boot the kernel with this release, and its initramfs, as they are in the guest's `/boot` now.
+/// The machine must be off, and what was last written there not only in the filesystem's journal: see [`settle`].
 ///
 /// # Errors
 /// Fails where they are not there.
@@ -73,7 +74,8 @@ pub fn boot_next(guest: &mut Guest, release: &str) -> Result<()> {
     take(&disk, &format!("/boot/initrd.img-{release}"), &initramfs)
 }
 
-/// Has the running guest write its root filesystem's journal back, so that a boot loader, which does not replay it, sees all files.
+/// Has the running guest write its root filesystem's journal back, so that a boot loader, which does not replay it,
+/// sees all files.
 ///
 /// # Errors
 /// Fails where the guest does.

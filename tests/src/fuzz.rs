@@ -1,9 +1,9 @@
-//! Fuzz targets: functions that take any bytes, hand them to a part of Dormouse that reads what it did not write, and panic
-//! where that part breaks a promise.
+//! Fuzz targets: functions that take any bytes, hand them to a part of Dormouse that reads what it did not write, and
+//! panic where that part breaks a promise.
 //!
 //! ```text
-//!   scripts/fuzz ──> fuzz/ (a crate of its own, with libFuzzer) ──> TARGETS     looks for new inputs, by coverage
-//!   cargo test ───> the test below ───────────────────────────────> TARGETS     replays fuzz/corpus and fuzz/regressions
+//!   scripts/fuzz ──> fuzz/ (a crate of its own, with libFuzzer) ──> TARGETS  looks for new inputs, by coverage
+//!   cargo test ───> the test below ───────────────────────────────> TARGETS  replays corpus and regressions
 //! ```
 //!
 //! `fuzz/corpus` has inputs that reach different code, `fuzz/regressions` those that once broke something; both have a

@@ -28,7 +28,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a machine that is waited for is looked at, when nothing else sets the pace.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A directory in which every guest's serial log is kept; otherwise those of guests whose test panics are, among the temporary files.
+/// A directory in which every guest's serial log is kept; otherwise those of guests whose test panics are, among the
+/// temporary files.
 pub const LOGS_VARIABLE: &str = "DORMOUSE_LOGS";
 
 /// The end of the serial log that an error carries.
@@ -63,7 +64,8 @@ impl Guest {
     /// # Errors
     /// Fails where its files cannot be made.
     pub fn new(config: GuestConfig, userland: &Userland, artifacts: &Artifacts) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
+        let directory =
+            tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
         let files = Files {
             directory: directory.path().to_owned(),
             kernel: artifacts.bzimage(),
@@ -76,13 +78,14 @@ impl Guest {
         Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
     }
 
-    /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its initramfs are
-    /// to be put where [`Guest::boot_files`] points.
+    /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its
+    /// initramfs are to be put where [`Guest::boot_files`] points.
     ///
     /// # Errors
     /// Fails where its files cannot be made.
     pub fn installed(config: GuestConfig, install: impl FnOnce(&Files) -> Result<()>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
+        let directory =
+            tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
         let (kernel, initramfs) = debian::boot_files(directory.path());
         let files = Files { directory: directory.path().to_owned(), kernel, initramfs };
         files.create(&config)?;
@@ -135,8 +138,8 @@ impl Guest {
         self.config.kernel_arguments.push(argument.to_owned());
     }
 
-    /// Replaces the arguments that [`GuestConfig`] and [`Guest::add_kernel_argument`] gave the kernel, from the next power-on
-    /// on.
+    /// Replaces the arguments that [`GuestConfig`] and [`Guest::add_kernel_argument`] gave the kernel, from the next
+    /// power-on on.
     pub fn set_kernel_arguments(&mut self, arguments: Vec<String>) {
         self.config.kernel_arguments = arguments;
     }
@@ -153,7 +156,8 @@ impl Guest {
         self.files.memory()
     }
 
-    /// Puts the file of the memory of a machine that is off where the next power-on does not touch it, and returns its path.
+    /// Puts the file of the memory of a machine that is off where the next power-on does not touch it, and returns its
+    /// path.
     ///
     /// # Errors
     /// Fails where there is none.
@@ -210,8 +214,8 @@ impl Guest {
         Monitor::connect(&self.files.monitor())
     }
 
-    /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be one
-    /// that can be dumped.
+    /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be
+    /// one that can be dumped.
     ///
     /// # Errors
     /// Fails where it is off, and where QEMU cannot write the file.
@@ -253,8 +257,8 @@ impl Guest {
         connected.map_err(|error| self.explain(error))
     }
 
-    /// Boots a machine with UEFI that has never been on, and switches it off again: the firmware of a new machine makes its
-    /// variables in its first boot, and lays out memory otherwise from the next one on.
+    /// Boots a machine with UEFI that has never been on, and switches it off again: the firmware of a new machine makes
+    /// its variables in its first boot, and lays out memory otherwise from the next one on.
     ///
     /// # Errors
     /// Fails where it does not come up.
@@ -327,7 +331,8 @@ impl Guest {
         found.ok_or_else(|| self.not_in_time(what, timeout))
     }
 
-    /// As [`Guest::follow`], for what a command brings about: where the command ends without it, the error carries its answer.
+    /// As [`Guest::follow`], for what a command brings about: where the command ends without it, the error carries its
+    /// answer.
     ///
     /// # Errors
     /// As [`Guest::follow`], and where the command is answered before.

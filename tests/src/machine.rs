@@ -159,19 +159,13 @@ impl Fault {
             };
             (0..flushes).map(step).collect()
         };
-        let error = "file.inject-error.0.errno=5,";
+        let (error, always) = ("file.inject-error.0.errno=5,", "file.inject-error.0.event=none,");
         match self {
             Fault::Write(at) => {
-                format!(
-                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.sector={}",
-                    at / 512
-                )
+                format!("{error}{always}file.inject-error.0.iotype=write,file.inject-error.0.sector={}", at / 512)
             }
             Fault::Read(at) => {
-                format!(
-                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.sector={}",
-                    at / 512
-                )
+                format!("{error}{always}file.inject-error.0.iotype=read,file.inject-error.0.sector={}", at / 512)
             }
             Fault::WriteAfterFlushes(flushes) => format!(
                 "{}{error}file.inject-error.0.event=write_aio,file.inject-error.0.iotype=write,\

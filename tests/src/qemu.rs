@@ -149,7 +149,8 @@ impl Qemu {
         }
     }
 
-    /// Stops the machine between two instructions: memory and disks stay as they are until it is thawed or its power is cut.
+    /// Stops the machine between two instructions: memory and disks stay as they are until it is thawed or its power is
+    /// cut.
     ///
     /// # Errors
     /// Fails where QEMU is gone.

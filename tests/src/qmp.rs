@@ -80,7 +80,8 @@ impl Monitor {
     pub fn limit_writes(&mut self, drive: &str, bytes: u64) -> Result<()> {
         let none = 0;
         let limits = json!({
-            "device": drive, "bps": none, "bps_rd": none, "bps_wr": bytes, "iops": none, "iops_rd": none, "iops_wr": none,
+            "device": drive, "bps": none, "bps_rd": none, "bps_wr": bytes,
+            "iops": none, "iops_rd": none, "iops_wr": none,
         });
         self.execute("block_set_io_throttle", limits).map(|_| ())
     }

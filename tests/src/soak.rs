@@ -1,9 +1,9 @@
 //! One session that is hibernated again and again under load, each time by another policy.
 //!
-//! The load never pauses: beside the workload that keeps things, processes write files to an ext4 filesystem on a second
-//! disk, start others, and take and give back memory. After every cycle all that the workload proves must hold, and at the
-//! end the filesystem must be clean. What is left to chance is drawn from one seed: the policies, the order in which they
-//! are used, what follows each save, and the power cuts.
+//! The load never pauses: beside the workload that keeps things, processes write files to an ext4 filesystem on a
+//! second disk, start others, and take and give back memory. After every cycle all that the workload proves must hold,
+//! and at the end the filesystem must be clean. What is left to chance is drawn from one seed: the policies, the order
+//! in which they are used, what follows each save, and the power cuts.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -88,8 +88,8 @@ struct DrawnPolicy {
 }
 
 impl DrawnPolicy {
-    /// Every key of `[save]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is drawn last, so that the
-    /// seeds keep their meaning for the others.
+    /// Every key of `[save]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is drawn last, so that
+    /// the seeds keep their meaning for the others.
     fn draw(random: &mut Random) -> DrawnPolicy {
         const LEVELS: [i32; 10] = [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5];
         const THREADS: [u32; 5] = [0, 1, 2, 3, 4];
@@ -404,8 +404,8 @@ impl Soak {
         Ok(lines.iter().find_map(|line| Some(line.text.split_once(EVERY_PAGE)?.1.trim().to_owned())))
     }
 
-    /// Ends the session: everything must have held from its beginning to its end, and the filesystem must be clean once it
-    /// has been unmounted. Returns the workload at its end.
+    /// Ends the session: everything must have held from its beginning to its end, and the filesystem must be clean once
+    /// it has been unmounted. Returns the workload at its end.
     ///
     /// # Errors
     /// Fails where that is not so.

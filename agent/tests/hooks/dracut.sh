@@ -1,5 +1,6 @@
 #!/bin/bash
-# dracut's part: `dracut.sh MODULE_SETUP NAME...` runs the module's functions in dracut's order, in an image with those modules.
+# dracut's part: `dracut.sh MODULE_SETUP NAME...` runs the module's functions in dracut's order, in an image with those
+# modules.
 # shellcheck disable=SC2034 # what the module reads
 
 note() { printf '%s\n' "$*" >>"$CALLS"; }

@@ -1,7 +1,7 @@
 //! A bound on the memory that a target may take, whatever its input claims.
 //!
-//! libFuzzer's own limits do not do: `-malloc_limit_mb` needs the hooks of a sanitizer, and `-rss_limit_mb` does not see
-//! memory that was asked for and never touched.
+//! libFuzzer's own limits do not do: `-malloc_limit_mb` needs the hooks of a sanitizer, and `-rss_limit_mb` does not
+//! see memory that was asked for and never touched.
 
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 

@@ -9,8 +9,9 @@
 //!          n bytes
 //! ```
 //!
-//! Every block of an image is checksummed, and points to others by their checksums. So that not every change ends there, what
-//! was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit what is there.
+//! Every block of an image is checksummed, and points to others by their checksums. So that not every change ends
+//! there, what was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit
+//! what is there.
 
 mod device;
 mod whole;

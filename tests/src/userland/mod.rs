@@ -27,8 +27,8 @@ const APPLETS: &[&str] = &[
 pub struct GuestPolicy {
     /// Where the guest has it.
     pub path: String,
-    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs; and unless
-    /// it has a table `[console]`, what makes B and D name their phases, which the harness follows.
+    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs; and
+    /// unless it has a table `[console]`, what makes B and D name their phases, which the harness follows.
     pub text: String,
 }
 

@@ -51,7 +51,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the processes are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The size of the tmpfs file in MiB; the anonymous mapping and the memory that comes and goes have a quarter of it.
+    /// The size of the tmpfs file in MiB; the anonymous mapping and the memory that comes and goes have a quarter of
+    /// it.
     pub megabytes: u64,
     /// Whether some of them start processes and take memory all the time.
     pub churn: bool,

@@ -1,5 +1,5 @@
-//! Every case, with the smallest tier that runs it, in the order in which cases start: the longest first, so that all threads
-//! end together. A case that is missing here is dead code, which the lints of `scripts/test` refuse.
+//! Every case, with the smallest tier that runs it, in the order in which cases start: the longest first, so that all
+//! threads end together. A case that is missing here is dead code, which the lints of `scripts/test` refuse.
 
 use crate::runner::{Case, Tier};
 use crate::{
@@ -88,6 +88,6 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard system::an_image_that_a_boot_has_missed_is_given_up,
     Standard system::an_image_that_the_policy_keeps_is_kept_and_resumed,
     Quick system::the_doctor_and_sleep_hooks,
-    Standard verify::what_is_read_back_is_what_was_saved,
+    Standard verify::an_image_read_back_matches_what_was_saved,
     Standard verify::a_device_that_keeps_something_else,
 };

@@ -67,8 +67,8 @@ struct Found {
 /// Saves a guest with this much memory in which `commands` ran, restores it up to the jump in a boot
 /// that has the kernel argument `argument`, and compares.
 ///
-/// D runs until just before its jump: the last chunk of the image is damaged, so that D writes everything else, finds that
-/// one, reports it, and waits for a few seconds before it reboots. In these it is frozen.
+/// D runs until just before its jump: the last chunk of the image is damaged, so that D writes everything else, finds
+/// that one, reports it, and waits for a few seconds before it reboots. In these it is frozen.
 fn compare(memory: &str, policy: &str, commands: &[&str], argument: &str) -> Result<Found> {
     let mut config = GuestConfig::new(2, memory.parse()?);
     config.memory_is_a_file = true;

@@ -67,7 +67,8 @@ pub(crate) fn other_programs_read_a_hibernated_machine() -> Result<()> {
     Ok(())
 }
 
-/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all swapped.
+/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all
+/// swapped.
 pub(crate) fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);

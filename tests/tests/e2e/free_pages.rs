@@ -42,7 +42,8 @@ pub(crate) fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()>
     let mut guest = guest(&[])?;
     // A reads a false count of its free pages, and passes it on.
     guest.succeed(
-        "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && mount --bind /run/vmstat /proc/vmstat",
+        "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && \
+         mount --bind /run/vmstat /proc/vmstat",
     )?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "the kernel counted 17")?;
@@ -60,7 +61,8 @@ fn guest(kernel_arguments: &[&str]) -> Result<Guest> {
     Ok(guest)
 }
 
-/// One hibernation with a power-off, in which C has `argument` too. Returns the console's lines of the save, and the report.
+/// One hibernation with a power-off, in which C has `argument` too. Returns the console's lines of the save, and the
+/// report.
 fn cycle_of(guest: &mut Guest, argument: &str) -> Result<(Vec<String>, Report)> {
     let mut lines = Vec::new();
     let before = cycle::check_workload(guest)?;

@@ -16,8 +16,8 @@ const IMAGE: &str = "/run/files/image";
 /// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
 const POLICY: &str = "/run/file.toml";
 
-/// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run `prepare` there.
-/// It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
+/// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run
+/// `prepare` there. It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
 fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<Guest> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
@@ -67,8 +67,8 @@ fn hibernate(then: &str) -> String {
     format!("dormouse --config {POLICY} hibernate --then {then} --json")
 }
 
-/// The session writes to the filesystem all the time, and the image to the same disk: off and on again, and then a boot that
-/// does not resume and replays the journal.
+/// The session writes to the filesystem all the time, and the image to the same disk: off and on again, and then a boot
+/// that does not resume and replays the journal.
 fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     cycle::start_workload(guest)?;
     guest.succeed(&format!(
@@ -97,7 +97,8 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(guest)?;
     let printed = reasons(&lines);
-    ensure!(printed.len() == 1 && printed[0].contains("the kernel command line says so; the image is discarded"), "{printed:?}");
+    let expected = "the kernel command line says so; the image is discarded";
+    ensure!(printed.len() == 1 && printed[0].contains(expected), "{printed:?}");
     mount(guest, kind, "")?;
     let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
     ensure!(info.contains("discarded: the kernel command line"), "{info}");
@@ -177,7 +178,8 @@ pub(crate) fn files_that_will_not_do() -> Result<()> {
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "are reserved and not written yet"])?;
     // With a hole.
     guest.succeed(&format!(
-        "cd {FILES} && rm image && dd if=good of=image bs=1M count=2 && dd if=good of=image bs=1M count=1 seek=63 && sync"
+        "cd {FILES} && rm image && dd if=good of=image bs=1M count=2 && \
+         dd if=good of=image bs=1M count=1 seek=63 && sync"
     ))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "a hole at byte 2097152"])?;
     // Made as a device is.

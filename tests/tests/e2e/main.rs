@@ -1,7 +1,7 @@
 //! The end-to-end cases: whole machines under QEMU, hibernated and brought back.
 //!
-//! `scripts/test` builds what they need and runs them; without it each case fails and names what is missing. `cases` lists
-//! them with their tiers.
+//! `scripts/test` builds what they need and runs them; without it each case fails and names what is missing. `cases`
+//! lists them with their tiers.
 
 mod aborts;
 mod cases;
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
 /// Enough for D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
 
-/// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A left
-/// nor zero.
+/// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A
+/// left nor zero.
 const LITTER: &str = "page_poison=1";
 /// With this one it does not.
 const NO_LITTER: &str = "page_poison=0";
@@ -119,8 +119,8 @@ fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log, which
-/// both are the serial line here.
+/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log,
+/// which both are the serial line here.
 fn reasons(lines: &[String]) -> Vec<&str> {
     let printed = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
     let mut reasons: Vec<&str> = printed

@@ -17,8 +17,8 @@ use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, lines_of_boot
 
 const CUTS: u32 = 20;
 
-/// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and the next
-/// boot resumes it.
+/// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and
+/// the next boot resumes it.
 pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
     let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
     let disk = guest.disk_file(0);

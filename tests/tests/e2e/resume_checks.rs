@@ -1,4 +1,5 @@
-//! Images that must not be resumed: they are damaged, the machine is another one, or another system has written to the session's disks.
+//! Images that must not be resumed: they are damaged, the machine is another one, or another system has written to the
+//! session's disks.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -68,7 +69,8 @@ pub(crate) fn damage_anywhere() -> Result<()> {
             if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what} is damaged: {words}"))) }
         };
         let reached = |phase: Phase| lines.iter().any(|line| line.contains(&format!("dormouse: {phase}: ")));
-        demand(lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected)), "the console does not show it")?;
+        let shown = lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected));
+        demand(shown, "the console does not show it")?;
         demand(reached(Phase::RestoreVerify) == (seen != Seen::InC), "D was started, or was not")?;
         demand(reached(Phase::RestoreWrite) == (seen == Seen::BeforeTheJump), "memory was written, or was not")?;
         demand(!reached(Phase::RestoreJump), "D jumped")?;
@@ -237,7 +239,8 @@ pub(crate) fn a_filesystem_that_b_does_not_see() -> Result<()> {
     written_elsewhere(config, &["ext4"], DiskKind::Usb.modules().iter().map(|&name| name.to_owned()).collect())
 }
 
-/// A session has each of `kinds` mounted, from its second disk on. Each in turn is mounted and written by a rescue system.
+/// A session has each of `kinds` mounted, from its second disk on. Each in turn is mounted and written by a rescue
+/// system.
 fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<String>) -> Result<()> {
     let device = config.disk_path(0)?;
     let paths = (1..=kinds.len()).map(|disk| config.disk_path(disk)).collect::<Result<Vec<_>>>()?;
@@ -296,7 +299,8 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
 /// The guest's command that mounts a filesystem.
 fn mount(path: &str, kind: &str) -> String {
     format!(
-        "for try in $(seq 300); do [ -b {path} ] && break; sleep 0.1; done; mkdir -p /run/{kind} && mount -t {kind} {path} /run/{kind}"
+        "for try in $(seq 300); do [ -b {path} ] && break; sleep 0.1; done; mkdir -p /run/{kind} && \
+         mount -t {kind} {path} /run/{kind}"
     )
 }
 

@@ -1,4 +1,5 @@
-//! Runs the cases: chooses them by tier and name, starts them in the order of the list, several at once, and times each.
+//! Runs the cases: chooses them by tier and name, starts them in the order of the list, several at once, and times
+//! each.
 //!
 //! libtest would run them in alphabetical order, in which the longest start last and run alone.
 

@@ -1,4 +1,5 @@
-//! What can go wrong while B saves. The session comes back with the reason, and no boot resumes what was left on the device.
+//! What can go wrong while B saves. The session comes back with the reason, and no boot resumes what was left on the
+//! device.
 
 use std::time::{Duration, Instant};
 

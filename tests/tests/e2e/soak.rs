@@ -6,8 +6,8 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::unobserved;
 use dormouse_tests::soak::{Options, Soak};
 
-/// Its first three cycles are a snapshot of every page, a power-off with a power cut in the restore, and a reboot; one of
-/// them for each kind of compression.
+/// Its first three cycles are a snapshot of every page, a power-off with a power cut in the restore, and a reboot; one
+/// of them for each kind of compression.
 const SEED: u64 = 555_047;
 
 pub(crate) fn three_cycles_under_load_by_random_policies() -> Result<()> {

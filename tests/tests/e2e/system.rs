@@ -1,4 +1,5 @@
-//! What looks after the machine between two hibernations: `dormouse prepare` and `dormouse doctor`; and systemd's sleep hooks.
+//! What looks after the machine between two hibernations: `dormouse prepare` and `dormouse doctor`; and systemd's sleep
+//! hooks.
 
 use anyhow::{Result, ensure};
 use dormouse_image::State;
@@ -24,8 +25,8 @@ pub(crate) fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     let doctor = guest.run("dormouse doctor")?;
     ensure!(doctor.stdout.contains("the image on /dev/vda is complete: a session waits in it"), "{doctor:?}");
     let printed = guest.succeed("dormouse prepare")?;
-    let expected = "the image on /dev/vda is discarded: a boot mounted filesystems without asking for it: its initramfs does \
-                    not run `dormouse resume`";
+    let expected = "the image on /dev/vda is discarded: a boot mounted filesystems without asking for it: its \
+                    initramfs does not run `dormouse resume`";
     ensure!(printed.contains(expected) && printed.contains("resume-hook: failed"), "{printed}");
     // Nothing shows that the next boot would look for another one.
     let refused = guest.run("dormouse hibernate")?;

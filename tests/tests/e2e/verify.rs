@@ -10,7 +10,7 @@ use dormouse_tests::machine::{GuestConfig, MIB};
 
 use crate::{begin_save_and_write, demand_proofs, demand_same_session, session_with};
 
-pub(crate) fn what_is_read_back_is_what_was_saved() -> Result<()> {
+pub(crate) fn an_image_read_back_matches_what_was_saved() -> Result<()> {
     for (verify, how) in [("checksum", "(checksum)"), ("memory", "(memory)")] {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;

@@ -1,7 +1,8 @@
 //! The same session hibernated in turn by the kernel itself and by Dormouse, from working state to working state.
 //!
-//! One guest is booted once, with a disk for Dormouse's image, one for swap, and one with files that the session has read.
-//! Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads the files again.
+//! One guest is booted once, with a disk for Dormouse's image, one for swap, and one with files that the session has
+//! read. Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads the files
+//! again.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,8 +32,8 @@ const PAGE: u64 = 4096;
 /// Who hibernates.
 #[derive(Debug, Clone, Copy)]
 enum Contender {
-    /// The kernel's own hibernation, with this compressor; `whole` lets the image have the size of memory, otherwise it is
-    /// the default of two fifths, and the kernel gives up page cache and swaps out until that fits.
+    /// The kernel's own hibernation, with this compressor; `whole` lets the image have the size of memory, otherwise it
+    /// is the default of two fifths, and the kernel gives up page cache and swaps out until that fits.
     Kernel { compressor: &'static str, whole: bool },
     /// Dormouse, with the policy at this path.
     Dormouse { name: &'static str, policy: &'static str },
@@ -144,8 +145,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     readable.print(&format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation"));
     println!(
-        "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files that \
-         were in memory before. With its default image_size the kernel gives up page cache, and pays when it is read again."
+        "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
+         that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
+         read again."
     );
     table.write_csv(&options.output.join("guest.csv"))
 }
@@ -207,8 +209,8 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             let size =
                 if whole { guest.config().memory.bytes().to_string() } else { "$(cat /run/image_size)".to_owned() };
             guest.succeed(&format!(
-                "echo {compressor} >/sys/module/hibernate/parameters/compressor && echo {size} >/sys/power/image_size && \
-                 swapon {SWAP}"
+                "echo {compressor} >/sys/module/hibernate/parameters/compressor && \
+                 echo {size} >/sys/power/image_size && swapon {SWAP}"
             ))?;
             "sync && echo disk >/sys/power/state".to_owned()
         }

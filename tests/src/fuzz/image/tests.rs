@@ -54,7 +54,8 @@ fn the_golden_image_is_described_and_restored() {
     assert!(counts.stored > 0 && counts.zero > 0);
 }
 
-/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with the golden one.
+/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with
+/// the golden one.
 #[test]
 fn the_golden_image_in_a_file_is_described_and_read() {
     let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];

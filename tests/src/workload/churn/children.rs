@@ -38,7 +38,8 @@ pub fn run(seed: u64) -> Result<()> {
     })
 }
 
-/// What a child does: reads the number, waits, and writes what follows from it. Returns the status that it must end with.
+/// What a child does: reads the number, waits, and writes what follows from it. Returns the status that it must end
+/// with.
 ///
 /// # Errors
 /// Fails where nobody is at the other end.

@@ -66,7 +66,7 @@ impl Files {
         self.compare(&first, &file)?;
         let path = self.directory.join(&file.name);
         fs::rename(&first, &path).with_context(|| format!("{}: cannot be renamed", first.display()))?;
-        File::open(&self.directory).and_then(|directory| directory.sync_all()).context("the directory cannot be synced")?;
+        File::open(&self.directory).and_then(|opened| opened.sync_all()).context("the directory cannot be synced")?;
         self.kept.push(file);
         if self.kept.len() > KEPT {
             let old = self.kept.swap_remove(self.random.place(KEPT));

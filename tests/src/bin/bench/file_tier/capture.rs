@@ -54,7 +54,8 @@ fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: 
     config.can_be_dumped = true;
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: payload::disk_bytes(memory) });
     let mut guest = Guest::standard(config, artifacts)?;
-    let directory = tempfile::Builder::new().prefix("dormouse-payload.").tempdir().context("the payload's directory")?;
+    let directory =
+        tempfile::Builder::new().prefix("dormouse-payload.").tempdir().context("the payload's directory")?;
     payload::build(workload, memory, directory.path(), &guest.disk_file(1))?;
     guest.boot()?;
     workload.run(&mut guest)?;
@@ -70,7 +71,8 @@ fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: 
 }
 
 /// Copies QEMU's dump into the order of `/proc/vmcore`: the program headers directly behind the ELF header, where
-/// makedumpfile looks for them, and memory at a page's boundary, so that it can be mapped. Pages of zeroes become holes.
+/// makedumpfile looks for them, and memory at a page's boundary, so that it can be mapped. Pages of zeroes become
+/// holes.
 fn align(dump: &Path, output: &Path) -> Result<()> {
     let input = File::open(dump).with_context(|| format!("{}: cannot be opened", dump.display()))?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;

@@ -124,8 +124,8 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
 }
 
-/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with what
-/// was saved.
+/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with
+/// what was saved.
 pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
     let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.ram;

@@ -32,8 +32,8 @@ while :; do
 done
 ";
 
-/// Builds the disk for `workload` into `output`, a file that exists and has the disk's size. `directory` takes what it is
-/// built from.
+/// Builds the disk for `workload` into `output`, a file that exists and has the disk's size. `directory` takes what it
+/// is built from.
 pub(super) fn build(workload: Workload, memory: MemorySize, directory: &Path, output: &Path) -> Result<()> {
     let root = directory.join("payload");
     for path in ["usr/bin", "usr/lib", "usr/lib64", "proc", "dev", "tmp", "objects", "preprocessed", "source"] {
