@@ -29,7 +29,7 @@ need_packages() {
     say "installing ${missing[*]}"
     local log
     log=$(mktemp)
-    "${as_root[@]}" apt-get update >"$log" 2>&1 || say "apt-get update failed; trying with the package lists of an earlier update"
+    "${as_root[@]}" apt-get update >"$log" 2>&1 || say "apt-get update failed; trying with earlier package lists"
     local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends)
     if ! "${install[@]}" "${missing[@]}" >>"$log" 2>&1; then
         # qemu-utils from backports breaks the release's qemu-system-x86: take both from the release.
@@ -56,13 +56,15 @@ need_rust() {
     done
 }
 
-# Builds every binary and exports the directory that holds them, static, as DORMOUSE_BIN.
+# build_binaries [--bin NAME...]: builds these binaries, or all, and exports the directory that holds them, static, as
+# DORMOUSE_BIN.
 build_binaries() {
     # The static binaries link with Debian's libc.a, and zstd is built from C.
     need_packages gcc libc6-dev
     need_rust
     say "building the agent and the harness"
-    cargo build --release --locked --bins || die "the build failed: see cargo's output above"
+    [ $# -gt 0 ] || set -- --bins
+    cargo build --release --locked "$@" || die "the build failed: see cargo's output above"
     DORMOUSE_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release")
     export DORMOUSE_BIN
 }

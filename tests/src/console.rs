@@ -43,6 +43,7 @@ pub struct Console {
 struct State {
     lines: Vec<Line>,
     log: File,
+    begin: Instant,
     /// Readers attached and not yet at their end.
     readers: usize,
 }
@@ -54,7 +55,7 @@ impl Console {
     /// Fails where the file cannot be created.
     pub fn create(log: &Path) -> Result<Arc<Self>> {
         let log = File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
-        let state = State { lines: Vec::new(), log, readers: 0 };
+        let state = State { lines: Vec::new(), log, begin: Instant::now(), readers: 0 };
         Ok(Arc::new(Console { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -106,6 +107,13 @@ impl Console {
         state.lines.push(Line { at: Instant::now(), text: text.to_owned() });
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// Adds a line to the log alone, with the seconds that have passed: what the harness does, for people who read the log.
+    pub fn remark(&self, text: &str) {
+        let mut state = self.state();
+        let seconds = state.begin.elapsed().as_secs_f64();
+        let _ = writeln!(state.log, "-------- {seconds:.1} s: {text}");
     }
 
     /// The place after the last line so far.

@@ -421,6 +421,7 @@ impl Guest {
     /// # Errors
     /// Fails where the guest does not take it.
     pub fn send(&mut self, command: &str) -> Result<Request> {
+        self.console.remark(&format!("command: {command}"));
         self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
     }
 
@@ -454,6 +455,7 @@ impl Guest {
             let answer = self.channel.poll(request).map_err(|error| self.explain(error))?;
             self.look(cursor, on_line)?;
             if let Some(output) = answer {
+                self.console.remark(&format!("status {}", output.status));
                 return Ok(Ending::Answered(output));
             }
             if self.is_off()? {
@@ -485,6 +487,7 @@ impl Guest {
             return Ok(false);
         }
         self.console.wait_for_end();
+        self.console.remark("the power is off");
         self.qemu = None;
         Ok(true)
     }
