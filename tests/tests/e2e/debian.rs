@@ -17,7 +17,7 @@ const IMAGE: usize = 1;
 /// kernel update, and a boot that is told not to resume.
 pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(1, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let device = guest.config().disk_path(IMAGE)?;

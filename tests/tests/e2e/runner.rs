@@ -109,6 +109,6 @@ fn report(case: &Case, took: Duration, result: &Result<()>) {
     let seconds = took.as_secs();
     match result {
         Ok(()) => println!("ok     {seconds:5} s  {}", case.name),
-        Err(error) => println!("FAILED {seconds:5} s  {}\n{error:?}", case.name),
+        Err(error) => println!("FAILED {seconds:5} s  {}\n{error:#}", case.name),
     }
 }
