@@ -45,7 +45,7 @@ impl Artifacts {
             artifacts.busybox(),
         ] {
             if !path.is_file() {
-                bail!("{}: is not there; scripts/test and scripts/demo see to it", path.display());
+                bail!("{}: missing; scripts/test and scripts/demo provide it", path.display());
             }
         }
         Ok(artifacts)

@@ -109,7 +109,8 @@ impl Console {
         self.changed.notify_all();
     }
 
-    /// Adds a line to the log alone, with the seconds that have passed: what the harness does, for people who read the log.
+    /// Adds a line to the log alone, with the seconds that have passed: what the harness does, for people who read the
+    /// log.
     pub fn remark(&self, text: &str) {
         let mut state = self.state();
         let seconds = state.begin.elapsed().as_secs_f64();
@@ -141,7 +142,7 @@ impl Console {
         }
     }
 
-    /// The lines from `cursor` on that are there already; the cursor is after them.
+    /// The lines from `cursor` on so far; the cursor is after them.
     #[must_use]
     pub fn since(&self, cursor: &mut Cursor) -> Vec<Line> {
         let state = self.state();

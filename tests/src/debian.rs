@@ -66,7 +66,7 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
 /// The machine must be off, and what was last written there not only in the filesystem's journal: see [`settle`].
 ///
 /// # Errors
-/// Fails where they are not there.
+/// Fails where they are missing.
 pub fn boot_next(guest: &mut Guest, release: &str) -> Result<()> {
     let disk = guest.disk_file(ROOT);
     let (kernel, initramfs) = guest.boot_files();

@@ -468,7 +468,7 @@ impl Guest {
         }
     }
 
-    /// Gives `on_line` the lines from `cursor` on that are there already.
+    /// Gives `on_line` the lines so far from `cursor` on.
     fn look(&self, cursor: &mut Cursor, on_line: &mut dyn FnMut(&Line)) -> Result<()> {
         for line in self.console.since(cursor) {
             on_line(&line);

@@ -1,7 +1,7 @@
 //! No line of the sources, scripts, hooks and documents is longer than 120 characters.
 //!
-//! rustfmt wraps code and leaves comments and strings as they are, and nothing wraps the other files. A row of a Markdown
-//! table cannot be broken; a few may be longer.
+//! rustfmt wraps code and leaves comments and strings as they are, and nothing wraps the other files. A row of a
+//! Markdown table cannot be broken; a few may be longer.
 
 use std::path::{Path, PathBuf};
 

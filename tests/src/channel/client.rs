@@ -85,7 +85,7 @@ impl Client {
         self.server = None;
     }
 
-    /// Sends a command to the server that is there, once one is, and returns without waiting for the command's end.
+    /// Sends a command to the connected server, once one is, and returns without waiting for the command's end.
     ///
     /// # Errors
     /// Fails where no server shows itself within `timeout`.
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// The name of the server that is there, waiting for one.
+    /// The name of the connected server, waiting for one.
     fn server(&mut self, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut repeat_at = Instant::now();

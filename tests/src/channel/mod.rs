@@ -1,7 +1,7 @@
 //! The command channel: the host runs commands in guest A over A's second serial port.
 //!
 //! A serial line loses and garbles bytes: across a power cycle half a line may be left in the UART, and what either
-//! side writes while the other is not there is lost. So every message is one line with a checksum ([`frame`]), every
+//! side writes while the other is absent is lost. So every message is one line with a checksum ([`frame`]), every
 //! request has a number and is repeated until it is answered, and the server ([`server`]) runs each number once and
 //! keeps its answer. A command that is under way while the machine is powered off (`dormouse hibernate` is one) is
 //! answered after the resume, as if nothing had happened.

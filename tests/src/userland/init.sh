@@ -13,7 +13,7 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </etc/modules
 
-# The host can have a boot resume by another policy than the one that is there.
+# The host can have a boot resume by a policy other than its own.
 read -r arguments </proc/cmdline
 for argument in $arguments; do
     case $argument in

@@ -27,7 +27,7 @@ const APPLETS: &[&str] = &[
 pub struct GuestPolicy {
     /// Where the guest has it.
     pub path: String,
-    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs; and
+    /// Its text. To its table `[kernel]`, which must come last if it exists, the userland adds the initramfs; and
     /// unless it has a table `[console]`, what makes B and D name their phases, which the harness follows.
     pub text: String,
 }

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_read_and_a_change_is_seen() {
+    fn written_data_is_read_and_a_change_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
         let kept = write(&path, 3, 9).unwrap();

@@ -60,7 +60,7 @@ struct Found {
     zero: u64,
     /// Left out.
     omitted: u64,
-    /// Of these, with something in them before that was not there after.
+    /// Of these, with something in them before that was gone after.
     freed: u64,
 }
 

@@ -163,7 +163,7 @@ impl Core {
         let holds = |load: &&ProgramHeader| (load.p_paddr..load.p_paddr + load.p_filesz).contains(&address);
         let mut offsets = self.loads.iter().filter(holds).map(|load| load.p_offset + (address - load.p_paddr));
         let offset = offsets.next().with_context(|| format!("page frame {pfn:#x} is in no segment"))?;
-        ensure!(offsets.all(|other| other == offset), "page frame {pfn:#x} is there twice");
+        ensure!(offsets.all(|other| other == offset), "page frame {pfn:#x} appears twice");
         page_at(&self.file, offset)
     }
 

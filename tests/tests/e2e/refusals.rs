@@ -44,7 +44,7 @@ pub(crate) fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(boot_id.trim() != saved.before.boot_id, "the damaged session was resumed");
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     guest.cut_power();
     let commit = image::commit(&disk)?;
     ensure!(commit.state == State::Discarded && commit.reason.contains(&named), "{commit:?}");

@@ -74,7 +74,7 @@ pub(crate) fn damage_anywhere() -> Result<()> {
         demand(reached(Phase::RestoreVerify) == (seen != Seen::InC), "D was started, or was not")?;
         demand(reached(Phase::RestoreWrite) == (seen == Seen::BeforeTheJump), "memory was written, or was not")?;
         demand(!reached(Phase::RestoreJump), "D jumped")?;
-        ensure!(guest.run("workload check")?.status != 0, "{what} is damaged: the workload is there");
+        ensure!(guest.run("workload check")?.status != 0, "{what} is damaged: the workload still runs");
         let status = guest.succeed("dormouse status")?;
         ensure!(status.contains(expected), "{what} is damaged: {status}");
         guest.cut_power();
@@ -103,7 +103,7 @@ pub(crate) fn chunks_that_cannot_be_read() -> Result<()> {
     let printed = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
     ensure!(printed, "{reasons:?}");
     ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped");
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn an_image_that_was_resumed() -> Result<()> {
     guest.cut_power();
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is consumed"], "{:?}", reasons(&lines));
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
 
@@ -277,7 +277,7 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
         let reasons = reasons(&lines);
         let expected = format!("the {kind} filesystem on {path}, which the session has mounted at /run/{kind}");
         ensure!(reasons.len() == 1 && reasons[0].contains(&expected), "{kind}: {reasons:?}");
-        ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload is there");
+        ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload still runs");
         guest.cut_power();
         let commit = image::commit(&disks[0])?;
         ensure!(commit.state == State::Discarded && commit.reason.contains(&expected), "{commit:?}");

@@ -226,6 +226,6 @@ fn no_boot_resumes(guest: &mut Guest) -> Result<()> {
     ensure!(!matches!(commit.state, State::Complete | State::Restoring), "{commit:?}");
     let lines = lines_of_boot(guest)?;
     ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }

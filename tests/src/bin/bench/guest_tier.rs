@@ -217,7 +217,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         Contender::Dormouse { policy, .. } => format!("dormouse --config {policy} hibernate --then poweroff --json"),
     };
     let before = cycle::check_workload(guest)?;
-    let mut printed = Said::default();
+    let mut printed = Printed::default();
     let saved = cycle::save(guest, before, &command, &mut |line| printed.look(line))?;
     let command_to_off = saved.to_power_off.as_secs_f64();
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;
@@ -249,12 +249,12 @@ fn read_files(guest: &mut Guest) -> Result<Duration> {
 
 /// What the kernel says of its own hibernation (kernel/power/snapshot.c and swap.c, Linux 6.12).
 #[derive(Debug, Default)]
-struct Said {
+struct Printed {
     pages: Option<u64>,
     kbytes: Option<u64>,
 }
 
-impl Said {
+impl Printed {
     fn look(&mut self, line: &Line) {
         let number_behind = |mark: &str| {
             let (_, rest) = line.text.split_once(mark)?;

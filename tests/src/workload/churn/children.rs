@@ -13,7 +13,7 @@ use crate::workload::pattern;
 
 const REST: Duration = Duration::from_millis(10);
 
-/// Children that are there at once.
+/// Children that exist at the same time.
 const ALIVE: usize = 4;
 
 /// The longest that a child waits in the middle.

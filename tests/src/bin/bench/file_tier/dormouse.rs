@@ -19,7 +19,7 @@ use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, State};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
 
-use super::measure::{Clock, Said};
+use super::measure::{Clock, Printed};
 
 /// Room of an image file beside that for all pages.
 const IMAGE_OVERHEAD: u64 = 64 << 20;
@@ -121,7 +121,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
     let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), SaveStats::default)?;
-    Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
+    Printed { bytes: Some(image.commit().data_end), ..Printed::default() }.print()
 }
 
 /// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with
