@@ -4,5 +4,5 @@
 
 # The package is removed and its configuration is not; or the machine is not set up.
 [ -x /usr/bin/dormouse ] || exit 0
-# A kernel is not to fail to install because of this. `dormouse doctor` tells what is stale.
+# A kernel is not to fail to install because of this. `dormouse doctor` reports what is stale.
 dormouse update --quiet || echo "W: dormouse: the save kernel stays as it is" >&2

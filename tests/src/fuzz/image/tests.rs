@@ -78,7 +78,7 @@ fn the_golden_image_in_a_file_is_described_and_read() {
 
 /// Whatever is changed in a block's content, mending leads past the checksums.
 #[test]
-fn what_is_mended_is_read() {
+fn mended_images_are_read() {
     let golden = golden();
     let mut damaged = golden.clone();
     // The header's time, a page in the first chunk, and the checksums of all blocks that are there.
