@@ -1,14 +1,13 @@
 //! What B and D are made of: their kernel, put where the policy has it, and the initramfs that belongs to it.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
 use dormouse_linux::block::Hardware;
-use dormouse_linux::{bzimage_release, kmod};
+use dormouse_linux::{bzimage_release, kmod, procfs};
 
 use crate::host::initramfs::{self, devices};
 use crate::launch::arch::bzimage::BzImage;
@@ -123,18 +122,14 @@ fn modules_folder(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf>
 /// # Errors
 /// The file cannot be read, or it does not say.
 fn release_of(bzimage: &Path) -> anyhow::Result<String> {
-    let mut head = Vec::new();
-    File::open(bzimage)
-        .and_then(|file| file.take(bzimage_release::HEAD_LEN as u64).read_to_end(&mut head))
-        .with_context(|| format!("{}: cannot read it", bzimage.display()))?;
-    bzimage_release::of_bzimage(&head)
+    bzimage_release::of_bzimage(&procfs::head(bzimage, bzimage_release::HEAD_LEN as u64)?)
         .with_context(|| format!("{}: this is no bzImage that names its release", bzimage.display()))
 }
 
 /// The kernel in `file`, if it is another than that at `target`. What a machine boots from is not replaced by it: only at its
 /// default place is `target` certainly a copy.
 fn new_kernel(file: &Path, target: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read it", file.display()))?;
+    let bytes = procfs::read(file)?;
     if let Err(error) = BzImage::parse(&bytes) {
         bail!("{}: it cannot be the save kernel: {error}", file.display());
     }

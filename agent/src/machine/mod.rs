@@ -82,7 +82,7 @@ fn efi_runtime(folder: &Path) -> anyhow::Result<Vec<EfiRange>> {
 /// # Errors
 /// The kernel's lists cannot be read.
 pub fn idle_cpus() -> anyhow::Result<String> {
-    let read = |name: &str| procfs::text(&format!("/sys/devices/system/cpu/{name}"));
+    let read = |name: &str| procfs::text(format!("/sys/devices/system/cpu/{name}"));
     Ok(idle_among(&read("present")?, &read("offline")?, &read("possible")?))
 }
 
