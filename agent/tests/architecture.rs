@@ -104,7 +104,7 @@ const ARCH_NAMES: [&str; 24] = [
     "PML5",
     "cpuid",
 ];
-const ARCH_PARTS: [&str; 3] = ["e820", "EM_X86", "KEXEC_ARCH"];
+const ARCH_PARTS: [&str; 3] = ["e820", "EM_X86", "KEXEC_ARCH_"];
 
 /// A path that a source names, in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
