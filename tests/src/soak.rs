@@ -87,8 +87,8 @@ struct DrawnPolicy {
 }
 
 impl DrawnPolicy {
-    /// Every key of `[save]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is drawn last, so that
-    /// the seeds keep their meaning for the others.
+    /// Every key of `[save]` and `[pipeline]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is
+    /// drawn last, so that the seeds keep their meaning for the others.
     fn draw(random: &mut Random) -> DrawnPolicy {
         const LEVELS: [i32; 10] = [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5];
         const THREADS: [u32; 5] = [0, 1, 2, 3, 4];
@@ -120,13 +120,13 @@ impl DrawnPolicy {
         };
         format!(
             "[image]\ndevice = \"{device}\"\n\
-             [save]\n{compression}\nthreads = {}\nmemory = \"{}M\"\nskip_free = {}\ndrop_caches = {}\n\
-             verify = \"{}\"\n",
-            self.threads,
-            self.memory_mib,
+             [save]\n{compression}\nskip_free = {}\ndrop_caches = {}\nverify = \"{}\"\n\
+             [pipeline]\nthreads = {}\nmemory = \"{}M\"\n",
             self.skip_free,
             self.drop_caches,
-            self.verify.as_str()
+            self.verify,
+            self.threads,
+            self.memory_mib
         )
     }
 
@@ -466,9 +466,10 @@ mod tests {
         let mut random = Random::new(1);
         let drawn: Vec<DrawnPolicy> = (0..300).map(|_| DrawnPolicy::draw(&mut random)).collect();
         for policy in &drawn {
-            let save = Policy::parse("drawn", &policy.text("/dev/vda")).unwrap().save;
-            assert_eq!(save.compression, policy.compression);
-            assert_eq!((u32::try_from(save.threads).unwrap(), save.memory), (policy.threads, policy.memory_mib * MIB));
+            let Policy { save, pipeline, .. } = Policy::parse("drawn", &policy.text("/dev/vda")).unwrap();
+            assert_eq!(save.compression(), policy.compression);
+            let threads = u32::try_from(pipeline.threads).unwrap();
+            assert_eq!((threads, pipeline.memory), (policy.threads, policy.memory_mib * MIB));
             assert_eq!((save.skip_free, save.drop_caches), (policy.skip_free, policy.drop_caches));
         }
         let comes = |what: fn(&DrawnPolicy) -> bool| assert!(drawn.iter().any(what));

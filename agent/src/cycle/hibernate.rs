@@ -9,7 +9,8 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::kernel_args::join;
 use dormouse_linux::plymouth::Splash;
-use dormouse_linux::{kmsg, memory_watch, procfs};
+use dormouse_linux::system::Uname;
+use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
@@ -247,12 +248,12 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
 
 /// Refuses a kernel that could not be returned to, before anything is changed.
 fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
-    let uname = nix::sys::utsname::uname().context("uname")?;
+    let uname = Uname::read()?;
     let modes = std::fs::read_to_string("/sys/power/disk").unwrap_or_default();
     let found = refusal::in_jump(&kexec::can_preserve_context())
         .or_else(|| refusal::in_command_line(&machine.cmdline))
         .or_else(|| refusal::in_power_disk(&modes))
-        .or_else(|| refusal::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
+        .or_else(|| refusal::in_release(&uname.release).filter(|_| !options.trust_kernel));
     refusal::refuse(found)
 }
 
@@ -279,11 +280,10 @@ fn header(
     mailbox: Mailbox,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
-    let uname = nix::sys::utsname::uname().context("uname")?;
+    let uname = Uname::read()?;
     // What is still to be written could be a superblock.
     nix::unistd::sync();
-    let filesystems = filesystems::of_session(&procfs::text("/proc/self/mountinfo")?);
-    let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
@@ -300,9 +300,9 @@ fn header(
         filesystems,
         swap_areas: Vec::new(),
         cpu: machine.cpu.clone(),
-        kernel_release: string(uname.release()),
-        kernel_version: string(uname.version()),
-        hostname: string(uname.nodename()),
+        kernel_release: uname.release,
+        kernel_version: uname.version,
+        hostname: uname.nodename,
         cmdline: machine.cmdline.clone(),
     })
 }
@@ -347,7 +347,7 @@ pub(crate) fn cmdline(machine: &Machine, policy: &Policy, told: &Cmdline) -> Str
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
+    procfs::read(path)
 }
 
 /// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.

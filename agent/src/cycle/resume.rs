@@ -211,7 +211,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
+    let read = |path: &Path| procfs::read(path);
     let kernel_file = read(&policy.kernel.image)?;
     let kernel =
         BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;

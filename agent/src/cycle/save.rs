@@ -61,7 +61,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
     let task = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
+    let saved = pipeline::save(&vmcore, &task, policy.save.compression(), limits, &mut writer, |step| {
         progress.at(step);
         alive();
     });
@@ -290,5 +290,5 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
 /// What the policy lets the pipelines use.
 #[must_use]
 pub fn limits(policy: &Policy) -> pipeline::Limits {
-    pipeline::Limits { memory: policy.save.memory, ..pipeline::Limits::of_threads(policy.save.threads) }
+    pipeline::Limits { memory: policy.pipeline.memory, ..pipeline::Limits::of_threads(policy.pipeline.threads) }
 }

@@ -148,7 +148,7 @@ fn mounts_on_block_devices_are_listed() {
 27 22 254:1 /var /srv rw master:1 - ext4 /dev/root rw
 nonsense
 ";
-    let found = mounted(text, numbers.path());
+    let found = mounted(&dormouse_linux::mountinfo::parse(text.as_bytes()), numbers.path());
     let found: Vec<_> =
         found.iter().map(|found| (found.kind.as_str(), found.mount.as_str(), found.device.to_str().unwrap())).collect();
     assert_eq!(

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
+use dormouse_linux::procfs;
 use serde::Serialize;
 
 use crate::host::initramfs::needs::{self, Options};
@@ -80,7 +81,7 @@ pub fn run(policy: &Policy, options: &Options, output: Option<&Path>) -> anyhow:
 /// The kernel in `file`, if it is another than that at `target`. What a machine boots from is not replaced by it: only
 /// at its default place is `target` certainly a copy.
 fn new_kernel(file: &Path, target: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read it", file.display()))?;
+    let bytes = procfs::read(file)?;
     if let Err(error) = BzImage::parse(&bytes) {
         bail!("{}: it cannot be the save kernel: {error}", file.display());
     }

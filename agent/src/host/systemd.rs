@@ -4,13 +4,14 @@
 //! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`,
 //! and what others have written there is left alone.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{fs, io};
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
+use dormouse_linux::procfs;
 
 /// The first line of the files that `enable` writes, and the only ones that `disable` removes.
 const MARK: &str = "# Written by `dormouse enable`; `dormouse disable` removes it.\n";
@@ -112,13 +113,12 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
 
 fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
     let path = root.join(drop_in.path);
-    match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(format!("{}: missing", path.display())),
-        Err(error) => Err(error).with_context(|| format!("{}: cannot read it", path.display())),
-        Ok(found) if !found.starts_with(MARK) => {
+    match procfs::text_if_present(&path)? {
+        None => Ok(format!("{}: missing", path.display())),
+        Some(found) if !found.starts_with(MARK) => {
             Ok(format!("{}: left alone, `dormouse enable` has not written it", path.display()))
         }
-        Ok(_) => removed(&path),
+        Some(_) => removed(&path),
     }
 }
 

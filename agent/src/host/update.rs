@@ -8,7 +8,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
-use dormouse_linux::{kernels, procfs};
+use dormouse_linux::kernels;
+use dormouse_linux::system::Uname;
 use dormouse_sys::kexec;
 use serde::Serialize;
 
@@ -100,8 +101,7 @@ fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -
 
 /// Whether this is the running kernel, and it says that it can.
 fn can_running_jump(release: &str) -> bool {
-    procfs::text("/proc/sys/kernel/osrelease").is_ok_and(|running| running.trim() == release)
-        && kexec::can_preserve_context().is_ok_and(|can| can)
+    Uname::read().is_ok_and(|running| running.release == release) && kexec::can_preserve_context().is_ok_and(|can| can)
 }
 
 #[cfg(test)]

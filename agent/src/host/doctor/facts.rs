@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
 use dormouse_linux::kernel_config::KernelConfig;
+use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
@@ -135,9 +136,7 @@ pub(super) struct Systemd {
 impl Facts {
     /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
-        let uname = nix::sys::utsname::uname().ok();
-        let string = |text: Option<&std::ffi::OsStr>| text.unwrap_or_default().to_string_lossy().into_owned();
-        let release = string(uname.as_ref().map(|uname| uname.release()));
+        let uname = Uname::read().unwrap_or_default();
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
@@ -146,9 +145,9 @@ impl Facts {
         // -1 is no limit, and does not parse.
         let load_limit = number("/proc/sys/kernel/kexec_load_limit_reboot");
         Facts {
-            machine: string(uname.as_ref().map(|uname| uname.machine())),
+            machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
-            config: KernelConfig::of_running(&release),
+            config: KernelConfig::of_running(&uname.release),
             jump: jump(load_disabled, load_limit),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
@@ -168,12 +167,12 @@ impl Facts {
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
-            save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &release)),
+            save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),
             save_initramfs: known.map(|policy| changed(&policy.kernel.initramfs)),
             agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
-            boot_initramfs: boot_initramfs::of_release(root, &release)
+            boot_initramfs: boot_initramfs::of_release(root, &uname.release)
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
             swap: Swap::read(),
@@ -187,7 +186,7 @@ impl Facts {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),
             }),
-            release,
+            release: uname.release,
         }
     }
 }
@@ -214,7 +213,7 @@ fn distribution(os_release: &str) -> String {
 
 /// Asks the kernel, unless the question would be refused or counted.
 fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
-    if !nix::unistd::geteuid().is_root() {
+    if !system::is_root() {
         return Err(Unseen::NeedsRoot);
     }
     if load_disabled || load_limit.is_some() {
@@ -259,7 +258,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     };
     let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
-        TargetError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
+        TargetError::NotFound { .. } if !system::is_root() => Unseen::NeedsRoot,
         TargetError::Store(error) => of_store(error),
         error => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
     })?;

@@ -1,12 +1,10 @@
 //! Which kernel modules the initramfs of B and D holds: those that are named, or that the target needs.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use dormouse_linux::{bzimage_release, kmod};
+use dormouse_linux::{bzimage_release, kmod, procfs};
 
 use crate::policy::Policy;
 use crate::target;
@@ -91,10 +89,6 @@ fn directory(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf> {
 
 /// The release of the kernel in a bzImage.
 fn release_of(bzimage: &Path) -> anyhow::Result<String> {
-    let mut head = Vec::new();
-    File::open(bzimage)
-        .and_then(|file| file.take(bzimage_release::HEAD_LEN as u64).read_to_end(&mut head))
-        .with_context(|| format!("{}: cannot read it", bzimage.display()))?;
-    bzimage_release::of_bzimage(&head)
+    bzimage_release::of_bzimage(&procfs::head(bzimage, bzimage_release::HEAD_LEN as u64)?)
         .with_context(|| format!("{}: it is not a bzImage that names its release", bzimage.display()))
 }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use dormouse_linux::kernels;
+use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
 use steps::Step;
 use survey::{Candidate, Standing};
@@ -117,7 +118,7 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
         None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
         None => propose(&survey::devices()?, options)?,
     };
-    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let release = Uname::read()?.release;
     let is_owners = policy.as_ref().is_some_and(|policy| !KernelPolicy::is_own(&policy.kernel.image));
     let kernel = match &options.kernel {
         Some(kernel) => Some(kernel.clone()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use dormouse_image::layout::DEVICE_MIN;
-use dormouse_linux::memory_watch;
+use dormouse_linux::{memory_watch, system};
 
 use crate::host::setup::Choice;
 use crate::store::{Access, StoreError};
@@ -46,7 +46,7 @@ impl Candidate {
 /// # Errors
 /// Devices cannot be looked at without being root.
 pub(super) fn devices() -> anyhow::Result<Vec<Candidate>> {
-    if !nix::unistd::geteuid().is_root() {
+    if !system::is_root() {
         bail!("run `dormouse setup` as root: it looks at devices and writes to /etc and /var/lib/dormouse");
     }
     let in_use = in_use();
