@@ -4,6 +4,7 @@
 pub mod export;
 pub mod hibernate;
 pub mod last;
+pub(crate) mod lock;
 pub mod refusal;
 pub mod restore;
 pub mod resume;
