@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
@@ -29,8 +30,8 @@ use crate::launch::{self, Purpose, Request, region};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then, Verbosity};
-use crate::store::{Access, Disk, Image};
-use crate::target::{self, file};
+use crate::store::{Access, Image};
+use crate::target::{self, IfFile, Opened, Opening};
 use crate::{filesystems, pid1};
 
 /// What the command line says beyond the policy.
@@ -237,12 +238,12 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
 /// failed it at just that moment, with the image complete in one of the commit record's slots.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
+    let Opened { target, mut image } = target::open(&policy.image.device, how)?;
     if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
-    file::confirm(&image)
+    Ok(target.confirm(&image)?)
 }
 
 /// Refuses a kernel that could not be returned to, before anything is changed.
@@ -266,13 +267,8 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
 /// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
-    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    let is_file = !image.disk().is_whole_device() && image.disk().place().is_whole();
-    if is_file {
-        file::check(&image)?;
-    }
-    Ok(image)
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
+    Ok(target::open(&policy.image.device, how)?.image)
 }
 
 fn header(

@@ -24,8 +24,9 @@ use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection
 use crate::memory::vmcore::{self, Vmcore};
 use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
 use crate::policy::{Policy, Then, Verify};
-use crate::store::{Access, Disk, Image, Reader, Writer};
-use crate::{filesystems, pipeline, target};
+use crate::store::{Access, Image, Reader, Writer};
+use crate::target::{self, IfFile, Opened, Opening};
+use crate::{filesystems, pipeline};
 
 /// Saves the session that `session` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
 /// whenever something got done.
@@ -42,8 +43,8 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     if header.session.save_id != plan.session {
         bail!("the session record is of {}, this kernel was started for {}", header.session.save_id, plan.session);
     }
-    let place = target::find(&plan.image, policy.image.wait)?;
-    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target: place, image } = target::open(&plan.image, how)?;
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
@@ -269,7 +270,7 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
     Report {
         outcome,
         reason: String::new(),
-        device: image.disk().place().to_string(),
+        device: image.disk().name().to_owned(),
         image_bytes: commit.data_end,
         ram_pages: totals.ram_pages,
         stored_pages: totals.stored_pages,

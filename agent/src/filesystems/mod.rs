@@ -1,9 +1,9 @@
-//! The filesystems that the saved session has mounted, and whether somebody else has mounted them since.
+//! The filesystems that the saved session has mounted, and whether another system has mounted them since.
 //!
-//! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the disk any
-//! more, it destroys the filesystem. So A lists what it has mounted, with a digest of the part of each superblock that a
-//! mount elsewhere changes; B, when nothing can change any more, adds a digest of all of it, for the devices that it
-//! sees; and C compares before anything is mounted.
+//! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the
+//! disk any more, it destroys the filesystem. So A lists what it has mounted, with a digest of the part of each
+//! superblock that a mount elsewhere changes; B, when nothing can change any more, adds a digest of all of it, for the
+//! devices that it sees; and C compares before anything is mounted.
 
 mod superblock;
 
@@ -35,8 +35,8 @@ struct Mounted {
 
 /// What A has mounted, each with the digest of its superblock as it is now.
 ///
-/// One of a type that is not known, or whose device cannot be read, is listed without a UUID: a mount elsewhere will not be
-/// noticed.
+/// One of a type that is not known, or whose device cannot be read, is listed without a UUID: a mount elsewhere will
+/// not be noticed.
 #[must_use]
 pub fn of_session(mounts: &[Mount]) -> Vec<Filesystem> {
     let mut found: Vec<Filesystem> = Vec::new();
@@ -58,7 +58,7 @@ pub fn of_session(mounts: &[Mount]) -> Vec<Filesystem> {
     found
 }
 
-/// Adds what can be said when the session lies still, for those that are on one of `devices`.
+/// Adds the digests that can be taken when the session lies still, for those that are on one of `devices`.
 pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
     for superblock in readable(devices).map(|(_, superblock)| superblock) {
         let same = |found: &&mut Filesystem| found.uuid == superblock.uuid && found.mount_digest == superblock.steady;
@@ -73,7 +73,8 @@ pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
 pub struct Comparison {
     /// The first that is not as the session left it, in words.
     pub changed: Option<String>,
-    /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was recorded.
+    /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was
+    /// recorded.
     pub unsure: Vec<String>,
     /// Whether a device that carries one of them may still turn up.
     pub is_incomplete: bool,
@@ -81,8 +82,8 @@ pub struct Comparison {
 
 /// Compares the filesystems of a session with those on `devices`.
 ///
-/// Where several devices carry a filesystem with the same UUID (a mirror, a snapshot, a clone), it is enough that one of
-/// them is as it was.
+/// Where several devices carry a filesystem with the same UUID (a mirror, a snapshot, a clone), it is enough that one
+/// of them is as it was.
 #[must_use]
 pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
     let here: Vec<(PathBuf, Superblock)> = readable(devices).collect();
@@ -101,7 +102,7 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
         };
         if !same_uuid.any(is_as_it_was) {
             comparison.changed.get_or_insert(format!(
-                "the {} filesystem on {}, which the session has mounted at {}, was written by another system meanwhile",
+                "the {} filesystem on {}, which the session has mounted at {}, was written by another system since",
                 filesystem.kind,
                 device.display(),
                 filesystem.mount

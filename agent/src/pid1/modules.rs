@@ -8,7 +8,7 @@ use dormouse_linux::procfs;
 use nix::errno::Errno;
 use nix::kmod::init_module;
 
-use crate::host::initramfs::{MODULES_DIR, MODULES_LIST};
+use crate::handoff::places::{MODULES_DIR, MODULES_LIST};
 
 /// Loads all of them. An initramfs without a list has none to load.
 ///

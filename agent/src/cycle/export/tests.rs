@@ -7,6 +7,7 @@ use crate::cycle::export::memory::Segment;
 use crate::memory::arch::{KERNEL_MAP, Paging};
 use crate::memory::select::Physical;
 use crate::pipeline::seams::PageSink;
+use crate::store::{Disk, Image};
 
 const RELEASE: &str = "6.12.117";
 const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC";

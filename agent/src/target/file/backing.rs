@@ -42,15 +42,15 @@ impl Backing {
             devices == 1,
             "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
         );
-        // The number of its mount is no device's.
+        // The number of its mount is not that of a device.
         let device = disk(Hardware::of_node(&mount.source))?;
         let chunks =
             btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
         Ok(Backing { device, addresses: Addresses::Volume(chunks) })
     }
 
-    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and keeps
-    /// checksums that it would miss.
+    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and
+    /// keeps checksums that it would miss.
     pub(super) fn prepare(&self, file: &File) -> anyhow::Result<()> {
         if self.addresses == Addresses::Disk {
             return Ok(());
@@ -73,7 +73,8 @@ impl Backing {
         }
         if self.addresses != Addresses::Disk && attributes & attribute::NO_COW == 0 {
             bail!(
-                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an empty file)"
+                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an \
+                 empty file)"
             );
         }
         Ok(())
@@ -91,7 +92,7 @@ fn mount_of(file: &File) -> anyhow::Result<Mount> {
     mount.with_context(|| format!("{}: there is no mount {id}", mountinfo::PATH))
 }
 
-/// Refuses kinds of filesystems that are not known to keep the content of a file where a disk can be written.
+/// Refuses filesystems that are not known to keep the content of a file in plain blocks.
 fn refuse_kind(kind: &str) -> anyhow::Result<()> {
     match kind {
         "ext4" | "xfs" | "btrfs" => Ok(()),
@@ -106,7 +107,7 @@ fn ext4_options(device: &Path) -> String {
     let name = device.strip_prefix("/dev").unwrap_or(device).to_string_lossy().replace('/', "!");
     let path = format!("/proc/fs/ext4/{name}/options");
     std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        // Without it the disk still tells: what goes through the journal is not there where it is looked for.
+        // Without it the disk still tells: what goes through the journal is not found where it is looked for.
         log::warn!("{path}: {error}");
         String::new()
     })
