@@ -3,7 +3,7 @@
 //!
 //! As src/sleep/sleep.c and src/shared/exec-util.c of systemd have it: every executable in the directory, in parallel,
 //! with the arguments `pre hibernate` before and `post hibernate` after, also when the hibernation failed, and with
-//! `SYSTEMD_SLEEP_ACTION=hibernate`. How they end is logged and changes nothing. After [`LIMIT`] those that still run
+//! `SYSTEMD_SLEEP_ACTION=hibernate`. How they end is logged and changes nothing. After `LIMIT` those that still run
 //! get SIGTERM and are waited for no longer. Inhibitors are logind's matter, before it starts the service.
 
 use std::collections::BTreeMap;

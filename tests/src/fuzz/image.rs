@@ -19,7 +19,8 @@ mod whole;
 use device::Device;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Commit, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot, newest,
+    BLOCK, Commit, FormatError, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot,
+    newest,
 };
 
 /// Reads any bytes as a description of an image.
@@ -60,6 +61,8 @@ fn commits(device: &Device) {
             assert_eq!(this.as_ref(), Ok(&commit));
             assert!(other.iter().all(|other| other.seq <= commit.seq));
         }
+        // A slot that needs a newer version may be the newest, so the other one does not count.
+        Err(FormatError::Newer { .. }) => {}
         Err(error) => assert!(records.iter().all(Result::is_err) && !error.to_string().is_empty()),
     }
 }

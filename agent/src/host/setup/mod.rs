@@ -170,8 +170,7 @@ fn perform(steps: &[Step]) -> anyhow::Result<()> {
             let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
             format!(
                 "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, \
-                 or go on \
-                 by hand:\n{}\nThe failure",
+                 or go on by hand:\n{}\nThe failure",
                 at + 1,
                 steps.len(),
                 left.join("\n")
