@@ -122,11 +122,7 @@ impl DrawnPolicy {
             "[image]\ndevice = \"{device}\"\n\
              [save]\n{compression}\nskip_free = {}\ndrop_caches = {}\nverify = \"{}\"\n\
              [pipeline]\nthreads = {}\nmemory = \"{}M\"\n",
-            self.skip_free,
-            self.drop_caches,
-            self.verify,
-            self.threads,
-            self.memory_mib
+            self.skip_free, self.drop_caches, self.verify, self.threads, self.memory_mib
         )
     }
 

@@ -13,8 +13,8 @@ use crate::policy::words::WordError;
 pub enum PolicyError {
     /// There is no such file.
     #[error(
-        "{}: there is no policy here: run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) to \
-         this place and set image.device in it to the device that `dormouse image init` prepared",
+        "{}: there is no policy here: run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) \
+         to this place and set image.device in it to the device that `dormouse image init` prepared",
         file.display()
     )]
     Missing {
@@ -98,7 +98,7 @@ pub enum Problem {
     /// A text that does not name an image device.
     #[error(transparent)]
     Device(#[from] ImageDeviceError),
-    /// A word that is none of those that are allowed.
+    /// A text that is not one of the allowed words.
     #[error(transparent)]
     Word(#[from] WordError),
     /// A number or a size out of its bounds.
