@@ -1,5 +1,5 @@
-//! What a Linux system reports about itself: its files, devices, kernels and modules. Nothing here knows what an image or
-//! a session is, and nothing here has unsafe code.
+//! What a Linux system reports about itself: its files, devices, kernels and modules. Nothing here knows what an image
+//! or a session is, and nothing here has unsafe code.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,10 @@ pub mod kernels;
 pub mod kmod;
 pub mod kmsg;
 pub mod memory_watch;
+pub mod mountinfo;
 pub mod plymouth;
 pub mod procfs;
+pub mod system;
 pub mod units;
 pub mod vmcoreinfo;
+pub mod wait;

@@ -17,10 +17,10 @@ use serde::Serialize;
 use crate::cli::status::Status;
 use crate::cycle::{export, hibernate, resume};
 use crate::handoff::report::Outcome;
-use crate::host::initramfs::files;
-use crate::host::{doctor, missed, save_kernel, setup, sleep_hooks, systemd, update};
+use crate::host::initramfs::{files, needs};
+use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
-use crate::target::{device, file};
+use crate::target::{Target, device, file};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -109,7 +109,7 @@ enum Command {
     },
     /// List what an initramfs must hold that another tool builds; for the hooks of such tools
     ///
-    /// Prints a line for each file, folder and kernel module: `file SOURCE TARGET MODE`, `dir TARGET`, `module NAME`.
+    /// Prints a line for each: `file SOURCE TARGET MODE`, `dir TARGET`, `node TARGET MODE MAJOR MINOR`, `module NAME`.
     /// Prints nothing on a machine that has no policy.
     InitramfsFiles(FilesArgs),
     /// Check or show the policy
@@ -215,7 +215,7 @@ struct BuildArgs {
     output: Option<PathBuf>,
 
     /// The static program that becomes PID 1
-    #[arg(long, value_name = "PATH", default_value = save_kernel::INIT)]
+    #[arg(long, value_name = "PATH", default_value = needs::INIT)]
     init: PathBuf,
 
     /// A kernel that is to save and restore: it is copied to the policy's kernel.image first. Where the policy has
@@ -225,7 +225,7 @@ struct BuildArgs {
 
     /// Kernel modules, separated by commas; what they depend on is added. `auto` stands for those that the image
     /// device needs, `none` for nothing
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = save_kernel::AUTO)]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = needs::AUTO)]
     modules: Vec<String>,
 
     /// Where they are [default: /lib/modules/RELEASE, of the release of the kernel]
@@ -322,7 +322,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Update { quiet } => {
             let said = update::run(&policy()?)?;
-            if *quiet { Ok(()) } else { print(&said) }
+            if *quiet { Ok(()) } else { print(&said.to_string()) }
         }
         Command::InitramfsFiles(arguments) => initramfs_files(&policy()?, arguments),
         Command::Config(ConfigCommand::Check) => {
@@ -338,7 +338,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             files.iter().try_for_each(|file| print(&file.display().to_string()))
         }
         Command::Config(ConfigCommand::Show { boot: false }) => print(policy()?.to_toml().trim_end()),
-        Command::Config(ConfigCommand::Show { boot: true }) => print(file::for_boot(&policy()?)?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: true }) => {
+            print(initramfs::carried_policy(&policy()?)?.to_toml().trim_end())
+        }
     }?;
     Ok(status)
 }
@@ -356,35 +358,33 @@ fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
 
 fn image(command: &ImageCommand) -> anyhow::Result<()> {
     match command {
-        ImageCommand::Init { device, force } => print(&device::init(device, *force)?),
-        ImageCommand::Create { size, file } => print(&file::create(file, *size)?),
+        ImageCommand::Init { device, force } => print(&device::init(device, *force)?.to_string()),
+        ImageCommand::Create { size, file } => print(&file::create(file, *size)?.to_string()),
         ImageCommand::Info { device, json } => {
-            let info = device::info(&device.as_path().into())?;
+            let info = device::info(&Target::at(device)?)?;
             if *json { print_json(&info) } else { print(&info.to_string()) }
         }
-        ImageCommand::Verify { device } => print(&device::verify(device)?),
+        ImageCommand::Verify { device } => print(&device::verify(device)?.to_string()),
         ImageCommand::Export { device, file } => print(&export::run(device, file)?.to_string()),
-        ImageCommand::Discard { device } => print(&device::discard(device)?),
+        ImageCommand::Discard { device } => print(&device::discard(device)?.to_string()),
     }
 }
 
 fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()> {
-    let options = save_kernel::Options {
+    let options = needs::Options {
         kernel: arguments.kernel.clone(),
-        output: arguments.output.clone(),
         init: arguments.init.clone(),
         modules: arguments.modules.clone(),
         modules_dir: arguments.modules_dir.clone(),
     };
     if arguments.list_modules {
-        return save_kernel::list_modules(policy, &options)?.iter().try_for_each(|name| print(name));
+        return needs::list_modules(policy, &options)?.iter().try_for_each(|name| print(name));
     }
-    print(&save_kernel::run(policy, &options)?)
+    print(&save_kernel::run(policy, &options, arguments.output.as_deref())?.to_string())
 }
 
 fn initramfs_files(policy: &Policy, arguments: &FilesArgs) -> anyhow::Result<()> {
-    let options =
-        save_kernel::Options { modules_dir: Some(arguments.modules_dir.clone()), ..save_kernel::Options::default() };
+    let options = needs::Options { modules_dir: Some(arguments.modules_dir.clone()), ..needs::Options::default() };
     let list = match arguments.small {
         true => files::of_small(policy, &options, &arguments.scratch)?,
         false => files::of_boot(policy, &options, &arguments.scratch)?,

@@ -26,7 +26,7 @@ impl Status {
     #[must_use]
     pub fn of(policy: &Policy) -> Status {
         let found = target::find(&policy.image.device, Duration::ZERO).map_err(anyhow::Error::from);
-        let info = found.and_then(|place| device::info(&place));
+        let info = found.and_then(|target| device::info(&target));
         let (image, image_error) = match info {
             Ok(info) => (Some(info), None),
             Err(error) => (None, Some(format!("{error:#}"))),

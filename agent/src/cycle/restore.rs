@@ -17,8 +17,9 @@ use crate::machine::iomem::Iomem;
 use crate::memory::deliver;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
 use crate::policy::Policy;
-use crate::store::{Access, Disk, Image, Reader};
-use crate::{launch, machine, pipeline, target};
+use crate::store::{Access, Image, Reader};
+use crate::target::{self, IfFile, Opened, Opening};
+use crate::{launch, machine, pipeline};
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
 /// but to jump. `alive` is called whenever something got done.
@@ -27,8 +28,8 @@ use crate::{launch, machine, pipeline, target};
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
 /// boot is an ordinary one and reports why.
 pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
-    let place = target::find(&task.order.image, policy.image.wait)?;
-    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
     alive();
     screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);
@@ -43,7 +44,7 @@ pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::
 
 fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
-    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().place());
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
     if state != State::Restoring {
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
@@ -68,7 +69,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
     let pages = totals.stored_pages + totals.zero_pages;
-    let limits = pipeline::Limits::of_policy(&policy.save);
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
     let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
     let counts = pipeline::restore(&mut reader, &memory, limits, |step| {
@@ -85,7 +86,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
 
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
-    let mut report = Report::of_image(image.commit(), image.disk().place().to_string(), Outcome::Resumed);
+    let mut report = Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Resumed);
     report.restore = Some(Half {
         seconds: began.elapsed().as_secs_f64(),
         threads: u32::try_from(limits.threads)?,

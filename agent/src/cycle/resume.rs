@@ -1,7 +1,7 @@
 //! The conductor in C: decides whether there is a session to resume, and starts D.
 
-use anyhow::{Context, bail};
-use dormouse_image::{Header, ImageDevice, State};
+use anyhow::Context;
+use dormouse_image::{Header, State};
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
 
@@ -13,8 +13,8 @@ use crate::handoff::order::{Order, RestoreOrder};
 use crate::launch::SecondKernel;
 use crate::machine::{Machine, compat};
 use crate::policy::{Policy, Unfit};
-use crate::store::{Access, Disk, Image, Place, StoreError};
-use crate::target::{self, file};
+use crate::store::{Access, Image, StoreError};
+use crate::target::{self, IfFile, Opened, Opening, TargetError};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
@@ -40,11 +40,11 @@ pub fn run(policy: &Policy) -> anyhow::Result<String> {
 fn go(policy: &Policy) -> anyhow::Result<String> {
     match decide(policy)? {
         Decision::GoOn(line) => Ok(line),
-        Decision::Resume(mut image, header) => match start(policy, &mut image, &header) {
+        Decision::Resume(mut opened, header) => match start(policy, &mut opened.image, &header) {
             Ok(never) => match never {},
             Err(error) => {
                 let reason = format!("the restore kernel could not be started: {error:#}");
-                discard(&mut image, &reason)?;
+                discard(&mut opened, &reason)?;
                 Ok(format!("not resuming: {reason}; the image is discarded"))
             }
         },
@@ -53,32 +53,22 @@ fn go(policy: &Policy) -> anyhow::Result<String> {
 
 enum Decision {
     GoOn(String),
-    Resume(Box<Image>, Box<Header>),
+    Resume(Box<Opened>, Box<Header>),
 }
 
 fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     let go_on = |line: String| Ok(Decision::GoOn(line));
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    if let ImageDevice::File(path) = &policy.image.device
-        && path.exists()
-    {
-        bail!(
-            "image device {}: the filesystem that this file is on is mounted already, so nothing can be resumed; the initramfs \
-             needs the policy that `dormouse config show --boot` prints",
-            path.display()
-        );
-    }
-    let place = match target::find(&policy.image.device, policy.image.wait) {
-        Err(error @ StoreError::Ambiguous { .. }) => return go_on(leave_several(error)?),
-        result => result?,
-    };
-    let mut image = match open(&place) {
-        Err(StoreError::NotInitialised { .. }) => {
-            return go_on(format!("no image to resume: {place} is not initialised"));
+    let mut opened = match open(policy, IfFile::Refuse) {
+        Err(TargetError::Store(StoreError::NotInitialised { name })) => {
+            return go_on(format!("no image to resume: {name} is not initialised"));
         }
+        Err(error @ TargetError::Ambiguous { .. }) => return go_on(leave_several(error)?),
         result => result?,
     };
+    let place = opened.target.clone();
+    let image = &opened.image;
     let commit = image.commit().clone();
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
@@ -87,11 +77,11 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         // Said once; from then on the image is discarded.
         State::Saving => {
             let reason = "the last save never finished";
-            discard(&mut image, reason)?;
+            discard(&mut opened, reason)?;
             return go_on(format!("not resuming from {place}: {reason}; the session is lost"));
         }
         State::Failed => {
-            discard(&mut image, &commit.reason)?;
+            discard(&mut opened, &commit.reason)?;
             return go_on(format!("not resuming from {place}: {}", commit.reason));
         }
         State::Complete | State::Restoring => {}
@@ -104,10 +94,10 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
         Ok(_) if commit.attempts >= ATTEMPTS => Some(format!("{} restores of it have already died", commit.attempts)),
         Ok(_) => None,
     };
-    let header = refused.map_or_else(|| image.header().map_err(|error| error.to_string()), Err);
+    let header = refused.map_or_else(|| image.header().map_err(|error| error.in_full()), Err);
     let (reason, header) = match header {
         Ok(header) => match misfit(&header, policy) {
-            None => return Ok(Decision::Resume(Box::new(image), Box::new(header))),
+            None => return Ok(Decision::Resume(Box::new(opened), Box::new(header))),
             Some(reason) => (reason, Some(header)),
         },
         Err(reason) => (reason, None),
@@ -115,7 +105,7 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
     if may_stay(policy, header.as_ref()) {
         return go_on(format!("not resuming from {place}: {reason}; the image is kept"));
     }
-    discard(&mut image, &reason)?;
+    discard(&mut opened, &reason)?;
     go_on(format!("not resuming from {place}: {reason}; the image is discarded"))
 }
 
@@ -128,19 +118,16 @@ fn decide(policy: &Policy) -> anyhow::Result<Decision> {
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
-    let place = match target::find(&policy.image.device, policy.image.wait) {
-        Err(StoreError::NotFound { .. }) => return Ok(None),
-        Err(error @ StoreError::Ambiguous { .. }) => return leave_several(error).map(Some),
+    let mut opened = match open(policy, IfFile::Trust) {
+        Err(TargetError::NotFound { .. } | TargetError::Store(StoreError::NotInitialised { .. })) => return Ok(None),
+        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(error).map(Some),
         result => result?,
     };
-    let mut image = match open(&place) {
-        Err(StoreError::NotInitialised { .. }) => return Ok(None),
-        result => result?,
-    };
-    if !image.commit().state.is_waiting() {
+    let place = opened.target.clone();
+    if !opened.image.commit().state.is_waiting() {
         return Ok(None);
     }
-    let header = image.header().ok();
+    let header = opened.image.header().ok();
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let is_own = header.as_ref().is_some_and(|header| header.session.boot_id.to_string() == boot_id.trim());
     if !is_own && may_stay(policy, header.as_ref()) {
@@ -153,7 +140,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
             "a boot mounted filesystems without asking for it: its initramfs does not run `dormouse resume`".to_owned()
         }
     };
-    discard(&mut image, &reason)?;
+    discard(&mut opened, &reason)?;
     Ok(Some(format!("the image on {place} is discarded: {reason}; see `dormouse doctor`")))
 }
 
@@ -165,14 +152,14 @@ fn may_stay(policy: &Policy, header: Option<&Header>) -> bool {
 
 /// Several devices have the name of the image device, and which one is meant must not be guessed. What this boot goes on to
 /// do to the session's filesystems must not be lost on the next one, so an image stays only where that can tell.
-fn leave_several(error: StoreError) -> anyhow::Result<String> {
+fn leave_several(error: TargetError) -> anyhow::Result<String> {
     let mut line = format!("not resuming: {error}");
-    if let StoreError::Ambiguous { first, second, .. } = &error {
-        for place in [first, second] {
-            let Ok(mut image) = open(place) else { continue };
+    if let TargetError::Ambiguous { first, second, .. } = &error {
+        for target in [first, second] {
+            let Ok(image) = target.open(Access::Write) else { continue };
             if image.commit().state.is_waiting() && !image.header().is_ok_and(|header| can_tell(&header)) {
-                discard(&mut image, &error.to_string())?;
-                line.push_str(&format!("; the image on {place} is discarded"));
+                discard(&mut Opened { target: target.clone(), image }, &error.to_string())?;
+                line.push_str(&format!("; the image on {target} is discarded"));
             }
         }
     }
@@ -188,8 +175,8 @@ fn can_tell(header: &Header) -> bool {
     unsure.is_empty()
 }
 
-fn open(place: &Place) -> Result<Image, StoreError> {
-    Image::open(Disk::open_at(place, Access::Write)?)
+fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
+    target::open(&policy.image.device, Opening { access: Access::Write, wait: policy.image.wait, if_file })
 }
 
 /// Why a session does not fit what is here: the machine, or its own filesystems.
@@ -209,9 +196,9 @@ fn misfit(header: &Header, policy: &Policy) -> Option<String> {
     filesystems.changed
 }
 
-fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
+fn discard(Opened { target, image }: &mut Opened, reason: &str) -> anyhow::Result<()> {
     image.transition(State::Discarded, reason).context("the image could not be discarded")?;
-    file::confirm(image)
+    Ok(target.confirm(image)?)
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.

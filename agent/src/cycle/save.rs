@@ -24,8 +24,9 @@ use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection
 use crate::memory::vmcore::{self, Vmcore};
 use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
 use crate::policy::{Policy, Then, Verify};
-use crate::store::{Access, Disk, Image, Reader, Writer};
-use crate::{filesystems, pipeline, target};
+use crate::store::{Access, Image, Reader, Writer};
+use crate::target::{self, IfFile, Opened, Opening};
+use crate::{filesystems, pipeline};
 
 /// Saves the session that the order describes. When this returns `Ok`, the image is durable and complete. `alive` is
 /// called whenever something got done.
@@ -42,15 +43,15 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     if vmcore.frames() != header.session.ram {
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
-    let place = target::find(&task.order.image, policy.image.wait)?;
-    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target: place, image } = target::open(&task.order.image, how)?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
     screen::show(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
-    let limits = pipeline::Limits::of_policy(&policy.save);
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
@@ -60,7 +61,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
     let work = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &work, policy.save.compression, limits, &mut writer, |step| {
+    let saved = pipeline::save(&vmcore, &work, policy.save.compression(), limits, &mut writer, |step| {
         progress.at(step.into());
         alive();
     });
@@ -98,7 +99,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         }
     };
     let image = writer.finish(state, counts.left, check, stats)?;
-    Ok(Report::of_image(image.commit(), image.disk().place().to_string(), Outcome::Returned))
+    Ok(Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Returned))
 }
 
 /// Reads back what was written, past the caches, and compares it as the policy asks.
@@ -118,7 +119,7 @@ fn verify(
     let pages = totals.stored_pages + totals.zero_pages;
     log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
     let mut reader = Reader::open(image, header)?;
-    let limits = pipeline::Limits::of_policy(&policy.save);
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
     let mut step = |step: pipeline::Step| {
         progress.at(step.into());

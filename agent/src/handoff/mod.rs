@@ -4,5 +4,6 @@ pub mod arguments;
 pub mod inherited;
 pub mod mailbox;
 pub mod order;
+pub mod places;
 pub mod report;
 pub mod task;

@@ -1,16 +1,17 @@
 //! `dormouse enable` and `dormouse disable`: whether `systemctl hibernate` is Dormouse's.
 //!
 //! logind checks what it always checks (polkit, inhibitors, `AllowHibernation=`, swap), then starts
-//! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`, and
-//! what somebody else has written there is left alone.
+//! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`,
+//! and what others have written there is left alone.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{fs, io};
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
+use dormouse_linux::procfs;
 
 /// The first line of the files that `enable` writes, and the only ones that `disable` removes.
 const MARK: &str = "# Written by `dormouse enable`; `dormouse disable` removes it.\n";
@@ -24,14 +25,15 @@ struct DropIn {
     text: &'static str,
 }
 
-/// The empty `ExecStart=` takes back systemd's own (systemd.service(5)). The service is oneshot, for which no time limit holds.
+/// The empty `ExecStart=` takes back systemd's own (systemd.service(5)). The service is oneshot, for which no time
+/// limit holds.
 const HIBERNATE: DropIn = DropIn {
     path: "etc/systemd/system/systemd-hibernate.service.d/50-dormouse.conf",
     text: "[Service]\nExecStart=\nExecStart=/usr/bin/dormouse hibernate --system-sleep\n",
 };
 
-/// logind offers hibernation only where swap space could hold the image, and Dormouse needs none. With this variable it does
-/// not look at the space: up to systemd 254 it then does not look for swap at all (`enough_swap_for_hibernation`,
+/// logind offers hibernation only where swap space could hold the image, and Dormouse needs none. With this variable it
+/// does not look at the space: up to systemd 254 it then does not look for swap at all (`enough_swap_for_hibernation`,
 /// src/shared/sleep-config.c, later hibernate-util.c); from 255 on, having no swap is let through, but swap that the
 /// kernel could not resume from is refused (`hibernation_is_safe`, src/shared/hibernate-util.c, pull request 30074).
 const LOGIND: DropIn = DropIn {
@@ -44,48 +46,48 @@ pub(crate) fn has_unit(root: &Path) -> bool {
     root.join("run/systemd/system").is_dir() && root.join(UNIT).exists()
 }
 
-/// Routes `systemctl hibernate` to Dormouse, and has `dormouse prepare` run at boot. Says line by line what it did.
+/// Routes `systemctl hibernate` to Dormouse, and has `dormouse prepare` run at boot. Returns line by line what it did.
 ///
 /// # Errors
-/// A file cannot be written, or one of that name is somebody else's.
+/// A file cannot be written, or one of that name was written by another.
 pub fn enable(root: &Path) -> anyhow::Result<Vec<String>> {
     // Both or none.
     for drop_in in [HIBERNATE, LOGIND] {
         refuse_foreign(root, &drop_in)?;
     }
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     for drop_in in [HIBERNATE, LOGIND] {
-        said.push(write(root, &drop_in)?);
+        lines.push(write(root, &drop_in)?);
     }
-    said.push(want(root)?);
-    reload(root, &mut said)?;
-    said.push(
+    lines.push(want(root)?);
+    reload(root, &mut lines)?;
+    lines.push(
         "`systemctl hibernate` is Dormouse's now. logind stops asking for swap space at the next boot, or after \
          `systemctl restart systemd-logind`"
             .to_owned(),
     );
-    Ok(said)
+    Ok(lines)
 }
 
-/// Takes back what [`enable`] did, and nothing else. Says line by line what it did.
+/// Takes back what [`enable`] did, and nothing else. Returns line by line what it did.
 ///
 /// # Errors
 /// A file cannot be removed.
 pub fn disable(root: &Path) -> anyhow::Result<Vec<String>> {
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     for drop_in in [HIBERNATE, LOGIND] {
-        said.push(remove(root, &drop_in)?);
+        lines.push(remove(root, &drop_in)?);
     }
     let wanted = root.join(WANTED);
-    said.push(match fs::read_link(&wanted) {
+    lines.push(match fs::read_link(&wanted) {
         Ok(_) => removed(&wanted)?,
-        Err(_) => format!("{}: not there", wanted.display()),
+        Err(_) => format!("{}: missing", wanted.display()),
     });
-    reload(root, &mut said)?;
-    said.push(
+    reload(root, &mut lines)?;
+    lines.push(
         "`systemctl hibernate` is systemd's own again; logind asks for swap space from the next boot on".to_owned(),
     );
-    Ok(said)
+    Ok(lines)
 }
 
 fn refuse_foreign(root: &Path, drop_in: &DropIn) -> anyhow::Result<()> {
@@ -103,7 +105,7 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
     let path = root.join(drop_in.path);
     let text = format!("{MARK}{}", drop_in.text);
     if fs::read_to_string(&path).is_ok_and(|found| found == text) {
-        return Ok(format!("{}: is there already", path.display()));
+        return Ok(format!("{}: exists already", path.display()));
     }
     replace(&path, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", path.display()))?;
     Ok(format!("{}: written", path.display()))
@@ -111,21 +113,20 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
 
 fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
     let path = root.join(drop_in.path);
-    match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(format!("{}: not there", path.display())),
-        Err(error) => Err(error).with_context(|| format!("{}: cannot read it", path.display())),
-        Ok(found) if !found.starts_with(MARK) => {
+    match procfs::text_if_present(&path)? {
+        None => Ok(format!("{}: missing", path.display())),
+        Some(found) if !found.starts_with(MARK) => {
             Ok(format!("{}: left alone, `dormouse enable` has not written it", path.display()))
         }
-        Ok(_) => removed(&path),
+        Some(_) => removed(&path),
     }
 }
 
-/// Removes a file, and the folder that it was in if nothing else is.
+/// Removes a file, and the directory that it was in if nothing else is.
 fn removed(path: &Path) -> anyhow::Result<String> {
     fs::remove_file(path).with_context(|| format!("{}: cannot remove it", path.display()))?;
-    if let Some(folder) = path.parent() {
-        let _ = fs::remove_dir(folder);
+    if let Some(directory) = path.parent() {
+        let _ = fs::remove_dir(directory);
     }
     Ok(format!("{}: removed", path.display()))
 }
@@ -137,7 +138,7 @@ fn want(root: &Path) -> anyhow::Result<String> {
         return Ok(format!("{}: not installed, so nothing is checked at boot", unit.display()));
     }
     if fs::symlink_metadata(&wanted).is_ok() {
-        return Ok(format!("{}: is there already", wanted.display()));
+        return Ok(format!("{}: exists already", wanted.display()));
     }
     let made =
         wanted.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(Path::new("/").join(UNIT), &wanted));
@@ -145,15 +146,15 @@ fn want(root: &Path) -> anyhow::Result<String> {
     Ok(format!("{}: made", wanted.display()))
 }
 
-/// Tells the running systemd, where these are its files.
-fn reload(root: &Path, said: &mut Vec<String>) -> anyhow::Result<()> {
+/// Has the running systemd read them, where these are its files.
+fn reload(root: &Path, lines: &mut Vec<String>) -> anyhow::Result<()> {
     // sd_booted(3).
     if root != Path::new("/") || !Path::new("/run/systemd/system").exists() {
         return Ok(());
     }
     let status = Command::new("systemctl").arg("daemon-reload").status();
     match status.context("`systemctl daemon-reload` could not be started")? {
-        status if status.success() => said.push("systemctl daemon-reload: done".to_owned()),
+        status if status.success() => lines.push("systemctl daemon-reload: done".to_owned()),
         status => bail!("the files are as they should be, but `systemctl daemon-reload` ended with {status}"),
     }
     Ok(())
@@ -164,7 +165,7 @@ fn reload(root: &Path, said: &mut Vec<String>) -> anyhow::Result<()> {
 pub struct Routing {
     /// Whether it starts `dormouse hibernate`.
     pub is_dormouse: bool,
-    /// Whether logind has been told not to ask for swap space.
+    /// Whether logind is set not to ask for swap space.
     pub needs_no_swap: bool,
 }
 
@@ -172,18 +173,22 @@ impl Routing {
     /// Reads it off the units' drop-ins, whoever has written them.
     #[must_use]
     pub fn read(root: &Path) -> Routing {
-        let says = |unit: &str, start: &str, word: &str| {
+        let contains = |unit: &str, start: &str, text: &str| {
             let texts = drop_ins(root, unit).into_iter().filter_map(|path| fs::read_to_string(path).ok());
             let last = texts
                 .flat_map(|text| {
                     text.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect::<Vec<_>>()
                 })
                 .last();
-            last.is_some_and(|line| line.contains(word))
+            last.is_some_and(|line| line.contains(text))
         };
         Routing {
-            is_dormouse: says("systemd-hibernate.service", "ExecStart=", "dormouse hibernate"),
-            needs_no_swap: says("systemd-logind.service", "Environment=", "SYSTEMD_BYPASS_HIBERNATION_MEMORY_CHECK=1"),
+            is_dormouse: contains("systemd-hibernate.service", "ExecStart=", "dormouse hibernate"),
+            needs_no_swap: contains(
+                "systemd-logind.service",
+                "Environment=",
+                "SYSTEMD_BYPASS_HIBERNATION_MEMORY_CHECK=1",
+            ),
         }
     }
 }
@@ -217,10 +222,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Every file and link below a folder, with its content.
-    fn files(folder: &Path) -> Vec<(PathBuf, String)> {
+    /// Every file and link below a directory, with its content.
+    fn files(directory: &Path) -> Vec<(PathBuf, String)> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).unwrap().flatten() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
             let path = entry.path();
             match fs::read_link(&path) {
                 Ok(target) => found.push((path, format!("-> {}", target.display()))),
@@ -239,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_enabled_is_disabled_without_a_trace() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
+    fn disable_undoes_enable_without_a_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         put(root, UNIT, "[Unit]\n");
         put(root, "etc/systemd/system/systemd-logind.service.d/90-mine.conf", "[Service]\n");
         let before = files(root);
@@ -256,16 +261,16 @@ mod tests {
         );
         assert_eq!(Routing::read(root), Routing { is_dormouse: true, needs_no_swap: true });
         let again = enable(root).unwrap();
-        assert_eq!(again.iter().filter(|line| line.ends_with("is there already")).count(), 3, "{again:?}");
+        assert_eq!(again.iter().filter(|line| line.ends_with("exists already")).count(), 3, "{again:?}");
         assert_eq!(files(root), enabled);
 
         disable(root).unwrap();
         assert_eq!(files(root), before);
-        for folder in ["systemd-hibernate.service.d", "multi-user.target.wants"] {
-            assert!(!root.join("etc/systemd/system").join(folder).exists(), "{folder}");
+        for directory in ["systemd-hibernate.service.d", "multi-user.target.wants"] {
+            assert!(!root.join("etc/systemd/system").join(directory).exists(), "{directory}");
         }
         let again = disable(root).unwrap();
-        assert_eq!(again.iter().filter(|line| line.ends_with("not there")).count(), 3, "{again:?}");
+        assert_eq!(again.iter().filter(|line| line.ends_with("missing")).count(), 3, "{again:?}");
     }
 
     #[test]
@@ -276,29 +281,29 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_written_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        put(folder.path(), HIBERNATE.path, "[Service]\nExecStart=\nExecStart=/bin/mine\n");
-        let before = files(folder.path());
-        let refused = enable(folder.path()).unwrap_err().to_string();
+    fn leaves_files_of_others_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        put(directory.path(), HIBERNATE.path, "[Service]\nExecStart=\nExecStart=/bin/mine\n");
+        let before = files(directory.path());
+        let refused = enable(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("has not written this file"), "{refused}");
-        assert!(disable(folder.path()).unwrap()[0].contains("left alone"));
-        assert_eq!(files(folder.path()), before);
+        assert!(disable(directory.path()).unwrap()[0].contains("left alone"));
+        assert_eq!(files(directory.path()), before);
         // Nor is the one written where the other is somebody else's.
-        let folder = tempfile::tempdir().unwrap();
-        put(folder.path(), LOGIND.path, "[Service]\n");
-        assert!(enable(folder.path()).is_err() && files(folder.path()).len() == 1);
+        let directory = tempfile::tempdir().unwrap();
+        put(directory.path(), LOGIND.path, "[Service]\n");
+        assert!(enable(directory.path()).is_err() && files(directory.path()).len() == 1);
     }
 
     #[test]
     fn the_last_drop_in_decides() {
-        let folder = tempfile::tempdir().unwrap();
-        enable(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        enable(directory.path()).unwrap();
         put(
-            folder.path(),
+            directory.path(),
             "etc/systemd/system/systemd-hibernate.service.d/60-mine.conf",
             "[Service]\nExecStart=/bin/mine\n",
         );
-        assert!(!Routing::read(folder.path()).is_dormouse);
+        assert!(!Routing::read(directory.path()).is_dormouse);
     }
 }

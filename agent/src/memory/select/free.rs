@@ -1,12 +1,14 @@
 //! Reading the `struct page` array: which pages are free.
 
 use dormouse_image::PfnRange;
+use dormouse_sys::PAGE_SIZE;
 
-use crate::memory::select::paging::Virtual;
+use crate::memory::select::address_space::Virtual;
 use crate::memory::select::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::pipeline::seams::{Fate, PageFilter};
 
-const PAGE: u64 = 4096;
+/// Pages by which the count of a machine with little memory may be off: 16 MiB.
+const COUNT_SLACK: u64 = 4096;
 /// The section has a `struct page` array (include/linux/mmzone.h, `SECTION_MARKED_PRESENT`).
 const SECTION_PRESENT: u64 = 1;
 /// The section is online (`SECTION_IS_ONLINE`).
@@ -20,7 +22,7 @@ const SECTION_FLAGS: u64 = 0xfff;
 pub struct Selection {
     /// What becomes of the free ones.
     free_fate: Fate,
-    /// Page frames whose content nobody needs, by the frame that holds it now.
+    /// Page frames whose content nothing needs, by the frame that holds it now.
     free: Frames,
     /// Page frames that must be neither read nor written.
     untouchable: Frames,
@@ -46,14 +48,14 @@ impl Selection {
         self.free_fate
     }
 
-    /// Compares with `expected`, what the kernel counted itself, of `ram_pages` in all. Some pages come and go while it freezes;
-    /// more than that means that its data were misread.
+    /// Compares with `expected`, which the kernel counted itself, of `ram_pages` in all. Some pages come and go while
+    /// it freezes; a larger difference means that its data were misread.
     ///
     /// # Errors
     /// [`SelectError::Count`].
     pub fn check(&self, expected: u64, ram_pages: u64) -> Result<(), SelectError> {
         let found = self.free_pages;
-        match found.abs_diff(expected) > ram_pages / 16 + 4096 {
+        match found.abs_diff(expected) > ram_pages / 16 + COUNT_SLACK {
             true => Err(SelectError::Count { found, expected }),
             false => Ok(()),
         }
@@ -107,8 +109,8 @@ impl Frames {
 
 /// Reads from the stopped kernel's own data which of its pages are free.
 ///
-/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it. `free_fate` is what is to
-/// become of the free pages.
+/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it. `free_fate` is
+/// what is to become of the free pages.
 ///
 /// # Errors
 /// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
@@ -119,7 +121,7 @@ pub fn select(
     swapped: &SwapMap,
     free_fate: Fate,
 ) -> Result<Selection, SelectError> {
-    // A list that is followed anywhere else is none, and a set of page frames is as long as its last one demands.
+    // A list that leads anywhere else is not one, and a set of page frames is as long as its last frame demands.
     swapped.check(ram)?;
     let mut selection = Selection::new(free_fate);
     let kernel = Virtual::new(memory, layout);
@@ -143,7 +145,7 @@ fn page_array<M: Physical>(
     layout: &KernelLayout,
     section: u64,
 ) -> Result<Option<u64>, SelectError> {
-    let per_root = PAGE / layout.section_size;
+    let per_root = PAGE_SIZE / layout.section_size;
     let root = section / per_root;
     if root >= layout.section_root_count {
         return Ok(None);
@@ -176,7 +178,7 @@ fn scan<M: Physical>(
         let first = scan.next;
         kernel.memory.look(physical, len.min((frames.end - first) * size), |bytes| scan.pages(bytes))?;
         if scan.next == first {
-            // It crosses a boundary, behind which memory may go on elsewhere.
+            // It crosses a boundary, after which memory may continue elsewhere.
             let mut page = vec![0; layout.page_size];
             read_across(kernel, &mut mapped, address, &mut page)?;
             scan.pages(&page);
@@ -206,7 +208,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Looks at one `struct page`, and goes on to the next that says something new.
+    /// Looks at one `struct page`, and moves on to the next one of interest.
     fn page(&mut self, page: &[u8]) {
         let u32_at = |at: usize| page.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
         let u64_at = |at: usize| page.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
@@ -263,7 +265,7 @@ fn read_across<M: Physical>(
     while !bytes.is_empty() {
         let (physical, _) = mapped.at(kernel, address)?;
         // At most a page.
-        let len = bytes.len().min(usize::try_from(PAGE - physical % PAGE).unwrap_or(0));
+        let len = bytes.len().min(usize::try_from(PAGE_SIZE - physical % PAGE_SIZE).unwrap_or(0));
         let (now, later) = bytes.split_at_mut(len);
         kernel.memory.read(physical, now)?;
         (bytes, address) = (later, address.wrapping_add(len as u64));

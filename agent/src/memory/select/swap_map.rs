@@ -1,23 +1,23 @@
 //! Where the jump has put the pages that it swapped.
 //!
-//! The kexec image of the stopped kernel has a list of entries: a destination, then the source pages that go there one
-//! behind the other, the next destination, and so on (kernel/kexec_core.c: `IND_DESTINATION` 1, `IND_INDIRECTION` 2,
-//! `IND_DONE` 4, `IND_SOURCE` 8 in the low bits, a page's address above). The control page holds the list's head, for the
-//! way back. Kernel versions keep it at different places in that page, so each word of it is tried, and only a list
+//! The kexec image of the stopped kernel has a list of entries: a destination, then the source pages that go there
+//! consecutively, the next destination, and so on (kernel/kexec_core.c: `IND_DESTINATION` 1, `IND_INDIRECTION` 2,
+//! `IND_DONE` 4, `IND_SOURCE` 8 in the low bits, a page's address above). The control page holds the list's head, for
+//! the way back. Kernel versions keep it at different places in that page, so each word of it is tried, and only a list
 //! whose destinations are exactly the pages that were loaded is believed.
 
 use dormouse_image::PfnRange;
+use dormouse_sys::PAGE_SIZE;
 
 use crate::memory::select::{Physical, SelectError, Swapped, word};
 
-const PAGE: u64 = 4096;
 const DESTINATION: u64 = 1;
 const INDIRECTION: u64 = 2;
 const DONE: u64 = 4;
 const SOURCE: u64 = 8;
 
-/// Pages that are swapped at most, 8 GiB of them: no region and low memory are so large, and what an image's header claims
-/// is no reason to take memory and time.
+/// Pages that are swapped at most, 8 GiB of them: no region and low memory are so large, and what an image's header
+/// claims is no reason to take memory and time.
 const MOST: u64 = 1 << 21;
 
 /// For each swapped page frame, the page frame that holds its content now.
@@ -40,8 +40,8 @@ impl SwapMap {
     /// # Errors
     /// [`SelectError::NoSwapMap`].
     pub fn find(memory: &impl Physical, entry: u64, swapped: Swapped<'_>) -> Result<SwapMap, SelectError> {
-        let control = entry / PAGE * PAGE;
-        (0..PAGE / 8)
+        let control = entry / PAGE_SIZE * PAGE_SIZE;
+        (0..PAGE_SIZE / 8)
             .filter_map(|at| word(memory, control + at * 8).ok())
             .find_map(|head| SwapMap::follow(memory, head, swapped))
             .ok_or(SelectError::NoSwapMap(control))
@@ -50,7 +50,7 @@ impl SwapMap {
     /// The map that the list beginning with `head` describes, if it is one.
     fn follow(memory: &impl Physical, head: u64, swapped: Swapped<'_>) -> Option<SwapMap> {
         // A list begins with its first page of entries: a plain page would be found everywhere.
-        if head & (PAGE - 1) != INDIRECTION {
+        if head & (PAGE_SIZE - 1) != INDIRECTION {
             return None;
         }
         let ranges = swapped.ranges();
@@ -63,19 +63,19 @@ impl SwapMap {
         let (mut at, mut destination) = (head, None);
         // Each source has one entry, and there are fewer of the others; a longer list goes round in a circle.
         for _ in 0..count * 2 + 1024 {
-            let entry = if at & (PAGE - 1) == INDIRECTION { at } else { word(memory, at).ok()? };
-            let page = entry & !(PAGE - 1);
-            at = match entry & (PAGE - 1) {
+            let entry = if at & (PAGE_SIZE - 1) == INDIRECTION { at } else { word(memory, at).ok()? };
+            let page = entry & !(PAGE_SIZE - 1);
+            at = match entry & (PAGE_SIZE - 1) {
                 INDIRECTION => page,
                 DESTINATION => {
-                    destination = Some(page / PAGE);
+                    destination = Some(page / PAGE_SIZE);
                     at + 8
                 }
                 SOURCE => {
                     if destination? != expected.next()? {
                         return None;
                     }
-                    sources.push(page / PAGE);
+                    sources.push(page / PAGE_SIZE);
                     destination = destination.map(|pfn| pfn + 1);
                     at + 8
                 }
@@ -104,7 +104,8 @@ impl SwapMap {
         }
     }
 
-    /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of one.
+    /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of
+    /// one.
     #[must_use]
     pub fn holders(&self, run: PfnRange) -> PfnRange {
         if self.ranges.iter().any(|range| (range.start..range.end).contains(&run.start)) {

@@ -6,6 +6,7 @@ use dormouse_linux::vmcoreinfo::VmcoreInfo;
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::arch::Paging;
 use crate::memory::select::layout::PageType;
 use crate::pipeline::seams::{Fate, PageFilter};
 
@@ -51,8 +52,8 @@ impl Memory {
 
     /// Maps the page at virtual address `from` to physical address `to`, in 4 KiB pages.
     fn map(&mut self, layout: &KernelLayout, from: u64, to: u64) {
-        let mut table = layout.page_table;
-        for level in (2..=layout.levels).rev() {
+        let mut table = layout.paging.page_table;
+        for level in (2..=layout.paging.levels).rev() {
             let slot = table + ((from >> (12 + 9 * (level - 1))) & 511) * 8;
             if self.word(slot) & 1 == 0 {
                 let next = 0x10_0000 + self.0.len() as u64 * 4096;
@@ -64,14 +65,14 @@ impl Memory {
         self.put_word(table + ((from >> 12) & 511) * 8, to | 1 << 63 | 0x63);
     }
 
-    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on, each other page of it the
-    /// wrong way round.
+    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on, each other page of it
+    /// the wrong way round.
     fn page(&mut self, layout: &KernelLayout, pfn: u64, flags: u64, mapcount: u32, private: u64) {
         let at = pfn * layout.page_size as u64;
         let physical = |at: u64| 0x20_0000 + (at ^ 4096);
         for at in [at, at + layout.page_size as u64 - 1] {
             self.map(layout, VMEMMAP + at / 4096 * 4096, physical(at) / 4096 * 4096);
-            // A page that holds no field is there too.
+            // Pages without a field exist too.
             self.put(physical(at), &[]);
         }
         self.put_word(physical(at + layout.page_flags as u64), flags);
@@ -82,7 +83,8 @@ impl Memory {
 
 fn layout(levels: u32) -> KernelLayout {
     let info = VmcoreInfo::parse(LINUX_6_12.as_bytes());
-    KernelLayout { page_table: 0x1000, levels, section_roots: ROOTS, ..KernelLayout::new(&info).unwrap() }
+    let known = KernelLayout::new(&info).unwrap();
+    KernelLayout { paging: Paging { page_table: 0x1000, levels, ..known.paging }, section_roots: ROOTS, ..known }
 }
 
 /// A kernel with `pages` pages in one section, none of them free.
@@ -216,7 +218,7 @@ fn data_that_cannot_be_reached_stop_the_selection() {
         select(&memory, &layout, &beyond, &SwapMap::nothing(), Fate::Leave),
         Err(SelectError::Unmapped(_))
     ));
-    let elsewhere = KernelLayout { page_table: 0xdead_0000, ..layout };
+    let elsewhere = KernelLayout { paging: Paging { page_table: 0xdead_0000, ..layout.paging }, ..layout };
     let ram = [PfnRange { start: 0, end: 64 }];
     assert!(matches!(
         select(&memory, &elsewhere, &ram, &SwapMap::nothing(), Fate::Leave),
@@ -237,7 +239,8 @@ fn a_count_that_is_far_off_stops_the_selection() {
 
 #[test]
 fn kernels_of_three_kinds_mark_their_free_pages() {
-    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks elsewhere).
+    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks
+    // elsewhere).
     for (note, free, offline, slab) in [
         (LINUX_6_1, 0xffff_ff7f_u32, 0xffff_feff, None),
         (LINUX_6_11, 0xbfff_ffff, 0xdfff_ffff, Some(0xfdff_ffff)),
@@ -266,7 +269,7 @@ fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
         (layout.section_roots, layout.section_root_count, layout.section_size),
         (0xff37_f4ee_1fbd_0000, 262_144, 32)
     );
-    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 
     let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_11.as_bytes())).unwrap();
@@ -274,7 +277,7 @@ fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
         (layout.section_roots, layout.section_root_count, layout.section_size),
         (0xff29_52fe_bfcf_b000, 131_072, 16)
     );
-    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x3b82_b000, 5, None));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x3b82_b000, 5, None));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 }
 
@@ -285,7 +288,7 @@ fn a_recorded_vmcoreinfo_gives_the_layout() {
     assert_eq!((layout.section_pages, layout.section_size, layout.orders), (32_768, 16, 11));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private), (64, 48, 40));
     assert!(layout.buddy.matches(BUDDY) && layout.offline.unwrap().matches(0xf100_0000));
-    assert_eq!(layout.levels, 5);
+    assert_eq!(layout.paging.levels, 5);
 }
 
 #[test]
@@ -310,8 +313,8 @@ fn a_vmcoreinfo_that_lacks_something_or_lies_is_refused() {
     }
 }
 
-/// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the control
-/// page at 0x9000.
+/// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the
+/// control page at 0x9000.
 fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapped<'static> {
     let range = |pfn: u64| PhysRange { start: pfn * 4096, end: (pfn + 1) * 4096 };
     memory.put_word(0x9000 + 0x830, 0xa000 | 2);
