@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
 
 use anyhow::Context;
 use dormouse_image::PhysRange;
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::kernel_args::join;
+use dormouse_linux::procfs;
 use dormouse_sys::kexec::{self, Context as Caller};
 use dormouse_sys::power::{self, Command};
 
@@ -41,7 +41,7 @@ impl SecondKernel {
         low: &[PhysRange],
     ) -> anyhow::Result<SecondKernel> {
         let KernelPolicy { image, initramfs, .. } = &policy.kernel;
-        let file = read(image)?;
+        let file = procfs::read(image)?;
         let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
         let (purpose, caller) = match order {
             Order::Save(order) => {
@@ -53,7 +53,7 @@ impl SecondKernel {
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,
-            initramfs: &[&archive(order)?, &read(initramfs)?],
+            initramfs: &[&archive(order)?, &procfs::read(initramfs)?],
             region,
             low,
             other_ram: &machine.iomem.frames_outside(&region),
@@ -134,10 +134,6 @@ fn command_line(own: &str, policy: &Policy) -> String {
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
     arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
     join(arguments)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
 }
 
 #[cfg(test)]
