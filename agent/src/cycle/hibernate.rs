@@ -6,6 +6,7 @@ use std::io;
 use anyhow::{Context, bail};
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
 use dormouse_linux::cpio::Archive;
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::join;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, memory_watch, procfs};
@@ -18,7 +19,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
 use crate::cycle::last::{self, Event, Last};
-use crate::cycle::refusal::{self, Obstacle};
+use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
 use crate::handoff::arguments::{BootMode, Cmdline};
 use crate::handoff::inherited::inherited;
 use crate::handoff::mailbox::{self, FreePages};
@@ -50,16 +51,21 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// which the report says.
 ///
 /// # Errors
-/// Whatever is found before the jump: nothing has changed then.
-pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+/// Whatever is found before the jump: nothing has changed then, and the [`Complaint`] is a refusal. After it, a [`JumpError`].
+pub fn run(policy: &Policy, options: Options) -> Result<Report, Complaint> {
     kmsg::init();
-    let _lock = lock(FlockArg::LockExclusiveNonblock)?;
-    let result = hibernate(policy, options);
+    let _lock = lock(FlockArg::LockExclusiveNonblock).map_err(|error| complaint_of(&error))?;
+    let result = hibernate(policy, options).map_err(|error| complaint_of(&error));
     match &result {
-        Ok(report) => Last::record(Event::Hibernate, &report.to_string(), Some(report)),
-        Err(error) => Last::record(Event::Hibernate, &format!("{error:#}"), None),
+        Ok(report) => Last::record(Event::Hibernate, report.id(), &report.to_string(), Some(report)),
+        Err(complaint) => Last::record(Event::Hibernate, complaint.id_or("failed"), &complaint.to_string(), None),
     }
     result
+}
+
+/// Before the jump nothing has changed, whatever goes wrong.
+fn complaint_of(error: &anyhow::Error) -> Complaint {
+    if error.is::<JumpError>() { Complaint::of(error) } else { Complaint::refused(error) }
 }
 
 /// Waits for a hibernation that is under way, and holds off every other for as long as the lock is kept.
@@ -73,14 +79,10 @@ fn lock(how: FlockArg) -> anyhow::Result<Flock<File>> {
         std::fs::create_dir_all(last::FOLDER)?;
         OpenOptions::new().create(true).truncate(false).write(true).open(&path)
     };
-    let file = open().with_context(|| format!("{}: cannot open it; run as root", path.display()))?;
+    let file = open().map_err(|source| Unready::Lock { path: path.clone(), source })?;
     Flock::lock(file, how).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => {
-            anyhow::anyhow!(
-                "another `dormouse hibernate` is under way, or `dormouse prepare`, which ends by itself; try again then"
-            )
-        }
-        error => anyhow::anyhow!("{}: cannot lock it: {error}", path.display()),
+        nix::errno::Errno::EWOULDBLOCK => Unready::Busy.into(),
+        error => Unready::Lock { path, source: error.into() }.into(),
     })
 }
 
@@ -102,7 +104,7 @@ impl Signals {
         match self.0.read_signal() {
             Ok(Some(info)) => {
                 let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-                bail!("stopped by {} before the jump; nothing was saved", signal.map_or("a signal", Signal::as_str))
+                bail!(Unready::Stopped(signal.map_or("a signal", Signal::as_str)))
             }
             _ => Ok(()),
         }
@@ -138,7 +140,7 @@ impl Drop for Loaded {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
-    let machine = Machine::read()?;
+    let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
     refusal::refuse(refusal::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot))?;
@@ -184,10 +186,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
-    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(|error| {
-        let obstacle = Obstacle::of_load(&error).into_error();
-        anyhow::Error::new(error).context(obstacle)
-    })?;
+    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(|error| Obstacle::of_load(&error))?;
     let loaded = Loaded;
     drop(plan);
 
@@ -199,7 +198,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     // Behind whatever may take its time: where an image in a file lies must still hold when B writes there.
     if self::image(policy)?.name() != name {
-        bail!("the image device was initialised anew meanwhile; nothing was saved");
+        bail!(Unready::ImageReplaced);
     }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
@@ -213,20 +212,16 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     drop(loaded);
     jumped.map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
-            "the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved"
-        ),
-        _ => anyhow::anyhow!("the jump was refused: {error}. Nothing was saved"),
+        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
+        _ => JumpError::Jump(error),
     })?;
-    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel");
+    let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
-    let why = report.as_ref().map_or("no word from the save kernel", |report| report.reason.as_str());
-    if failed && let Err(error) = invalidate(policy, why) {
-        let reason = report.map_or_else(|error| format!("{error:#}"), |report| report.reason);
-        bail!(
-            "{reason}; and the image could not be invalidated ({error:#}): run `dormouse image discard` before the next \
-             boot, which would resume a session that has gone on"
-        );
+    let report = report.map_err(JumpError::NoReport);
+    let why = report.as_ref().map_or_else(|error| error.to_string(), |report| report.reason.clone());
+    if failed && let Err(error) = invalidate(policy, &why) {
+        let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
+        bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
@@ -252,14 +247,14 @@ fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
         .or_else(|| refusal::in_command_line(&machine.cmdline))
         .or_else(|| refusal::in_power_disk(&modes))
         .or_else(|| refusal::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
-    refusal::refuse(found)
+    Ok(refusal::refuse(found)?)
 }
 
 /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
 fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     // A kernel that does not say is let through.
     let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
-    refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))
+    Ok(refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))?)
 }
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must

@@ -4,7 +4,9 @@
 pub mod export;
 pub mod hibernate;
 pub mod last;
+pub mod outcome;
 pub mod refusal;
 pub mod restore;
 pub mod resume;
 pub mod save;
+pub mod verdict;

@@ -9,6 +9,11 @@ use thiserror::Error;
 
 use crate::store::Place;
 
+/// An image that no boot may resume any more is still there: a context for the error that kept it from being discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the image could not be discarded")]
+pub struct NotDiscarded;
+
 /// Why an image device could not be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -22,17 +27,13 @@ pub enum StoreError {
         seconds: u64,
     },
     /// A file that is on no mounted filesystem.
-    #[error(
-        "image device {path}: there is no such file. Make it with `dormouse image create --size auto {path}`; an initramfs, \
-         where its filesystem is not mounted, needs the policy that `dormouse config show --boot` prints",
-        path = .path.display()
-    )]
+    #[error("image device {path}: there is no such file", path = .path.display())]
     NoFile {
         /// The file.
         path: PathBuf,
     },
     /// Several devices have the name.
-    #[error("image device {device}: both {first} and {second} are named so")]
+    #[error("image device {device}: both {first} and {second} match that name")]
     Ambiguous {
         /// As the policy names it.
         device: ImageDevice,
@@ -48,7 +49,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Opening it failed.
-    #[error("image device {path}: cannot open it: {source}", path = .path.display())]
+    #[error("image device {path}: cannot open it", path = .path.display())]
     Open {
         /// The device.
         path: PathBuf,
@@ -56,7 +57,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Reading or writing failed.
-    #[error("image device {path}: {what} {len} bytes at offset {offset} failed: {source}", path = .path.display())]
+    #[error("image device {path}: {what} {len} bytes at offset {offset} failed", path = .path.display())]
     Io {
         /// The device.
         path: PathBuf,
@@ -70,7 +71,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// What was written could not be made durable.
-    #[error("image device {path}: flushing it failed: {source}", path = .path.display())]
+    #[error("image device {path}: flushing it failed", path = .path.display())]
     Flush {
         /// The device.
         path: PathBuf,
@@ -78,7 +79,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// What is on it is not a valid image.
-    #[error("image device {path}: {source}", path = .path.display())]
+    #[error("image device {path}: what is on it cannot be used", path = .path.display())]
     Format {
         /// The device.
         path: PathBuf,
@@ -106,7 +107,7 @@ pub enum StoreError {
         place: Place,
     },
     /// It carries no label.
-    #[error("image device {path}: not initialised; run `dormouse image init {path}`", path = .path.display())]
+    #[error("image device {path}: not initialised", path = .path.display())]
     NotInitialised {
         /// The device.
         path: PathBuf,
@@ -122,7 +123,7 @@ pub enum StoreError {
         needed: u64,
     },
     /// There is no whole image on it.
-    #[error("image device {path}: the image is {state}, there is nothing whole to read", path = .path.display())]
+    #[error("image device {path}: the image is {state}, so there is no complete image to read", path = .path.display())]
     Incomplete {
         /// The device.
         path: PathBuf,
@@ -140,7 +141,7 @@ pub enum StoreError {
         size: u64,
     },
     /// What was read back is not what was saved.
-    #[error("image device {path}: what was read back from it is not what was saved: {source}", path = .path.display())]
+    #[error("image device {path}: what was read back from it is not what was saved", path = .path.display())]
     Unverified {
         /// The device.
         path: PathBuf,

@@ -8,7 +8,7 @@ mod reader;
 mod writer;
 
 pub use disk::{Access, Disk, Place};
-pub use error::StoreError;
+pub use error::{NotDiscarded, StoreError};
 pub use extents::Extents;
 pub use image::Image;
 pub use reader::Reader;

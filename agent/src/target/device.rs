@@ -3,18 +3,38 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use dormouse_image::{DiskExtent, Label, State, Uuid};
 use dormouse_linux::units::mib;
 use dormouse_linux::{block, procfs};
 use serde::Serialize;
+use thiserror::Error;
 
 use crate::pipeline;
-use crate::store::{Access, Disk, Image, Place, Reader, StoreError};
+use crate::store::{Access, Disk, Image, NotDiscarded, Place, Reader, StoreError};
 use crate::target::file;
 use crate::target::signature::{self, Signature, Tail};
+
+/// Why a device is not made an image device without `--force`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InitRefusal {
+    /// Something else lives on it.
+    #[error("image device {path}: it carries {found}", path = .path.display())]
+    Foreign {
+        /// The device.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// A session waits on it.
+    #[error("image device {path}: it holds a session that can be resumed, which this would lose", path = .path.display())]
+    Waiting {
+        /// The device.
+        path: PathBuf,
+    },
+}
 
 /// Makes an image device of `path`, and says its identity.
 ///
@@ -26,10 +46,8 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
     if force {
         wipe(&disk)?;
     } else {
-        let about = |error| {
-            anyhow!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
-        };
-        block::refuse_virtual(path).map_err(about)?;
+        let about = || format!("image device {}: not without --force, for the disk of another machine", path.display());
+        block::refuse_virtual(path).with_context(about)?;
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;
     }
@@ -45,10 +63,9 @@ pub(crate) fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
 /// Refuses a device with a session that waits to be resumed.
 fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
     match Image::open(disk.clone()) {
-        Ok(image) if image.commit().state.is_waiting() => bail!(
-            "image device {}: it holds a session that can be resumed, which this would lose; use --force if it may go",
-            disk.path().display()
-        ),
+        Ok(image) if image.commit().state.is_waiting() => {
+            bail!(InitRefusal::Waiting { path: disk.path().to_owned() })
+        }
         // Anything else is about to be made an image, or has an error that the making will show.
         _ => Ok(()),
     }
@@ -68,7 +85,7 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
 /// Refuses a device on which something else lives.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     if let Some(found) = foreign(path)? {
-        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
+        bail!(InitRefusal::Foreign { path: path.to_owned(), found: found.to_string() });
     }
     Ok(())
 }
@@ -243,7 +260,7 @@ pub fn discard(path: &Path) -> anyhow::Result<String> {
     if matches!(state, State::Consumed | State::Discarded | State::Empty) {
         return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
     }
-    image.transition(State::Discarded, "by `dormouse image discard`")?;
-    file::confirm(&image)?;
+    image.transition(State::Discarded, "by `dormouse image discard`").context(NotDiscarded)?;
+    file::confirm(&image).context(NotDiscarded)?;
     Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
 }

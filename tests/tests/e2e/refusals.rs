@@ -7,7 +7,7 @@ use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, is_under_way, lines_of_boot, reasons, save, session};
+use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, ids, is_under_way, lines_of_boot, reasons, save, session};
 
 #[test]
 fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
@@ -19,6 +19,8 @@ fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     // The command itself, away from the hook that runs it and from the kernel log.
     let output = guest.run("dormouse resume")?;
     ensure!(output.status == 0 && output.stderr.is_empty() && output.stdout.lines().count() == 1, "{output:?}");
+    let json: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse resume --json")?)?;
+    ensure!(json["id"] == "no-image" && json["device"] == "/dev/vda", "{json}");
     Ok(())
 }
 
@@ -41,7 +43,7 @@ fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     demand(said(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
     demand(said(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
     let reasons = reasons(&lines);
-    let one_reason = reasons.len() == 1 && reasons[0].contains(&named);
+    let one_reason = ids(&lines) == ["restore-failed"] && reasons[0].contains(&named);
     demand(one_reason, &format!("the boot after D says {reasons:?}"))?;
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
@@ -59,8 +61,7 @@ fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     save(&mut guest)?;
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: the kernel command line says so; the image is discarded";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Discarded, "{commit:?}");
@@ -76,8 +77,7 @@ fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     ensure!(commit.state == State::Saving, "{commit:?}");
 
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
     guest.cut_power();
     // Said once.
     let lines = lines_of_boot(&mut guest)?;
@@ -111,7 +111,6 @@ fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
         guest.cut_power();
     }
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: 2 restores of it have already died; the image is discarded";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", reasons(&lines));
     Ok(())
 }

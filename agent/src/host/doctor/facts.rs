@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dormouse_image::{ImageDevice, State};
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::{block, bzimage_release, memory_watch};
 use dormouse_sys::kexec;
@@ -254,10 +255,10 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     let of_store = |error: StoreError| match &error {
         StoreError::Open { source, path } => match seen(source, path) {
-            Unseen::Because(_) => Unseen::Because(error.to_string()),
+            Unseen::Because(_) => Unseen::Because(in_full(&error)),
             root => root,
         },
-        _ => Unseen::Because(error.to_string()),
+        _ => Unseen::Because(in_full(&error)),
     };
     let place = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
@@ -265,7 +266,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         error => of_store(error),
     })?;
     block::refuse_virtual(&place.path)
-        .map_err(|error| Unseen::Because(format!("image device {}: {error}", policy.image.device)))?;
+        .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (disk, is_busy) = match Disk::open_at(&place, Access::Write) {
         Err(StoreError::Busy { .. }) => (Disk::open_at(&place, Access::Read).map_err(of_store)?, true),

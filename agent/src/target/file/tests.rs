@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use dormouse_image::Label;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN};
+use dormouse_linux::error_chain::in_full;
 use proptest::prelude::*;
 
 use super::*;
@@ -90,7 +91,7 @@ fn an_image_is_found_by_the_map_in_its_label() {
     expected[12 << 20..(14 << 20) - 4096].copy_from_slice(&bytes[4096 + (1 << 20)..]);
     assert!(after[..] == expected[..]);
     assert_eq!(mapped.disk().read((1 << 20) - 4096, bytes.len()).unwrap()[..], bytes[..]);
-    let error = mapped.disk().write_copy((4 << 20) - 4096, &[1; 8192]).unwrap_err().to_string();
+    let error = in_full(&mapped.disk().write_copy((4 << 20) - 4096, &[1; 8192]).unwrap_err());
     assert!(error.contains("writing 8192 bytes") && error.contains("ends before"), "{error}");
 }
 
@@ -110,7 +111,7 @@ fn a_label_that_belongs_elsewhere_is_refused() {
     // A file's image that was copied to a device does not become the device's.
     device.write_copy(0, &label.encode().unwrap()).unwrap();
     assert!(matches!(device.label_at(0), Err(StoreError::Misplaced { offset: 0, .. })));
-    let error = Disk::open_at(&stand.place(1 << 20), Access::Read).unwrap_err().to_string();
+    let error = in_full(&Disk::open_at(&stand.place(1 << 20), Access::Read).unwrap_err());
     assert!(error.contains("no Dormouse label here"), "{error}");
 }
 
@@ -199,8 +200,8 @@ fn a_policy_that_an_initramfs_can_use() {
     for device in ["PARTLABEL=x", "UUID=00112233-4455-6677-8899-aabbccddeeff", "/dev/no-such-device"] {
         assert_eq!(for_boot(&policy(device)).unwrap(), policy(device));
     }
-    let error = for_boot(&policy("/var/no/such/image")).unwrap_err().to_string();
-    assert!(error.contains("no such file") && error.contains("dormouse image create"), "{error}");
+    let error = for_boot(&policy("/var/no/such/image")).unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(StoreError::NoFile { .. })), "{error:#}");
 }
 
 proptest! {
