@@ -262,7 +262,7 @@ fn modules_are_found_and_named() {
     assert_eq!(succeeds(&[&named("usb_storage")[..], &["--list-modules"]].concat()), "usbcore\nusb_storage\n");
     assert!(fails(1, &named("usb_storage,zfs")).contains("no kernel module `zfs`"));
     // The image device is looked at where nothing is named.
-    let complaint = fails(1, &[&build[..], &["--modules-dir", modules.to_str().unwrap()]].concat());
+    let complaint = fails(3, &[&build[..], &["--modules-dir", modules.to_str().unwrap()]].concat());
     assert!(
         complaint.contains("name the modules with --modules: image device PARTLABEL=none: not found"),
         "{complaint}"
