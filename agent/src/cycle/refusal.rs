@@ -138,6 +138,8 @@ pub fn in_jump(answer: &io::Result<bool>) -> Option<Obstacle> {
     match answer {
         Ok(true) => None,
         Ok(false) => Some(Obstacle::NoJump),
+        // Without CONFIG_KEXEC it is without CONFIG_KEXEC_JUMP too.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Some(Obstacle::NoJump),
         Err(error) => Some(Obstacle::of_load(error)),
     }
 }

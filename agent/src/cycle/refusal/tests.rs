@@ -26,7 +26,7 @@ fn each_obstacle_says_what_it_is_and_what_to_do() {
             "kexec-allowed",
             "kexec_load was refused: Operation not permitted; run as root",
         ),
-        (in_jump(&Err(errno(Errno::ENOSYS))), "kexec-allowed", "lacks CONFIG_KEXEC"),
+        (in_jump(&Err(errno(Errno::ENOSYS))), "kernel-jump", "lacks CONFIG_KEXEC"),
         (in_release("6.1.0-30-amd64"), "kernel-return", "kernel 6.1.0-30-amd64 hangs"),
         (in_command_line("quiet mem_encrypt=on ro"), "memory-encryption", "memory encryption"),
         (in_power_disk("[disabled]\n"), "kernel-hibernation", "/sys/power/disk says so"),
