@@ -74,7 +74,7 @@ fn usage_errors_exit_with_2() {
         let complaint = fails(2, arguments);
         assert!(complaint.contains("--help"), "{arguments:?}: {complaint}");
     }
-    assert!(fails(2, &["hibernate", "--then", "sleep"]).contains("write poweroff, reboot or return"));
+    assert!(fails(2, &["hibernate", "--then", "sleep"]).contains("none of \"poweroff\", \"reboot\", \"return\""));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn drop_ins_are_checked_and_shown() {
 fn a_bad_policy_exits_with_1_and_names_the_place() {
     let (_folder, file) = folder_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
     let complaint = fails(1, &["config", "check", "--config", &file]);
-    assert_eq!(complaint, format!("dormouse: {file}:5: save.level: 40 is not a zstd level (-7 to 19)\n"));
+    assert_eq!(complaint, format!("dormouse: {file}:5: save.level: 40 is not a zstd level from -7 to 19\n"));
     for (status, command) in
         [(1, &["config", "show"][..]), (3, &["hibernate"]), (1, &["resume"]), (1, &["build-initramfs"])]
     {

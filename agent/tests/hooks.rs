@@ -1,9 +1,9 @@
-//! The hooks in `initramfs/`, run against recorded stubs of the tools that run them: which of the tool's functions and which programs
-//! they call, with what, in which order. The stubs are in `tests/hooks`, and so is, per hook, what is expected of it. To write that
-//! anew: `DORMOUSE_BLESS=1 cargo test -p dormouse --test hooks`.
+//! The hooks in `initramfs/`, run against recorded stubs of the tools that run them: which of the tool's functions and
+//! which programs they call, with what, in which order. The stubs are in `tests/hooks`, and so is, per hook, what is
+//! expected of it. To write that anew: `DORMOUSE_BLESS=1 cargo test -p dormouse --test hooks`.
 //!
-//! Hooks name programs and files by absolute paths, where packages install them. Here they are installed into a folder, and the paths
-//! under `/usr` in them with them.
+//! Hooks name programs and files by absolute paths, where packages install them. Here they are installed into a folder,
+//! and the paths under `/usr` in them with them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -52,8 +52,8 @@ impl Machine {
         self
     }
 
-    /// Runs `interpreter [STUB] HOOK ARGUMENTS...`, on a machine that is `ready`, `bare` or `broken`; then the calls, what was said, and
-    /// how it ended, a line each.
+    /// Runs `interpreter [STUB] HOOK ARGUMENTS...`, on a machine that is `ready`, `bare` or `broken`; then the calls,
+    /// what was said, and how it ended, a line each.
     fn run(self, command: &[&str], arguments: &[&str], case: &str) -> String {
         let root = self.folder.path();
         let calls = root.join("calls");

@@ -1,8 +1,9 @@
 #!/bin/bash
-# dracut's module `dormouse`, for versions from 059 on; installed as /usr/lib/dracut/modules.d/55dormouse/module-setup.sh.
+# dracut's module `dormouse`, for versions from 059 on; installed as
+# /usr/lib/dracut/modules.d/55dormouse/module-setup.sh.
 #
-# In the boot's initramfs: what it needs to resume a session. In an image of this module alone (`dracut -m dormouse`): the
-# small initramfs of the kernels that save and restore, with the agent as its init.
+# In the boot's initramfs: what it needs to resume a session. In an image of this module alone (`dracut -m dormouse`):
+# the small initramfs of the kernels that save and restore, with the agent as its init.
 
 # Also in images that are not only for this host: whoever boots one is about to mount the session's filesystems.
 check() {
@@ -26,6 +27,13 @@ dormouse_list() {
     dormouse initramfs-files "${small[@]}" --modules-dir "${srcmods:-/lib/modules/${kernel:?}}" --scratch "$scratch"
 }
 
+# A character device: where it goes, its mode, "MAJOR MINOR". The kernel's own initramfs has the console, and devtmpfs
+# the rest as soon as it is mounted, so an image that is built where no devices may be made will still do.
+dormouse_node() {
+    local major=${3% *} minor=${3#* }
+    [[ -e ${initdir:?}$1 ]] || mknod -m "$2" "$initdir$1" c "$major" "$minor" || dwarn "dormouse: no device $1"
+}
+
 installkernel() {
     local kind source
     while read -r kind source _; do
@@ -35,7 +43,7 @@ installkernel() {
 }
 
 install() {
-    local kind source target list failed=''
+    local kind source target rest list failed=''
     list=$(dormouse_list) || failed=1
     if dormouse_is_alone && [[ $failed || -z $list ]]; then
         dfatal "dormouse: there is nothing to make this initramfs of; \`dormouse doctor\` tells more"
@@ -48,10 +56,11 @@ install() {
     elif [[ -z $list ]]; then
         return 0
     fi
-    while read -r kind source target _; do
+    while read -r kind source target rest; do
         case $kind in
         dir) inst_dir "$source" ;;
         file) inst_simple "$source" "$target" ;;
+        node) dormouse_node "$source" "$target" "$rest" ;;
         esac
     done <<<"$list"
     if dormouse_is_alone; then

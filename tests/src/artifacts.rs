@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::debian::Suite;
 
-/// The folder of the test kernel, from `scripts/build-kernel`.
+/// The directory of the test kernel, from `scripts/build-kernel`.
 pub const KERNEL_VARIABLE: &str = "DORMOUSE_KERNEL";
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
-/// The folder of the static binaries, from `cargo build --release`.
+/// The directory of the static binaries, from `cargo build --release`.
 pub const BINARIES_VARIABLE: &str = "DORMOUSE_BIN";
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -29,7 +29,7 @@ impl Artifacts {
     /// Finds them by the two variables.
     ///
     /// # Errors
-    /// Fails where one is not set or a file is missing, and says which script sees to it.
+    /// Fails where one is not set or a file is missing, and names the script that provides it.
     pub fn from_environment() -> Result<Self> {
         let (kernel, binaries) = (variable(KERNEL_VARIABLE)?, variable(BINARIES_VARIABLE)?);
         let path = kernel.join("release");
@@ -45,7 +45,7 @@ impl Artifacts {
             artifacts.busybox(),
         ] {
             if !path.is_file() {
-                bail!("{}: is not there; scripts/test and scripts/demo see to it", path.display());
+                bail!("{}: missing; scripts/test and scripts/demo provide it", path.display());
             }
         }
         Ok(artifacts)
@@ -73,7 +73,7 @@ impl Artifacts {
         self.kernel.join("bzImage")
     }
 
-    /// The kernel's release, as `uname -r` says it.
+    /// The kernel's release, as `uname -r` prints it.
     #[must_use]
     pub fn release(&self) -> &str {
         &self.release

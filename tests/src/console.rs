@@ -20,7 +20,7 @@ pub struct Line {
 /// What [`Console::next`] found.
 #[derive(Debug, Clone)]
 pub enum Next {
-    /// The next line; the cursor stands behind it.
+    /// The next line; the cursor is after it.
     Line(Line),
     /// No line before the deadline.
     TimedOut,
@@ -58,6 +58,7 @@ pub struct Console {
 struct State {
     lines: Vec<Line>,
     log: File,
+    begin: Instant,
     /// Readers attached and not yet at their end.
     readers: usize,
 }
@@ -69,7 +70,7 @@ impl Console {
     /// Fails where the file cannot be created.
     pub fn create(log: &Path) -> Result<Arc<Self>> {
         let log = File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
-        let state = State { lines: Vec::new(), log, readers: 0 };
+        let state = State { lines: Vec::new(), log, begin: Instant::now(), readers: 0 };
         Ok(Arc::new(Console { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -89,7 +90,7 @@ impl Console {
         loop {
             let part = match source.fill_buf() {
                 Ok(part) if !part.is_empty() => part,
-                // An error ends a console like its end does: QEMU is gone, and whoever waits is told so.
+                // An error ends a console like its end does: QEMU is gone, and whoever waits learns of it.
                 _ => break,
             };
             // A carriage return ends a line too: what changes in place is a line for each change.
@@ -123,7 +124,15 @@ impl Console {
         self.changed.notify_all();
     }
 
-    /// The place behind the last line so far.
+    /// Adds a line to the log alone, with the seconds that have passed: what the harness does, for people who read the
+    /// log.
+    pub fn remark(&self, text: &str) {
+        let mut state = self.state();
+        let seconds = state.begin.elapsed().as_secs_f64();
+        let _ = writeln!(state.log, "-------- {seconds:.1} s: {text}");
+    }
+
+    /// The place after the last line so far.
     #[must_use]
     pub fn end(&self) -> Cursor {
         Cursor(self.state().lines.len())
@@ -148,7 +157,7 @@ impl Console {
         }
     }
 
-    /// The lines from `cursor` on that are there already; the cursor stands behind them.
+    /// The lines from `cursor` on so far; the cursor is after them.
     #[must_use]
     pub fn since(&self, cursor: &mut Cursor) -> Vec<Line> {
         let state = self.state();

@@ -16,14 +16,14 @@ use crate::workload::report::{Report, Verdict};
 
 /// Saving and restoring gigabytes under emulation, with everything else busy, takes minutes.
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
-/// The stream has to deliver what was in flight, and who works all the time has to do something; it takes a second where
-/// nothing else is busy.
+/// The stream has to deliver what was in flight, and whatever works all the time has to make progress; it takes a
+/// second where nothing else is busy.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Takes the console's lines as they come.
 pub type Observer<'a> = &'a mut dyn FnMut(&Line);
 
-/// For who does not care.
+/// For callers that do not observe.
 pub fn unobserved(_: &Line) {}
 
 /// A session that was saved and whose machine is off.
@@ -81,7 +81,7 @@ impl WentOn {
     }
 }
 
-/// The size of the workload's file, in MiB, for a machine with so much memory.
+/// The size of the workload's file, in MiB, for a machine with this much memory.
 #[must_use]
 pub fn workload_megabytes(memory: MemorySize) -> u64 {
     (memory.mib / 8).min(512)
@@ -107,7 +107,7 @@ pub fn start_workload(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// Starts the workload with all that works without a pause, on files in the guest's folder `files` among others.
+/// Starts the workload with all that works without a pause, on files in the guest's directory `files` among others.
 ///
 /// # Errors
 /// Fails where it does not start.
@@ -162,8 +162,8 @@ pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<
     follow_resume(guest, saved, begin, cursor, observe)
 }
 
-/// Waits until the saved session has gone on in a machine that was powered on at `begin`; `cursor` is where on the console
-/// to go on looking.
+/// Waits until the saved session has gone on in a machine that was powered on at `begin`; `cursor` is where on the
+/// console to go on looking.
 ///
 /// # Errors
 /// As [`resume`].
@@ -213,7 +213,7 @@ fn went_on(
     let deadline = Instant::now() + WORK_TIMEOUT;
     let first = ask_workload(guest)?;
     let mut after = first.clone();
-    // What was done between `before` and the jump says nothing of the time since the return.
+    // What was done between `before` and the jump proves nothing about the time since the return.
     let is_done = |now: &Report| now.delivered_what_was_in_flight(&before) && now.worked_since(&first);
     while !is_done(&after) && after.faults().is_empty() && Instant::now() < deadline {
         after = ask_workload(guest)?;

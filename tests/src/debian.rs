@@ -1,5 +1,6 @@
-//! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a distribution's tool
-//! makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put them: in `/boot`.
+//! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a
+//! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
+//! them: in `/boot`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,11 +62,11 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
     Ok(guest)
 }
 
-/// Has the next power-on boot the kernel with this release, and its initramfs, as they are in the guest's `/boot` now. The machine must
-/// be off, and what was last written there not only in the filesystem's journal: see [`settle`].
+/// Has the next power-on boot the kernel with this release, and its initramfs, as they are in the guest's `/boot` now.
+/// The machine must be off, and what was last written there not only in the filesystem's journal: see [`settle`].
 ///
 /// # Errors
-/// Fails where they are not there.
+/// Fails where they are missing.
 pub fn boot_next(guest: &mut Guest, release: &str) -> Result<()> {
     let disk = guest.disk_file(ROOT);
     let (kernel, initramfs) = guest.boot_files();
@@ -73,7 +74,8 @@ pub fn boot_next(guest: &mut Guest, release: &str) -> Result<()> {
     take(&disk, &format!("/boot/initrd.img-{release}"), &initramfs)
 }
 
-/// Has the running guest write its root filesystem's journal back, so that who does not replay it, such as a boot loader, sees all files.
+/// Has the running guest write its root filesystem's journal back, so that a boot loader, which does not replay it,
+/// sees all files.
 ///
 /// # Errors
 /// Fails where the guest does.
@@ -85,8 +87,8 @@ pub fn settle(guest: &mut Guest) -> Result<()> {
 /// Writes a file of the host's into the filesystem of a guest that is off, as a program.
 fn put(disk: &Path, from: &Path, to: &str) -> Result<()> {
     let name = to.rsplit('/').next().unwrap_or(to);
-    let folder = to.strip_suffix(name).unwrap_or("/");
-    debugfs(disk, &format!("cd {folder}\nwrite {} {name}\nset_inode_field {name} mode 0100755\n", from.display()))
+    let directory = to.strip_suffix(name).unwrap_or("/");
+    debugfs(disk, &format!("cd {directory}\nwrite {} {name}\nset_inode_field {name} mode 0100755\n", from.display()))
 }
 
 /// Copies a file out of the filesystem of a guest that is off.
@@ -98,7 +100,7 @@ fn take(disk: &Path, from: &str, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs debugfs(8), whose exit status says nothing of its commands.
+/// Runs debugfs(8), whose exit status does not cover its commands.
 fn debugfs(disk: &Path, commands: &str) -> Result<()> {
     let mut script = tempfile::NamedTempFile::new().context("a file for debugfs")?;
     script.write_all(commands.as_bytes()).context("a file for debugfs")?;
@@ -125,8 +127,8 @@ fn debugfs(disk: &Path, commands: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a boot's kernel and initramfs are called in the guest's folder.
+/// What a boot's kernel and initramfs are called in the guest's directory.
 #[must_use]
-pub(crate) fn boot_files(folder: &Path) -> (PathBuf, PathBuf) {
-    (folder.join("vmlinuz"), folder.join("initrd.img"))
+pub(crate) fn boot_files(directory: &Path) -> (PathBuf, PathBuf) {
+    (directory.join("vmlinuz"), directory.join("initrd.img"))
 }

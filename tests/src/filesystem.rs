@@ -20,7 +20,7 @@ pub fn make(kind: &str, disk: &Path) -> Result<()> {
     run(&format!("/sbin/mkfs.{kind}"), options, disk).map(|_| ())
 }
 
-/// Demands that an ext4 filesystem is clean, and returns what the check says of it.
+/// Demands that an ext4 filesystem is clean, and returns what the check prints.
 ///
 /// # Errors
 /// Fails where it finds anything to repair.
@@ -47,16 +47,16 @@ pub fn check_btrfs(disk: &Path) -> Result<String> {
 fn run(program: &str, options: &[&str], disk: &Path) -> Result<String> {
     let output = Command::new(program).args(options).arg(disk).output();
     let output = output.with_context(|| format!("{program} cannot be started; scripts/test installs it"))?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
         "{program} on {}: {}: {} {}",
         disk.display(),
         output.status,
-        said.trim(),
+        printed.trim(),
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(said.into_owned())
+    Ok(printed.into_owned())
 }
 
 #[cfg(test)]

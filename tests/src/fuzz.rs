@@ -1,13 +1,13 @@
-//! Fuzz targets: functions that take any bytes, hand them to a part of Dormouse that reads what it did not write, and panic
-//! where that part breaks a promise.
+//! Fuzz targets: functions that take any bytes, hand them to a part of Dormouse that reads what it did not write, and
+//! panic where that part breaks a promise.
 //!
 //! ```text
-//!   scripts/fuzz ──> fuzz/ (a crate of its own, with libFuzzer) ──> TARGETS     looks for new inputs, by coverage
-//!   cargo test ───> the test below ───────────────────────────────> TARGETS     replays fuzz/corpus and fuzz/regressions
+//!   scripts/fuzz ──> fuzz/ (a crate of its own, with libFuzzer) ──> TARGETS  looks for new inputs, by coverage
+//!   cargo test ───> the test below ───────────────────────────────> TARGETS  replays corpus and regressions
 //! ```
 //!
 //! `fuzz/corpus` has inputs that reach different code, `fuzz/regressions` those that once broke something; both have a
-//! folder for each target.
+//! directory for each target.
 
 mod cmdline;
 mod filesystem;
@@ -48,19 +48,19 @@ mod tests {
 
     use super::*;
 
-    fn folder(kind: &str) -> PathBuf {
+    fn directory(kind: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind)
     }
 
-    fn entries(folder: &Path) -> BTreeSet<PathBuf> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten();
+    fn entries(directory: &Path) -> BTreeSet<PathBuf> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
     #[test]
     fn every_target_has_a_corpus_and_every_folder_a_target() {
         let names = |kind: &str| -> BTreeSet<String> {
-            let names = entries(&folder(kind));
+            let names = entries(&directory(kind));
             names.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
         };
         let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -72,7 +72,7 @@ mod tests {
     fn no_input_that_was_kept_breaks_a_promise() {
         for (name, target) in TARGETS {
             for kind in ["corpus", "regressions"] {
-                for path in entries(&folder(kind).join(name)) {
+                for path in entries(&directory(kind).join(name)) {
                     // Shown where the target panics.
                     println!("{}", path.display());
                     target(&std::fs::read(path).unwrap());

@@ -28,7 +28,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a machine that is waited for is looked at, when nothing else sets the pace.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A folder in which every guest's serial log is kept; otherwise those of guests whose test panics are, among the temporary files.
+/// A directory in which every guest's serial log is kept; otherwise those of guests whose test panics are, among the
+/// temporary files.
 pub const LOGS_VARIABLE: &str = "DORMOUSE_LOGS";
 
 /// The end of the serial log that an error carries.
@@ -54,7 +55,7 @@ pub struct Guest {
     /// How often the power was switched on.
     power_ons: u32,
     // Last, so that QEMU is gone before its files are.
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Guest {
@@ -63,33 +64,35 @@ impl Guest {
     /// # Errors
     /// Fails where its files cannot be made.
     pub fn new(config: GuestConfig, userland: &Userland, artifacts: &Artifacts) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's folder")?;
+        let directory =
+            tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
         let files = Files {
-            folder: folder.path().to_owned(),
+            directory: directory.path().to_owned(),
             kernel: artifacts.bzimage(),
-            initramfs: folder.path().join("initramfs.cpio"),
+            initramfs: directory.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
-        userland.with_drivers_of(&config.disks).build(artifacts, folder.path(), &files.initramfs)?;
+        userland.with_drivers_of(&config.disks).build(artifacts, directory.path(), &files.initramfs)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
+        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
     }
 
-    /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its initramfs are
-    /// to be put where [`Guest::boot_files`] says.
+    /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its
+    /// initramfs are to be put where [`Guest::boot_files`] points.
     ///
     /// # Errors
     /// Fails where its files cannot be made.
     pub fn installed(config: GuestConfig, install: impl FnOnce(&Files) -> Result<()>) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's folder")?;
-        let (kernel, initramfs) = debian::boot_files(folder.path());
-        let files = Files { folder: folder.path().to_owned(), kernel, initramfs };
+        let directory =
+            tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
+        let (kernel, initramfs) = debian::boot_files(directory.path());
+        let files = Files { directory: directory.path().to_owned(), kernel, initramfs };
         files.create(&config)?;
         install(&files)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _folder: folder })
+        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
     }
 
     /// The files that the next power-on takes its kernel and its initramfs from.
@@ -121,7 +124,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::new`].
     pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
-        userland.with_drivers_of(&self.config.disks).build(artifacts, &self.files.folder, &self.files.initramfs)
+        userland.with_drivers_of(&self.config.disks).build(artifacts, &self.files.directory, &self.files.initramfs)
     }
 
     /// What the machine is made of.
@@ -135,8 +138,8 @@ impl Guest {
         self.config.kernel_arguments.push(argument.to_owned());
     }
 
-    /// Replaces the arguments that [`GuestConfig`] and [`Guest::add_kernel_argument`] gave the kernel, from the next power-on
-    /// on.
+    /// Replaces the arguments that [`GuestConfig`] and [`Guest::add_kernel_argument`] gave the kernel, from the next
+    /// power-on on.
     pub fn set_kernel_arguments(&mut self, arguments: Vec<String>) {
         self.config.kernel_arguments = arguments;
     }
@@ -153,12 +156,13 @@ impl Guest {
         self.files.memory()
     }
 
-    /// Puts the file of the memory of a machine that is off where the next power-on does not touch it, and returns its path.
+    /// Puts the file of the memory of a machine that is off where the next power-on does not touch it, and returns its
+    /// path.
     ///
     /// # Errors
     /// Fails where there is none.
     pub fn set_memory_aside(&self) -> Result<PathBuf> {
-        let (from, to) = (self.memory_file(), self.files.folder.join("memory.aside"));
+        let (from, to) = (self.memory_file(), self.files.directory.join("memory.aside"));
         std::fs::rename(&from, &to).with_context(|| format!("{}: cannot be renamed", from.display()))?;
         Ok(to)
     }
@@ -201,7 +205,7 @@ impl Guest {
         self.send_keys(&[key])
     }
 
-    /// QEMU's own command line. Nobody else may be connected to it.
+    /// QEMU's own command line. No other client may be connected to it.
     ///
     /// # Errors
     /// Fails where the machine is off.
@@ -210,8 +214,8 @@ impl Guest {
         Monitor::connect(&self.files.monitor())
     }
 
-    /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be one
-    /// that can be dumped.
+    /// Writes the memory to `path` as an ELF core file, between two instructions of the guest's. The machine must be
+    /// one that can be dumped.
     ///
     /// # Errors
     /// Fails where it is off, and where QEMU cannot write the file.
@@ -253,8 +257,8 @@ impl Guest {
         connected.map_err(|error| self.explain(error))
     }
 
-    /// Boots a machine with UEFI that has never been on, and switches it off again: the firmware of a new machine makes its
-    /// variables in its first boot, and lays out memory otherwise from the next one on.
+    /// Boots a machine with UEFI that has never been on, and switches it off again: the firmware of a new machine makes
+    /// its variables in its first boot, and lays out memory otherwise from the next one on.
     ///
     /// # Errors
     /// Fails where it does not come up.
@@ -302,7 +306,7 @@ impl Guest {
         self.qemu = None;
     }
 
-    /// Waits for a console line that contains `text`, from `cursor` on, and sets `cursor` behind it.
+    /// Waits for a console line that contains `text`, from `cursor` on, and sets `cursor` after it.
     ///
     /// # Errors
     /// Fails where it does not come within `timeout`, where the machine goes off or its kernel panics before.
@@ -327,7 +331,8 @@ impl Guest {
         found.ok_or_else(|| self.not_in_time(what, timeout))
     }
 
-    /// As [`Guest::follow`], for what a command brings about: where the command ends without it, its answer says why.
+    /// As [`Guest::follow`], for what a command brings about: where the command ends without it, the error carries its
+    /// answer.
     ///
     /// # Errors
     /// As [`Guest::follow`], and where the command is answered before.
@@ -396,7 +401,7 @@ impl Guest {
         self.succeed_within(command, COMMAND_TIMEOUT)
     }
 
-    /// The same, for a command that may take so long.
+    /// The same, for a command that may take up to `timeout`.
     ///
     /// # Errors
     /// As [`Guest::succeed`].
@@ -414,8 +419,9 @@ impl Guest {
     /// the session is resumed.
     ///
     /// # Errors
-    /// Fails where nobody is there to take it.
+    /// Fails where the guest does not take it.
     pub fn send(&mut self, command: &str) -> Result<Request> {
+        self.console.remark(&format!("command: {command}"));
         self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
     }
 
@@ -449,6 +455,7 @@ impl Guest {
             let answer = self.channel.poll(request).map_err(|error| self.explain(error))?;
             self.look(cursor, on_line)?;
             if let Some(output) = answer {
+                self.console.remark(&format!("status {}", output.status));
                 return Ok(Ending::Answered(output));
             }
             if self.is_off()? {
@@ -461,7 +468,7 @@ impl Guest {
         }
     }
 
-    /// Gives `on_line` the lines from `cursor` on that are there already.
+    /// Gives `on_line` the lines so far from `cursor` on.
     fn look(&self, cursor: &mut Cursor, on_line: &mut dyn FnMut(&Line)) -> Result<()> {
         for line in self.console.since(cursor) {
             on_line(&line);
@@ -480,6 +487,7 @@ impl Guest {
             return Ok(false);
         }
         self.console.wait_for_end();
+        self.console.remark("the power is off");
         self.qemu = None;
         Ok(true)
     }
@@ -495,9 +503,9 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.cut_power();
-        let folder = std::env::var_os(LOGS_VARIABLE).map(PathBuf::from);
-        if folder.is_some() || std::thread::panicking() {
-            keep_log(&self.files.serial_log(), &folder.unwrap_or_else(std::env::temp_dir));
+        let directory = std::env::var_os(LOGS_VARIABLE).map(PathBuf::from);
+        if directory.is_some() || std::thread::panicking() {
+            keep_log(&self.files.serial_log(), &directory.unwrap_or_else(std::env::temp_dir));
         }
         // In every case, whatever it is about.
         if !std::thread::panicking() {
@@ -507,10 +515,10 @@ impl Drop for Guest {
     }
 }
 
-/// A log that outlives the guest's folder.
-fn keep_log(log: &Path, folder: &Path) {
+/// A log that outlives the guest's directory.
+fn keep_log(log: &Path, directory: &Path) {
     let mut kept = tempfile::Builder::new();
-    let kept = kept.prefix("dormouse-serial.").suffix(".log").disable_cleanup(true).tempfile_in(folder);
+    let kept = kept.prefix("dormouse-serial.").suffix(".log").disable_cleanup(true).tempfile_in(directory);
     match kept.and_then(|kept| std::fs::copy(log, kept.path()).map(|_| kept)) {
         Ok(kept) => eprintln!("the whole serial log: {}", kept.path().display()),
         Err(error) => eprintln!("{}: the serial log cannot be kept: {error}", log.display()),

@@ -58,7 +58,7 @@ pub fn header(path: &Path) -> Result<Header> {
     Header::decode(&bytes).context("the header")
 }
 
-/// All that an image says of pages: the runs that it restores as zeroes, and its chunks in the order of the device.
+/// All that an image records of pages: the runs that it restores as zeroes, and its chunks in the order of the device.
 ///
 /// # Errors
 /// Fails where a part of the index cannot be read.

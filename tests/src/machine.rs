@@ -34,7 +34,7 @@ pub enum DiskKind {
     Virtio,
     /// NVMe.
     Nvme,
-    /// SATA behind an AHCI controller.
+    /// SATA on an AHCI controller.
     Ahci,
     /// A SCSI disk on virtio-scsi.
     Scsi,
@@ -132,16 +132,16 @@ impl fmt::Display for MemorySize {
     }
 }
 
-/// What goes wrong with a disk, each time and for good unless said otherwise. All that is written before is on it.
+/// What goes wrong with a disk, each time and for good unless noted otherwise. All that is written before is on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Writing the 512 bytes at this offset.
     Write(u64),
     /// Reading the 512 bytes at this offset.
     Read(u64),
-    /// Writing anything, once, after so many flushes.
+    /// Writing anything, once, after this many flushes.
     WriteAfterFlushes(u32),
-    /// The flush behind so many others, once.
+    /// The flush after this many others, once.
     FlushAfterFlushes(u32),
 }
 
@@ -159,19 +159,13 @@ impl Fault {
             };
             (0..flushes).map(step).collect()
         };
-        let error = "file.inject-error.0.errno=5,";
+        let (error, always) = ("file.inject-error.0.errno=5,", "file.inject-error.0.event=none,");
         match self {
             Fault::Write(at) => {
-                format!(
-                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.sector={}",
-                    at / 512
-                )
+                format!("{error}{always}file.inject-error.0.iotype=write,file.inject-error.0.sector={}", at / 512)
             }
             Fault::Read(at) => {
-                format!(
-                    "{error}file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.sector={}",
-                    at / 512
-                )
+                format!("{error}{always}file.inject-error.0.iotype=read,file.inject-error.0.sector={}", at / 512)
             }
             Fault::WriteAfterFlushes(flushes) => format!(
                 "{}{error}file.inject-error.0.event=write_aio,file.inject-error.0.iotype=write,\

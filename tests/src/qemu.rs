@@ -19,8 +19,8 @@ const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// The files that a machine is run from. All but the initramfs and the kernel keep their content between runs.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// The guest's own folder.
-    pub folder: PathBuf,
+    /// The guest's own directory.
+    pub directory: PathBuf,
     /// The kernel.
     pub kernel: PathBuf,
     /// The initramfs of A and C.
@@ -31,35 +31,35 @@ impl Files {
     /// The file of disk `index`.
     #[must_use]
     pub fn disk(&self, index: usize) -> PathBuf {
-        self.folder.join(format!("disk{index}.img"))
+        self.directory.join(format!("disk{index}.img"))
     }
 
     /// QEMU's socket of the second serial port.
     #[must_use]
     pub fn channel(&self) -> PathBuf {
-        self.folder.join("channel.sock")
+        self.directory.join("channel.sock")
     }
 
     /// QEMU's socket of its own command line.
     #[must_use]
     pub fn monitor(&self) -> PathBuf {
-        self.folder.join("monitor.sock")
+        self.directory.join("monitor.sock")
     }
 
     /// The console's log.
     #[must_use]
     pub fn serial_log(&self) -> PathBuf {
-        self.folder.join("serial.log")
+        self.directory.join("serial.log")
     }
 
     /// The guest's memory, where the machine has it in a file; [`crate::memory`] knows where in it.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
-        self.folder.join("memory")
+        self.directory.join("memory")
     }
 
     fn firmware_variables(&self) -> PathBuf {
-        self.folder.join("firmware-variables.fd")
+        self.directory.join("firmware-variables.fd")
     }
 
     /// Makes what the machine needs before its first power-on: empty disks, and variables of its own for UEFI.
@@ -149,7 +149,8 @@ impl Qemu {
         }
     }
 
-    /// Stops the machine between two instructions: memory and disks stay as they are until it is thawed or its power is cut.
+    /// Stops the machine between two instructions: memory and disks stay as they are until it is thawed or its power is
+    /// cut.
     ///
     /// # Errors
     /// Fails where QEMU is gone.
@@ -264,7 +265,7 @@ fn arguments_of_board(config: &GuestConfig, machine: &str, files: &Files, add: &
     add("-device", "virtio-rng-pci".into());
 }
 
-/// `options` with a path behind them, whose commas QEMU wants doubled.
+/// `options` followed by a path, whose commas QEMU wants doubled.
 fn drive(options: &str, path: &Path) -> OsString {
     let mut value = OsString::from(options);
     value.push(path.to_string_lossy().replace(',', ",,"));

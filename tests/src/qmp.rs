@@ -40,10 +40,10 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Writes the guest's physical memory to `path` as an ELF core file. The machine stands still meanwhile.
+    /// Writes the guest's physical memory to `path` as an ELF core file. The machine stands still until it is done.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Fails with QEMU's message.
     pub fn dump_memory(&mut self, path: &Path) -> Result<()> {
         let target = format!("file:{}", path.display());
         self.execute("dump-guest-memory", json!({ "paging": false, "protocol": target })).map(|_| ())
@@ -52,7 +52,7 @@ impl Monitor {
     /// Sends a break on a serial port, which is the kernel's SysRq key there.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Fails with QEMU's message.
     pub fn send_break(&mut self, chardev: &str) -> Result<()> {
         self.execute("chardev-send-break", json!({ "id": chardev })).map(|_| ())
     }
@@ -60,7 +60,7 @@ impl Monitor {
     /// Presses a key of the keyboard, by QEMU's name of it.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Fails with QEMU's message.
     pub fn press_key(&mut self, key: &str) -> Result<()> {
         self.execute("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(|_| ())
     }
@@ -68,19 +68,20 @@ impl Monitor {
     /// Pulls a device out.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Fails with QEMU's message.
     pub fn unplug(&mut self, device: &str) -> Result<()> {
         self.execute("device_del", json!({ "id": device })).map(|_| ())
     }
 
-    /// Lets a drive write so many bytes a second, or as many as it can where that is 0.
+    /// Limits a drive to this many bytes written per second, or as many as it can where that is 0.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Fails with QEMU's message.
     pub fn limit_writes(&mut self, drive: &str, bytes: u64) -> Result<()> {
         let none = 0;
         let limits = json!({
-            "device": drive, "bps": none, "bps_rd": none, "bps_wr": bytes, "iops": none, "iops_rd": none, "iops_wr": none,
+            "device": drive, "bps": none, "bps_rd": none, "bps_wr": bytes,
+            "iops": none, "iops_rd": none, "iops_wr": none,
         });
         self.execute("block_set_io_throttle", limits).map(|_| ())
     }
@@ -92,7 +93,7 @@ impl Monitor {
         loop {
             let mut answer = self.receive().with_context(|| format!("{command}: QEMU's answer"))?;
             if let Some(error) = answer.get("error") {
-                bail!("{command}: QEMU says {error}");
+                bail!("{command}: QEMU answers {error}");
             }
             // Anything else is an event.
             if let Some(result) = answer.get_mut("return") {
@@ -134,8 +135,8 @@ mod tests {
 
     #[test]
     fn events_are_passed_over_and_errors_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("qmp.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp.sock");
         let server = qemu(
             &path,
             vec![

@@ -1,9 +1,9 @@
 //! One session that is hibernated again and again under load, each time by another policy.
 //!
-//! The load never pauses: beside the workload that keeps things, processes write files to an ext4 filesystem on a second
-//! disk, start others, and take and give back memory. After every cycle all that the workload proves must hold, and at the
-//! end the filesystem must be clean. What is left to chance is drawn from one seed: the policies, the order in which they
-//! are used, what follows each save, and the power cuts.
+//! The load never pauses: beside the workload that keeps things, processes write files to an ext4 filesystem on a
+//! second disk, start others, and take and give back memory. After every cycle all that the workload proves must hold,
+//! and at the end the filesystem must be clean. What is left to chance is drawn from one seed: the policies, the order
+//! in which they are used, what follows each save, and the power cuts.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ const CUT_PHASES: [Phase; 3] = [Phase::RestoreStart, Phase::RestoreVerify, Phase
 /// How much of memory may be written by then; a quick restore is soon past it.
 const MOST_PERCENT: u64 = 60;
 
-/// What the kernel says when something is wrong with it.
+/// What the kernel logs when something is wrong with it.
 const COMPLAINTS: &[&str] = &[
     "BUG:",
     "Oops",
@@ -59,7 +59,7 @@ const COMPLAINTS: &[&str] = &[
     "blocked for more than",
 ];
 
-/// How B says that it leaves nothing out; the reason follows.
+/// How B reports that it leaves nothing out; the reason follows.
 const EVERY_PAGE: &str = "storing every page: ";
 
 /// What a soak is made of.
@@ -87,8 +87,8 @@ struct DrawnPolicy {
 }
 
 impl DrawnPolicy {
-    /// Every key of `[save]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is drawn last, so that the
-    /// seeds keep their meaning for the others.
+    /// Every key of `[save]` and `[pipeline]` has its odds here, and its line in [`DrawnPolicy::text`]. A new one is
+    /// drawn last, so that the seeds keep their meaning for the others.
     fn draw(random: &mut Random) -> DrawnPolicy {
         const LEVELS: [i32; 10] = [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5];
         const THREADS: [u32; 5] = [0, 1, 2, 3, 4];
@@ -120,17 +120,13 @@ impl DrawnPolicy {
         };
         format!(
             "[image]\ndevice = \"{device}\"\n\
-             [save]\n{compression}\nthreads = {}\nmemory = \"{}M\"\nskip_free = {}\ndrop_caches = {}\n\
-             verify = \"{}\"\n",
-            self.threads,
-            self.memory_mib,
-            self.skip_free,
-            self.drop_caches,
-            self.verify.as_str()
+             [save]\n{compression}\nskip_free = {}\ndrop_caches = {}\nverify = \"{}\"\n\
+             [pipeline]\nthreads = {}\nmemory = \"{}M\"\n",
+            self.skip_free, self.drop_caches, self.verify, self.threads, self.memory_mib
         )
     }
 
-    /// The number of threads that B and D report, on a machine with so many CPUs.
+    /// The number of threads that B and D report, on a machine with this many CPUs.
     fn threads_of(&self, cpus: u32) -> u32 {
         if self.threads == 0 { cpus } else { self.threads }
     }
@@ -179,10 +175,10 @@ impl Moment {
         phase.map(|phase| Moment { phase, percent: if phase == Phase::RestoreWrite { percent } else { 0 } })
     }
 
-    /// Whether a line of the console says that it has come.
+    /// Whether a line of the console shows that it has come.
     fn has_come(self, line: &str) -> bool {
-        let Some((_, said)) = line.split_once(&format!("dormouse: {}: ", self.phase)) else { return false };
-        let percent = said.split_once(" %").and_then(|(percent, _)| percent.parse().ok());
+        let Some((_, printed)) = line.split_once(&format!("dormouse: {}: ", self.phase)) else { return false };
+        let percent = printed.split_once(" %").and_then(|(percent, _)| percent.parse().ok());
         self.percent == 0 || percent.is_some_and(|percent: u64| percent >= self.percent)
     }
 }
@@ -242,7 +238,7 @@ pub struct Row {
     pub policy: String,
     /// What followed the save.
     pub then: &'static str,
-    /// What the agent says of it.
+    /// What the agent reports of it.
     pub report: AgentReport,
     /// Where the power was cut in the first restore.
     pub cut: Option<Moment>,
@@ -312,7 +308,7 @@ impl Soak {
         Ok(Soak { guest, policies, plans: plans.into_iter(), resume_by, first, seen, cycles: 0 })
     }
 
-    /// Hibernates once more. Gives `observe` the console's lines meanwhile.
+    /// Hibernates once more. Gives `observe` the console's lines as they come.
     ///
     /// # Errors
     /// Fails where the session does not go on as it was, with the end of the serial log; and where all cycles are done.
@@ -358,7 +354,7 @@ impl Soak {
         let mut cursor = guest.power_on()?;
         guest.follow(&mut cursor, TWO_BOOTS, &moment.to_string(), |line| {
             observe(line);
-            // An ordinary boot is told from a resume below.
+            // An ordinary boot is distinguished from a resume below.
             (moment.has_come(&line.text) || line.text.contains(READY_MARK)).then_some(())
         })?;
         guest.freeze()?;
@@ -367,7 +363,7 @@ impl Soak {
             guest.cut_power();
             return Ok((cycle::resume(guest, saved, observe)?, Some(moment)));
         }
-        // It has got further than it said. Without an image to resume from, a cut would end the session.
+        // It has got further than it reported. Without an image to resume from, a cut would end the session.
         guest.thaw()?;
         Ok((cycle::follow_resume(guest, saved, begin, cursor, observe)?, None))
     }
@@ -394,7 +390,7 @@ impl Soak {
         Ok(report)
     }
 
-    /// Looks at what has come to the console since the last time. Returns why B left nothing out, if it says so.
+    /// Looks at what has come to the console since the last time. Returns why B left nothing out, if it reports that.
     fn look_through_console(&mut self) -> Result<Option<String>> {
         let lines = self.guest.console().since(&mut self.seen);
         if let Some(line) = lines.iter().find(|line| is_complaint(line)) {
@@ -403,8 +399,8 @@ impl Soak {
         Ok(lines.iter().find_map(|line| Some(line.text.split_once(EVERY_PAGE)?.1.trim().to_owned())))
     }
 
-    /// Ends the session: everything must have held from its beginning to its end, and the filesystem must be clean once it
-    /// has been unmounted. Returns the workload at its end.
+    /// Ends the session: everything must have held from its beginning to its end, and the filesystem must be clean once
+    /// it has been unmounted. Returns the workload at its end.
     ///
     /// # Errors
     /// Fails where that is not so.
@@ -466,9 +462,10 @@ mod tests {
         let mut random = Random::new(1);
         let drawn: Vec<DrawnPolicy> = (0..300).map(|_| DrawnPolicy::draw(&mut random)).collect();
         for policy in &drawn {
-            let save = Policy::parse("drawn", &policy.text("/dev/vda")).unwrap().save;
-            assert_eq!(save.compression, policy.compression);
-            assert_eq!((u32::try_from(save.threads).unwrap(), save.memory), (policy.threads, policy.memory_mib * MIB));
+            let Policy { save, pipeline, .. } = Policy::parse("drawn", &policy.text("/dev/vda")).unwrap();
+            assert_eq!(save.compression(), policy.compression);
+            let threads = u32::try_from(pipeline.threads).unwrap();
+            assert_eq!((threads, pipeline.memory), (policy.threads, policy.memory_mib * MIB));
             assert_eq!((save.skip_free, save.drop_caches), (policy.skip_free, policy.drop_caches));
         }
         let comes = |what: fn(&DrawnPolicy) -> bool| assert!(drawn.iter().any(what));

@@ -33,10 +33,10 @@ fn demand_static(bytes: &[u8]) -> Result<()> {
 
 #[test]
 fn the_initramfs_is_small_and_reproducible() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let first = build_initramfs(&folder.path().join("first"))?;
+    let directory = tempfile::tempdir()?;
+    let first = build_initramfs(&directory.path().join("first"))?;
     ensure!(first.len() as u64 <= 3 * MIB, "the initramfs has {} bytes", first.len());
-    ensure!(first == build_initramfs(&folder.path().join("second"))?, "the same inputs gave other bytes");
+    ensure!(first == build_initramfs(&directory.path().join("second"))?, "the same inputs gave other bytes");
     Ok(())
 }
 

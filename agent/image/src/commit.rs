@@ -26,7 +26,7 @@ pub struct Totals {
     pub ram_pages: u64,
     /// Pages stored in chunks.
     pub stored_pages: u64,
-    /// Pages recorded as zero: they were, or nobody needs what they held.
+    /// Pages recorded as zero: they were, or what they held is not needed.
     pub zero_pages: u64,
     /// Pages that are neither stored nor restored.
     pub omitted_pages: u64,

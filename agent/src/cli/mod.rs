@@ -21,10 +21,10 @@ use crate::cli::status::Status;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::{export, hibernate, resume};
 use crate::handoff::report::{Outcome, Report};
-use crate::host::initramfs::files;
-use crate::host::{doctor, missed, save_kernel, setup, sleep_hooks, systemd, update};
+use crate::host::initramfs::{files, needs};
+use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
-use crate::target::{device, file};
+use crate::target::{Target, device, file};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -109,7 +109,7 @@ enum Command {
     },
     /// List what an initramfs must hold that another tool builds; for the hooks of such tools
     ///
-    /// Prints a line for each file, folder and kernel module: `file SOURCE TARGET MODE`, `dir TARGET`, `module NAME`.
+    /// Prints a line for each: `file SOURCE TARGET MODE`, `dir TARGET`, `node TARGET MODE MAJOR MINOR`, `module NAME`.
     /// Prints nothing on a machine that has no policy.
     InitramfsFiles(FilesArgs),
     /// Check or show the policy
@@ -208,7 +208,7 @@ struct BuildArgs {
     output: Option<PathBuf>,
 
     /// The static program that becomes PID 1
-    #[arg(long, value_name = "PATH", default_value = save_kernel::INIT)]
+    #[arg(long, value_name = "PATH", default_value = needs::INIT)]
     init: PathBuf,
 
     /// A kernel that is to save and restore: it is copied to the policy's kernel.image first. Where the policy has
@@ -218,7 +218,7 @@ struct BuildArgs {
 
     /// Kernel modules, separated by commas; what they depend on is added. `auto` stands for those that the image
     /// device needs, `none` for nothing
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = save_kernel::AUTO)]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = needs::AUTO)]
     modules: Vec<String>,
 
     /// Where they are [default: /lib/modules/RELEASE, of the release of the kernel]
@@ -333,7 +333,7 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         }
         Command::Config(ConfigCommand::Show { boot: false }) => output.text("toml", policy()?.to_toml().trim_end()),
         Command::Config(ConfigCommand::Show { boot: true }) => {
-            output.text("toml", file::for_boot(&policy()?)?.to_toml().trim_end())
+            output.text("toml", initramfs::carried_policy(&policy()?)?.to_toml().trim_end())
         }
     }?;
     Ok(ExitStatus::Done)
@@ -405,7 +405,7 @@ fn image(command: &ImageCommand, output: Output) -> anyhow::Result<()> {
             // Whatever keeps it from being made, nothing is left of it.
             output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
-        ImageCommand::Info { device } => output.show(&device::info(&device.as_path().into())?),
+        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?)?),
         ImageCommand::Verify { device } => output.show(&device::verify(device)?),
         ImageCommand::Export { device, file } => output.show(&export::run(device, file)?),
         ImageCommand::Discard { device } => output.show(&device::discard(device)?),
@@ -413,22 +413,20 @@ fn image(command: &ImageCommand, output: Output) -> anyhow::Result<()> {
 }
 
 fn build_initramfs(policy: &Policy, arguments: &BuildArgs, output: Output) -> anyhow::Result<()> {
-    let options = save_kernel::Options {
+    let options = needs::Options {
         kernel: arguments.kernel.clone(),
-        output: arguments.output.clone(),
         init: arguments.init.clone(),
         modules: arguments.modules.clone(),
         modules_dir: arguments.modules_dir.clone(),
     };
     if arguments.list_modules {
-        return output.list("modules", save_kernel::list_modules(policy, &options)?);
+        return output.list("modules", needs::list_modules(policy, &options)?);
     }
-    output.show(&save_kernel::run(policy, &options)?)
+    output.show(&save_kernel::run(policy, &options, arguments.output.as_deref())?)
 }
 
 fn initramfs_files(policy: &Policy, arguments: &FilesArgs, output: Output) -> anyhow::Result<()> {
-    let options =
-        save_kernel::Options { modules_dir: Some(arguments.modules_dir.clone()), ..save_kernel::Options::default() };
+    let options = needs::Options { modules_dir: Some(arguments.modules_dir.clone()), ..needs::Options::default() };
     let list = match arguments.small {
         true => files::of_small(policy, &options, &arguments.scratch)?,
         false => files::of_boot(policy, &options, &arguments.scratch)?,

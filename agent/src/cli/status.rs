@@ -27,7 +27,7 @@ impl Status {
     #[must_use]
     pub fn of(policy: &Policy) -> Status {
         let found = target::find(&policy.image.device, Duration::ZERO).map_err(anyhow::Error::from);
-        let info = found.and_then(|place| device::info(&place));
+        let info = found.and_then(|target| device::info(&target));
         let (image, image_error) = match info {
             Ok(info) => (Some(info), None),
             Err(error) => (None, Some(Complaint::of(&error))),
@@ -83,12 +83,12 @@ mod tests {
         let text = "failed: no room".to_owned();
         let last =
             Last { event: Event::Hibernate, at_unix: 1_800_000_000, id: "save-failed".into(), text, report: None };
-        let error = StoreError::WriterGone { path: "/dev/x".into() };
+        let error = StoreError::WriterGone { name: "/dev/x".into() };
         let status = Status { last: Some(last), image: None, image_error: Some(Complaint::of(&error.into())) };
         assert_eq!(
             status.to_string(),
             "this boot  2027-01-15T08:00:00Z: failed: no room\n\
-             image      image device /dev/x: the writing thread ended unexpectedly"
+             image      image device /dev/x: a writing thread ended unexpectedly"
         );
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["last"]["id"], &json["image_error"]["id"]), (&"save-failed".into(), &"writer-gone".into()));

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
@@ -9,7 +10,8 @@ use dormouse_linux::cpio::Archive;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::join;
 use dormouse_linux::plymouth::Splash;
-use dormouse_linux::{kmsg, memory_watch, procfs};
+use dormouse_linux::system::Uname;
+use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
 use dormouse_sys::kexec::{self, Context as Jump};
 use dormouse_sys::pin::PinnedPage;
 use dormouse_sys::power::{self, Command};
@@ -29,8 +31,8 @@ use crate::launch::{self, Purpose, Request, region};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then, Verbosity};
-use crate::store::{Access, Disk, Image};
-use crate::target::{self, file};
+use crate::store::{Access, Image};
+use crate::target::{self, IfFile, Opened, Opening};
 use crate::{filesystems, pid1};
 
 /// What the command line says beyond the policy.
@@ -231,22 +233,22 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
 /// failed it at just that moment, with the image complete in one of the commit record's slots.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
+    let Opened { target, mut image } = target::open(&policy.image.device, how)?;
     if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
-    file::confirm(&image)
+    Ok(target.confirm(&image)?)
 }
 
 /// Refuses a kernel that could not be returned to, before anything is changed.
 fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
-    let uname = nix::sys::utsname::uname().context("uname")?;
+    let uname = Uname::read()?;
     let modes = std::fs::read_to_string("/sys/power/disk").unwrap_or_default();
     let found = refusal::in_jump(&kexec::can_preserve_context())
         .or_else(|| refusal::in_command_line(&machine.cmdline))
         .or_else(|| refusal::in_power_disk(&modes))
-        .or_else(|| refusal::in_release(&uname.release().to_string_lossy()).filter(|_| !options.trust_kernel));
+        .or_else(|| refusal::in_release(&uname.release).filter(|_| !options.trust_kernel));
     Ok(refusal::refuse(found)?)
 }
 
@@ -260,13 +262,8 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
 /// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
-    let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
-    let is_file = !image.disk().is_whole_device() && image.disk().place().is_whole();
-    if is_file {
-        file::check(&image)?;
-    }
-    Ok(image)
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
+    Ok(target::open(&policy.image.device, how)?.image)
 }
 
 fn header(
@@ -278,11 +275,10 @@ fn header(
     mailbox: Mailbox,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
-    let uname = nix::sys::utsname::uname().context("uname")?;
+    let uname = Uname::read()?;
     // What is still to be written could be a superblock.
     nix::unistd::sync();
-    let filesystems = filesystems::of_session(&procfs::text("/proc/self/mountinfo")?);
-    let string = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
@@ -299,9 +295,9 @@ fn header(
         filesystems,
         swap_areas: Vec::new(),
         cpu: machine.cpu.clone(),
-        kernel_release: string(uname.release()),
-        kernel_version: string(uname.version()),
-        hostname: string(uname.nodename()),
+        kernel_release: uname.release,
+        kernel_version: uname.version,
+        hostname: uname.nodename,
         cmdline: machine.cmdline.clone(),
     })
 }
@@ -346,7 +342,7 @@ pub(crate) fn cmdline(machine: &Machine, policy: &Policy, told: &Cmdline) -> Str
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
+    procfs::read(path)
 }
 
 /// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.

@@ -23,6 +23,7 @@ use crate::machine;
 use crate::machine::iomem::IomemError;
 use crate::policy::{PolicyError, Then};
 use crate::store::{NotDiscarded, StoreError};
+use crate::target::TargetError;
 use crate::target::device::InitRefusal;
 
 /// Something that keeps this machine from being hibernated. Its text says what was found.
@@ -282,9 +283,6 @@ impl Refusal for BzImageError {
 impl Refusal for StoreError {
     fn id(&self) -> &'static str {
         match self {
-            StoreError::NotFound { .. } => "image-not-found",
-            StoreError::NoFile { .. } => "image-no-file",
-            StoreError::Ambiguous { .. } => "ambiguous-devices",
             StoreError::Busy { .. } => "image-busy",
             StoreError::Open { .. } => "image-not-opened",
             StoreError::Io { .. } | StoreError::Flush { .. } => "image-io",
@@ -296,19 +294,14 @@ impl Refusal for StoreError {
             StoreError::Incomplete { .. } => "image-incomplete",
             StoreError::Beyond { .. } => "image-cut-short",
             StoreError::Unverified { .. } => "image-unverified",
-            StoreError::WriterGone { .. } => "writer-gone",
+            StoreError::Threads { .. } | StoreError::WriterGone { .. } => "writer-gone",
         }
     }
 
     fn remedy(&self) -> Option<String> {
         match self {
-            StoreError::NoFile { path } => Some(format!(
-                "make it with `dormouse image create --size auto {}`; an initramfs, where its filesystem is not mounted, needs \
-                 the policy that `dormouse config show --boot` prints",
-                path.display()
-            )),
             StoreError::Busy { .. } => Some("unmount it, `swapoff` it, or use another device".to_owned()),
-            StoreError::NotInitialised { path } => Some(format!("run `dormouse image init {}`", path.display())),
+            StoreError::NotInitialised { name } => Some(format!("run `dormouse image init {name}`")),
             _ => None,
         }
     }
@@ -320,9 +313,42 @@ impl Refusal for StoreError {
             | StoreError::Format { .. }
             | StoreError::Beyond { .. }
             | StoreError::Unverified { .. }
+            | StoreError::Threads { .. }
             | StoreError::WriterGone { .. } => Class::Failed,
             _ => Class::Refused,
         }
+    }
+}
+
+impl Refusal for TargetError {
+    fn id(&self) -> &'static str {
+        match self {
+            TargetError::NotFound { .. } => "image-not-found",
+            TargetError::NoFile { .. } => "image-no-file",
+            TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::Mounted { .. } => "image-mounted",
+            TargetError::Store(error) => error.id(),
+            TargetError::Moved(_) => "image-moved",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            TargetError::NoFile { path } => Some(format!(
+                "make it with `dormouse image create --size auto {}`; an initramfs, where its filesystem is not mounted, \
+                 needs the policy that `dormouse config show --boot` prints",
+                path.display()
+            )),
+            TargetError::Mounted { .. } => {
+                Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
+            }
+            TargetError::Store(error) => error.remedy(),
+            TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
+        }
+    }
+
+    fn class(&self) -> Class {
+        if let TargetError::Store(error) = self { error.class() } else { Class::Refused }
     }
 }
 
@@ -410,6 +436,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<BzImageError>(error))
         .or_else(|| of::<NoHardware>(error))
         .or_else(|| of::<InitRefusal>(error))
+        .or_else(|| of::<TargetError>(error))
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))
         .or_else(|| of::<Unready>(error))

@@ -18,8 +18,9 @@ use crate::launch::{self, WayBack};
 use crate::machine::iomem::Iomem;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
 use crate::policy::Policy;
-use crate::store::{Access, Disk, Image, Reader};
-use crate::{machine, pid1, pipeline, target};
+use crate::store::{Access, Image, Reader};
+use crate::target::{self, IfFile, Opened, Opening};
+use crate::{machine, pid1, pipeline};
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
 /// but to jump. `alive` is called whenever something got done.
@@ -28,8 +29,8 @@ use crate::{machine, pid1, pipeline, target};
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
 /// boot is an ordinary one and says why.
 pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
-    let place = target::find(&plan.image, policy.image.wait)?;
-    let mut image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target: place, mut image } = target::open(&plan.image, how)?;
     alive();
     screen::tell(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(plan, policy, &mut image, alive);
@@ -44,7 +45,7 @@ pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
 
 fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
-    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk().place());
+    log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
     if state != State::Restoring {
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");

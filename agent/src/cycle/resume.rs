@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{Header, ImageDevice, State};
+use dormouse_image::{Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
@@ -24,8 +24,8 @@ use crate::launch::arch::bzimage::BzImage;
 use crate::launch::{self, Purpose, Request};
 use crate::machine::{Machine, compat};
 use crate::policy::Policy;
-use crate::store::{Access, Disk, Image, NotDiscarded, Place, StoreError};
-use crate::target::{self, file};
+use crate::store::{Access, Image, NotDiscarded, StoreError};
+use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
 /// Resumes the saved session, or returns why there is nothing to resume.
 ///
@@ -54,29 +54,18 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
         Err(error) => Switches::Invalid(in_full(&error)),
     };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    if let ImageDevice::File(path) = &policy.image.device
-        && path.exists()
-    {
-        bail!(
-            "image device {}: the filesystem that this file is on is mounted already, so nothing can be resumed; the initramfs \
-             needs the policy that `dormouse config show --boot` prints",
-            path.display()
-        );
-    }
-    let place = match target::find(&policy.image.device, policy.image.wait) {
-        Err(error @ StoreError::Ambiguous { .. }) => return leave_several(policy, &error),
+    let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
+        Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
+            return Ok(ResumeOutcome::NoImage { device, state: None });
+        }
+        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error),
         result => result?,
     };
-    let device = place.to_string();
-    let mut image = match open(&place) {
-        Err(StoreError::NotInitialised { .. }) => return Ok(ResumeOutcome::NoImage { device, state: None }),
-        result => result?,
-    };
-    let (verdict, header) = judge(&image, Moment::Boot(switches), policy);
-    match (verdict, header) {
+    let device = target.to_string();
+    match judge(&image, Moment::Boot(switches), policy) {
         (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
         (Verdict::Refuse { reason, image: fate }, _) => {
-            carry_out(&mut image, &reason, fate)?;
+            carry_out(&target, &mut image, &reason, fate)?;
             Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
         (Verdict::Resume, header) => {
@@ -86,7 +75,7 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
                 Err(error) => error,
             };
             let reason = format!("the restore kernel could not be started: {error:#}");
-            discard(&mut image, &reason)?;
+            discard(&target, &mut image, &reason)?;
             Ok(ResumeOutcome::StartFailed { device, reason })
         }
     }
@@ -98,38 +87,34 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
-    let place = match target::find(&policy.image.device, policy.image.wait) {
-        Err(StoreError::NotFound { .. }) => return Ok(None),
-        Err(error @ StoreError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
-        result => result?,
-    };
-    let mut image = match open(&place) {
-        Err(StoreError::NotInitialised { .. }) => return Ok(None),
+    let Opened { target, mut image } = match open(policy, IfFile::Trust) {
+        Err(TargetError::NotFound { .. } | TargetError::Store(StoreError::NotInitialised { .. })) => return Ok(None),
+        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
         result => result?,
     };
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     let resume = Last::resume_of_this_boot().map(|last| last.text);
     match judge(&image, Moment::Missed { boot_id, resume }, policy).0 {
         Verdict::Refuse { reason, image: fate } => {
-            carry_out(&mut image, &reason, fate)?;
-            Ok(Some(ResumeOutcome::Missed { device: place.to_string(), reason, image: fate }))
+            carry_out(&target, &mut image, &reason, fate)?;
+            Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
         }
         Verdict::Nothing | Verdict::Resume => Ok(None),
     }
 }
 
-/// Several devices have the name of the image device: an image stays only where the next boot can tell what this one does to
-/// the session's filesystems.
-fn leave_several(policy: &Policy, error: &StoreError) -> anyhow::Result<ResumeOutcome> {
+/// Several devices have the name of the image device: an image stays only where the next boot can tell what this one does
+/// to the session's filesystems.
+fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeOutcome> {
     let text = in_full(error);
     let mut discarded = Vec::new();
-    if let StoreError::Ambiguous { first, second, .. } = error {
-        for place in [first, second] {
-            let Ok(mut image) = open(place) else { continue };
+    if let TargetError::Ambiguous { first, second, .. } = error {
+        for target in [first, second] {
+            let Ok(mut image) = target.open(Access::Write) else { continue };
             let (verdict, _) = judge(&image, Moment::Ambiguous(text.clone()), policy);
             if let Verdict::Refuse { reason, image: fate @ Fate::Discard } = verdict {
-                carry_out(&mut image, &reason, fate)?;
-                discarded.push(place.to_string());
+                carry_out(target, &mut image, &reason, fate)?;
+                discarded.push(target.to_string());
             }
         }
     }
@@ -199,20 +184,20 @@ fn can_tell(header: &Header) -> bool {
     unsure.is_empty()
 }
 
-fn open(place: &Place) -> Result<Image, StoreError> {
-    Image::open(Disk::open_at(place, Access::Write)?)
+fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
+    target::open(&policy.image.device, Opening { access: Access::Write, wait: policy.image.wait, if_file })
 }
 
-fn carry_out(image: &mut Image, reason: &Reason, fate: Fate) -> anyhow::Result<()> {
+fn carry_out(target: &Target, image: &mut Image, reason: &Reason, fate: Fate) -> anyhow::Result<()> {
     match fate {
         Fate::Keep => Ok(()),
-        Fate::Discard => discard(image, &reason.to_string()),
+        Fate::Discard => discard(target, image, &reason.to_string()),
     }
 }
 
-fn discard(image: &mut Image, reason: &str) -> anyhow::Result<()> {
+fn discard(target: &Target, image: &mut Image, reason: &str) -> anyhow::Result<()> {
     image.transition(State::Discarded, reason).context(NotDiscarded)?;
-    file::confirm(image).context(NotDiscarded)
+    target.confirm(image).context(NotDiscarded)
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
@@ -220,7 +205,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()));
+    let read = |path: &Path| procfs::read(path);
     let kernel_file = read(&policy.kernel.image)?;
     let kernel =
         BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;

@@ -25,8 +25,9 @@ use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection
 use crate::memory::vmcore::{self, Vmcore};
 use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
 use crate::policy::{Policy, Then, Verify};
-use crate::store::{Access, Disk, Image, Reader, Writer};
-use crate::{filesystems, pipeline, target};
+use crate::store::{Access, Image, Reader, Writer};
+use crate::target::{self, IfFile, Opened, Opening};
+use crate::{filesystems, pipeline};
 
 /// Saves the session that `session` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
 /// whenever something got done.
@@ -43,8 +44,8 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     if header.session.save_id != plan.session {
         bail!("the session record is of {}, this kernel was started for {}", header.session.save_id, plan.session);
     }
-    let place = target::find(&plan.image, policy.image.wait)?;
-    let image = Image::open(Disk::open_at(&place, Access::Write)?)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target: place, image } = target::open(&plan.image, how)?;
     // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
@@ -61,7 +62,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
     let task = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &task, policy.save.compression, limits, &mut writer, |step| {
+    let saved = pipeline::save(&vmcore, &task, policy.save.compression(), limits, &mut writer, |step| {
         progress.at(step);
         alive();
     });
@@ -270,7 +271,7 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
     Report {
         outcome,
         reason: String::new(),
-        device: image.disk().place().to_string(),
+        device: image.disk().name().to_owned(),
         image_bytes: commit.data_end,
         ram_pages: totals.ram_pages,
         stored_pages: totals.stored_pages,
@@ -290,5 +291,5 @@ pub fn report(image: &Image, outcome: Outcome) -> Report {
 /// What the policy lets the pipelines use.
 #[must_use]
 pub fn limits(policy: &Policy) -> pipeline::Limits {
-    pipeline::Limits { memory: policy.save.memory, ..pipeline::Limits::of_threads(policy.save.threads) }
+    pipeline::Limits { memory: policy.pipeline.memory, ..pipeline::Limits::of_threads(policy.pipeline.threads) }
 }

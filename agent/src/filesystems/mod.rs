@@ -1,19 +1,21 @@
-//! The filesystems that the saved session has mounted, and whether somebody else has mounted them since.
+//! The filesystems that the saved session has mounted, and whether another system has mounted them since.
 //!
-//! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the disk any
-//! more, it destroys the filesystem. So A lists what it has mounted, with a digest of the part of each superblock that a
-//! mount elsewhere changes; B, when nothing can change any more, adds a digest of all of it, for the devices that it
-//! sees; and C compares before anything is mounted.
+//! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the
+//! disk any more, it destroys the filesystem. So A lists what it has mounted, with a digest of the part of each
+//! superblock that a mount elsewhere changes; B, when nothing can change any more, adds a digest of all of it, for the
+//! devices that it sees; and C compares before anything is mounted.
 
 mod superblock;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dormouse_image::Filesystem;
 use dormouse_image::layout::DEVICE_MIN;
 use dormouse_linux::block::{self, BlockDevice};
+use dormouse_linux::mountinfo::Mount;
+use dormouse_linux::wait::wait_for;
 
 pub use superblock::Superblock;
 
@@ -23,9 +25,6 @@ pub fn devices() -> Vec<PathBuf> {
     BlockDevice::of_at_least(DEVICE_MIN).into_iter().map(|device| device.path).collect()
 }
 
-/// Between two looks at what devices there are.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// A filesystem that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mounted {
@@ -34,14 +33,14 @@ struct Mounted {
     device: PathBuf,
 }
 
-/// What A has mounted, from the text of `/proc/self/mountinfo`, each with the digest of its superblock as it is now.
+/// What A has mounted, each with the digest of its superblock as it is now.
 ///
-/// One of a type that is not known, or whose device cannot be read, is listed without a UUID: a mount elsewhere will not be
-/// noticed.
+/// One of a type that is not known, or whose device cannot be read, is listed without a UUID: a mount elsewhere will
+/// not be noticed.
 #[must_use]
-pub fn of_session(mountinfo: &str) -> Vec<Filesystem> {
+pub fn of_session(mounts: &[Mount]) -> Vec<Filesystem> {
     let mut found: Vec<Filesystem> = Vec::new();
-    for mounted in mounted(mountinfo, Path::new("/sys/dev/block")) {
+    for mounted in mounted(mounts, Path::new("/sys/dev/block")) {
         let Mounted { kind, mount, device } = mounted;
         let superblock = read(&device).unwrap_or_else(|error| {
             log::warn!("{mount}: {}: {error}", device.display());
@@ -59,7 +58,7 @@ pub fn of_session(mountinfo: &str) -> Vec<Filesystem> {
     found
 }
 
-/// Adds what can be said when the session lies still, for those that are on one of `devices`.
+/// Adds the digests that can be taken when the session lies still, for those that are on one of `devices`.
 pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
     for superblock in readable(devices).map(|(_, superblock)| superblock) {
         let same = |found: &&mut Filesystem| found.uuid == superblock.uuid && found.mount_digest == superblock.steady;
@@ -74,7 +73,8 @@ pub fn settle(filesystems: &mut [Filesystem], devices: &[PathBuf]) {
 pub struct Comparison {
     /// The first that is not as the session left it, in words.
     pub changed: Option<String>,
-    /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was recorded.
+    /// Those of which nothing is certain: no device carries them, or they are of a type of which too little was
+    /// recorded.
     pub unsure: Vec<String>,
     /// Whether a device that carries one of them may still turn up.
     pub is_incomplete: bool,
@@ -82,8 +82,8 @@ pub struct Comparison {
 
 /// Compares the filesystems of a session with those on `devices`.
 ///
-/// Where several devices carry a filesystem with the same UUID (a mirror, a snapshot, a clone), it is enough that one of
-/// them is as it was.
+/// Where several devices carry a filesystem with the same UUID (a mirror, a snapshot, a clone), it is enough that one
+/// of them is as it was.
 #[must_use]
 pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
     let here: Vec<(PathBuf, Superblock)> = readable(devices).collect();
@@ -102,7 +102,7 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
         };
         if !same_uuid.any(is_as_it_was) {
             comparison.changed.get_or_insert(format!(
-                "the {} filesystem on {}, which the session has mounted at {}, was written by another system meanwhile",
+                "the {} filesystem on {}, which the session has mounted at {}, was written by another system since",
                 filesystem.kind,
                 device.display(),
                 filesystem.mount
@@ -116,19 +116,19 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
 /// `wait` is over: disks turn up in their own time.
 #[must_use]
 pub fn compare_within(filesystems: &[Filesystem], wait: Duration, devices: impl Fn() -> Vec<PathBuf>) -> Comparison {
-    let began = Instant::now();
-    let mut is_said = false;
-    loop {
+    let mut last = None;
+    let decided = wait_for(wait, || {
         let comparison = compare(filesystems, &devices());
-        if !comparison.is_incomplete || comparison.changed.is_some() || began.elapsed() >= wait {
-            return comparison;
+        if !comparison.is_incomplete || comparison.changed.is_some() {
+            return Some(comparison);
         }
-        if !is_said {
-            is_said = true;
+        if last.is_none() && !wait.is_zero() {
             log::info!("waiting for the disks of {}, for {} s at most", comparison.unsure.join(", "), wait.as_secs());
         }
-        std::thread::sleep(PAUSE);
-    }
+        last = Some(comparison);
+        None
+    });
+    decided.or(last).unwrap_or_default()
 }
 
 fn readable(devices: &[PathBuf]) -> impl Iterator<Item = (PathBuf, Superblock)> {
@@ -143,23 +143,18 @@ pub fn read(device: &Path) -> std::io::Result<Option<Superblock>> {
     superblock::read(&File::open(device)?)
 }
 
-/// The mounts of `mountinfo` that are on block devices, whose device numbers `numbers` (`/sys/dev/block`) knows by name.
-///
-/// The fields are those of proc(5): the device number is the third, the mount point the fifth; behind a hyphen come type
-/// and source. btrfs shows a number that is no device's, and is found by its source.
-fn mounted(mountinfo: &str, numbers: &Path) -> Vec<Mounted> {
-    let mount = |line: &str| {
-        let (place, what) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(2);
-        let (number, point) = (place.next()?, place.nth(1)?);
-        let mut what = what.split(' ');
-        let (kind, source) = (what.next()?, what.next()?);
-        let by_number = std::fs::canonicalize(numbers.join(number)).ok();
+/// The mounts that are on block devices, whose device numbers `numbers` (`/sys/dev/block`) knows by name. btrfs shows a
+/// number that is no device's, and is found by its source.
+fn mounted(mounts: &[Mount], numbers: &Path) -> Vec<Mounted> {
+    let on_a_device = |mount: &Mount| {
+        let by_number = std::fs::canonicalize(numbers.join(&mount.number)).ok();
         let by_number = by_number.as_deref().and_then(Path::file_name).map(block::node);
-        let device = by_number.or_else(|| source.starts_with("/dev/").then(|| PathBuf::from(source)))?;
-        Some(Mounted { kind: kind.to_owned(), mount: point.to_owned(), device })
+        let device = by_number.or_else(|| mount.source.starts_with("/dev").then(|| mount.source.clone()))?;
+        // In logs and messages, a line is a line.
+        let point = mount.point.to_string_lossy().replace(char::is_control, "?");
+        Some(Mounted { kind: mount.kind.clone(), mount: point, device })
     };
-    mountinfo.lines().filter_map(mount).collect()
+    mounts.iter().filter_map(on_a_device).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the superblocks of ext2 to ext4, XFS, btrfs and FAT say of who wrote to them last.
+//! What the superblocks of ext2 to ext4, XFS, btrfs and FAT record about their last writer.
 //!
 //! Offsets are in bytes from the beginning of the device; their sources are named with each.
 
@@ -15,8 +15,8 @@ pub struct Superblock {
     pub uuid: String,
     /// A digest of what a mount elsewhere changes and a session that has it mounted does not.
     ///
-    /// ext4 has such fields: time and count of mounts, of the last check, and whether the journal must be replayed. XFS, btrfs and
-    /// FAT have none, so there it is a digest of the identity alone.
+    /// ext4 has such fields: time and count of mounts, of the last check, and whether the journal must be replayed.
+    /// XFS, btrfs and FAT have none, so there it is a digest of the identity alone.
     pub steady: u64,
     /// A digest of all that a mount elsewhere changes, which may change while the session works.
     pub still: u64,
@@ -85,8 +85,8 @@ fn ext(head: &[u8]) -> Option<Superblock> {
         return None;
     }
     let id: [u8; 16] = bytes(block, 0x68)?;
-    // s_mtime, s_mnt_count, s_lastcheck, s_feature_incompat (whose bit 2 says that the journal must be replayed), the upper
-    // parts of the first and the third, and s_mkfs_time.
+    // s_mtime, s_mnt_count, s_lastcheck, s_feature_incompat (whose bit 2 says that the journal must be replayed), the
+    // upper parts of the first and the third, and s_mkfs_time.
     let fields = [(0x2c, 4), (0x34, 2), (0x40, 4), (0x60, 4), (0x275, 1), (0x277, 1), (0x108, 4)];
     let mut steady = id.to_vec();
     for (at, len) in fields {
@@ -145,19 +145,19 @@ impl Xfs {
     }
 }
 
-/// The number of the cycle in which a block of the log was written: the first word of each, or the second where the first
-/// is a record's magic (fs/xfs/libxfs/xfs_log_format.h, `xlog_get_cycle`).
+/// The number of the cycle in which a block of the log was written: the first word of each, or the second where the
+/// first is a record's magic (fs/xfs/libxfs/xfs_log_format.h, `xlog_get_cycle`).
 fn cycle(device: &File, at: u64) -> io::Result<u32> {
     const RECORD: u32 = 0xfeed_babe;
     // A whole sector, for a device that gives no less.
     let mut block = [0; 512];
     device.read_exact_at(&mut block, at)?;
-    let word = |at| be32(&block, at).unwrap_or(0);
-    Ok(if word(0) == RECORD { word(4) } else { word(0) })
+    let number = |at| be32(&block, at).unwrap_or(0);
+    Ok(if number(0) == RECORD { number(4) } else { number(0) })
 }
 
 /// The head of a log: the cycle of its first block, and the first block of an older one, which is where the next record
-/// goes. Blocks before it are of the one cycle, blocks behind it of the one before, so halving finds it.
+/// goes. Blocks before it are of the one cycle, blocks after it of the one before, so halving finds it.
 fn log_head(blocks: u64, cycle: impl Fn(u64) -> io::Result<u32>) -> io::Result<(u32, u64)> {
     let first = cycle(0)?;
     let (mut newer, mut older) = (0, blocks);
@@ -168,15 +168,15 @@ fn log_head(blocks: u64, cycle: impl Fn(u64) -> io::Result<u32>) -> io::Result<(
     Ok((first, older))
 }
 
-/// fs/fat/inode.c, `fat_read_bpb`, and include/uapi/linux/msdos_fs.h, `struct fat_boot_sector`. Nearly every change of a file
-/// writes to the file allocation table, and those in the root folder to that folder; what is written in place elsewhere, and takes
-/// no more room, cannot be told.
+/// fs/fat/inode.c, `fat_read_bpb`, and include/uapi/linux/msdos_fs.h, `struct fat_boot_sector`. Nearly every change of
+/// a file writes to the file allocation table, and those in the root directory to that directory; what is written in
+/// place elsewhere, and takes no more room, is not noticed.
 struct Fat {
     id: [u8; 4],
     boot: Vec<u8>,
     /// Where the table begins, and how long it is, in bytes.
     table: (u64, u64),
-    /// The same of the root folder, or of its first part.
+    /// The same of the root directory, or of its first part.
     root: (u64, u64),
     /// The sector with the number of free clusters, in bytes; FAT32 alone has it.
     info: Option<u64>,

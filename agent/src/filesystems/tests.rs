@@ -58,7 +58,7 @@ fn each_kind_is_known_by_its_uuid_and_the_same_until_it_is_written() {
 
 /// What Linux writes when each is mounted, done by hand: no test may need a loop device.
 #[test]
-fn what_a_mount_writes_is_noticed() {
+fn notices_what_a_mount_writes() {
     for (kind, file) in all() {
         let filesystem = recorded(kind, &file);
         let mut superblock = vec![0; 4096];
@@ -75,7 +75,7 @@ fn what_a_mount_writes_is_noticed() {
                 let bits = superblock[124];
                 ((start >> bits) * xfs(84) + (start & ((1 << bits) - 1))) * xfs(4) + 3
             }
-            // An entry of the table, which begins behind the reserved sectors.
+            // An entry of the table, which begins after the reserved sectors.
             _ => u64::from(u16::from_le_bytes([superblock[14], superblock[15]])) * 512 + 20,
         };
         let mut byte = [0];
@@ -83,7 +83,7 @@ fn what_a_mount_writes_is_noticed() {
         file.as_file().write_all_at(&[byte[0] ^ 0x55], at).unwrap();
         let changed = compare_with(&filesystem, &file).changed.unwrap_or_else(|| panic!("{kind}: not noticed"));
         assert!(changed.contains(kind) && changed.contains("/mnt"), "{changed}");
-        // What the session itself may have written since is no reason to refuse.
+        // What the session itself may have written since is not a reason to refuse.
         let unsettled = Filesystem { quiesced_digest: None, ..filesystem };
         let unsettled = compare_with(&unsettled, &file);
         assert_eq!(unsettled.changed.is_some(), kind == "ext4", "{kind}");
@@ -112,7 +112,7 @@ fn a_mount_count_that_the_session_wrote_itself_is_no_change() {
 }
 
 #[test]
-fn what_is_not_there_is_named_and_one_of_several_is_enough() {
+fn names_missing_filesystems_and_accepts_one_of_several() {
     let (file, copy) = (made("mkfs.ext4", &["-q", "-F"], 16), NamedTempFile::new().unwrap());
     std::fs::copy(file.path(), copy.path()).unwrap();
     let filesystem = recorded("ext4", &file);
@@ -148,7 +148,7 @@ fn mounts_on_block_devices_are_listed() {
 27 22 254:1 /var /srv rw master:1 - ext4 /dev/root rw
 nonsense
 ";
-    let found = mounted(text, numbers.path());
+    let found = mounted(&dormouse_linux::mountinfo::parse(text.as_bytes()), numbers.path());
     let found: Vec<_> =
         found.iter().map(|found| (found.kind.as_str(), found.mount.as_str(), found.device.to_str().unwrap())).collect();
     assert_eq!(

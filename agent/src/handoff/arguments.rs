@@ -6,7 +6,7 @@ use dormouse_image::{ImageDevice, ImageDeviceError, Uuid};
 use dormouse_linux::kernel_args::{Argument, arguments, join, quoted};
 use thiserror::Error;
 
-use crate::policy::{Then, ThenError};
+use crate::policy::{Then, WordError};
 
 /// What the command line says to Dormouse. `None` and `false` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub enum CmdlineError {
     Image(ImageDeviceError),
     /// `dormouse.then`.
     #[error("kernel argument dormouse.then: {0}")]
-    Then(ThenError),
+    Then(WordError),
     /// Not a hexadecimal number of at most 64 bits.
     #[error("kernel argument {name}: `{text}` is not a hexadecimal number such as 0x1f000000")]
     Number {

@@ -4,4 +4,5 @@ pub mod arguments;
 pub mod inherited;
 pub mod mailbox;
 pub mod mode;
+pub mod places;
 pub mod report;

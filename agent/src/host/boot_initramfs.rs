@@ -1,5 +1,5 @@
-//! The initramfs of the ordinary boot (kernel C): which tool builds it here, whether that tool knows of Dormouse, and where
-//! what it built lies.
+//! The initramfs of the ordinary boot (kernel C): which tool builds it here, whether that tool knows of Dormouse, and
+//! where what it built lies.
 //!
 //! Paths are below a root, which is `/` but for image builders and tests.
 
@@ -62,8 +62,8 @@ impl Tool {
         Ok(())
     }
 
-    /// The command that builds the initramfs of every installed kernel anew: whichever of them is booted next must look for the image
-    /// before it mounts the session's filesystems.
+    /// The command that builds the initramfs of every installed kernel: whichever of them is booted next must look for
+    /// the image before it mounts the session's filesystems.
     #[must_use]
     pub fn rebuild(self) -> Vec<String> {
         let words: &[&str] = match self {
@@ -118,7 +118,7 @@ pub fn of_release(root: &Path, release: &str) -> Option<PathBuf> {
         format!("boot/initramfs-{package}.img"),
     ];
     if !machine.is_empty() {
-        // kernel-install(8): a folder for the machine on the boot or EFI partition.
+        // kernel-install(8): a directory for the machine on the boot or EFI partition.
         let named = |boot: &str| format!("{boot}/{machine}/{release}/initrd");
         places.extend(["boot", "boot/efi", "efi"].map(named));
     }
@@ -131,13 +131,13 @@ mod tests {
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for (path, text) in files {
-            let path = folder.path().join(path);
+            let path = directory.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        folder
+        directory
     }
 
     #[test]
@@ -167,8 +167,8 @@ mod tests {
         assert!(arch("HOOKS+=(dormouse)\nHOOKS=(base)\n").is_err());
         assert!(arch("HOOKS=(base # dormouse\n)\nHOOKS_OLD=(dormouse)\n").is_err());
         let drop_in = ("etc/mkinitcpio.conf.d/dormouse.conf", "HOOKS+=(dormouse)\n");
-        let folder = tree(&[hook, ("etc/mkinitcpio.conf", "HOOKS=(base)"), drop_in]);
-        assert_eq!(Tool::Mkinitcpio.has_hook(folder.path()), Ok(()));
+        let directory = tree(&[hook, ("etc/mkinitcpio.conf", "HOOKS=(base)"), drop_in]);
+        assert_eq!(Tool::Mkinitcpio.has_hook(directory.path()), Ok(()));
     }
 
     #[test]

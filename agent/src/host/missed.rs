@@ -1,8 +1,8 @@
 //! `dormouse prepare`: what is seen to once at each boot, when the filesystems are mounted (`dormouse.service`).
 //!
-//! An image that still waits then was missed by the boot's initramfs, and is given up before a later boot resumes it over
-//! filesystems that this one has written to. The rest is the doctor's: problems are named where the journal keeps them, as
-//! long as there is time to mend them.
+//! An image that still waits then was missed by the boot's initramfs, and is given up before a later boot resumes it
+//! over filesystems that this one has written to. The rest is the doctor's: problems are named where the journal keeps
+//! them, as long as there is time to mend them.
 
 use std::fmt;
 use std::path::Path;
@@ -26,18 +26,18 @@ pub struct Found {
 
 /// Sees to the image, then looks at everything else.
 ///
-/// What the doctor finds is no error: a machine that cannot be hibernated yet has booted well all the same, and a unit that
-/// fails would mark the whole boot as degraded.
+/// What the doctor finds is not an error: a machine that cannot be hibernated yet has booted well all the same, and a
+/// unit that fails would mark the whole boot as degraded.
 ///
 /// # Errors
-/// An image that waits could not be looked at or given up, so that a later boot may resume it; or the policy cannot be read,
-/// so that it is not known where it is. Given with what else was found.
+/// An image that waits could not be looked at or given up, so that a later boot may resume it; or the policy cannot be
+/// read, so that it is not known where it is. Given with what else was found.
 pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
     kmsg::init();
     let missed = match Policy::load(config) {
         Err(PolicyError::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
-        // Nobody else may change the image's state at the same time. Whoever does so now is waited for: where it is refused,
+        // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
         // what it would have written over is still there.
         Ok(policy) => hibernate::hold_off().and_then(|_lock| resume::give_up_unresumed(&policy)),
     };

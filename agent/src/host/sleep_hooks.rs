@@ -1,10 +1,10 @@
-//! systemd's sleep hooks, for `systemctl hibernate` when it is routed to Dormouse: systemd-sleep, which runs them otherwise,
-//! has no part in it then.
+//! systemd's sleep hooks, for `systemctl hibernate` when it is routed to Dormouse: systemd-sleep, which runs them
+//! otherwise, has no part in it then.
 //!
-//! As src/sleep/sleep.c and src/shared/exec-util.c of systemd have it: every executable in the folder, in parallel, with
-//! the arguments `pre hibernate` before and `post hibernate` after, also when the hibernation failed, and with
-//! `SYSTEMD_SLEEP_ACTION=hibernate`. How they end is logged and changes nothing. After [`LIMIT`] those that still run get
-//! SIGTERM and are waited for no longer. Inhibitors are logind's matter, before it starts the service.
+//! As src/sleep/sleep.c and src/shared/exec-util.c of systemd have it: every executable in the directory, in parallel,
+//! with the arguments `pre hibernate` before and `post hibernate` after, also when the hibernation failed, and with
+//! `SYSTEMD_SLEEP_ACTION=hibernate`. How they end is logged and changes nothing. After `LIMIT` those that still run
+//! get SIGTERM and are waited for no longer. Inhibitors are logind's matter, before it starts the service.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Where they are; on a system whose `/lib` is not `/usr/lib`, the second one.
-const FOLDERS: [&str; 2] = ["/usr/lib/systemd/system-sleep", "/lib/systemd/system-sleep"];
+const DIRECTORIES: [&str; 2] = ["/usr/lib/systemd/system-sleep", "/lib/systemd/system-sleep"];
 
 /// How long they may take: `DEFAULT_TIMEOUT_USEC` (src/basic/def.h of systemd), which systemd-sleep gives them.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -28,18 +28,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Runs the hooks, then `sleep`, then the hooks again, whatever became of it.
 pub fn around<T>(sleep: impl FnOnce() -> T) -> T {
     kmsg::init();
-    let folders = FOLDERS.map(Path::new);
-    run(&folders, "pre", LIMIT);
+    let directories = DIRECTORIES.map(Path::new);
+    run(&directories, "pre", LIMIT);
     let slept = sleep();
-    run(&folders, "post", LIMIT);
+    run(&directories, "post", LIMIT);
     slept
 }
 
 /// Runs every hook with `when` as its first argument, and waits for all of them, `limit` at most.
-fn run(folders: &[&Path], when: &str, limit: Duration) {
+fn run(directories: &[&Path], when: &str, limit: Duration) {
     let began = Instant::now();
     let mut running: Vec<(PathBuf, Child)> = Vec::new();
-    for path in hooks(folders) {
+    for path in hooks(directories) {
         // stdout is the report's.
         let started = Command::new(&path)
             .args([when, "hibernate"])
@@ -77,12 +77,12 @@ fn run(folders: &[&Path], when: &str, limit: Duration) {
     }
 }
 
-/// The executables in the folders, sorted by name; of two with one name, that in the earlier folder. An empty file or a link
-/// to `/dev/null` hides one of that name, and is none itself.
-fn hooks(folders: &[&Path]) -> Vec<PathBuf> {
+/// The executables in the directories, sorted by name; of two with one name, that in the earlier directory. An empty
+/// file or a link to `/dev/null` hides one of that name, and is none itself.
+fn hooks(directories: &[&Path]) -> Vec<PathBuf> {
     let mut found: BTreeMap<_, PathBuf> = BTreeMap::new();
-    for folder in folders {
-        let Ok(entries) = fs::read_dir(folder) else { continue };
+    for directory in directories {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
         for entry in entries.flatten() {
             found.entry(entry.file_name()).or_insert_with(|| entry.path());
         }
@@ -99,16 +99,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn hook(folder: &Path, name: &str, text: &str, mode: u32) {
-        let path = folder.join(name);
+    fn hook(directory: &Path, name: &str, text: &str, mode: u32) {
+        let path = directory.join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
     #[test]
     fn executables_run_in_parallel_and_are_told_what_happens() {
-        let folder = tempfile::tempdir().unwrap();
-        let (here, out) = (folder.path(), folder.path().join("out"));
+        let directory = tempfile::tempdir().unwrap();
+        let (here, out) = (directory.path(), directory.path().join("out"));
         fs::create_dir(&out).unwrap();
         // Each waits for the other.
         for (name, other) in [("10-a", "20-b"), ("20-b", "10-a")] {
@@ -132,15 +132,15 @@ mod tests {
 
     #[test]
     fn one_that_does_not_end_is_not_waited_for_for_ever() {
-        let folder = tempfile::tempdir().unwrap();
-        hook(folder.path(), "slow", "#!/bin/sh\nexec sleep 60\n", 0o755);
+        let directory = tempfile::tempdir().unwrap();
+        hook(directory.path(), "slow", "#!/bin/sh\nexec sleep 60\n", 0o755);
         let began = Instant::now();
-        run(&[folder.path()], "post", Duration::from_millis(200));
+        run(&[directory.path()], "post", Duration::from_millis(200));
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]
-    fn an_earlier_folder_hides_what_a_later_one_has() {
+    fn an_earlier_directory_hides_what_a_later_one_has() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         hook(second.path(), "a", "#!/bin/sh\n", 0o755);
         hook(second.path(), "b", "#!/bin/sh\n", 0o755);

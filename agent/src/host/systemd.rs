@@ -1,16 +1,17 @@
 //! `dormouse enable` and `dormouse disable`: whether `systemctl hibernate` is Dormouse's.
 //!
 //! logind checks what it always checks (polkit, inhibitors, `AllowHibernation=`, swap), then starts
-//! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`, and
-//! what somebody else has written there is left alone.
+//! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`,
+//! and what others have written there is left alone.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{fmt, fs, io};
+use std::{fmt, fs};
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
+use dormouse_linux::procfs;
 use serde::Serialize;
 
 /// The first line of the files that `enable` writes, and the only ones that `disable` removes.
@@ -25,14 +26,15 @@ struct DropIn {
     text: &'static str,
 }
 
-/// The empty `ExecStart=` takes back systemd's own (systemd.service(5)). The service is oneshot, for which no time limit holds.
+/// The empty `ExecStart=` takes back systemd's own (systemd.service(5)). The service is oneshot, for which no time
+/// limit holds.
 const HIBERNATE: DropIn = DropIn {
     path: "etc/systemd/system/systemd-hibernate.service.d/50-dormouse.conf",
     text: "[Service]\nExecStart=\nExecStart=/usr/bin/dormouse hibernate --system-sleep\n",
 };
 
-/// logind offers hibernation only where swap space could hold the image, and Dormouse needs none. With this variable it does
-/// not look at the space: up to systemd 254 it then does not look for swap at all (`enough_swap_for_hibernation`,
+/// logind offers hibernation only where swap space could hold the image, and Dormouse needs none. With this variable it
+/// does not look at the space: up to systemd 254 it then does not look for swap at all (`enough_swap_for_hibernation`,
 /// src/shared/sleep-config.c, later hibernate-util.c); from 255 on, having no swap is let through, but swap that the
 /// kernel could not resume from is refused (`hibernation_is_safe`, src/shared/hibernate-util.c, pull request 30074).
 const LOGIND: DropIn = DropIn {
@@ -79,7 +81,7 @@ impl fmt::Display for Change {
             What::Written => "written",
             What::Unchanged => "exists already",
             What::Removed => "removed",
-            What::Missing => "does not exist",
+            What::Missing => "missing",
             What::LeftAlone => "left alone, `dormouse enable` has not written it",
             What::NotInstalled => "not installed, so nothing is checked at boot",
         })
@@ -163,19 +165,18 @@ fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<Change> {
 
 fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<Change> {
     let path = root.join(drop_in.path);
-    match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Change { path, what: What::Missing }),
-        Err(error) => Err(error).with_context(|| format!("{}: cannot read it", path.display())),
-        Ok(found) if !found.starts_with(MARK) => Ok(Change { path, what: What::LeftAlone }),
-        Ok(_) => removed(path),
+    match procfs::text_if_present(&path)? {
+        None => Ok(Change { path, what: What::Missing }),
+        Some(found) if !found.starts_with(MARK) => Ok(Change { path, what: What::LeftAlone }),
+        Some(_) => removed(path),
     }
 }
 
 /// Removes a file, and the directory that it was in if nothing else is.
 fn removed(path: PathBuf) -> anyhow::Result<Change> {
     fs::remove_file(&path).with_context(|| format!("{}: cannot remove it", path.display()))?;
-    if let Some(folder) = path.parent() {
-        let _ = fs::remove_dir(folder);
+    if let Some(directory) = path.parent() {
+        let _ = fs::remove_dir(directory);
     }
     Ok(Change { path, what: What::Removed })
 }
@@ -213,7 +214,7 @@ fn reload(root: &Path) -> anyhow::Result<bool> {
 pub struct Routing {
     /// Whether it starts `dormouse hibernate`.
     pub is_dormouse: bool,
-    /// Whether logind has been told not to ask for swap space.
+    /// Whether logind is set not to ask for swap space.
     pub needs_no_swap: bool,
 }
 
@@ -221,18 +222,22 @@ impl Routing {
     /// Reads it off the units' drop-ins, whoever has written them.
     #[must_use]
     pub fn read(root: &Path) -> Routing {
-        let says = |unit: &str, start: &str, word: &str| {
+        let contains = |unit: &str, start: &str, text: &str| {
             let texts = drop_ins(root, unit).into_iter().filter_map(|path| fs::read_to_string(path).ok());
             let last = texts
                 .flat_map(|text| {
                     text.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect::<Vec<_>>()
                 })
                 .last();
-            last.is_some_and(|line| line.contains(word))
+            last.is_some_and(|line| line.contains(text))
         };
         Routing {
-            is_dormouse: says("systemd-hibernate.service", "ExecStart=", "dormouse hibernate"),
-            needs_no_swap: says("systemd-logind.service", "Environment=", "SYSTEMD_BYPASS_HIBERNATION_MEMORY_CHECK=1"),
+            is_dormouse: contains("systemd-hibernate.service", "ExecStart=", "dormouse hibernate"),
+            needs_no_swap: contains(
+                "systemd-logind.service",
+                "Environment=",
+                "SYSTEMD_BYPASS_HIBERNATION_MEMORY_CHECK=1",
+            ),
         }
     }
 }
@@ -266,10 +271,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Every file and link below a folder, with its content.
-    fn files(folder: &Path) -> Vec<(PathBuf, String)> {
+    /// Every file and link below a directory, with its content.
+    fn files(directory: &Path) -> Vec<(PathBuf, String)> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).unwrap().flatten() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
             let path = entry.path();
             match fs::read_link(&path) {
                 Ok(target) => found.push((path, format!("-> {}", target.display()))),
@@ -292,9 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_enabled_is_disabled_without_a_trace() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
+    fn disable_undoes_enable_without_a_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         put(root, UNIT, "[Unit]\n");
         put(root, "etc/systemd/system/systemd-logind.service.d/90-mine.conf", "[Service]\n");
         let before = files(root);
@@ -314,8 +319,8 @@ mod tests {
 
         disable(root).unwrap();
         assert_eq!(files(root), before);
-        for folder in ["systemd-hibernate.service.d", "multi-user.target.wants"] {
-            assert!(!root.join("etc/systemd/system").join(folder).exists(), "{folder}");
+        for directory in ["systemd-hibernate.service.d", "multi-user.target.wants"] {
+            assert!(!root.join("etc/systemd/system").join(directory).exists(), "{directory}");
         }
         let again = disable(root).unwrap();
         assert_eq!(count(&again, What::Missing), 3, "{again}");
@@ -329,29 +334,29 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_written_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        put(folder.path(), HIBERNATE.path, "[Service]\nExecStart=\nExecStart=/bin/mine\n");
-        let before = files(folder.path());
-        let refused = enable(folder.path()).unwrap_err().to_string();
+    fn leaves_files_of_others_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        put(directory.path(), HIBERNATE.path, "[Service]\nExecStart=\nExecStart=/bin/mine\n");
+        let before = files(directory.path());
+        let refused = enable(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("has not written this file"), "{refused}");
-        assert!(disable(folder.path()).unwrap().changes[0].what == What::LeftAlone);
-        assert_eq!(files(folder.path()), before);
+        assert!(disable(directory.path()).unwrap().changes[0].what == What::LeftAlone);
+        assert_eq!(files(directory.path()), before);
         // Nor is the one written where the other is somebody else's.
-        let folder = tempfile::tempdir().unwrap();
-        put(folder.path(), LOGIND.path, "[Service]\n");
-        assert!(enable(folder.path()).is_err() && files(folder.path()).len() == 1);
+        let directory = tempfile::tempdir().unwrap();
+        put(directory.path(), LOGIND.path, "[Service]\n");
+        assert!(enable(directory.path()).is_err() && files(directory.path()).len() == 1);
     }
 
     #[test]
     fn the_last_drop_in_decides() {
-        let folder = tempfile::tempdir().unwrap();
-        enable(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        enable(directory.path()).unwrap();
         put(
-            folder.path(),
+            directory.path(),
             "etc/systemd/system/systemd-hibernate.service.d/60-mine.conf",
             "[Service]\nExecStart=/bin/mine\n",
         );
-        assert!(!Routing::read(folder.path()).is_dormouse);
+        assert!(!Routing::read(directory.path()).is_dormouse);
     }
 }

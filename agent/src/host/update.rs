@@ -1,34 +1,64 @@
-//! `dormouse update`: the save kernel and its initramfs, brought up to date when kernels come or go and when Dormouse itself changes.
+//! `dormouse update`: the save kernel and its initramfs, brought up to date when kernels come or go and when Dormouse
+//! itself changes.
 //!
-//! The save kernel is a copy, and its modules are in its initramfs, so that neither gets stale by itself, or is lost with the kernel
-//! that it was taken from.
+//! The save kernel is a copy, and its modules are in its initramfs, so that neither gets stale by itself, or is lost
+//! with the kernel that it was taken from.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
-use dormouse_linux::{kernels, procfs};
+use dormouse_linux::kernels;
+use dormouse_linux::system::Uname;
 use dormouse_sys::kexec;
+use serde::Serialize;
 
 use crate::cycle::refusal;
-use crate::host::save_kernel::{self, Options};
+use crate::host::initramfs::needs::Options;
+use crate::host::save_kernel::{self, Built};
 use crate::policy::{KernelPolicy, Policy};
 
-/// Takes the newest installed kernel that can hibernate for the save kernel, builds its initramfs, and says what was done.
+/// What was brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Updated {
+    /// The save kernel that stays as it is, where no installed kernel can take its place.
+    pub kept: Option<Kept>,
+    /// What was built.
+    pub built: Built,
+}
+
+/// A save kernel that stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The save kernel.
+    pub kernel: PathBuf,
+    /// Why none of the installed kernels will do.
+    pub unfit: Vec<String>,
+}
+
+impl fmt::Display for Updated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Kept { kernel, unfit }) = &self.kept {
+            writeln!(f, "{} stays as it is: {}", kernel.display(), unfit.join("; "))?;
+        }
+        write!(f, "{}", self.built)
+    }
+}
+
+/// Takes the newest installed kernel that can hibernate for the save kernel, and builds its initramfs.
 ///
 /// A save kernel that the policy has somewhere else is its owner's, and stays as it is.
 ///
 /// # Errors
 /// As [`save_kernel::run`]. What was there stays.
-pub fn run(policy: &Policy) -> anyhow::Result<String> {
+pub fn run(policy: &Policy) -> anyhow::Result<Updated> {
     let mut options = Options::default();
-    let mut said = String::new();
+    let mut kept = None;
     if KernelPolicy::is_own(&policy.kernel.image) {
         let mut unfit = Vec::new();
         match choose(Path::new("/"), &mut unfit) {
             Some(kernel) => options.kernel = Some(kernel),
-            None if policy.kernel.image.exists() => {
-                said = format!("{} stays as it is: {}\n", policy.kernel.image.display(), unfit.join("; "));
-            }
+            None if policy.kernel.image.exists() => kept = Some(Kept { kernel: policy.kernel.image.clone(), unfit }),
             None if unfit.is_empty() => {
                 anyhow::bail!(
                     "no kernel is installed with its modules; name one: `dormouse build-initramfs --kernel FILE`"
@@ -37,7 +67,7 @@ pub fn run(policy: &Policy) -> anyhow::Result<String> {
             None => anyhow::bail!("no installed kernel can hibernate: {}; see `dormouse doctor`", unfit.join("; ")),
         }
     }
-    Ok(said + &save_kernel::run(policy, &options)?)
+    Ok(Updated { kept, built: save_kernel::run(policy, &options, None)? })
 }
 
 /// The file of the newest kernel that can hibernate; why those that are newer cannot goes to `unfit`.
@@ -53,8 +83,8 @@ fn choose(root: &Path, unfit: &mut Vec<String>) -> Option<PathBuf> {
     })
 }
 
-/// Why a kernel is no save kernel. It must be one that can itself be hibernated: who installs another beside it, to boot that now and
-/// then, does not mean to change anything here.
+/// Why a kernel cannot be the save kernel. It must be one that can itself be hibernated: installing another beside it,
+/// to boot that now and then, is not meant to change anything here.
 fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -> bool) -> Result<(), String> {
     if let Some(obstacle) = refusal::in_release(release) {
         return Err(obstacle.to_string());
@@ -71,8 +101,7 @@ fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -
 
 /// Whether this is the running kernel, and it says that it can.
 fn can_running_jump(release: &str) -> bool {
-    procfs::text("/proc/sys/kernel/osrelease").is_ok_and(|running| running.trim() == release)
-        && kexec::can_preserve_context().is_ok_and(|can| can)
+    Uname::read().is_ok_and(|running| running.release == release) && kexec::can_preserve_context().is_ok_and(|can| can)
 }
 
 #[cfg(test)]

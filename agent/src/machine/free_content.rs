@@ -59,6 +59,14 @@ impl FreeContent {
     }
 }
 
+/// How many pages the kernel's page allocator holds free now; 0 where it does not say.
+#[must_use]
+pub fn free_pages() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("nr_free_pages "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Whether the kernel's switch `name` is on, where the command line has it. The last one holds, and what is not surely off
 /// is on: kernels differ in what they read as off (`kstrtobool`, lib/kstrtox.c: `f` is new in 6.3).
 fn switch(cmdline: &str, name: &str) -> Option<bool> {

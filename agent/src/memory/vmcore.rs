@@ -8,12 +8,13 @@ use std::path::Path;
 use dormouse_image::PfnRange;
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::ReadWindow;
-use goblin::elf::header::{EM_X86_64, ET_CORE};
+use goblin::elf::header::ET_CORE;
 use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
 use goblin::elf64::header::{Header, SIZEOF_EHDR};
 use goblin::elf64::program_header::{ProgramHeader, SIZEOF_PHDR};
 use thiserror::Error;
 
+use crate::memory::arch::ELF_MACHINE;
 use crate::pipeline::seams::PageSource;
 use crate::pipeline::window::{Windows, pieces};
 
@@ -80,7 +81,7 @@ impl Vmcore {
         file.read_exact_at(&mut start, 0).map_err(error)?;
         let header = goblin::elf::Elf::parse_header(&start).map_err(|error| VmcoreError::NotCore(error.to_string()))?;
         let header = Header::from(header);
-        if header.e_type != ET_CORE || header.e_machine != EM_X86_64 {
+        if header.e_type != ET_CORE || header.e_machine != ELF_MACHINE {
             let found = format!("type {}, machine {}", header.e_type, header.e_machine);
             return Err(VmcoreError::NotCore(found));
         }

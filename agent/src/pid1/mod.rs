@@ -82,8 +82,7 @@ fn evidence() -> Evidence {
 
 /// A's record of the session.
 fn session_record() -> anyhow::Result<SessionRecord> {
-    let path = session_path();
-    let record = std::fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+    let record = procfs::read(session_path())?;
     Ok(SessionRecord::decode(&record)?)
 }
 

@@ -1,25 +1,21 @@
 //! Loading the modules that the initramfs carries, in the order of its list.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
 use dormouse_linux::kmod::{self, Module};
+use dormouse_linux::procfs;
 use nix::errno::Errno;
 use nix::kmod::init_module;
 
-use crate::host::initramfs::{MODULES_DIR, MODULES_LIST};
+use crate::handoff::places::{MODULES_DIR, MODULES_LIST};
 
 /// Loads all of them. An initramfs without a list has none to load.
 ///
 /// # Errors
 /// A module that is listed cannot be read or is refused by the kernel.
 pub(super) fn load() -> anyhow::Result<()> {
-    let list = Path::new(MODULES_LIST);
-    let names = match std::fs::read_to_string(list) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        result => result.with_context(|| format!("{}: cannot read it", list.display()))?,
-    };
+    let Some(names) = procfs::text_if_present(MODULES_LIST)? else { return Ok(()) };
     for name in names.lines().filter(|name| !name.is_empty()) {
         // The list has what each of them needs before it.
         insert(&kmod::load(&kmod::find(Path::new(MODULES_DIR), name)?)?)?;

@@ -122,7 +122,7 @@ fn await_end(child: &mut Child) {
 
 fn how_it_ended(status: ExitStatus) -> String {
     match status.signal() {
-        Some(9) => "was killed: memory has run out, a larger region.size or fewer save.threads help".to_string(),
+        Some(9) => "was killed: memory has run out, a larger region.size or fewer pipeline.threads help".to_string(),
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("ended without a word ({status})"),
     }

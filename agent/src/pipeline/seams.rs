@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use dormouse_image::{Chunk, ChunkView, Extent, IndexBlock, PfnRange};
 
+pub use crate::pipeline::buffers::BUFFER_LEN;
 use crate::pipeline::buffers::Buffer;
 
 /// What a store can fail with; its message names device and offset.
@@ -129,7 +130,7 @@ pub enum Work {
 pub struct Batch {
     /// The offset on the device of the first byte to be read, in whole blocks.
     pub offset: u64,
-    /// How many bytes are to be read, in whole blocks: at most [`crate::pipeline::buffers::BUFFER_LEN`].
+    /// How many bytes are to be read, in whole blocks: at most [`BUFFER_LEN`].
     pub len: usize,
     /// The index block that describes the chunks.
     pub index: Arc<IndexBlock>,

@@ -1,11 +1,12 @@
 //! Why a policy was refused, with the place in the file.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use dormouse_image::ImageDeviceError;
 use thiserror::Error;
 
-use crate::policy::{MAX_ARGUMENTS, MAX_STALL, MAX_THREADS, MAX_WAIT, MIB, MIN_STALL};
+use crate::policy::words::WordError;
 
 /// Why a policy could not be used. Its text names the file and, where there is one, line and key.
 #[derive(Debug, Error)]
@@ -16,12 +17,12 @@ pub enum PolicyError {
         /// The file that was looked for.
         file: PathBuf,
     },
-    /// The file, or a folder of drop-ins, is there, but cannot be read.
+    /// The file, or a directory of drop-ins, exists but cannot be read.
     #[error("{}: cannot read the policy", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         source: std::io::Error,
     },
     /// Not TOML.
@@ -31,7 +32,7 @@ pub enum PolicyError {
         file: String,
         /// Line, from 1.
         line: usize,
-        /// What the parser said.
+        /// What the parser reported.
         message: String,
     },
     /// A key that no policy has.
@@ -58,9 +59,9 @@ pub enum PolicyError {
         /// What was found and what was expected.
         message: String,
     },
-    /// A value of the right type that cannot be meant.
+    /// A value of the right type that is not valid.
     #[error("{file}:{line}: {key}: {problem}")]
-    Impossible {
+    Invalid {
         /// The file's name.
         file: String,
         /// Line, from 1.
@@ -70,7 +71,7 @@ pub enum PolicyError {
         /// What is wrong with it.
         problem: Problem,
     },
-    /// A key that has no default is not there.
+    /// A key that has no default is missing.
     #[error("{file}: {key} is missing, and it has no default")]
     MissingKey {
         /// The file's name.
@@ -87,33 +88,48 @@ fn suggestion(nearest: Option<&str>) -> String {
 /// What is wrong with one value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Problem {
-    /// `image.device`.
+    /// A text that does not name an image device.
     #[error(transparent)]
     Device(#[from] ImageDeviceError),
-    /// `image.wait`.
-    #[error("{0} is not a number of seconds from 0 to {MAX_WAIT}")]
-    Wait(i64),
-    /// A size or address that is not a number with a suffix.
-    #[error("`{0}` is not a size: write a number with K, M or G behind it, such as \"128M\"")]
-    Size(String),
-    /// A size or address that is no multiple of 2 MiB.
-    #[error("`{0}` is not a multiple of 2M, and a region consists of whole 2 MiB pages")]
-    Alignment(String),
-    /// `region.size` out of its range.
-    #[error("`{0}` is not a size from 64M to 4G")]
-    RegionSize(String),
-    /// `save.memory` out of its range.
-    #[error("`{0}` is not a size from 4M to 1G")]
-    Memory(String),
-    /// `region.address` below 16 MiB.
-    #[error("`{0}` is below 16M, where the kernel and its boot loader need the memory themselves")]
-    RegionAddress(String),
-    /// The region would end beyond what physical addresses can reach.
-    #[error("a region of {} MiB at `{address}` ends beyond the last physical address", size / MIB)]
-    RegionEnd {
-        /// Bytes.
-        size: u64,
+    /// A word that is none of those that are allowed.
+    #[error(transparent)]
+    Word(#[from] WordError),
+    /// A number or a size out of its bounds.
+    #[error("{found} is not a {valid}")]
+    Bounds {
         /// As written.
+        found: String,
+        /// What it should be, with its bounds.
+        valid: String,
+    },
+    /// A number within the bounds that is not valid, with the reason.
+    #[error("{0}")]
+    Excluded(&'static str),
+    /// A size or address that is not a number with a suffix.
+    #[error("`{0}` is not a size: write a number followed by K, M or G, such as \"128M\"")]
+    Size(String),
+    /// A size or address that is not a multiple of what it must be a multiple of.
+    #[error("`{found}` is not a multiple of {multiple}")]
+    Multiple {
+        /// As written.
+        found: String,
+        /// What it must be a multiple of.
+        multiple: String,
+    },
+    /// An address that is too low.
+    #[error("`{found}` is below {min}, where the kernel and its boot loader need the memory themselves")]
+    Low {
+        /// As written.
+        found: String,
+        /// The lowest that is valid.
+        min: String,
+    },
+    /// The region would end beyond what physical addresses can reach.
+    #[error("a region of {mib} MiB at `{address}` ends beyond the last physical address")]
+    RegionEnd {
+        /// Its size in MiB.
+        mib: u64,
+        /// Where it would begin.
         address: String,
     },
     /// A path that is not absolute.
@@ -122,33 +138,25 @@ pub enum Problem {
     /// A path with a control character in it.
     #[error("{0:?} contains a control character")]
     PathCharacter(String),
-    /// `kernel.arguments` is too long.
-    #[error("{0} bytes are more than the {MAX_ARGUMENTS} that fit beside the arguments of Dormouse")]
-    ArgumentsLength(usize),
-    /// `kernel.arguments` holds something that would hide the arguments behind it.
+    /// Kernel arguments that are too long.
+    #[error("{found} bytes are more than the {max} that fit beside the arguments of Dormouse")]
+    ArgumentsLength {
+        /// Their length in bytes.
+        found: usize,
+        /// The longest that is valid.
+        max: usize,
+    },
+    /// Kernel arguments with something in them that would hide those that follow.
     #[error("`{0}` would hide the arguments that follow it from the kernel")]
     ArgumentsHide(String),
-    /// `kernel.arguments` sets an argument that Dormouse sets.
+    /// Kernel arguments with one that Dormouse sets.
     #[error("`{0}` is for Dormouse itself to set")]
     ArgumentsOurs(String),
-    /// `save.level`.
-    #[error("{0} is not a zstd level (-7 to 19)")]
-    Level(i64),
-    /// `save.level` is 0, which zstd takes as its own default.
-    #[error("0 leaves the level to zstd: name one (-7 to 19; 1 is the default here)")]
-    LevelZero,
-    /// `save.threads`.
-    #[error("{0} is not a number of threads from 0 (one per CPU) to {MAX_THREADS}")]
-    Threads(i64),
-    /// `guard.stall`.
-    #[error("{0} is not a number of seconds from {MIN_STALL} to {MAX_STALL}, or 0 for never")]
-    Stall(i64),
-    /// A word that is none of the allowed ones.
-    #[error("`{word}` is none of {allowed}")]
-    Word {
-        /// As written.
-        word: String,
-        /// The allowed words, in quotes and separated by commas.
-        allowed: &'static str,
-    },
+}
+
+impl Problem {
+    /// [`Problem::Bounds`] of `found`, where `what` may be written from `min` to `max`; `note` follows.
+    pub(super) fn bounds<T: Display>(found: impl Display, what: &str, [min, max]: [T; 2], note: &str) -> Problem {
+        Problem::Bounds { found: found.to_string(), valid: format!("{what} from {min} to {max}{note}") }
+    }
 }

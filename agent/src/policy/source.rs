@@ -1,12 +1,19 @@
-//! The text of a policy file: reads it into the schema, and names line and key of what does not fit.
+//! The text of a policy file: reads it, and names line and key of what does not fit.
 
-use std::ops::Range;
+use std::fs;
+use std::path::Path;
 
+use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::policy::error::PolicyError;
-use crate::policy::schema::{File, KEYS};
+use crate::policy::keys::KEYS;
+
+/// The text of a policy file.
+pub(super) fn text(file: &Path) -> Result<String, PolicyError> {
+    fs::read_to_string(file).map_err(|source| PolicyError::Read { file: file.to_owned(), source })
+}
 
 /// A policy's text with the name of its file.
 #[derive(Debug, Clone, Copy)]
@@ -15,91 +22,80 @@ pub(super) struct Source<'a> {
     pub(super) text: &'a str,
 }
 
-impl Source<'_> {
-    /// The line, from 1, that a byte of the text lies in.
-    pub(super) fn line(&self, offset: usize) -> usize {
+impl<'a> Source<'a> {
+    /// The line, from 1, that something begins in.
+    pub(super) fn line<T>(&self, at: &Spanned<T>) -> usize {
+        self.line_of(at.span().start)
+    }
+
+    fn line_of(&self, offset: usize) -> usize {
         let before = self.text.as_bytes().iter().take(offset);
         1 + before.filter(|byte| **byte == b'\n').count()
     }
 
-    /// Reads the text into the schema.
-    ///
-    /// Unknown keys are looked for first, in the tree: only there is the whole name of a key known.
-    pub(super) fn read(&self) -> Result<File, PolicyError> {
-        let tree = DeTable::parse(self.text).map_err(|error| self.syntax(&error))?;
-        self.refuse_unknown_keys(tree.get_ref())?;
-        toml::from_str(self.text).map_err(|error| match error.span() {
-            Some(span) => PolicyError::WrongType {
-                file: self.name.to_owned(),
-                line: self.line(span.start),
-                key: key_at(tree.get_ref(), &span),
-                message: error.message().to_owned(),
-            },
-            None => self.syntax(&error),
-        })
-    }
-
-    fn syntax(&self, error: &toml::de::Error) -> PolicyError {
-        PolicyError::Syntax {
+    /// Reads the text. Every key in it is known, and has a value of its type.
+    pub(super) fn read(&self) -> Result<DeTable<'a>, PolicyError> {
+        let tree = DeTable::parse(self.text).map_err(|error| PolicyError::Syntax {
             file: self.name.to_owned(),
-            line: self.line(error.span().map_or(0, |span| span.start)),
+            line: self.line_of(error.span().map_or(0, |span| span.start)),
             message: error.message().replace('\n', ", "),
+        })?;
+        for (section, content) in tree.get_ref() {
+            self.check_section(section, content)?;
         }
+        Ok(tree.into_inner())
     }
 
-    fn refuse_unknown_keys(&self, tree: &DeTable<'_>) -> Result<(), PolicyError> {
-        let sections = || KEYS.into_iter().filter_map(|key| key.split('.').next());
-        for (section, content) in tree.iter() {
-            let section_name = section.get_ref().as_ref();
-            if !sections().any(|known| known == section_name) {
-                // A key above the first section header most likely belongs into a section.
-                let inside = KEYS.into_iter().find(|key| key.rsplit('.').next() == Some(section_name));
-                let nearest = inside.or_else(|| nearest(section_name, sections()));
-                return Err(self.unknown(section, section_name.to_owned(), nearest));
-            }
-            for key in content.get_ref().as_table().into_iter().flat_map(|table| table.keys()) {
-                let whole = format!("{section_name}.{}", key.get_ref());
-                if !KEYS.contains(&whole.as_str()) {
-                    let nearest = nearest_key(key.get_ref(), &whole);
-                    return Err(self.unknown(key, whole, nearest));
-                }
-            }
+    fn check_section(
+        &self,
+        section: &Spanned<impl AsRef<str>>,
+        content: &Spanned<DeValue<'_>>,
+    ) -> Result<(), PolicyError> {
+        let name = section.get_ref().as_ref();
+        if !sections().any(|known| known == name) {
+            // A key above the first section header most likely belongs into a section.
+            return Err(self.unknown(section, name.to_owned(), named(name).or_else(|| nearest(name, sections()))));
+        }
+        let Some(table) = content.get_ref().as_table() else {
+            let not_a_table = toml::Table::deserialize(ValueDeserializer::from(content.clone())).map(drop);
+            return not_a_table.map_err(|error| self.wrong_type(name, content, &error));
+        };
+        for (key, value) in table {
+            let last = key.get_ref().as_ref();
+            let whole = format!("{name}.{last}");
+            let Some(known) = KEYS.iter().find(|known| known.name == whole) else {
+                // A right key in a wrong section counts as near.
+                let near = named(last).or_else(|| nearest(&whole, KEYS.iter().map(|key| key.name)));
+                return Err(self.unknown(key, whole, near));
+            };
+            (known.fits)(value.clone()).map_err(|error| self.wrong_type(known.name, value, &error))?;
         }
         Ok(())
     }
 
     fn unknown<T>(&self, at: &Spanned<T>, key: String, nearest: Option<&'static str>) -> PolicyError {
-        PolicyError::UnknownKey { file: self.name.to_owned(), line: self.line(at.span().start), key, nearest }
+        PolicyError::UnknownKey { file: self.name.to_owned(), line: self.line(at), key, nearest }
+    }
+
+    /// The error about a value that has another type than its key.
+    pub(super) fn wrong_type<T>(&self, key: &str, at: &Spanned<T>, error: &toml::de::Error) -> PolicyError {
+        let message = error.message().to_owned();
+        PolicyError::WrongType { file: self.name.to_owned(), line: self.line(at), key: key.to_owned(), message }
     }
 }
 
-/// The whole name of the innermost key whose value contains the span.
-fn key_at(tree: &DeTable<'_>, span: &Range<usize>) -> String {
-    let holds = |value: &Spanned<DeValue<'_>>| {
-        let whole = value.span();
-        whole.start <= span.start && span.end <= whole.end
-    };
-    for (section, content) in tree.iter() {
-        for (key, value) in content.get_ref().as_table().into_iter().flat_map(|table| table.iter()) {
-            if holds(value) {
-                return format!("{}.{}", section.get_ref(), key.get_ref());
-            }
-        }
-        if holds(content) {
-            return section.get_ref().to_string();
-        }
-    }
-    "the file".to_owned()
+/// The section of each key.
+fn sections() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.name.split('.').next())
 }
 
-/// The known key nearest to `whole`; a right key in a wrong section counts as near.
-fn nearest_key(last: &str, whole: &str) -> Option<&'static str> {
-    let elsewhere = KEYS.into_iter().find(|key| key.rsplit('.').next() == Some(last));
-    elsewhere.or_else(|| nearest(whole, KEYS.into_iter()))
+/// The key that has this name in some section.
+fn named(last: &str) -> Option<&'static str> {
+    KEYS.iter().map(|key| key.name).find(|name| name.rsplit('.').next() == Some(last))
 }
 
-/// The candidate that takes the fewest changes to become `text`, unless it takes so many that it is no
-/// likely meaning: more than a third of its letters.
+/// The candidate that takes the fewest changes to become `text`, unless they are so many that it is hardly meant: more
+/// than a third of its letters.
 fn nearest(text: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let name_length = |candidate: &str| candidate.rsplit('.').next().map_or(0, str::len);
     candidates
@@ -147,7 +143,7 @@ mod tests {
 
     #[test]
     fn far_away_words_are_not_suggested() {
-        assert_eq!(nearest("save.levels", KEYS.into_iter()), Some("save.level"));
-        assert_eq!(nearest("save.encryption", KEYS.into_iter()), None);
+        assert_eq!(nearest("save.levels", KEYS.iter().map(|key| key.name)), Some("save.level"));
+        assert_eq!(nearest("save.encryption", KEYS.iter().map(|key| key.name)), None);
     }
 }

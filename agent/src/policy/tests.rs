@@ -7,6 +7,8 @@ mod properties;
 mod shipped;
 
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use dormouse_image::ImageDevice;
 
@@ -22,6 +24,16 @@ fn refusal(text: &str) -> String {
     parse(text).unwrap_err().to_string()
 }
 
+/// Whether a text has a term, and not as a part of a longer number or word.
+fn mentions(text: &str, term: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.match_indices(term).any(|(at, _)| {
+        let (before, after) = (text[..at].chars().next_back(), text[at + term.len()..].chars().next());
+        let ends_in_word = term.ends_with(|c: char| c.is_ascii_alphanumeric());
+        !(before.is_some_and(is_part) || ends_in_word && after.is_some_and(|c| c.is_ascii_alphanumeric()))
+    })
+}
+
 #[test]
 fn defaults() {
     let expected = Policy {
@@ -33,15 +45,15 @@ fn defaults() {
             arguments: String::new(),
         },
         save: SavePolicy {
-            compression: Compression::Auto,
-            threads: 0,
-            memory: 24 << 20,
+            compression: Method::Auto,
+            level: 1,
             drop_caches: false,
             skip_free: true,
             verify: Verify::Off,
             escape: true,
             then: Then::PowerOff,
         },
+        pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
@@ -63,13 +75,14 @@ fn every_key_is_read() {
         [save]
         compression = 'zstd'
         level = -7
-        threads = 256
-        memory = '1G'
         drop_caches = true
         skip_free = false
         verify = 'memory'
         escape = false
         then = 'return'
+        [pipeline]
+        threads = 256
+        memory = '1G'
         [resume]
         enabled = false
         mismatch = 'keep'
@@ -91,39 +104,40 @@ fn every_key_is_read() {
             arguments: "a b=\"c d\"".to_owned(),
         },
         save: SavePolicy {
-            compression: Compression::Zstd { level: -7 },
-            threads: 256,
-            memory: 1 << 30,
+            compression: Method::Zstd,
+            level: -7,
             drop_caches: true,
             skip_free: false,
             verify: Verify::Memory,
             escape: false,
             then: Then::Return,
         },
+        pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };
     assert_eq!(parse(text).unwrap(), expected);
-    let others = [("'auto'", Compression::Auto), ("'store'", Compression::Store)];
-    for (word, expected) in others {
-        assert_eq!(parse(&text.replace("'zstd'", word)).unwrap().save.compression, expected);
+    let methods =
+        [("'auto'", Compression::Auto), ("'store'", Compression::Store), ("'zstd'", Compression::Zstd { level: -7 })];
+    for (word, expected) in methods {
+        assert_eq!(parse(&text.replace("'zstd'", word)).unwrap().save.compression(), expected);
     }
     let small = format!("{LEAST}[region]\nsize = \"64M\"\n");
-    assert_eq!(parse(&small).unwrap().save.memory, 12 << 20);
+    assert_eq!(parse(&small).unwrap().pipeline.memory, 12 << 20);
 }
 
 #[test]
 fn refusals_name_file_line_and_key() {
     let table = [
-        ("[save]\nlevel = 40", "dormouse.toml:4: save.level: 40 is not a zstd level (-7 to 19)"),
-        ("[save]\nlevel = -8", "dormouse.toml:4: save.level: -8 is not a zstd level (-7 to 19)"),
+        ("[save]\nlevel = 40", "dormouse.toml:4: save.level: 40 is not a zstd level from -7 to 19"),
+        ("[save]\nlevel = -8", "dormouse.toml:4: save.level: -8 is not a zstd level from -7 to 19"),
         ("[save]\n\nlevel = 0", "dormouse.toml:5: save.level: 0 leaves the level to zstd"),
         ("[save]\nlevel = 9223372036854775807", "save.level: 9223372036854775807 is not a zstd level"),
         ("[save]\nlevel = \"1\"", "dormouse.toml:4: save.level: invalid type: string \"1\", expected"),
         ("[save]\nlevel = 1.5", "dormouse.toml:4: save.level: invalid type: floating point `1.5`"),
-        ("[save]\nthreads = 257", "dormouse.toml:4: save.threads: 257 is not a number of threads"),
-        ("[save]\nthreads = -1", "dormouse.toml:4: save.threads: -1 is not a number of threads"),
+        ("[pipeline]\nthreads = 257", "dormouse.toml:4: pipeline.threads: 257 is not a number of threads"),
+        ("[pipeline]\nthreads = -1", "dormouse.toml:4: pipeline.threads: -1 is not a number of threads"),
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
         ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
@@ -132,9 +146,9 @@ fn refusals_name_file_line_and_key() {
         ("[guard]\nstall = 9", "dormouse.toml:4: guard.stall: 9 is not a number of seconds from 10 to 3600"),
         ("[guard]\nstall = -1", "dormouse.toml:4: guard.stall: -1 is not a number of seconds"),
         ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"auto\""),
-        ("[save]\nmemory = \"3M\"", "dormouse.toml:4: save.memory: `3M` is not a size from 4M to 1G"),
-        ("[save]\nmemory = \"2G\"", "dormouse.toml:4: save.memory: `2G` is not a size from 4M to 1G"),
-        ("[save]\nmemory = \"much\"", "dormouse.toml:4: save.memory: `much` is not a size"),
+        ("[pipeline]\nmemory = \"3M\"", "dormouse.toml:4: pipeline.memory: `3M` is not a size from 4M to 1G"),
+        ("[pipeline]\nmemory = \"2G\"", "dormouse.toml:4: pipeline.memory: `2G` is not a size from 4M to 1G"),
+        ("[pipeline]\nmemory = \"much\"", "dormouse.toml:4: pipeline.memory: `much` is not a size"),
         ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\""),
         ("[region]\nsize = 128", "dormouse.toml:4: region.size: invalid type: integer `128`"),
         ("[region]\nsize = \"128 M\"", "dormouse.toml:4: region.size: `128 M` is not a size"),
@@ -255,7 +269,7 @@ fn a_later_file_counts_key_by_key() {
 fn a_refusal_names_the_file_that_the_value_is_in() {
     let table = [
         ("[save]\nlevel = 1\n", "[save]\n\nlevel = 40\n", "b:3: save.level: 40 is not"),
-        ("[save]\nlevel = 40\n", "[save]\nthreads = 1\n", "a:2: save.level: 40 is not"),
+        ("[save]\nlevel = 40\n", "[pipeline]\nthreads = 1\n", "a:2: save.level: 40 is not"),
         (
             "[save]\nlevle = 4\n",
             "[save]\nlevel = 3\n",

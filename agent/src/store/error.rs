@@ -1,66 +1,40 @@
-//! What can go wrong with an image device. Every message names the device.
+//! What can go wrong with an image on its blocks. Every message names the device.
 
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
 
-use dormouse_image::{FormatError, ImageDevice, State};
+use dormouse_image::{FormatError, State};
 use dormouse_linux::units::mib;
 use thiserror::Error;
 
-use crate::store::Place;
-
-/// An image that no boot may resume any more is still there: a context for the error that kept it from being discarded.
+/// An image that no boot may resume any more still exists: a context for the error that kept it from being discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the image could not be discarded")]
 pub struct NotDiscarded;
 
-/// Why an image device could not be used.
+/// Why an image could not be used. In each variant, `name` is what messages call its device.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It did not appear.
-    #[error("image device {device}: not found within {seconds} s")]
-    NotFound {
-        /// As the policy names it.
-        device: ImageDevice,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// A file that is on no mounted filesystem.
-    #[error("image device {path}: there is no such file", path = .path.display())]
-    NoFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Several devices have the name.
-    #[error("image device {device}: both {first} and {second} match that name")]
-    Ambiguous {
-        /// As the policy names it.
-        device: ImageDevice,
-        /// One of them.
-        first: Place,
-        /// Another.
-        second: Place,
-    },
     /// It is in use.
-    #[error("image device {path}: it is in use (mounted, active swap, or part of another device)", path = .path.display())]
+    #[error("image device {name}: it is in use (mounted, active swap, or part of another device)")]
     Busy {
         /// The device.
-        path: PathBuf,
+        name: String,
     },
     /// Opening it failed.
-    #[error("image device {path}: cannot open it", path = .path.display())]
+    #[error("image device {name}: cannot open it")]
     Open {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// What went wrong.
         source: io::Error,
     },
     /// Reading or writing failed.
-    #[error("image device {path}: {what} {len} bytes at offset {offset} failed", path = .path.display())]
+    #[error("image device {name}: {what} {len} bytes at offset {offset} failed")]
     Io {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// "reading" or "writing".
         what: &'static str,
         /// Where, in bytes.
@@ -71,87 +45,94 @@ pub enum StoreError {
         source: io::Error,
     },
     /// What was written could not be made durable.
-    #[error("image device {path}: flushing it failed", path = .path.display())]
+    #[error("image device {name}: flushing it failed")]
     Flush {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// What went wrong.
         source: io::Error,
     },
     /// What is on it is not a valid image.
-    #[error("image device {path}: what is on it cannot be used", path = .path.display())]
+    #[error("image device {name}: what is on it is not a valid image")]
     Format {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// What is wrong.
         source: FormatError,
     },
     /// A label that belongs elsewhere.
     #[error(
-        "image device {path}: the label at byte {offset} is that of an image that begins at byte {expected}: this is a copy of a \
-         file's image, or the file has been moved. It is not touched",
-        path = .path.display()
+        "image device {name}: the label at byte {offset} is that of an image that begins at byte {expected}: this is a \
+         copy of a file's image, or the file has been moved. It is not touched"
     )]
     Misplaced {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// Where the label is, in bytes.
         offset: u64,
         /// Where its image begins, in bytes.
         expected: u64,
     },
     /// The label of a file that was removed: its blocks may be another file's.
-    #[error("image device {place}: the file is gone, and other data are in its place. It is not touched")]
+    #[error("image device {name}: the file is gone, and other data are in its place. It is not touched")]
     Gone {
-        /// Where it was.
-        place: Place,
+        /// The device.
+        name: String,
     },
     /// It carries no label.
-    #[error("image device {path}: not initialised", path = .path.display())]
+    #[error("image device {name}: not initialised")]
     NotInitialised {
         /// The device.
-        path: PathBuf,
+        name: String,
     },
     /// The image does not fit.
-    #[error("image device {path}: {}, the image needs {}", mib(*.size), mib(*.needed), path = .path.display())]
+    #[error("image device {name}: {}, the image needs {}", mib(*.size), mib(*.needed))]
     TooSmall {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// Its size in bytes.
         size: u64,
         /// What the image would need, in bytes.
         needed: u64,
     },
-    /// There is no whole image on it.
-    #[error("image device {path}: the image is {state}, so there is no complete image to read", path = .path.display())]
+    /// It has no complete image.
+    #[error("image device {name}: the image is {state}, not complete")]
     Incomplete {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// The image's state.
         state: State,
     },
     /// Something points outside the device.
-    #[error("image device {path}: the image ends at byte {end}, the device at {size}; it was cut short", path = .path.display())]
+    #[error("image device {name}: the image ends at byte {end}, the device at {size}; it was cut short")]
     Beyond {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// Where the image ends.
         end: u64,
         /// The device's size in bytes.
         size: u64,
     },
     /// What was read back is not what was saved.
-    #[error("image device {path}: what was read back from it is not what was saved", path = .path.display())]
+    #[error("image device {name}: what was read back from it is not what was saved")]
     Unverified {
         /// The device.
-        path: PathBuf,
+        name: String,
         /// What is wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
-    /// The writing thread is gone.
-    #[error("image device {path}: the writing thread ended unexpectedly", path = .path.display())]
+    /// The writing threads could not be started.
+    #[error("image device {name}: the writing threads cannot be started")]
+    Threads {
+        /// The device.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A writing thread is gone.
+    #[error("image device {name}: a writing thread ended unexpectedly")]
     WriterGone {
         /// The device.
-        path: PathBuf,
+        name: String,
     },
 }

@@ -1,22 +1,106 @@
-//! Where the bytes of a file are on the block device under its filesystem. Pure.
+//! Blocks of a file, reached on the block device under its filesystem, by a map of where they lie.
 
+use std::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use dormouse_image::DiskExtent;
 
-/// A map from offsets in a file to offsets on a block device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::store::Blocks;
+
+/// The blocks of a file on the device that carries its filesystem.
+#[derive(Debug)]
 pub struct Extents {
-    /// Each with the offset in the file at which it begins; ascending, without gaps.
-    map: Arc<[(u64, DiskExtent)]>,
-    size: u64,
+    device: Arc<dyn Blocks>,
+    map: ExtentMap,
+    origin: u64,
+    name: String,
 }
 
 impl Extents {
-    /// The map of a file that consists of `extents`, one behind the other: those of a label, which has checked them.
+    /// The blocks of a file that consists of `extents` of `device`: those of a label, which has checked them.
     #[must_use]
-    pub fn new(extents: &[DiskExtent]) -> Extents {
+    pub fn new(device: Arc<dyn Blocks>, extents: &[DiskExtent]) -> Extents {
+        let origin = extents.first().map_or(0, |extent| extent.offset);
+        let name = format!("{} (from byte {origin} on)", device.name());
+        Extents { device, map: ExtentMap::new(extents), origin, name }
+    }
+
+    /// The pieces that `len` bytes at `offset` lie in.
+    fn pieces(&self, offset: u64, len: usize) -> io::Result<impl Iterator<Item = (u64, Range<usize>)>> {
+        let past_end = || io::Error::new(io::ErrorKind::UnexpectedEof, "the image's file ends before");
+        self.map.pieces(offset, len).ok_or_else(past_end)
+    }
+}
+
+impl Blocks for Extents {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    fn origin(&self) -> Option<u64> {
+        Some(self.origin)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        for (at, part) in self.pieces(offset, buffer.len())? {
+            self.device.read_at(at, &mut buffer[part]).map_err(|source| on_device(at, source))?;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        for (at, part) in self.pieces(offset, bytes.len())? {
+            self.device.write_at(at, &bytes[part]).map_err(|source| on_device(at, source))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.device.flush()
+    }
+}
+
+/// What the device failed with, and where: the offset in the file alone does not lead to a bad sector.
+#[derive(Debug)]
+struct OnDevice {
+    offset: u64,
+    source: io::Error,
+}
+
+fn on_device(offset: u64, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), OnDevice { offset, source })
+}
+
+impl fmt::Display for OnDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at byte {} of the device", self.offset)
+    }
+}
+
+impl Error for OnDevice {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// A map from offsets in a file to offsets on a block device. Pure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtentMap {
+    /// Each with the offset in the file at which it begins; ascending, without gaps.
+    map: Vec<(u64, DiskExtent)>,
+    size: u64,
+}
+
+impl ExtentMap {
+    /// The map of a file that consists of `extents`, one after the other: those of a label, which has checked them.
+    #[must_use]
+    pub fn new(extents: &[DiskExtent]) -> ExtentMap {
         let mut size: u64 = 0;
         let place = |extent: &DiskExtent| {
             let begin = size;
@@ -24,7 +108,7 @@ impl Extents {
             (begin, *extent)
         };
         let map = extents.iter().map(place).collect();
-        Extents { map, size }
+        ExtentMap { map, size }
     }
 
     /// The size of the file in bytes.
@@ -33,8 +117,8 @@ impl Extents {
         self.size
     }
 
-    /// The pieces that `len` bytes at `offset` lie in, in order: each with its offset on the block device, and the part of the bytes
-    /// that it holds. `None` where the file ends before.
+    /// The pieces that `len` bytes at `offset` lie in, in order: each with its offset on the block device, and the part
+    /// of the bytes that it holds. `None` where the file ends before.
     pub fn pieces(&self, offset: u64, len: usize) -> Option<impl Iterator<Item = (u64, Range<usize>)>> {
         let end = offset.checked_add(u64::try_from(len).ok()?).filter(|end| *end <= self.size)?;
         let first = self.map.partition_point(|(begin, extent)| begin + extent.len <= offset);
@@ -51,20 +135,44 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use dormouse_linux::error_chain::in_full;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::Disk;
+    use crate::store::faulty::{Fault, Faulty};
 
-    fn extents(list: &[(u64, u64)]) -> Extents {
-        Extents::new(&list.iter().map(|&(offset, len)| DiskExtent { offset, len }).collect::<Vec<_>>())
+    #[test]
+    fn an_error_names_the_byte_in_the_file_and_on_the_device() {
+        let device = Faulty::new(1 << 20);
+        let list = [(65536, 8192), (4096, 8192)].map(|(offset, len)| DiskExtent { offset, len });
+        let disk = Disk::new(Extents::new(Arc::new(device.clone()), &list));
+        assert_eq!((disk.size(), disk.origin()), (16384, Some(65536)));
+        disk.write_copy(4096, &[7; 8192]).unwrap();
+        assert!(device.bytes(69632..73728).iter().chain(&device.bytes(4096..8192)).all(|byte| *byte == 7));
+        device.fail(Fault::Read(4096));
+        disk.read(0, 8192).unwrap();
+        let error = in_full(&disk.read(4096, 8192).unwrap_err());
+        assert_eq!(
+            error,
+            "image device /dev/faulty (from byte 65536 on): reading 8192 bytes at offset 4096 failed: at byte 4096 of \
+             the \
+             device: Input/output error (os error 5)"
+        );
+        let error = in_full(&disk.read(12288, 8192).unwrap_err());
+        assert!(error.ends_with("the image's file ends before"), "{error}");
     }
 
-    fn pieces(map: &Extents, offset: u64, len: usize) -> Option<Vec<(u64, Range<usize>)>> {
+    fn extents(list: &[(u64, u64)]) -> ExtentMap {
+        ExtentMap::new(&list.iter().map(|&(offset, len)| DiskExtent { offset, len }).collect::<Vec<_>>())
+    }
+
+    fn pieces(map: &ExtentMap, offset: u64, len: usize) -> Option<Vec<(u64, Range<usize>)>> {
         Some(map.pieces(offset, len)?.collect())
     }
 
     #[test]
-    fn what_crosses_an_end_is_split() {
+    fn splits_ranges_that_cross_an_end() {
         let map = extents(&[(1000, 10), (50, 20), (500, 5)]);
         assert_eq!(map.size(), 35);
         assert_eq!(pieces(&map, 0, 10), Some(vec![(1000, 0..10)]));
@@ -75,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_the_end_is_nothing() {
+    fn nothing_lies_past_the_end() {
         let map = extents(&[(1000, 10)]);
         for (offset, len) in [(0, 11), (10, 1), (11, 0), (u64::MAX, 1), (1, usize::MAX)] {
             assert_eq!(pieces(&map, offset, len), None, "{offset} {len}");
@@ -84,7 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// Byte for byte, the map is what is said of it: extents one behind the other.
+        /// Byte for byte, the map is what it should be: extents one after the other.
         #[test]
         fn every_byte_is_found_once_where_it_belongs(
             lens in prop::collection::vec(1_u64..40, 1..12),

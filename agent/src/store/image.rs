@@ -8,8 +8,8 @@ use dormouse_linux::procfs;
 
 use crate::store::{Disk, StoreError};
 
-/// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was interrupted leaves at
-/// least the magic, as both slots have it from the beginning.
+/// Whether a block can be a slot of the commit record of this image, damaged though it may be: a write that was
+/// interrupted leaves at least the magic, as both slots have it from the beginning.
 fn is_slot_of(label: &Label, block: &[u8]) -> bool {
     block.starts_with(&COMMIT_MAGIC) && Commit::decode(block).map_or(true, |commit| commit.image == label.uuid)
 }
@@ -27,24 +27,27 @@ impl Image {
     /// Reads label and commit record.
     ///
     /// # Errors
-    /// [`StoreError::NotInitialised`] where there is no label; otherwise what is wrong with it.
+    /// [`StoreError::NotInitialised`] where it has no label; otherwise what is wrong with it.
     pub fn open(disk: Disk) -> Result<Image, StoreError> {
-        let path = disk.path().to_path_buf();
-        let format = |source| StoreError::Format { path: path.clone(), source };
+        let name = || disk.name().to_owned();
+        let format = |source| StoreError::Format { name: name(), source };
         if disk.size() < DEVICE_MIN {
-            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
+            return Err(StoreError::TooSmall { name: name(), size: disk.size(), needed: DEVICE_MIN });
         }
         let label = Label::decode(&disk.read(LABEL_OFFSET, BLOCK)?).map_err(|error| match error {
-            FormatError::Magic(_) => StoreError::NotInitialised { path: path.clone() },
+            FormatError::Magic(_) => StoreError::NotInitialised { name: name() },
             error => format(error),
         })?;
-        if disk.is_whole_device() && label.offset() != 0 {
-            return Err(StoreError::Misplaced { path, offset: 0, expected: label.offset() });
+        let origin = disk.origin();
+        if let Some(offset) = origin.filter(|offset| *offset != label.offset()) {
+            return Err(StoreError::Misplaced { name: name(), offset, expected: label.offset() });
         }
         let first = disk.read(Slot::First.offset(), BLOCK)?;
         let second = disk.read(Slot::Second.offset(), BLOCK)?;
-        if !disk.place().is_whole() && ![&first, &second].iter().all(|slot| is_slot_of(&label, slot)) {
-            return Err(StoreError::Gone { place: disk.place().clone() });
+        // Blocks of a file that nothing holds in their place may have become another file's.
+        let may_be_gone = origin.is_some_and(|offset| offset != 0);
+        if may_be_gone && ![&first, &second].iter().all(|slot| is_slot_of(&label, slot)) {
+            return Err(StoreError::Gone { name: name() });
         }
         let (commit, slot) = newest(&first, &second).map_err(format)?;
         if commit.image != label.uuid {
@@ -62,11 +65,11 @@ impl Image {
     /// # Errors
     /// [`StoreError::TooSmall`], [`StoreError::Io`], [`StoreError::Flush`].
     pub fn create(disk: Disk, label: Label) -> Result<Image, StoreError> {
-        let path = disk.path().to_path_buf();
+        let name = || disk.name().to_owned();
         if disk.size() < DEVICE_MIN {
-            return Err(StoreError::TooSmall { path, size: disk.size(), needed: DEVICE_MIN });
+            return Err(StoreError::TooSmall { name: name(), size: disk.size(), needed: DEVICE_MIN });
         }
-        let format = |source| StoreError::Format { path: path.clone(), source };
+        let format = |source| StoreError::Format { name: name(), source };
         let commit = Commit { changed_unix: label.created_unix, ..Commit::empty(label.uuid) };
         let bytes = commit.encode().map_err(format)?;
         for slot in [Slot::First, Slot::Second] {
@@ -151,7 +154,7 @@ impl Image {
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
         if !commit.state.is_waiting() && !matches!(commit.state, State::Snapshot | State::Consumed) {
-            return Err(StoreError::Incomplete { path: self.disk.path().to_path_buf(), state: commit.state });
+            return Err(StoreError::Incomplete { name: self.disk_name(), state: commit.state });
         }
         let place = |field, value, why| self.format(FormatError::Field { block: Block::Commit, field, value, why });
         let locator = commit.header;
@@ -160,8 +163,8 @@ impl Image {
             return Err(place("header's place", locator.offset, "at 65536, before the stream"));
         }
         if commit.data_end > self.disk.size() {
-            let (path, size) = (self.disk.path().to_path_buf(), self.disk.size());
-            return Err(StoreError::Beyond { path, end: commit.data_end, size });
+            let (name, size) = (self.disk_name(), self.disk.size());
+            return Err(StoreError::Beyond { name, end: commit.data_end, size });
         }
         // At most 960 KiB, as just checked.
         let bytes = self.disk.read(locator.offset, locator.len as usize)?;
@@ -175,8 +178,12 @@ impl Image {
         Ok(header)
     }
 
+    pub(super) fn disk_name(&self) -> String {
+        self.disk.name().to_owned()
+    }
+
     /// Puts the device's name to what is wrong with its content.
     pub(super) fn format(&self, source: FormatError) -> StoreError {
-        StoreError::Format { path: self.disk.path().to_path_buf(), source }
+        StoreError::Format { name: self.disk_name(), source }
     }
 }

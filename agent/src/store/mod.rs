@@ -1,5 +1,11 @@
 //! An image on its blocks: writing, verifying, reading it.
+//!
+//! ```text
+//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device
+//! ```
 
+mod blocks;
+mod device;
 mod disk;
 mod error;
 mod extents;
@@ -7,12 +13,17 @@ mod image;
 mod reader;
 mod writer;
 
-pub use disk::{Access, Disk, Place};
+pub use blocks::Blocks;
+pub(crate) use device::NEITHER;
+pub use device::{Access, Device};
+pub use disk::Disk;
 pub use error::{NotDiscarded, StoreError};
-pub use extents::Extents;
+pub use extents::{ExtentMap, Extents};
 pub use image::Image;
 pub use reader::Reader;
 pub use writer::Writer;
 
+#[cfg(test)]
+mod faulty;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX};
 use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator};
 
-use crate::pipeline::buffers::BUFFER_LEN;
-use crate::pipeline::seams::{Batch, BlockRead, ChunkSource, StoreFailure, Work};
+use crate::pipeline::seams::{BUFFER_LEN, Batch, BlockRead, ChunkSource, StoreFailure, Work};
 use crate::store::{Disk, Image, StoreError};
 
 /// Zero runs are handed out in pieces of at most this many pages (16 MiB), so that all workers get some.
@@ -29,8 +28,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Walks the index from its last block to its first and checks all of it: checksums, order, that each page belongs to
-    /// the memory that `header` describes and is there once, and the totals.
+    /// Walks the index from its last block to its first and checks all of it: checksums, order, that each page belongs
+    /// to the memory that `header` describes and occurs once, and the totals.
     ///
     /// # Errors
     /// [`StoreError`] says what is wrong.
@@ -47,7 +46,7 @@ impl Reader {
             if end.is_none_or(|end| end > ceiling || locator.offset < DATA_OFFSET || end > image.disk().size())
                 || !locator.offset.is_multiple_of(BLOCK as u64)
             {
-                let why = "whole blocks in the stream, before the block behind it";
+                let why = "whole blocks in the stream, before the block that follows";
                 let field = "index block's place";
                 return Err(format(FormatError::Field { block: Block::Index, field, value: locator.offset, why }));
             }
@@ -94,7 +93,7 @@ impl Reader {
         if last == first {
             let (field, why) = ("chunk's length", "at most what is read at once");
             let source = FormatError::Field { block: Block::Index, field, value: offset, why };
-            return Err(StoreError::Format { path: self.disk.path().to_path_buf(), source });
+            return Err(StoreError::Format { name: self.disk.name().to_owned(), source });
         }
         Ok(Batch { offset, len, index: Arc::clone(index), chunks: first..last })
     }
@@ -140,7 +139,7 @@ impl ChunkSource for Reader {
             let Some(locator) = self.blocks.pop_front() else {
                 return Ok(None);
             };
-            // Verified before, and checked again: it is read anew.
+            // Verified before, and checked again: it is read again.
             let index = read_index(&self.disk, self.save_id, locator)?;
             self.zero = index.zero.iter().copied().collect();
             self.zero_runs = self.zero.len();
@@ -156,7 +155,7 @@ impl BlockRead for Disk {
 }
 
 fn read_index(disk: &Disk, save_id: dormouse_image::Uuid, locator: Locator) -> Result<IndexBlock, StoreError> {
-    let format = |source| StoreError::Format { path: disk.path().to_path_buf(), source };
+    let format = |source| StoreError::Format { name: disk.name().to_owned(), source };
     let len = locator.len as usize;
     if len > INDEX_MAX || !len.is_multiple_of(BLOCK) {
         return Err(format(FormatError::TooLarge { block: Block::Index, size: len, max: INDEX_MAX }));

@@ -1,6 +1,5 @@
 //! Writing an image: strictly forward, in large aligned pieces, with the commit record last.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,8 +57,9 @@ impl Writer {
     /// session goes on.
     ///
     /// # Errors
-    /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have reached
-    /// one of its slots, and nobody must believe it. [`StoreError::TooSmall`] says how large the image would have been.
+    /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have
+    /// reached one of its slots, and nobody must believe it. [`StoreError::TooSmall`] says how large the image would
+    /// have been.
     pub fn finish(
         mut self,
         state: State,
@@ -96,10 +96,8 @@ impl Writer {
             ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
         };
         self.image.disk().flush()?;
-        check(&self.image.as_if(commit.clone())).map_err(|source| {
-            let path = self.image.disk().path().to_path_buf();
-            StoreError::Unverified { path, source }
-        })?;
+        check(&self.image.as_if(commit.clone()))
+            .map_err(|source| StoreError::Unverified { name: self.image.disk_name(), source })?;
         // The commit point: from here on there is an image.
         self.image.record(Commit { stats: stats(), ..commit })
     }
@@ -160,12 +158,13 @@ impl PieceSink for Writer {
     }
 }
 
-/// Whole blocks one behind the other, written by threads of their own.
+/// Consecutive whole blocks, written by threads of their own.
 ///
-/// Behind the device's end nothing is written but everything is counted, so that the error can say what was needed.
+/// Past the device's end nothing is written but everything is counted, so that the error can name what was needed.
 #[derive(Debug)]
 struct Stream {
-    path: PathBuf,
+    /// What messages call the device.
+    name: String,
     size: u64,
     /// Offset on the device of the next block.
     end: u64,
@@ -217,7 +216,7 @@ impl Write {
 /// its buffers.
 fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Failure) {
     loop {
-        // Waits under the lock: the others have nothing to take meanwhile either.
+        // Waits under the lock: the others have nothing to take until then either.
         let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((offset, write)) = next else { return };
         if !failure.is_over.load(Ordering::Relaxed)
@@ -230,7 +229,7 @@ fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Fa
 
 impl Stream {
     fn new(image: &Image) -> Result<Stream, StoreError> {
-        let path = image.disk().path().to_path_buf();
+        let name = image.disk_name();
         let (sender, receiver) = channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let failure = Arc::<Failure>::default();
@@ -240,8 +239,8 @@ impl Stream {
             thread.spawn(move || write_all(&disk, &receiver, &failure))
         };
         let threads: std::io::Result<Vec<_>> = (0..WRITERS).map(spawn).collect();
-        let threads = threads.map_err(|source| StoreError::Open { path: path.clone(), source })?;
-        Ok(Stream { size: image.disk().size(), end: DATA_OFFSET, threads: Some((sender, threads)), failure, path })
+        let threads = threads.map_err(|source| StoreError::Threads { name: name.clone(), source })?;
+        Ok(Stream { size: image.disk().size(), end: DATA_OFFSET, threads: Some((sender, threads)), failure, name })
     }
 
     /// Hands over what is to be written next, `len` bytes in whole blocks.
@@ -252,7 +251,7 @@ impl Stream {
         if self.end <= self.size
             && let Some((sender, _)) = &self.threads
         {
-            sender.send((offset, write)).map_err(|_| StoreError::WriterGone { path: self.path.clone() })?;
+            sender.send((offset, write)).map_err(|_| StoreError::WriterGone { name: self.name.clone() })?;
         }
         Ok(())
     }
@@ -261,7 +260,7 @@ impl Stream {
     fn finish(&mut self) -> Result<(), StoreError> {
         self.stop()?;
         if self.end > self.size {
-            return Err(StoreError::TooSmall { path: self.path.clone(), size: self.size, needed: self.end });
+            return Err(StoreError::TooSmall { name: self.name.clone(), size: self.size, needed: self.end });
         }
         Ok(())
     }
@@ -273,7 +272,7 @@ impl Stream {
         };
         drop(sender);
         for thread in threads {
-            thread.join().map_err(|_| StoreError::WriterGone { path: self.path.clone() })?;
+            thread.join().map_err(|_| StoreError::WriterGone { name: self.name.clone() })?;
         }
         self.failure.take()
     }

@@ -3,45 +3,62 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{DiskExtent, Label, State, Uuid};
+use dormouse_image::State;
+use dormouse_linux::block;
 use dormouse_linux::units::mib;
-use dormouse_linux::{block, procfs};
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::pipeline;
-use crate::store::{Access, Disk, Image, NotDiscarded, Place, Reader, StoreError};
-use crate::target::file;
+use crate::store::{Access, Disk, Image, NotDiscarded, Reader, StoreError};
 use crate::target::signature::{self, Signature, Tail};
+use crate::target::{Target, new_label};
 
 /// Why a device is not made an image device without `--force`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InitRefusal {
     /// Something else lives on it.
-    #[error("image device {path}: it carries {found}", path = .path.display())]
+    #[error("image device {device}: it carries {found}")]
     Foreign {
         /// The device.
-        path: PathBuf,
+        device: String,
         /// What was found.
         found: String,
     },
     /// A session waits on it.
-    #[error("image device {path}: it holds a session that can be resumed, which this would lose", path = .path.display())]
+    #[error("image device {device}: it holds a session that can be resumed, which this would lose")]
     Waiting {
         /// The device.
-        path: PathBuf,
+        device: String,
     },
 }
 
-/// Makes an image device of `path`, and says its identity.
+/// A device that was made an image device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Initialised {
+    /// The device.
+    pub device: String,
+    /// Its identity, for `UUID=`.
+    pub uuid: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Initialised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: UUID={}, {}", self.device, self.uuid, mib(self.bytes))
+    }
+}
+
+/// Makes an image device of `path`.
 ///
 /// # Errors
-/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be resumed; or the save
-/// kernel would not have it.
-pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
+/// The device is in use or too small. Without `force` also: it carries something else, or an image that could be
+/// resumed; or the save kernel would not have it.
+pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     let disk = Disk::open(path, Access::Write)?;
     if force {
         wipe(&disk)?;
@@ -52,19 +69,15 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<String> {
         refuse_resumable(&disk)?;
     }
     let image = Image::create(disk, new_label(Vec::new())?)?;
-    Ok(format!("{}: UUID={}, {}", path.display(), image.label().uuid, mib(image.disk().size())))
-}
-
-/// The label of a new image that lies in `extents`, or has a whole device where there are none.
-pub(crate) fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
-    Ok(Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: procfs::now_unix(), extents })
+    let (device, uuid) = (image.disk().name().to_owned(), image.label().uuid.to_string());
+    Ok(Initialised { device, uuid, bytes: image.disk().size() })
 }
 
 /// Refuses a device with a session that waits to be resumed.
 fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
     match Image::open(disk.clone()) {
         Ok(image) if image.commit().state.is_waiting() => {
-            bail!(InitRefusal::Waiting { path: disk.path().to_owned() })
+            bail!(InitRefusal::Waiting { device: disk.to_string() })
         }
         // Anything else is about to be made an image, or has an error that the making will show.
         _ => Ok(()),
@@ -85,7 +98,7 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
 /// Refuses a device on which something else lives.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     if let Some(found) = foreign(path)? {
-        bail!(InitRefusal::Foreign { path: path.to_owned(), found: found.to_string() });
+        bail!(InitRefusal::Foreign { device: path.display().to_string(), found: found.to_string() });
     }
     Ok(())
 }
@@ -167,9 +180,9 @@ pub struct Session {
 /// Reads what is on an image device.
 ///
 /// # Errors
-/// It is no image device, or its header is damaged.
-pub fn info(place: &Place) -> anyhow::Result<Info> {
-    let image = Image::open(Disk::open_at(place, Access::Read)?)?;
+/// It is not an image device, or its header is damaged.
+pub fn info(target: &Target) -> anyhow::Result<Info> {
+    let image = target.open(Access::Read)?;
     let commit = image.commit();
     let session = match image.header() {
         Ok(header) => Some(Session {
@@ -190,7 +203,7 @@ pub fn info(place: &Place) -> anyhow::Result<Info> {
         Err(error) => return Err(error.into()),
     };
     Ok(Info {
-        device: place.to_string(),
+        device: target.to_string(),
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
         extents: image.label().extents.len(),
@@ -231,36 +244,84 @@ impl fmt::Display for Info {
     }
 }
 
+/// An image that was read and found whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// The device.
+    pub device: String,
+    /// Its chunks.
+    pub chunks: u64,
+    /// Pages in them.
+    pub stored_pages: u64,
+    /// Pages that are restored as zeroes.
+    pub zero_pages: u64,
+    /// The image's state.
+    pub state: String,
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verified { device, chunks, stored_pages, zero_pages, state } = self;
+        write!(
+            f,
+            "{device}: {chunks} chunks with {stored_pages} pages verified, {zero_pages} zero pages; the image is \
+             {state}"
+        )
+    }
+}
+
 /// Reads a whole image and checks all of it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn verify(path: &Path) -> anyhow::Result<String> {
-    let image = Image::open(Disk::open(path, Access::Read)?)?;
+pub fn verify(path: &Path) -> anyhow::Result<Verified> {
+    let target = Target::at(path)?;
+    let image = target.open(Access::Read)?;
     let header = image.header()?;
     let counts = pipeline::discard(&mut Reader::open(&image, &header)?, pipeline::Limits::of_threads(0), |_| ())
-        .with_context(|| format!("image device {}", path.display()))?;
-    Ok(format!(
-        "{}: {} chunks with {} pages verified, {} zero pages; the image is {}",
-        path.display(),
-        image.commit().totals.chunks,
-        counts.stored,
-        counts.zero,
-        image.commit().state
-    ))
+        .with_context(|| format!("image device {target}"))?;
+    Ok(Verified {
+        device: target.to_string(),
+        chunks: image.commit().totals.chunks,
+        stored_pages: counts.stored,
+        zero_pages: counts.zero,
+        state: image.commit().state.to_string(),
+    })
+}
+
+/// What giving up a session came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Discarded {
+    /// The device.
+    pub device: String,
+    /// The image's state before.
+    pub was: String,
+    /// Whether that was changed: otherwise there was nothing to discard.
+    pub is_changed: bool,
+}
+
+impl fmt::Display for Discarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Discarded { device, was, is_changed } = self;
+        match is_changed {
+            true => write!(f, "{device}: discarded; the next boot is an ordinary one"),
+            false => write!(f, "{device}: there is nothing to discard, the image is {was}"),
+        }
+    }
 }
 
 /// Gives up the session in an image.
 ///
 /// # Errors
-/// The device cannot be written, or holds an image that was resumed already.
-pub fn discard(path: &Path) -> anyhow::Result<String> {
-    let mut image = Image::open(Disk::open(path, Access::Write)?)?;
+/// The device cannot be written, or a boot might not find the change.
+pub fn discard(path: &Path) -> anyhow::Result<Discarded> {
+    let target = Target::at(path)?;
+    let mut image = target.open(Access::Write)?;
     let state = image.commit().state;
-    if matches!(state, State::Consumed | State::Discarded | State::Empty) {
-        return Ok(format!("{}: there is nothing to discard, the image is {state}", path.display()));
+    let is_changed = !matches!(state, State::Consumed | State::Discarded | State::Empty);
+    if is_changed {
+        image.transition(State::Discarded, "by `dormouse image discard`").context(NotDiscarded)?;
+        target.confirm(&image).context(NotDiscarded)?;
     }
-    image.transition(State::Discarded, "by `dormouse image discard`").context(NotDiscarded)?;
-    file::confirm(&image).context(NotDiscarded)?;
-    Ok(format!("{}: discarded; the next boot is an ordinary one", path.display()))
+    Ok(Discarded { device: target.to_string(), was: state.to_string(), is_changed })
 }

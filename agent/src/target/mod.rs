@@ -1,8 +1,285 @@
 //! Where an image is, and how it is reached.
+//!
+//! ```text
+//!   ImageDevice ──find──> Target ──open──> Blocks ──> Image
+//!   (a name)                │
+//!                           ├─ what must the small initramfs hold?    needs
+//!                           ├─ how is it opened here?                 open
+//!                           └─ has it moved?                          check, confirm
+//! ```
+//!
+//! A policy and an order name a target; every kernel finds it again. A kernel that mounts nothing has another name for
+//! the same target, see [`boot_name`]: B's initramfs and C's policy carry that one. Nothing outside this module asks
+//! which kind of target it is.
 
 pub mod device;
+mod error;
 pub mod file;
-pub mod find;
+mod find;
+mod needs;
 pub mod signature;
 
-pub use find::{DirectDevice, direct_devices, find, resolve};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fmt, io};
+
+use dormouse_image::{DiskExtent, ImageDevice, Label, Uuid};
+use dormouse_linux::block::{self, Hardware, NoHardware};
+use dormouse_linux::procfs;
+
+pub use error::TargetError;
+pub use find::{direct_devices, find, resolve};
+pub use needs::Needs;
+
+use crate::store::{Access, Disk, Image, NEITHER, StoreError};
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    path: PathBuf,
+    kind: Kind,
+}
+
+/// How it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It has all of a block device, a disk or a partition.
+    Device,
+    /// It is in a file of a filesystem that a block device carries, and is reached on the device, with nothing mounted,
+    /// by the map in its label, which is at this byte.
+    Extents(u64),
+    /// It is in a file, and is reached through the filesystem, which is mounted.
+    File,
+}
+
+/// What is demanded of an image that is reached through a mounted filesystem. Of one on a device nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfFile {
+    /// It must lie on the disk where its label says: another kernel is about to write or read it there.
+    Check,
+    /// What the filesystem shows is enough. Whoever changes it confirms that afterwards, see [`Target::confirm`].
+    Trust,
+    /// It must not be reached so: what resumes a session may mount nothing before.
+    Refuse,
+}
+
+/// How an image is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    /// For what.
+    pub access: Access,
+    /// How long its device may take to appear.
+    pub wait: Duration,
+    /// What is demanded where it is in a file.
+    pub if_file: IfFile,
+}
+
+/// An open image, and where it was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where it is.
+    pub target: Target,
+    /// The image.
+    pub image: Image,
+}
+
+/// Finds the image that is called `name`, opens it, and checks that it is where other kernels look for it.
+///
+/// # Errors
+/// [`TargetError`].
+pub fn open(name: &ImageDevice, how: Opening) -> Result<Opened, TargetError> {
+    let Opening { access, wait, if_file } = how;
+    let target = find(name, wait)?;
+    if target.kind == Kind::File && if_file == IfFile::Refuse {
+        return Err(TargetError::Mounted { path: target.path });
+    }
+    let image = target.open(access)?;
+    if if_file == IfFile::Check {
+        target.check(&image)?;
+    }
+    Ok(Opened { target, image })
+}
+
+impl Target {
+    /// All of what is at `path`: a block device or a file.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn at(path: &Path) -> Result<Target, StoreError> {
+        let failed = |source| StoreError::Open { name: path.display().to_string(), source };
+        let kind = match std::fs::metadata(path).map_err(failed)?.file_type() {
+            found if found.is_block_device() => Kind::Device,
+            found if found.is_file() => Kind::File,
+            _ => return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, NEITHER))),
+        };
+        Ok(Target { path: path.to_owned(), kind })
+    }
+
+    /// The image in a file that begins at byte `offset` of a block device; all of the device, where that is 0.
+    fn on_device(path: PathBuf, offset: u64) -> Target {
+        Target { path, kind: if offset == 0 { Kind::Device } else { Kind::Extents(offset) } }
+    }
+
+    /// The block device or the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens its blocks, whatever is on them.
+    ///
+    /// # Errors
+    /// As [`Disk::open_at`].
+    pub fn blocks(&self, access: Access) -> Result<Disk, StoreError> {
+        let offset = if let Kind::Extents(offset) = self.kind { offset } else { 0 };
+        Disk::open_at(&self.path, offset, access)
+    }
+
+    /// Opens the image on it.
+    ///
+    /// # Errors
+    /// Those of its blocks, and of [`Image::open`].
+    pub fn open(&self, access: Access) -> Result<Image, StoreError> {
+        Image::open(self.blocks(access)?)
+    }
+
+    /// What the initramfs of B and D must hold so that they reach it, where their kernel's modules are in `modules`.
+    ///
+    /// # Errors
+    /// They could not reach it; or its modules cannot be looked through.
+    pub fn needs(&self, modules: &Path) -> anyhow::Result<Needs> {
+        let device = match self.kind {
+            Kind::Device | Kind::Extents(_) => &self.path,
+            Kind::File => &file::block_device(&self.path)?,
+        };
+        Ok(Needs::of(&Hardware::of_node(device)?, modules)?)
+    }
+
+    /// Refuses a block device that B and D would not have. Whether they have that under a file, [`Target::check`]
+    /// tells.
+    ///
+    /// # Errors
+    /// [`NoHardware::Virtual`].
+    pub fn refuse_virtual(&self) -> Result<(), NoHardware> {
+        block::refuse_virtual(&self.path)
+    }
+
+    /// Sees to it that its image is where other kernels look for it: one in a file must still lie where its label says,
+    /// and nowhere else. One on a device does not move.
+    ///
+    /// # Errors
+    /// It does not, or not certainly.
+    pub fn check(&self, image: &Image) -> Result<(), TargetError> {
+        match self.kind {
+            Kind::Device | Kind::Extents(_) => Ok(()),
+            Kind::File => file::check(&self.path, image).map_err(TargetError::Moved),
+        }
+    }
+
+    /// Sees to it that a boot will find what has just been changed of its image. Where it was reached through a
+    /// filesystem, that may have written the change elsewhere: to blocks of its own, where the file was cloned.
+    ///
+    /// # Errors
+    /// As [`Target::check`].
+    pub fn confirm(&self, image: &Image) -> Result<(), TargetError> {
+        let context = "the change may not be where a boot looks for it: boot once with `noresume`";
+        // A file that was made as a device is never looked for by a boot.
+        match self.kind {
+            Kind::File if !image.label().extents.is_empty() => {
+                file::check(&self.path, image).map_err(|error| TargetError::Moved(error.context(context)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The name by which a policy of this machine is to know it: a file by its path, and a device by what is on it,
+    /// which does not change with the device's name.
+    ///
+    /// # Errors
+    /// It has no image, or its path cannot be written in a policy.
+    pub fn policy_name(&self) -> anyhow::Result<ImageDevice> {
+        let image = self.open(Access::Read)?;
+        match self.kind {
+            Kind::Device | Kind::Extents(_) => Ok(image.name()),
+            Kind::File => Ok(self.path.display().to_string().parse()?),
+        }
+    }
+
+    /// The command that makes it again, where what it holds is of no use.
+    #[must_use]
+    pub fn how_to_make_again(&self) -> String {
+        let path = self.path.display();
+        match self.kind {
+            Kind::Device | Kind::Extents(_) => format!("dormouse setup --device {path}"),
+            Kind::File => format!("remove the file, then `dormouse setup --file {path}`"),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Target {
+    /// All of a device, whatever is at `path`.
+    pub(crate) fn device(path: &str) -> Target {
+        Target { path: path.into(), kind: Kind::Device }
+    }
+
+    /// A file, whatever is at `path`.
+    pub(crate) fn file(path: &str) -> Target {
+        Target { path: path.into(), kind: Kind::File }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Device | Kind::File => write!(f, "{}", self.path.display()),
+            Kind::Extents(offset) => write!(f, "{} (from byte {offset} on)", self.path.display()),
+        }
+    }
+}
+
+/// What to do where nothing that is called `name` is found.
+#[must_use]
+pub fn how_to_get(name: &ImageDevice) -> String {
+    match name {
+        ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
+        device => format!("attach {device}, or name another with `dormouse setup`"),
+    }
+}
+
+/// The name by which kernels that mount nothing find the target that a policy calls `name`: the UUID of the image in
+/// place of the path of a device, which may be another there, and also its place on the disk where it is in a file. A
+/// device that carries no image yet, and one that has a name of its own, keep their name.
+///
+/// # Errors
+/// A file that does not exist, or that no boot would find.
+pub fn boot_name(name: &ImageDevice) -> Result<ImageDevice, TargetError> {
+    if !is_renamed(name) {
+        return Ok(name.clone());
+    }
+    let Some(target) = resolve(name)? else { return Ok(name.clone()) };
+    match (target.kind, target.open(Access::Read)) {
+        (Kind::File, image) => {
+            let image = image?;
+            target.check(&image)?;
+            Ok(image.name())
+        }
+        (_, image) => Ok(image.map_or_else(|_| name.clone(), |image| image.name())),
+    }
+}
+
+/// Whether [`boot_name`] has another name for it, which it takes from the image: an image that is made again is not
+/// found by that.
+#[must_use]
+pub fn is_renamed(name: &ImageDevice) -> bool {
+    matches!(name, ImageDevice::Path(_) | ImageDevice::File(_))
+}
+
+/// The label of a new image that lies in `extents`, or has a whole device where there are none.
+fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
+    Ok(Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: procfs::now_unix(), extents })
+}
+
+#[cfg(test)]
+mod tests;

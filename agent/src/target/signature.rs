@@ -7,16 +7,17 @@
 use std::fmt;
 
 use dormouse_image::{LABEL_MAGIC, layout};
+use serde::Serialize;
 
-/// How much of the beginning of a device [`probe`] wants to see: to behind the last place of a LUKS2 header.
+/// How much of the beginning of a device [`probe`] wants to see: past the last place of a LUKS2 header.
 pub const HEAD_LEN: usize = (4 << 20) + 4096;
 /// How much of the end of a device [`probe`] wants to see: md 0.90 lies up to 128 KiB before it.
 pub const TAIL_LEN: usize = 128 << 10;
 
 /// What was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Signature {
-    /// What it is, such as `an ext2, ext3 or ext4 file system`.
+    /// What it is, such as `an ext2, ext3 or ext4 filesystem`.
     pub name: &'static str,
     /// Where its magic is, in bytes from the beginning of the device.
     pub offset: u64,
@@ -49,14 +50,14 @@ const fn magic(name: &'static str, bytes: &'static [u8], offsets: &'static [usiz
     Magic { name, bytes, offsets }
 }
 
-const EXT: &str = "an ext2, ext3 or ext4 file system";
-const FAT: &str = "a FAT file system";
+const EXT: &str = "an ext2, ext3 or ext4 filesystem";
+const FAT: &str = "a FAT filesystem";
 const GPT: &str = "a GPT partition table";
-const HFS: &str = "an HFS or HFS+ file system";
+const HFS: &str = "an HFS or HFS+ filesystem";
 const LUKS: &str = "a LUKS encrypted volume";
 const LVM: &str = "an LVM2 physical volume";
 const MD: &str = "a Linux software RAID member";
-const SQUASHFS: &str = "a squashfs file system";
+const SQUASHFS: &str = "a squashfs filesystem";
 /// The name of swap space that the kernel's own hibernation has saved a session to.
 pub const SUSPENDED: &str = "Linux swap space with a hibernated system in it";
 const SWAP: &str = "Linux swap space";
@@ -77,13 +78,13 @@ const MAGICS: &[Magic] = &[
     magic(LUKS, b"SKUL\xba\xbe", LUKS2_SECOND),
     // bitlocker.c: where a boot sector has its OEM name.
     magic("a BitLocker encrypted volume", b"-FVE-FS-", &[3]),
-    // lvm.c: "LABELONE" begins one of the first four sectors, with the type 24 bytes behind it.
+    // lvm.c: "LABELONE" begins one of the first four sectors, with the type 24 bytes after it.
     magic(LVM, b"LVM2 001", &[0x18, 0x218, 0x418, 0x618]),
     // linux_raid.c: superblocks 1.1 at the beginning and 1.2 at 4 KiB. (1.0 and 0.90 are at the end.)
     magic(MD, b"\xfc\x4e\x2b\xa9\x01\0\0\0", &[0, 4096]),
     // bcache.c; bcachefs has its superblock at the same place.
     magic("a bcache device", b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", &[0x1018]),
-    magic("a bcachefs file system", b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", &[0x1018]),
+    magic("a bcachefs filesystem", b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", &[0x1018]),
     // swap.c; a hibernated kernel writes its own mark over that of the swap space (kernel/power/swap.c).
     magic(SUSPENDED, b"S1SUSPEND", SWAP_ENDS),
     magic(SUSPENDED, b"S2SUSPEND", SWAP_ENDS),
@@ -94,22 +95,22 @@ const MAGICS: &[Magic] = &[
     // ext.c: s_magic, 0x38 into the superblock at 1 KiB.
     magic(EXT, b"\x53\xef", &[0x438]),
     // xfs.c
-    magic("an XFS file system", b"XFSB", &[0]),
+    magic("an XFS filesystem", b"XFSB", &[0]),
     // btrfs.c: 0x40 into the superblock at 64 KiB.
-    magic("a btrfs file system", b"_BHRfS_M", &[0x1_0040]),
+    magic("a btrfs filesystem", b"_BHRfS_M", &[0x1_0040]),
     // f2fs.c; the second copy is one block of 4 KiB on.
-    magic("an F2FS file system", b"\x10\x20\xf5\xf2", &[0x400, 0x1400]),
+    magic("an F2FS filesystem", b"\x10\x20\xf5\xf2", &[0x400, 0x1400]),
     // erofs.c
-    magic("an EROFS file system", b"\xe2\xe1\xf5\xe0", &[0x400]),
+    magic("an EROFS filesystem", b"\xe2\xe1\xf5\xe0", &[0x400]),
     // squashfs.c, in either byte order.
     magic(SQUASHFS, b"hsqs", &[0]),
     magic(SQUASHFS, b"sqsh", &[0]),
     // iso9660.c and udf.c: descriptors from sector 16 of 2 KiB.
-    magic("an ISO 9660 file system", b"CD001", &[0x8001]),
-    magic("a UDF file system", b"BEA01", &[0x8001]),
+    magic("an ISO 9660 filesystem", b"CD001", &[0x8001]),
+    magic("a UDF filesystem", b"BEA01", &[0x8001]),
     // exfat.c and ntfs.c: the OEM name of the boot sector.
-    magic("an exFAT file system", b"EXFAT   ", &[3]),
-    magic("an NTFS file system", b"NTFS    ", &[3]),
+    magic("an exFAT filesystem", b"EXFAT   ", &[3]),
+    magic("an NTFS filesystem", b"NTFS    ", &[3]),
     // vfat.c: the type in the boot sector, where FAT12 and FAT16 and where FAT32 have it.
     magic(FAT, b"FAT12   ", &[0x36]),
     magic(FAT, b"FAT16   ", &[0x36]),
@@ -118,8 +119,8 @@ const MAGICS: &[Magic] = &[
     magic(FAT, b"MSDOS", &[0x36]),
     magic(FAT, b"MSWIN", &[0x52]),
     // jfs.c, reiserfs.c (3.5 at 8 KiB, later ones at 64 KiB), hfs.c and apfs.c.
-    magic("a JFS file system", b"JFS1", &[0x8000]),
-    magic("a ReiserFS file system", b"ReIsEr", &[0x2034, 0x1_0034]),
+    magic("a JFS filesystem", b"JFS1", &[0x8000]),
+    magic("a ReiserFS filesystem", b"ReIsEr", &[0x2034, 0x1_0034]),
     magic(HFS, b"H+", &[0x400]),
     magic(HFS, b"HX", &[0x400]),
     magic(HFS, b"BD", &[0x400]),
@@ -130,7 +131,7 @@ const MAGICS: &[Magic] = &[
 /// nothing is recognised.
 ///
 /// A label of Dormouse itself is not foreign. Where there is one, only what lies before the data area is
-/// looked at: behind it is saved memory, in which anything may be found. A file system that was made over
+/// looked at: after it comes saved memory, in which anything may be found. A filesystem that was made over
 /// the image is still recognised, since some of them leave the first block as it is.
 pub fn probe(head: &[u8], tail: Option<Tail<'_>>) -> Option<Signature> {
     if head.starts_with(&LABEL_MAGIC) {
@@ -145,7 +146,7 @@ fn probe_head(head: &[u8]) -> Option<Signature> {
         let offset = row.offsets.iter().find(|offset| bytes_at(head, **offset, row.bytes.len()) == Some(row.bytes))?;
         Some(found(row.name, *offset))
     });
-    // The boot sector comes last: file systems have its 0x55aa too.
+    // The boot sector comes last: filesystems have its 0x55aa too.
     fixed.or_else(|| zfs(head)).or_else(|| boot_sector(head))
 }
 

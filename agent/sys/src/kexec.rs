@@ -7,11 +7,12 @@
 
 use std::io;
 
+use crate::arch::KEXEC_ARCH;
+
 /// The most segments that one image may have: `KEXEC_SEGMENT_MAX`, include/linux/kexec.h.
 pub const MAX_SEGMENTS: usize = 16;
 
 const KEXEC_PRESERVE_CONTEXT: libc::c_ulong = 0x2;
-const KEXEC_ARCH_X86_64: libc::c_ulong = 62 << 16;
 
 /// One range of physical memory that the jump fills, and with a preserved context swaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub fn load(entry: u64, segments: &[Segment], context: Context) -> io::Result<()
         Context::Preserve => KEXEC_PRESERVE_CONTEXT,
         Context::Discard => 0,
     };
-    kexec_load(entry, &raw, preserve | KEXEC_ARCH_X86_64)
+    kexec_load(entry, &raw, preserve | KEXEC_ARCH)
 }
 
 /// Unloads whatever is loaded, which frees the memory that it holds.
@@ -72,7 +73,7 @@ pub fn load(entry: u64, segments: &[Segment], context: Context) -> io::Result<()
 /// # Errors
 /// As [`load`]; `EPERM` in the main.
 pub fn unload() -> io::Result<()> {
-    kexec_load(0, &[], KEXEC_ARCH_X86_64)
+    kexec_load(0, &[], KEXEC_ARCH)
 }
 
 /// Whether this kernel takes images that preserve its context, that is, has `CONFIG_KEXEC_JUMP`.
@@ -86,9 +87,8 @@ pub fn unload() -> io::Result<()> {
 pub fn can_preserve_context() -> io::Result<bool> {
     let unreadable = usize::MAX & !0xffff;
     // SAFETY: one segment at an address of the kernel's, which `copy_from_user` refuses before it reads.
-    let result = unsafe {
-        libc::syscall(libc::SYS_kexec_load, 0_u64, 1_usize, unreadable, KEXEC_PRESERVE_CONTEXT | KEXEC_ARCH_X86_64)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_kexec_load, 0_u64, 1_usize, unreadable, KEXEC_PRESERVE_CONTEXT | KEXEC_ARCH) };
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         _ if result == 0 => Ok(true),

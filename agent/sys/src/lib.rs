@@ -3,18 +3,19 @@
 //! This is the only crate of the project with `unsafe` code. Each module opts in by name, and each block
 //! says what makes it sound. Nothing here knows what an image or a session is.
 
+mod arch;
 pub mod blockdev;
 pub mod btrfs;
-pub mod cpuid;
 pub mod fiemap;
 pub mod kexec;
 pub mod memory;
 pub mod phys;
 pub mod pin;
 pub mod power;
-
-pub mod stub;
 pub mod watchdog;
 
-/// The page size of x86-64, in bytes.
-pub const PAGE_SIZE: u64 = 4096;
+pub use arch::*;
+
+/// The size of a page as the length of a buffer.
+#[expect(clippy::cast_possible_truncation, reason = "a page fits into memory")]
+pub const PAGE_LEN: usize = PAGE_SIZE as usize;

@@ -12,9 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use memmap2::MmapMut;
 
-use crate::PAGE_SIZE;
-
-const PAGE: usize = 4096;
+use crate::{PAGE_LEN, PAGE_SIZE};
 
 /// Pages that are allocated at once while one in the right place is looked for: 1 MiB.
 const BATCH: usize = 256;
@@ -41,16 +39,16 @@ impl PinnedPage {
     /// Out of memory or of locked memory; `InvalidInput` where `content` is longer than a page; a pagemap without page frame
     /// numbers (they need `CAP_SYS_ADMIN`); `OutOfMemory` where `accept` takes none.
     pub fn new(content: &[u8], limit: usize, accept: impl Fn(u64) -> bool) -> io::Result<PinnedPage> {
-        if content.len() > PAGE {
+        if content.len() > PAGE_LEN {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than a page of content"));
         }
         // Pages in the wrong place are kept until one is in the right place, or the kernel would hand them out again.
         let mut misplaced = Vec::new();
-        while misplaced.len() * BATCH * PAGE < limit {
-            let mut map = MmapMut::map_anon(BATCH * PAGE)?;
+        while misplaced.len() * BATCH * PAGE_LEN < limit {
+            let mut map = MmapMut::map_anon(BATCH * PAGE_LEN)?;
             map.lock()?;
             let start = map.as_ptr() as u64;
-            for offset in (0..BATCH * PAGE).step_by(PAGE) {
+            for offset in (0..BATCH * PAGE_LEN).step_by(PAGE_LEN) {
                 // Written, so that it is a page of its own and not the shared zero page.
                 map[offset..offset + content.len()].copy_from_slice(content);
                 let pfn = page_frame(start + offset as u64)?;
@@ -65,7 +63,7 @@ impl PinnedPage {
 
     fn pin(mut map: MmapMut, offset: usize, pfn: u64) -> io::Result<PinnedPage> {
         let pipe = nix::unistd::pipe()?;
-        let vector = libc::iovec { iov_base: map[offset..].as_mut_ptr().cast(), iov_len: PAGE };
+        let vector = libc::iovec { iov_base: map[offset..].as_mut_ptr().cast(), iov_len: PAGE_LEN };
         // SAFETY: the vector describes one page that is mapped for as long as the pipe is open; the pipe is never read, so
         // the kernel only keeps its reference.
         let spliced = unsafe { libc::vmsplice(pipe.1.as_fd().as_raw_fd(), &raw const vector, 1, 0) };
@@ -87,7 +85,7 @@ impl PinnedPage {
 
     /// Writes `bytes` at `offset`. What leaves the page is not written.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let page = &mut self.map[self.offset..self.offset + PAGE];
+        let page = &mut self.map[self.offset..self.offset + PAGE_LEN];
         if let Some(place) = offset.checked_add(bytes.len()).and_then(|end| page.get_mut(offset..end)) {
             place.copy_from_slice(bytes);
         }
@@ -97,7 +95,7 @@ impl PinnedPage {
     #[must_use]
     pub fn read(&self) -> Vec<u8> {
         let page = self.map[self.offset..].as_ptr();
-        (0..PAGE)
+        (0..PAGE_LEN)
             .map(|offset| {
                 // SAFETY: the offset lies inside the mapping. The read is volatile because another kernel may
                 // have written the page while this one was stopped.

@@ -1,9 +1,10 @@
 #!/bin/bash
-# dracut's part: `dracut.sh MODULE_SETUP NAME...` runs the module's functions in dracut's order, in an image with those modules.
+# dracut's part: `dracut.sh MODULE_SETUP NAME...` runs the module's functions in dracut's order, in an image with those
+# modules.
 # shellcheck disable=SC2034 # what the module reads
 
 note() { printf '%s\n' "$*" >>"$CALLS"; }
-for function in dfatal dwarn inst_{binary,dir,hook,simple} ln require_binaries; do
+for function in dfatal dwarn inst_{binary,dir,hook,simple} ln mknod require_binaries; do
     eval "$function() { note $function \"\$@\"; }"
 done
 instmods() { note "instmods $* (hostonly='$hostonly')"; }

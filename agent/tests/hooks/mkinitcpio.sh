@@ -2,7 +2,7 @@
 # mkinitcpio's part: `mkinitcpio.sh HOOK NAME...` runs the hook's build function as if HOOKS were those names.
 # shellcheck disable=SC2034 # what the hook reads
 
-for function in add_{binary,dir,file,module,runscript,symlink} error warning; do
+for function in add_{binary,dir,file,module,runscript,symlink} error mknod warning; do
     eval "$function() { printf '%s\n' \"$function\${*:+ \$*}\" >>\"\$CALLS\"; }"
 done
 

@@ -1,7 +1,7 @@
 //! A bound on the memory that a target may take, whatever its input claims.
 //!
-//! libFuzzer's own limits do not do: `-malloc_limit_mb` needs the hooks of a sanitizer, and `-rss_limit_mb` does not see
-//! memory that was asked for and never touched.
+//! libFuzzer's own limits do not do: `-malloc_limit_mb` needs the hooks of a sanitizer, and `-rss_limit_mb` does not
+//! see memory that was asked for and never touched.
 
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
@@ -23,7 +23,7 @@ impl Limited {
     fn take(&self, len: usize) {
         let before = self.0.fetch_add(len, Ordering::Relaxed);
         if before.saturating_add(len) > LIMIT {
-            // What cannot be written here will show in what libFuzzer says.
+            // What cannot be written here will show in libFuzzer's output.
             let _ = writeln!(std::io::stderr(), "an allocation of {len} bytes beside {before}; the limit is {LIMIT}");
             std::process::abort();
         }

@@ -13,10 +13,10 @@ use dormouse_tests::workload::pattern;
 
 /// Hibernates one session under QEMU again and again, under load and each time by another policy.
 ///
-/// In the guest, processes write files, start others, take and give back memory, stream and count all the time. What they
-/// prove must hold after every cycle, and their filesystem must be clean at the end. Compression, threads, memory, what is
-/// left out, what follows the save and where the power is cut are drawn from the seed. The exit status is 0 only if every
-/// cycle went well.
+/// In the guest, processes write files, start others, take and give back memory, stream and count all the time. What
+/// they prove must hold after every cycle, and their filesystem must be clean at the end. Compression, threads, memory,
+/// what is left out, what follows the save and where the power is cut are drawn from the seed. The exit status is 0
+/// only if every cycle went well.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/soak")]
 struct Options {
@@ -117,7 +117,8 @@ fn print_totals(rows: &[Row], began: Instant) {
     let sum = |what: fn(&Row) -> f64| rows.iter().map(what).sum::<f64>();
     let seconds = began.elapsed().as_secs();
     println!(
-        "\n{} min {} s: {} resumed after a power-off, {} of them after a power cut; {} resumed after a reboot; {} returned",
+        "\n{} min {} s: {} resumed after a power-off, {} of them after a power cut; {} resumed after a reboot; \
+         {} returned",
         seconds / 60,
         seconds % 60,
         count(|row| row.then == "poweroff"),

@@ -58,7 +58,7 @@ struct Options {
     /// The size of the tmpfs file; the anonymous mapping has a quarter of it.
     #[arg(long)]
     megabytes: u64,
-    /// A folder in which files are written and checked, all the time.
+    /// A directory in which files are written and checked, all the time.
     #[arg(long)]
     files: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ use super::{Message, Output, frame};
 /// After this long without an answer a request is sent again.
 const REPEAT: Duration = Duration::from_secs(1);
 
-/// The question who is there is short, and mostly asked of a guest that is just getting ready.
+/// The greeting is short, and mostly sent to a guest that is just getting ready.
 const REPEAT_HELLO: Duration = Duration::from_millis(100);
 
 /// How long one look at the line may take.
@@ -44,7 +44,7 @@ struct OpenRequest {
 pub struct Request(u64);
 
 impl Client {
-    /// A client for the UART behind QEMU's socket at `path`.
+    /// A client for the UART that QEMU's socket at `path` carries.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Client {
@@ -85,7 +85,7 @@ impl Client {
         self.server = None;
     }
 
-    /// Sends a command to the server that is there, once one is, and returns without waiting for the command's end.
+    /// Sends a command to the connected server, once one is, and returns without waiting for the command's end.
     ///
     /// # Errors
     /// Fails where no server shows itself within `timeout`.
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// The name of the server that is there, waiting for one.
+    /// The name of the connected server, waiting for one.
     fn server(&mut self, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut repeat_at = Instant::now();

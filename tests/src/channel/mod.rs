@@ -1,7 +1,7 @@
 //! The command channel: the host runs commands in guest A over A's second serial port.
 //!
 //! A serial line loses and garbles bytes: across a power cycle half a line may be left in the UART, and what either
-//! side writes while the other is not there is lost. So every message is one line with a checksum ([`frame`]), every
+//! side writes while the other is absent is lost. So every message is one line with a checksum ([`frame`]), every
 //! request has a number and is repeated until it is answered, and the server ([`server`]) runs each number once and
 //! keeps its answer. A command that is under way while the machine is powered off (`dormouse hibernate` is one) is
 //! answered after the resume, as if nothing had happened.
@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub enum Message {
-    /// To the guest: who is there?
+    /// To the guest: a greeting, which it answers.
     Hello,
     /// To the host: this server is.
     Here {
         /// The server's name, different in every boot.
         server: String,
     },
-    /// To the guest: run a shell command, or tell how far it is.
+    /// To the guest: run a shell command, or report how far it is.
     Run {
         /// The server that is meant.
         server: String,
@@ -77,7 +77,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A server behind a socket like QEMU's, that serves one connection after another and writes garbage first.
+    /// A server at a socket like QEMU's, which serves one connection after another and writes garbage first.
     fn serve(dir: &Path, boots: &[&str]) -> PathBuf {
         let path = dir.join("socket");
         let listener = UnixListener::bind(&path).unwrap();

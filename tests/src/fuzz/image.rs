@@ -1,6 +1,6 @@
 //! An image: each of its blocks by itself, and the whole as it is restored.
 //!
-//! An input describes an image device of 4 MiB: a byte of choices, then parts one behind the other.
+//! An input describes an image device of 4 MiB: a byte of choices, then consecutive parts.
 //!
 //! ```text
 //!   1 byte    what is mended (bits 0 to 4, see `Mend`), and the state that is tried at the end (bits 5 to 7)
@@ -9,8 +9,9 @@
 //!          n bytes
 //! ```
 //!
-//! Every block of an image is checksummed, and points to others by their checksums. So that not every change ends there, what
-//! was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit what is there.
+//! Every block of an image is checksummed, and points to others by their checksums. So that not every change ends
+//! there, what was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit
+//! what is there.
 
 mod device;
 mod whole;
@@ -18,7 +19,8 @@ mod whole;
 use device::Device;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
 use dormouse_image::{
-    BLOCK, Commit, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot, newest,
+    BLOCK, Commit, FormatError, Header, INDEX_MAGIC, IndexBlock, IndexBuilder, LABEL_MAGIC, Label, PfnRange, Slot,
+    newest,
 };
 
 /// Reads any bytes as a description of an image.
@@ -59,6 +61,8 @@ fn commits(device: &Device) {
             assert_eq!(this.as_ref(), Ok(&commit));
             assert!(other.iter().all(|other| other.seq <= commit.seq));
         }
+        // A slot that needs a newer version may be the newest, so the other one does not count.
+        Err(FormatError::Newer { .. }) => {}
         Err(error) => assert!(records.iter().all(Result::is_err) && !error.to_string().is_empty()),
     }
 }

@@ -5,7 +5,7 @@ use dormouse::policy::Policy;
 /// Where the next file of a policy begins.
 const NEXT_FILE: char = '\u{1e}';
 
-/// Reads any text as a policy, in as many files as it says.
+/// Reads any text as a policy, in as many files as it names.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let files: Vec<(&str, &str)> = text.split(NEXT_FILE).map(|text| ("policy", text)).collect();

@@ -23,7 +23,7 @@ impl Scratch {
         self.0.write_all_at(bytes, offset).expect("it can be written");
     }
 
-    /// A path to open it by, anew each time.
+    /// A path to open it by, new each time.
     pub(super) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }

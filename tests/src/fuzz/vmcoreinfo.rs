@@ -28,7 +28,7 @@ pub(super) fn run(input: &[u8]) {
     }
     let text = text.unwrap_or_else(|| input.to_vec());
 
-    // Behind another note, it is found whole.
+    // After another note, it is found whole.
     let notes = [note(b"CORE\0", &[1; 7]), note(NOTE, &text)].concat();
     assert_eq!(find_note(&notes, NOTE).as_ref(), Some(&text));
 
@@ -44,7 +44,7 @@ pub(super) fn run(input: &[u8]) {
 
     let memory = Echo(input);
     for address in [0, layout.section_roots, u64::MAX] {
-        if let Ok((physical, len)) = layout.paging().translate(&memory, address) {
+        if let Ok((physical, len)) = layout.paging.translate(&memory, address) {
             assert!(len > 0 && len <= 1 << 30 && physical + len <= 1 << 52, "{address:#x}: {physical:#x} {len:#x}");
         }
     }

@@ -13,7 +13,7 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </etc/modules
 
-# The host can have a boot resume by another policy than the one that is there.
+# The host can have a boot resume by a policy other than its own.
 read -r arguments </proc/cmdline
 for argument in $arguments; do
     case $argument in
@@ -22,11 +22,12 @@ for argument in $arguments; do
     esac
 done
 
-# As in any distribution's initramfs, before anything is mounted; but `rescue` is a system from elsewhere, which has never
-# heard of Dormouse.
+# As in any distribution's initramfs, before anything is mounted; but `rescue` is a system from elsewhere, which has
+# never heard of Dormouse.
 grep -qw rescue /proc/cmdline || /usr/lib/dormouse/dormouse-resume
 
-# The kernel's own hibernation, which the benchmark compares with: the kernel has looked for it when there was no driver yet.
+# The kernel's own hibernation, which the benchmark compares with: the kernel has looked for it when there was no driver
+# yet.
 [ -z "${swap-}" ] || cat "/sys/class/block/${swap#/dev/}/dev" >/sys/power/resume
 
 echo "A: ready boot_id=$(cat /proc/sys/kernel/random/boot_id)"

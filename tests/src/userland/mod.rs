@@ -27,8 +27,8 @@ const APPLETS: &[&str] = &[
 pub struct GuestPolicy {
     /// Where the guest has it.
     pub path: String,
-    /// Its text. To its table `[kernel]`, which must come last if it is there, the userland adds the initramfs; and unless
-    /// it has a table `[console]`, what makes B and D name their phases, which the harness follows.
+    /// Its text. To its table `[kernel]`, which must come last if it exists, the userland adds the initramfs; and
+    /// unless it has a table `[console]`, what makes B and D name their phases, which the harness follows.
     pub text: String,
 }
 
@@ -65,11 +65,11 @@ impl Userland {
         userland
     }
 
-    /// Builds the initramfs into the file `output`. Temporary files go to `folder`.
+    /// Builds the initramfs into the file `output`. Temporary files go to `directory`.
     ///
     /// # Errors
     /// Fails where a part is missing or `dormouse build-initramfs` refuses.
-    pub fn build(&self, artifacts: &Artifacts, folder: &Path, output: &Path) -> Result<()> {
+    pub fn build(&self, artifacts: &Artifacts, directory: &Path, output: &Path) -> Result<()> {
         let init = fs::read(artifacts.source("tests/src/userland/init.sh")).context("the guest's init")?;
         let resume = read(&artifacts.source("initramfs/dormouse-resume"))?;
         let mut archive = Archive::new()
@@ -102,15 +102,15 @@ impl Userland {
             let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));
             let phases = if policy.text.contains("[console]") { "" } else { "console.verbosity = \"normal\"\n" };
             let text = format!("{phases}{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
-            let small = self.small_initramfs(artifacts, folder, &text)?;
+            let small = self.small_initramfs(artifacts, directory, &text)?;
             archive = archive.file(&guest_initramfs, 0o644, small).file(&policy.path, 0o644, text.into_bytes());
         }
         fs::write(output, archive.finish()?).with_context(|| format!("{}: cannot be written", output.display()))
     }
 
     /// The initramfs of B and D, by the command that a user runs.
-    fn small_initramfs(&self, artifacts: &Artifacts, folder: &Path, policy: &str) -> Result<Vec<u8>> {
-        let (config, output) = (folder.join("policy.toml"), folder.join("small-initramfs.img"));
+    fn small_initramfs(&self, artifacts: &Artifacts, directory: &Path, policy: &str) -> Result<Vec<u8>> {
+        let (config, output) = (directory.join("policy.toml"), directory.join("small-initramfs.img"));
         fs::write(&config, policy).with_context(|| format!("{}: cannot be written", config.display()))?;
         let mut command = Command::new(artifacts.binary("dormouse"));
         command.arg("--config").arg(&config).arg("build-initramfs");

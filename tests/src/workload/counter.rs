@@ -53,7 +53,7 @@ pub fn run() -> Result<()> {
         let count = count.lock().unwrap_or_else(PoisonError::into_inner);
         let file = fs::read_to_string(&path).unwrap_or_default();
         let fault =
-            (file != count.to_string()).then(|| format!("{} says {file:?}, this process {count}", path.display()));
+            (file != count.to_string()).then(|| format!("{} holds {file:?}, this process {count}", path.display()));
         Answer { evidence: Counter { count: *count }, fault }
     })
 }
@@ -66,7 +66,7 @@ fn tick(count: &Mutex<u64>, path: &Path) -> Result<u64> {
 }
 
 fn announce(count: u64) {
-    // One write, so that it stays one line between the kernel's. Without a console there is nobody to tell.
+    // One write, so that it stays one line between the kernel's. Without a console nobody reads it.
     let line = format!("{CONSOLE_MARK}{count}\n");
     let _ = File::options().write(true).open("/dev/console").and_then(|mut file| file.write_all(line.as_bytes()));
 }

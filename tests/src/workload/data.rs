@@ -27,7 +27,7 @@ pub fn run(megabytes: u64, seed: u64) -> Result<()> {
         let fault = if evidence != kept {
             Some(format!("{} holds {evidence:?} and must hold {kept:?}", file.display()))
         } else if noted != kept.checksum {
-            Some(format!("{} says {noted:?}, this process {:?}", note.display(), kept.checksum))
+            Some(format!("{} holds {noted:?}, this process {:?}", note.display(), kept.checksum))
         } else {
             None
         };
@@ -70,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_read_and_a_change_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data");
+    fn written_data_is_read_and_a_change_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
         let kept = write(&path, 3, 9).unwrap();
         assert_eq!(kept.bytes, 3 << 20);
         assert_eq!(read(&path).unwrap(), kept);

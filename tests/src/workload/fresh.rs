@@ -8,7 +8,7 @@ const PAGE: usize = 4096;
 /// Takes `megabytes` of memory, demands that each page of it is zero, and gives it back.
 ///
 /// # Errors
-/// Fails where there is not so much memory, and where a page holds something.
+/// Fails where there is not that much memory, and where a page holds something.
 pub fn check(megabytes: u64) -> Result<()> {
     let bytes = megabytes << 20;
     let mut mapping =

@@ -10,11 +10,11 @@
 //! | `sender`, `receiver` | the two ends of one TCP connection with bytes in flight, checked on both ends |
 //! | `mapping` | an anonymous mapping with a pattern |
 //!
-//! Three more, which only who asks for them gets, work all the time and count their operations and errors:
+//! Three more, which must be asked for, work all the time and count their operations and errors:
 //!
 //! | role | does, and checks |
 //! | --- | --- |
-//! | `files` | writes, syncs, reads, renames and deletes files in a folder |
+//! | `files` | writes, syncs, reads, renames and deletes files in a directory |
 //! | `children` | starts processes that live for moments and answer through a pipe |
 //! | `memory` | takes memory in random sizes, fills it and gives it back |
 //!
@@ -50,11 +50,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the processes are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The size of the tmpfs file in MiB; the anonymous mapping and the memory that comes and goes have a quarter of it.
+    /// The size of the tmpfs file in MiB; the anonymous mapping and the memory that comes and goes have a quarter of
+    /// it.
     pub megabytes: u64,
     /// Whether some of them start processes and take memory all the time.
     pub churn: bool,
-    /// The folder in which one of them works on files all the time, if one shall.
+    /// The directory in which one of them works on files all the time, if one shall.
     pub files: Option<PathBuf>,
 }
 
@@ -105,7 +106,7 @@ impl Role {
     /// Does it, for ever.
     ///
     /// # Errors
-    /// Fails where it cannot begin. What fails later is told to whoever asks.
+    /// Fails where it cannot begin. What fails later is in the answer to a query.
     pub fn run(self, settings: &Settings, seed: u64) -> Result<()> {
         let quarter = settings.megabytes.div_ceil(4);
         match self {
@@ -114,7 +115,7 @@ impl Role {
             Role::Receiver => stream::receive(seed),
             Role::Sender => stream::send(seed),
             Role::Mapping => mapping::run(quarter, seed),
-            Role::Files => churn::files::run(settings.files.as_deref().context("no folder for files")?, seed),
+            Role::Files => churn::files::run(settings.files.as_deref().context("no directory for files")?, seed),
             Role::Children => churn::children::run(seed),
             Role::Memory => churn::memory::run(quarter, seed),
         }
@@ -151,8 +152,8 @@ pub fn start(settings: &Settings) -> Result<()> {
             "--seed",
             &seed.to_string(),
         ]);
-        if let Some(folder) = &settings.files {
-            command.arg("--files").arg(folder);
+        if let Some(directory) = &settings.files {
+            command.arg("--files").arg(directory);
         }
         command
             .stdin(Stdio::null())

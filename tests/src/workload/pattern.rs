@@ -14,7 +14,7 @@ pub fn word(seed: u64, place: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// Fills `bytes` with the sequence from word `first` on. A length that is no multiple of 8 leaves the rest as it is.
+/// Fills `bytes` with the sequence from word `first` on. A length that is not a multiple of 8 leaves the rest as it is.
 pub fn fill(bytes: &mut [u8], seed: u64, first: u64) {
     for (place, bytes) in (first..).zip(bytes.chunks_exact_mut(8)) {
         bytes.copy_from_slice(&word(seed, place).to_le_bytes());

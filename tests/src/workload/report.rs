@@ -7,7 +7,7 @@ use super::Role;
 /// The answer of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof<T> {
-    /// What does not hold any more, in words.
+    /// What does not hold any more, as text.
     pub fault: Option<String>,
     /// The process.
     pub pid: u32,
@@ -111,7 +111,7 @@ pub struct Verdict {
     pub claim: &'static str,
     /// Whether it did.
     pub holds: bool,
-    /// The numbers behind it.
+    /// The numbers for it.
     pub detail: String,
 }
 

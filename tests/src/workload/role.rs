@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Proof;
 
-/// What a role says when it is asked: what it keeps, and what of it does not hold any more.
+/// What a role answers: what it keeps, and what of it does not hold any more.
 #[derive(Debug)]
 pub struct Answer<T> {
     /// What it keeps.
@@ -24,15 +24,15 @@ pub struct Answer<T> {
 ///
 /// # Errors
 /// Fails where the socket cannot be made.
-pub fn serve<T: Serialize>(folder: &Path, name: &str, mut answer: impl FnMut() -> Answer<T>) -> Result<()> {
-    let path = socket(folder, name);
+pub fn serve<T: Serialize>(directory: &Path, name: &str, mut answer: impl FnMut() -> Answer<T>) -> Result<()> {
+    let path = socket(directory, name);
     let listener = UnixListener::bind(&path).with_context(|| format!("{}: cannot be bound", path.display()))?;
     let pid = std::process::id();
     let started = start_time(pid)?;
     for connection in listener.incoming() {
         let Answer { evidence, fault } = answer();
         let proof = Proof { fault, pid, started, evidence };
-        // Who has asked and gone again needs no answer; the next one does.
+        // A client that has gone again needs no answer; the next one does.
         let _ = connection.and_then(|mut stream| stream.write_all(&serde_json::to_vec(&proof)?));
     }
     Ok(())
@@ -42,8 +42,8 @@ pub fn serve<T: Serialize>(folder: &Path, name: &str, mut answer: impl FnMut() -
 ///
 /// # Errors
 /// Fails where no such process answers.
-pub fn ask<T: for<'a> Deserialize<'a>>(folder: &Path, name: &str) -> Result<Proof<T>> {
-    let path = socket(folder, name);
+pub fn ask<T: for<'a> Deserialize<'a>>(directory: &Path, name: &str) -> Result<Proof<T>> {
+    let path = socket(directory, name);
     let mut stream = UnixStream::connect(&path).with_context(|| format!("{}: nobody listens", path.display()))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{}: no answer", path.display()))?;
@@ -54,9 +54,9 @@ pub fn ask<T: for<'a> Deserialize<'a>>(folder: &Path, name: &str) -> Result<Proo
 ///
 /// # Errors
 /// Fails where it does not within `timeout`.
-pub fn wait_until_ready(folder: &Path, name: &str, timeout: Duration) -> Result<()> {
+pub fn wait_until_ready(directory: &Path, name: &str, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
-    while UnixStream::connect(socket(folder, name)).is_err() {
+    while UnixStream::connect(socket(directory, name)).is_err() {
         if Instant::now() >= deadline {
             bail!("the workload's {name} is not ready after {timeout:?}");
         }
@@ -67,12 +67,12 @@ pub fn wait_until_ready(folder: &Path, name: &str, timeout: Duration) -> Result<
 
 /// Whether the role `name` was ready once; it may be gone again.
 #[must_use]
-pub fn was_started(folder: &Path, name: &str) -> bool {
-    socket(folder, name).exists()
+pub fn was_started(directory: &Path, name: &str) -> bool {
+    socket(directory, name).exists()
 }
 
-fn socket(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.sock"))
+fn socket(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.sock"))
 }
 
 /// When a process was started, in clock ticks since the boot.
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn a_role_answers_for_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_owned();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
         std::thread::spawn(move || {
             let mut count = 0;
             serve(&path, "counter", || {
@@ -102,12 +102,12 @@ mod tests {
                 Answer { evidence: Counter { count }, fault: (count > 2).then(|| "too far".to_owned()) }
             })
         });
-        wait_until_ready(folder.path(), "counter", Duration::from_secs(10)).unwrap();
-        let proof: Proof<Counter> = ask(folder.path(), "counter").unwrap();
+        wait_until_ready(directory.path(), "counter", Duration::from_secs(10)).unwrap();
+        let proof: Proof<Counter> = ask(directory.path(), "counter").unwrap();
         assert_eq!((proof.pid, proof.evidence.count, proof.fault), (std::process::id(), 2, None));
         assert!(proof.started > 0);
-        assert_eq!(ask::<Counter>(folder.path(), "counter").unwrap().fault.unwrap(), "too far");
-        assert!(ask::<Counter>(folder.path(), "nobody").is_err());
-        assert!(was_started(folder.path(), "counter") && !was_started(folder.path(), "nobody"));
+        assert_eq!(ask::<Counter>(directory.path(), "counter").unwrap().fault.unwrap(), "too far");
+        assert!(ask::<Counter>(directory.path(), "nobody").is_err());
+        assert!(was_started(directory.path(), "counter") && !was_started(directory.path(), "nobody"));
     }
 }

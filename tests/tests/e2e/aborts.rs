@@ -12,10 +12,9 @@ use crate::{demand_proofs, power_cycle, session, stay_on};
 /// The workload alone is more, and does not compress.
 const TOO_SMALL: u64 = 64 * MIB;
 
-#[test]
-fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
+pub(crate) fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
-    // The kernel unpacks archives one behind the other, and a later file replaces an earlier one.
+    // The kernel unpacks consecutive archives, and a later file replaces an earlier one.
     guest.succeed(
         "mkdir -p /run/bad/etc && cd /run/bad && echo 'nonsense = 1' >etc/dormouse.toml && \
          image=/var/lib/dormouse/initramfs0.img && cp $image /run/bad/good.img && \
@@ -35,8 +34,7 @@ fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
+pub(crate) fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: TOO_SMALL });
     let policy = |disk: usize| -> Result<String> { Ok(format!("[image]\ndevice = \"{}\"\n", config.disk_path(disk)?)) };

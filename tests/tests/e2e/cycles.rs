@@ -20,29 +20,25 @@ fn cycle_in(cpus: u32, memory: &str) -> Result<()> {
     ensure!(report.omitted_pages > 0, "no free page was left out: {report:?}");
     // The firmware keeps some of the machine's memory, and the region's pages are saved where the jump put them.
     ensure!(report.ram_pages <= pages && report.ram_pages > pages / 10 * 7, "{pages} pages, but {report:?}");
-    let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no word of the restore: {report:?}"))?;
+    let restore = report.restore.ok_or_else(|| anyhow::anyhow!("no report of the restore: {report:?}"))?;
     ensure!(report.save.threads == cpus && restore.threads == cpus, "not every CPU was used: {report:?}");
     ensure!(report.save.least_available_kib > 0 && restore.least_available_kib > 0, "{report:?}");
     Ok(())
 }
 
-#[test]
-fn one_cpu_and_768_mib() -> Result<()> {
+pub(crate) fn one_cpu_and_768_mib() -> Result<()> {
     cycle_in(1, "768M")
 }
 
-#[test]
-fn two_cpus_and_1_gib() -> Result<()> {
+pub(crate) fn two_cpus_and_1_gib() -> Result<()> {
     cycle_in(2, "1G")
 }
 
-#[test]
-fn four_cpus_and_5_gib_with_ram_above_4_gib() -> Result<()> {
+pub(crate) fn four_cpus_and_5_gib_with_ram_above_4_gib() -> Result<()> {
     cycle_in(4, "5G")
 }
 
-#[test]
-fn three_cycles_in_one_session() -> Result<()> {
+pub(crate) fn three_cycles_in_one_session() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let first = power_cycle(&mut guest)?;
     power_cycle(&mut guest)?;
@@ -52,8 +48,7 @@ fn three_cycles_in_one_session() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_snapshot_goes_on_and_is_never_resumed() -> Result<()> {
+pub(crate) fn a_snapshot_goes_on_and_is_never_resumed() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
@@ -71,8 +66,7 @@ fn a_snapshot_goes_on_and_is_never_resumed() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_save_that_ends_in_a_reboot_resumes() -> Result<()> {
+pub(crate) fn a_save_that_ends_in_a_reboot_resumes() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --then reboot --json")?;
     demand_proofs(&guest, &went_on)?;

@@ -1,4 +1,5 @@
-//! A Debian system with systemd, from the installation of the package to a session that goes on after the power was off.
+//! A Debian system with systemd, from the installation of the package to a session that goes on after the power was
+//! off.
 
 use anyhow::{Context, Result, ensure};
 use dormouse_image::State;
@@ -11,17 +12,16 @@ use dormouse_tests::{filesystem, image};
 /// The disk that holds the image, behind the root filesystem's.
 const IMAGE: usize = 1;
 
-/// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a kernel update,
-/// and a boot that is told not to resume.
-#[test]
-fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
+/// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a
+/// kernel update, and a boot that is told not to resume.
+pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
+    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(1, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let device = guest.config().disk_path(IMAGE)?;
-    let said = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
-    ensure!(said.contains("dormouse enable"), "{said}");
+    let printed = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
+    ensure!(printed.contains("dormouse enable"), "{printed}");
     succeed(&mut guest, "dormouse enable")?;
     // An upgrade, of the same version: the second kernel gets the new agent, and the boot's initramfs the new command.
     succeed(&mut guest, "touch /run/before")?;
@@ -40,9 +40,10 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     ensure!(image::commit(&guest.disk_file(IMAGE))?.state == State::Complete, "no image");
     session.resume(&mut guest)?;
 
-    // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one that boots next.
-    let said = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
-    ensure!(!said.contains("dormouse: the save kernel stays"), "the update failed: {said}");
+    // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one
+    // that boots next.
+    let printed = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
+    ensure!(!printed.contains("dormouse: the save kernel stays"), "the update failed: {printed}");
     let other = guest.succeed("basename /boot/vmlinuz-*-cloud-amd64")?;
     let other = other.trim().strip_prefix("vmlinuz-").context("Debian's kernel")?.to_owned();
     debian::settle(&mut guest)?;
@@ -88,13 +89,11 @@ fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
+pub(crate) fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     dracut(Suite::Bookworm)
 }
 
-#[test]
-fn dracut_ng_and_a_newer_systemd() -> Result<()> {
+pub(crate) fn dracut_ng_and_a_newer_systemd() -> Result<()> {
     dracut(Suite::Trixie)
 }
 
@@ -149,7 +148,8 @@ fn dracut(suite: Suite) -> Result<()> {
 
     succeed(&mut guest, "dpkg --purge dormouse")?;
     let left = guest.succeed(
-        "find /etc /usr /var/lib -xdev ! -path '/var/lib/dpkg/*' | sort | comm -13 /root/before - | grep -i dormouse || true",
+        "find /etc /usr /var/lib -xdev ! -path '/var/lib/dpkg/*' | sort | comm -13 /root/before - \
+         | grep -i dormouse || true",
     )?;
     ensure!(left.is_empty(), "the package leaves {left}");
     let service = guest.succeed("systemctl cat systemd-hibernate.service")?;
@@ -159,8 +159,8 @@ fn dracut(suite: Suite) -> Result<()> {
     Ok(())
 }
 
-/// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is time enough
-/// under emulation too.
+/// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is
+/// time enough under emulation too.
 const SLEEPERS: &str = "mkdir -p /etc/systemd/logind.conf.d /usr/lib/systemd/system-sleep && \
     printf '[Login]\nInhibitDelayMaxSec=60\n' >/etc/systemd/logind.conf.d/delay.conf && \
     printf '#!/bin/sh\necho \"$1 $2 $(cat /run/saver)\" >>/run/slept\n' >/usr/lib/systemd/system-sleep/notes && \
@@ -177,7 +177,8 @@ fn hold_inhibitors(guest: &mut Guest) -> Result<()> {
     let refused = guest.run("systemctl hibernate --check-inhibitors=yes")?;
     ensure!(refused.status != 0 && refused.stderr.contains("burner"), "{refused:?}");
     guest.succeed("systemctl stop burner")?;
-    let is_asleep = "busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager PreparingForSleep";
+    let is_asleep = "busctl get-property org.freedesktop.login1 /org/freedesktop/login1 \
+                     org.freedesktop.login1.Manager PreparingForSleep";
     let save = format!("sh -c 'until {is_asleep} | grep -q true; do sleep 0.1; done; sleep 1; echo saved >/run/saver'");
     hold(guest, "saver", "delay", &save)
 }
@@ -194,7 +195,8 @@ struct Session {
 }
 
 impl Session {
-    /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers a word.
+    /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers
+    /// a value.
     fn begin(guest: &mut Guest) -> Result<Session> {
         guest.succeed(
             "systemd-run --quiet --unit=counter sh -c \
@@ -206,7 +208,7 @@ impl Session {
     }
 
     fn read(guest: &mut Guest) -> Result<Session> {
-        let mut asked = |command: &str| guest.succeed(command).map(|said| said.trim().to_owned());
+        let mut asked = |command: &str| guest.succeed(command).map(|printed| printed.trim().to_owned());
         Ok(Session {
             boot_id: asked("cat /proc/sys/kernel/random/boot_id")?,
             count: asked("tail -n 1 /var/log/counter")?.parse()?,

@@ -17,23 +17,20 @@ use crate::{LITTER, NO_LITTER};
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
 const STORE_ALL: &str = "[save]\nskip_free = false\n";
 
-#[test]
-fn of_1_gib_all_but_the_free_pages_comes_back() -> Result<()> {
+pub(crate) fn of_1_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     let found = compare("1G", "", &["workload start --megabytes 128"], LITTER)?;
     // Three quarters of the file's 48,828 pages are taken again, for what the jump swaps out of the region.
     ensure!(found.omitted > 0 && found.freed > 4096, "a file was removed, but few pages were left out: {found:?}");
     Ok(())
 }
 
-#[test]
-fn of_1_gib_every_page_comes_back() -> Result<()> {
+pub(crate) fn of_1_gib_every_page_comes_back() -> Result<()> {
     let found = compare("1G", STORE_ALL, &["workload start --megabytes 128"], LITTER)?;
     ensure!(found.omitted == 0, "pages were left out: {found:?}");
     Ok(())
 }
 
-#[test]
-fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
+pub(crate) fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     // Filling 5 GiB with something takes a minute under emulation.
     let found = compare("5G", "", &[], NO_LITTER)?;
     ensure!(found.omitted > 0 && found.freed > 4096, "a file was removed, but few pages were left out: {found:?}");
@@ -44,8 +41,7 @@ fn of_5_gib_all_but_the_free_pages_comes_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn of_5_gib_every_page_comes_back() -> Result<()> {
+pub(crate) fn of_5_gib_every_page_comes_back() -> Result<()> {
     let found = compare("5G", STORE_ALL, &[], LITTER)?;
     ensure!(found.omitted == 0, "pages were left out: {found:?}");
     ensure!(found.above_4_gib > 0, "nothing of the memory above 4 GiB is stored: {found:?}");
@@ -63,15 +59,15 @@ struct Found {
     zero: u64,
     /// Left out.
     omitted: u64,
-    /// Of these, with something in them before that was not there after.
+    /// Of these, with something in them before that was gone after.
     freed: u64,
 }
 
-/// Saves a guest with so much memory in which `commands` ran, restores it up to the jump in a boot
+/// Saves a guest with this much memory in which `commands` ran, restores it up to the jump in a boot
 /// that has the kernel argument `argument`, and compares.
 ///
-/// D runs until just before its jump: the last chunk of the image is damaged, so that D writes everything else, finds that
-/// one, says so, and waits for a few seconds before it reboots. In these it is frozen.
+/// D runs until just before its jump: the last chunk of the image is damaged, so that D writes everything else, finds
+/// that one, reports it, and waits for a few seconds before it reboots. In these it is frozen.
 fn compare(memory: &str, policy: &str, commands: &[&str], argument: &str) -> Result<Found> {
     let mut config = GuestConfig::new(2, memory.parse()?);
     config.memory_is_a_file = true;

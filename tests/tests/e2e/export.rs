@@ -24,8 +24,7 @@ use crate::{save, session};
 /// Something that only this session's kernel log has.
 const MARKER: &str = "the dormouse dreams of 4f1c7be2";
 
-#[test]
-fn other_programs_read_a_hibernated_machine() -> Result<()> {
+pub(crate) fn other_programs_read_a_hibernated_machine() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.memory_is_a_file = true;
@@ -33,25 +32,25 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
     guest.succeed(&format!("echo '{MARKER}' >/dev/kmsg"))?;
     save(&mut guest)?;
 
-    let folder = tempfile::tempdir()?;
-    let (disk, core) = (guest.disk_file(0), folder.path().join("core"));
-    let said = export(&artifacts, &disk, &core)?;
-    println!("{}", said.trim());
-    ensure!(said.contains(" of memory in ") && !said.contains(';'), "something is missing: {said}");
+    let directory = tempfile::tempdir()?;
+    let (disk, core) = (guest.disk_file(0), directory.path().join("core"));
+    let printed = export(&artifacts, &disk, &core)?;
+    println!("{}", printed.trim());
+    ensure!(printed.contains(" of memory in ") && !printed.contains(';'), "something is missing: {printed}");
     let error = export(&artifacts, &disk, &core).unwrap_or_else(|error| error.to_string());
     ensure!(error.contains("cannot create it"), "a file that was there: {error}");
 
     // The log, through makedumpfile: it needs VMCOREINFO, and the log's pages, wherever they were.
-    let log = folder.path().join("dmesg");
+    let log = directory.path().join("dmesg");
     run(Command::new("makedumpfile").arg("--dump-dmesg").args([&core, &log]))?;
     let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
     ensure!(text.contains(MARKER), "the kernel's log lacks the marker:\n{text}");
     ensure!(text.contains("Linux version"), "the kernel's log lacks its beginning:\n{text}");
 
     // The page tables and the page array, through makedumpfile too: it leaves out zero and free pages.
-    let small = folder.path().join("small");
+    let small = directory.path().join("small");
     run(Command::new("makedumpfile").args(["-c", "-d", "17"]).args([&core, &small]))?;
-    let again = folder.path().join("dmesg of small");
+    let again = directory.path().join("dmesg of small");
     run(Command::new("makedumpfile").arg("--dump-dmesg").args([&small, &again]))?;
     ensure!(std::fs::read(&again)? == std::fs::read(&log)?, "the smaller file has another log");
 
@@ -62,15 +61,15 @@ fn other_programs_read_a_hibernated_machine() -> Result<()> {
     // An export that fails leaves nothing.
     let chunk = image::some_chunk(&disk)?;
     image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
-    let partial = folder.path().join("partial");
+    let partial = directory.path().join("partial");
     let error = export(&artifacts, &disk, &partial).unwrap_or_else(|error| error.to_string());
     ensure!(error.contains("damaged") && !partial.exists(), "a damaged image: {error}");
     Ok(())
 }
 
-/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all swapped.
-#[test]
-fn a_kernel_in_the_region_is_read_too() -> Result<()> {
+/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all
+/// swapped.
+pub(crate) fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.kernel_arguments.push("nokaslr".to_owned());
@@ -79,10 +78,10 @@ fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     guest.succeed(&format!("echo '{MARKER}' >/dev/kmsg"))?;
     save(&mut guest)?;
 
-    let folder = tempfile::tempdir()?;
-    let (disk, path, log) = (guest.disk_file(0), folder.path().join("core"), folder.path().join("dmesg"));
-    let said = export(&artifacts, &disk, &path)?;
-    ensure!(!said.contains(';'), "something is missing: {said}");
+    let directory = tempfile::tempdir()?;
+    let (disk, path, log) = (guest.disk_file(0), directory.path().join("core"), directory.path().join("dmesg"));
+    let printed = export(&artifacts, &disk, &path)?;
+    ensure!(!printed.contains(';'), "something is missing: {printed}");
     let header = Image::open(Disk::open(&disk, Access::Read)?)?.header()?;
     let core = Core::open(&path)?;
     let kernel = core.loads.first().context("no segments")?;
@@ -106,8 +105,8 @@ fn run(command: &mut Command) -> Result<String> {
     let output =
         command.output().with_context(|| format!("{command:?} cannot be started; scripts/test installs it"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?} failed: {}{said}", String::from_utf8_lossy(&output.stdout));
+        let printed = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} failed: {}{printed}", String::from_utf8_lossy(&output.stdout));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -167,7 +166,7 @@ impl Core {
         let holds = |load: &&ProgramHeader| (load.p_paddr..load.p_paddr + load.p_filesz).contains(&address);
         let mut offsets = self.loads.iter().filter(holds).map(|load| load.p_offset + (address - load.p_paddr));
         let offset = offsets.next().with_context(|| format!("page frame {pfn:#x} is in no segment"))?;
-        ensure!(offsets.all(|other| other == offset), "page frame {pfn:#x} is there twice");
+        ensure!(offsets.all(|other| other == offset), "page frame {pfn:#x} appears twice");
         page_at(&self.file, offset)
     }
 
@@ -181,7 +180,7 @@ impl Core {
         Ok(bytes)
     }
 
-    /// Demands that the kernel's image and its direct map are where the kernel says, as gdb finds them.
+    /// Demands that the kernel's image and its direct map are where the kernel reports them, as gdb finds them.
     fn check_addresses(&self) -> Result<()> {
         let symbol = |name| self.info.symbol(name).with_context(|| format!("no {name} in VMCOREINFO"));
         let name = self.at(symbol("init_uts_ns")?)?;

@@ -8,8 +8,7 @@ use dormouse_tests::machine::GuestConfig;
 
 use crate::{LITTER, NO_LITTER, demand_proofs, session};
 
-#[test]
-fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> Result<()> {
+pub(crate) fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> Result<()> {
     let mut guest = guest(&[])?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "are free and left out")?;
@@ -18,8 +17,7 @@ fn a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone() -> 
     Ok(())
 }
 
-#[test]
-fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
+pub(crate) fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
     let mut guest = guest(&["init_on_free=1"])?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "are free and restored as zeroes")?;
@@ -28,8 +26,7 @@ fn a_kernel_that_expects_zeroes_in_its_free_pages_finds_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
+pub(crate) fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
     let mut guest = guest(&["page_poison=1"])?;
     let (lines, report) = cycle_of(&mut guest, NO_LITTER)?;
     demand(&guest, &lines, "storing every page: the kernel may check a pattern in its free pages")?;
@@ -41,12 +38,12 @@ fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
+pub(crate) fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
     let mut guest = guest(&[])?;
-    // A is told a lie of its free pages, and passes it on.
+    // A reads a false count of its free pages, and passes it on.
     guest.succeed(
-        "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && mount --bind /run/vmstat /proc/vmstat",
+        "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && \
+         mount --bind /run/vmstat /proc/vmstat",
     )?;
     let (lines, report) = cycle_of(&mut guest, LITTER)?;
     demand(&guest, &lines, "the kernel counted 17")?;
@@ -64,7 +61,8 @@ fn guest(kernel_arguments: &[&str]) -> Result<Guest> {
     Ok(guest)
 }
 
-/// One hibernation with a power-off, in which C has `argument` too. Returns the console's lines of the save, and the report.
+/// One hibernation with a power-off, in which C has `argument` too. Returns the console's lines of the save, and the
+/// report.
 fn cycle_of(guest: &mut Guest, argument: &str) -> Result<(Vec<String>, Report)> {
     let mut lines = Vec::new();
     let before = cycle::check_workload(guest)?;
@@ -78,8 +76,8 @@ fn cycle_of(guest: &mut Guest, argument: &str) -> Result<(Vec<String>, Report)> 
 }
 
 fn demand(guest: &Guest, lines: &[String], what: &str) -> Result<()> {
-    let said = lines.iter().any(|line| line.contains(what));
-    if said { Ok(()) } else { Err(guest.explain(anyhow!("B does not say {what:?}"))) }
+    let printed = lines.iter().any(|line| line.contains(what));
+    if printed { Ok(()) } else { Err(guest.explain(anyhow!("B does not print {what:?}"))) }
 }
 
 /// Takes one part in `parts` of the free memory, which must be zero; four fifths of that, so that something is left.

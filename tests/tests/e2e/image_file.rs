@@ -16,8 +16,8 @@ const IMAGE: &str = "/run/files/image";
 /// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
 const POLICY: &str = "/run/file.toml";
 
-/// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run `prepare` there.
-/// It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
+/// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run
+/// `prepare` there. It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
 fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<Guest> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
@@ -32,8 +32,8 @@ fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<G
     guest.boot()?;
     mount(&mut guest, kind, "")?;
     guest.succeed(&format!("cd {FILES}\n{prepare}"))?;
-    let said = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
-    ensure!(said.contains("UUID=") && said.contains("/dev/vda"), "{said}");
+    let printed = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
+    ensure!(printed.contains("UUID=") && printed.contains("/dev/vda"), "{printed}");
     let device = boot_device(&mut guest)?;
     guest.succeed(&format!("umount {FILES}"))?;
     guest.cut_power();
@@ -67,8 +67,8 @@ fn hibernate(then: &str) -> String {
     format!("dormouse --config {POLICY} hibernate --then {then} --json")
 }
 
-/// The session writes to the filesystem all the time, and the image to the same disk: off and on again, and then a boot that
-/// does not resume and replays the journal.
+/// The session writes to the filesystem all the time, and the image to the same disk: off and on again, and then a boot
+/// that does not resume and replays the journal.
 fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     cycle::start_workload(guest)?;
     guest.succeed(&format!(
@@ -110,8 +110,7 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
 }
 
 /// In pieces of 2 MiB, not in the order of the disk: every second file is gone when the image is made.
-#[test]
-fn a_scattered_file_on_ext4() -> Result<()> {
+pub(crate) fn a_scattered_file_on_ext4() -> Result<()> {
     let scatter = "i=0; while fallocate -l 2M f$i 2>/dev/null; do i=$((i + 1)); done; sync; \
                    while [ $i -gt 0 ]; do i=$((i - 2)); rm -f f$i; done; sync";
     let mut guest = guest_with_file("ext4", 700, scatter, "256M")?;
@@ -123,8 +122,7 @@ fn a_scattered_file_on_ext4() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_file_on_xfs() -> Result<()> {
+pub(crate) fn a_file_on_xfs() -> Result<()> {
     let mut guest = guest_with_file("xfs", 1000, "", "auto")?;
     guest.succeed(&format!("workload clone {IMAGE} {FILES}/clone && sync"))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "shared with another file or a snapshot"])?;
@@ -135,8 +133,7 @@ fn a_file_on_xfs() -> Result<()> {
 }
 
 /// The addresses that FIEMAP gives are those of the volume, and others than the disk's.
-#[test]
-fn a_file_on_btrfs() -> Result<()> {
+pub(crate) fn a_file_on_btrfs() -> Result<()> {
     let mut guest = guest_with_file("btrfs", 700, "", "300M")?;
     // What is copied to a new file is not overwritten in place.
     guest.succeed(&format!("cd {FILES} && mv image good && cp good image && sync"))?;
@@ -147,9 +144,8 @@ fn a_file_on_btrfs() -> Result<()> {
     Ok(())
 }
 
-/// Each with its reason, and nothing is left behind.
-#[test]
-fn files_that_will_not_do() -> Result<()> {
+/// Each with its reason, and nothing is left over.
+pub(crate) fn files_that_will_not_do() -> Result<()> {
     let mut guest = guest_with_file("ext4", 700, "", "64M")?;
     let create = |size: &str, path: &str| format!("dormouse image create --size {size} {path}");
     refused(&mut guest, &create("64M", IMAGE), &[IMAGE, "already"])?;
@@ -180,7 +176,8 @@ fn files_that_will_not_do() -> Result<()> {
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "are reserved and not written yet"])?;
     // With a hole.
     guest.succeed(&format!(
-        "cd {FILES} && rm image && dd if=good of=image bs=1M count=2 && dd if=good of=image bs=1M count=1 seek=63 && sync"
+        "cd {FILES} && rm image && dd if=good of=image bs=1M count=2 && \
+         dd if=good of=image bs=1M count=1 seek=63 && sync"
     ))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "a hole at byte 2097152"])?;
     // Made as a device is.

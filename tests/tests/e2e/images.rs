@@ -11,10 +11,9 @@ use dormouse_tests::userland::{GuestPolicy, Userland};
 
 use crate::{demand_proofs, save};
 
-#[test]
-fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Result<()> {
+pub(crate) fn the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    // The policy names the image by its UUID, so the image is there before the guest.
+    // The policy names the image by its UUID, so the image exists before the guest.
     let blank = tempfile::NamedTempFile::new()?;
     let config = GuestConfig::new(2, "768M".parse()?);
     blank.as_file().set_len(config.disks[0].bytes)?;

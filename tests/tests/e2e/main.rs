@@ -1,8 +1,10 @@
 //! The end-to-end cases: whole machines under QEMU, hibernated and brought back.
 //!
-//! `scripts/test` builds what they need and runs them. Without it each of them fails and says so.
+//! `scripts/test` builds what they need and runs them; without it each case fails and names what is missing. `cases`
+//! lists them with their tiers.
 
 mod aborts;
+mod cases;
 mod cycles;
 mod debian;
 mod exactness;
@@ -14,6 +16,7 @@ mod power_cuts;
 mod refusals;
 mod refused_in_a;
 mod resume_checks;
+mod runner;
 mod save_faults;
 mod screen;
 mod shapes;
@@ -21,6 +24,7 @@ mod soak;
 mod system;
 mod verify;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -33,11 +37,15 @@ use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::workload::report::Report;
 
+fn main() -> ExitCode {
+    runner::main(cases::CASES)
+}
+
 /// Enough for D and the boot that follows it.
 const TWO_BOOTS: Duration = Duration::from_secs(300);
 
-/// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A left
-/// nor zero.
+/// With this argument C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A
+/// left nor zero.
 const LITTER: &str = "page_poison=1";
 /// With this one it does not.
 const NO_LITTER: &str = "page_poison=0";
@@ -111,11 +119,11 @@ fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log, which
-/// both are the serial line here.
+/// What `dormouse resume` printed in a boot that went on. The hook writes it to the console and to the kernel log,
+/// which both are the serial line here.
 fn reasons(lines: &[String]) -> Vec<&str> {
-    let said = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
-    let mut reasons: Vec<&str> = said
+    let printed = lines.iter().filter_map(|line| line.strip_prefix("dormouse: "));
+    let mut reasons: Vec<&str> = printed
         .filter(|text| ["no image to resume", "not resuming"].iter().any(|start| text.starts_with(start)))
         .collect();
     reasons.dedup();
@@ -138,7 +146,7 @@ fn begin_save_and_write(guest: &mut Guest) -> Result<(Request, Cursor)> {
     Ok((command, cursor))
 }
 
-/// Something, where a line says that a tenth or more of `phase` is done.
+/// Something, where a line shows that a tenth or more of `phase` is done.
 fn is_under_way(line: &Line, phase: Phase) -> Option<()> {
     let (_, rest) = line.text.split_once(&format!("dormouse: {phase}: "))?;
     let percent: u32 = rest.split_once(" %")?.0.parse().ok()?;

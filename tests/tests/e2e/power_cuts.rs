@@ -16,16 +16,15 @@ use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, ids, lines_of
 
 const CUTS: u32 = 20;
 
-/// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and the next
-/// boot resumes it.
-#[test]
-fn at_twenty_moments_of_a_save() -> Result<()> {
+/// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and
+/// the next boot resumes it.
+pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
     let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
     let disk = guest.disk_file(0);
     let up = format!("dormouse: {}", Phase::SaveStart);
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;
-    // A whole image that each later save must not leave half behind.
+    // A whole image, of which no later save may leave a half.
     guest.succeed("workload start --megabytes 32")?;
     let (command, mut cursor) = begin_save(&mut guest)?;
     let ending = guest.follow_command(command, &mut cursor, TWO_BOOTS, &mut |_| ())?;
@@ -35,7 +34,7 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
 
     let (mut none, mut unfinished, mut resumed) = (0, 0, 0);
     for cut in 0..CUTS {
-        // The image of the first session is still there when a session of another boot begins to save: nobody has run
+        // The image of the first session is still there when a session of another boot begins to save: nothing has run
         // `dormouse resume`, as from a boot without the hook.
         copy_sparse(&complete, &disk)?;
         guest.add_kernel_argument("rescue");
@@ -48,7 +47,7 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
         let (command, mut cursor) = begin_save_with(&mut guest, "--trust-boot")?;
         guest.follow_during(command, &mut cursor, TWO_BOOTS, &up, |line| line.text.contains(&up).then_some(()))?;
         let percent = cut * 7 % CUTS * (100 / CUTS);
-        // Gone before it was so far: behind the commit point.
+        // Gone before it was that far: past the commit point.
         let _ = guest.follow(&mut cursor, TWO_BOOTS, "progress of the save", |line| {
             let done = line.text.split_once("save/write: ").and_then(|(_, rest)| rest.split_once(" %"));
             let done = done.and_then(|(number, _)| number.parse::<u32>().ok());
@@ -83,7 +82,7 @@ fn at_twenty_moments_of_a_save() -> Result<()> {
             _ => anyhow::bail!("at {percent} %: {commit:?}"),
         }
     }
-    println!("{CUTS} cuts: {none} before the save, {unfinished} during it, {resumed} behind its commit point");
+    println!("{CUTS} cuts: {none} before the save, {unfinished} during it, {resumed} past its commit point");
     ensure!(unfinished >= CUTS / 2, "hardly any cut hit the save itself");
     Ok(())
 }

@@ -9,8 +9,7 @@ use dormouse_tests::machine::GuestConfig;
 
 use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, ids, is_under_way, lines_of_boot, reasons, save, session};
 
-#[test]
-fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
+pub(crate) fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     guest.succeed("sync")?;
     guest.cut_power();
@@ -24,8 +23,7 @@ fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
+pub(crate) fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let disk = guest.disk_file(0);
@@ -33,30 +31,29 @@ fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
 
     let lines = lines_of_boot(&mut guest)?;
-    let said = |what: String| lines.iter().filter(|line| line.contains(&format!("dormouse: {what}"))).count();
+    let printed = |what: String| lines.iter().filter(|line| line.contains(&format!("dormouse: {what}"))).count();
     let demand = |holds: bool, what: &str| {
         if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what}"))) }
     };
     let named = format!("the chunk at offset {} is damaged", chunk.offset);
-    demand(said(Phase::RestoreVerify.to_string()) == 1, "D did not look at the image once")?;
-    demand(said(format!("the session was not resumed: {named}")) == 1, "D does not name the chunk")?;
-    demand(said(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
-    demand(said(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
+    demand(printed(Phase::RestoreVerify.to_string()) == 1, "D did not look at the image once")?;
+    demand(printed(format!("the session was not resumed: {named}")) == 1, "D does not name the chunk")?;
+    demand(printed(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
+    demand(printed(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
     let reasons = reasons(&lines);
     let one_reason = ids(&lines) == ["restore-failed"] && reasons[0].contains(&named);
-    demand(one_reason, &format!("the boot after D says {reasons:?}"))?;
+    demand(one_reason, &format!("the boot after D prints {reasons:?}"))?;
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(boot_id.trim() != saved.before.boot_id, "the damaged session was resumed");
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     guest.cut_power();
     let commit = image::commit(&disk)?;
     ensure!(commit.state == State::Discarded && commit.reason.contains(&named), "{commit:?}");
     Ok(())
 }
 
-#[test]
-fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
+pub(crate) fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     guest.add_kernel_argument("noresume");
@@ -68,8 +65,7 @@ fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
+pub(crate) fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     begin_save_and_write(&mut guest)?;
     guest.cut_power();
@@ -79,14 +75,13 @@ fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     let lines = lines_of_boot(&mut guest)?;
     ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
     guest.cut_power();
-    // Said once.
+    // Reported once.
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
     Ok(())
 }
 
-#[test]
-fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
+pub(crate) fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let saved = save(&mut guest)?;
     let mut cursor = guest.power_on()?;
@@ -101,8 +96,7 @@ fn a_restore_that_loses_its_power_is_tried_once_more() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
+pub(crate) fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     for _ in 0..2 {

@@ -10,8 +10,7 @@ use dormouse_tests::{cycle, filesystem};
 
 use crate::{demand_proofs, session, stay_on};
 
-#[test]
-fn devices_that_belong_to_something_else() -> Result<()> {
+pub(crate) fn devices_that_belong_to_something_else() -> Result<()> {
     let mut config = GuestConfig::new(1, "512M".parse()?);
     config.disks.extend([Disk { kind: DiskKind::Virtio, bytes: 64 * MIB }; 4]);
     let policy = |disk: usize| -> Result<GuestPolicy> {
@@ -48,8 +47,7 @@ fn devices_that_belong_to_something_else() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn kernels_and_memory_that_will_not_do() -> Result<()> {
+pub(crate) fn kernels_and_memory_that_will_not_do() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let device = config.disk_path(0)?;
     let text = |more: &str| format!("[image]\ndevice = \"{device}\"\n{more}");
@@ -77,8 +75,7 @@ fn kernels_and_memory_that_will_not_do() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_second_hibernation_and_signals() -> Result<()> {
+pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
     let before = cycle::check_workload(&mut guest)?;
     for signal in ["TERM", "INT"] {
@@ -111,7 +108,7 @@ fn a_second_hibernation_and_signals() -> Result<()> {
     Ok(())
 }
 
-/// A command that must be refused with these words, and leave nothing behind.
+/// A command that must be refused with these messages, and leave nothing loaded.
 fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
     let output: Output = guest.run(command)?;
     ensure!(output.status == 3, "{command}: {output:?}");

@@ -1,4 +1,5 @@
-//! Images that must not be resumed: they are damaged, the machine is another one, or somebody has written to the session's disks.
+//! Images that must not be resumed: they are damaged, the machine is another one, or another system has written to the
+//! session's disks.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,8 +22,7 @@ use crate::{demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, sessi
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
 /// What C can see is refused before D is started, and what D can see before memory is written.
-#[test]
-fn damage_anywhere() -> Result<()> {
+pub(crate) fn damage_anywhere() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     save(&mut guest)?;
     let disk = guest.disk_file(0);
@@ -67,11 +67,12 @@ fn damage_anywhere() -> Result<()> {
             if holds { Ok(()) } else { Err(guest.explain(anyhow!("{what} is damaged: {words}"))) }
         };
         let reached = |phase: Phase| lines.iter().any(|line| line.contains(&format!("dormouse: {phase}: ")));
-        demand(lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected)), "no word of it")?;
+        let shown = lines.iter().any(|line| line.contains("dormouse: ") && line.contains(expected));
+        demand(shown, "the console does not show it")?;
         demand(reached(Phase::RestoreVerify) == (seen != Seen::InC), "D was started, or was not")?;
         demand(reached(Phase::RestoreWrite) == (seen == Seen::BeforeTheJump), "memory was written, or was not")?;
         demand(!reached(Phase::RestoreJump), "D jumped")?;
-        ensure!(guest.run("workload check")?.status != 0, "{what} is damaged: the workload is there");
+        ensure!(guest.run("workload check")?.status != 0, "{what} is damaged: the workload still runs");
         let status = guest.succeed("dormouse status")?;
         ensure!(status.contains(expected), "{what} is damaged: {status}");
         guest.cut_power();
@@ -89,8 +90,7 @@ enum Seen {
     BeforeTheJump,
 }
 
-#[test]
-fn chunks_that_cannot_be_read() -> Result<()> {
+pub(crate) fn chunks_that_cannot_be_read() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     save(&mut guest)?;
     let (_, chunks) = image::pages(&guest.disk_file(0))?;
@@ -98,16 +98,15 @@ fn chunks_that_cannot_be_read() -> Result<()> {
     guest.change(|config| config.faults.push((0, Fault::Read(at))));
     let lines = lines_of_boot(&mut guest)?;
     let reasons = reasons(&lines);
-    let said = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
-    ensure!(said, "{reasons:?}");
+    let printed = reasons.len() == 1 && reasons[0].contains("Input/output error") && reasons[0].contains("offset");
+    ensure!(printed, "{reasons:?}");
     ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped");
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
 
 /// Each with both values named; and when the machine is again what it was, the session goes on.
-#[test]
-fn another_machine() -> Result<()> {
+pub(crate) fn another_machine() -> Result<()> {
     let config = GuestConfig::new(2, "768M".parse()?);
     let mut guest = session_with(config.clone(), KEEP)?;
     let saved = save(&mut guest)?;
@@ -138,8 +137,7 @@ fn another_machine() -> Result<()> {
     demand_proofs(&guest, &went_on)
 }
 
-#[test]
-fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
+pub(crate) fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     save(&mut guest)?;
     guest.change(|config| config.memory.mib = 640);
@@ -151,8 +149,7 @@ fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_policy_that_never_resumes() -> Result<()> {
+pub(crate) fn a_policy_that_never_resumes() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let policy = "[resume]\nenabled = false\n";
     let mut guest = session_with(config, policy)?;
@@ -163,20 +160,18 @@ fn a_policy_that_never_resumes() -> Result<()> {
 }
 
 /// Never twice, whatever follows the jump.
-#[test]
-fn an_image_that_was_resumed() -> Result<()> {
+pub(crate) fn an_image_that_was_resumed() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "512M".parse()?))?;
     power_cycle(&mut guest)?;
     guest.cut_power();
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is consumed"], "{:?}", reasons(&lines));
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
 
 /// The policy decides which image is meant, and where it does not, none is.
-#[test]
-fn two_images_on_two_devices() -> Result<()> {
+pub(crate) fn two_images_on_two_devices() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "512M".parse()?);
     config.disks.push(config.disks[0]);
@@ -196,7 +191,7 @@ fn two_images_on_two_devices() -> Result<()> {
     let good = kept_copy(&first)?;
     let other = kept_copy(&second)?;
 
-    // Another image, with another UUID, in the place of the one that is meant: a session of somebody else's.
+    // Another image, with another UUID, in the place of the one that is meant: another machine's session.
     let foreign = image::commit(&second)?.image;
     std::fs::rename(&first, first.with_extension("away"))?;
     copy_sparse(&good, &first)?;
@@ -227,8 +222,7 @@ fn two_images_on_two_devices() -> Result<()> {
 }
 
 /// B has drivers for the disks and saw them lie still.
-#[test]
-fn filesystems_that_were_written_elsewhere() -> Result<()> {
+pub(crate) fn filesystems_that_were_written_elsewhere() -> Result<()> {
     let kinds = ["ext4", "xfs", "btrfs", "vfat"];
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.disks.extend(kinds.map(|_| Disk { kind: DiskKind::Virtio, bytes: 320 * MIB }));
@@ -237,15 +231,15 @@ fn filesystems_that_were_written_elsewhere() -> Result<()> {
 }
 
 /// B has no driver for a stick that A has mounted, and goes by what A knew.
-#[test]
-fn a_filesystem_that_b_does_not_see() -> Result<()> {
+pub(crate) fn a_filesystem_that_b_does_not_see() -> Result<()> {
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.machine = MachineType::Q35;
     config.disks.push(Disk { kind: DiskKind::Usb, bytes: 64 * MIB });
     written_elsewhere(config, &["ext4"], DiskKind::Usb.modules().iter().map(|&name| name.to_owned()).collect())
 }
 
-/// A session has each of `kinds` mounted, from its second disk on. Each in turn is mounted and written by a rescue system.
+/// A session has each of `kinds` mounted, from its second disk on. Each in turn is mounted and written by a rescue
+/// system.
 fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<String>) -> Result<()> {
     let device = config.disk_path(0)?;
     let paths = (1..=kinds.len()).map(|disk| config.disk_path(disk)).collect::<Result<Vec<_>>>()?;
@@ -282,7 +276,7 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
         let reasons = reasons(&lines);
         let expected = format!("the {kind} filesystem on {path}, which the session has mounted at /run/{kind}");
         ensure!(ids(&lines) == ["filesystem-written"] && reasons[0].contains(&expected), "{kind}: {reasons:?}");
-        ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload is there");
+        ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload still runs");
         guest.cut_power();
         let commit = image::commit(&disks[0])?;
         ensure!(commit.state == State::Discarded && commit.reason.contains(&expected), "{commit:?}");
@@ -304,7 +298,8 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
 /// The guest's command that mounts a filesystem.
 fn mount(path: &str, kind: &str) -> String {
     format!(
-        "for try in $(seq 300); do [ -b {path} ] && break; sleep 0.1; done; mkdir -p /run/{kind} && mount -t {kind} {path} /run/{kind}"
+        "for try in $(seq 300); do [ -b {path} ] && break; sleep 0.1; done; mkdir -p /run/{kind} && \
+         mount -t {kind} {path} /run/{kind}"
     )
 }
 

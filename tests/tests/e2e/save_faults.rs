@@ -1,4 +1,5 @@
-//! What can go wrong while B saves. The session comes back, says why, and no boot resumes what was left on the device.
+//! What can go wrong while B saves. The session comes back with the reason, and no boot resumes what was left on the
+//! device.
 
 use std::time::{Duration, Instant};
 
@@ -12,36 +13,31 @@ use dormouse_tests::{cycle, filesystem, image};
 
 use crate::{TWO_BOOTS, begin_save_and_write, ids, lines_of_boot, reasons};
 
-#[test]
-fn a_header_that_cannot_be_written() -> Result<()> {
+pub(crate) fn a_header_that_cannot_be_written() -> Result<()> {
     let offset = HEADER_OFFSET;
     fails_with(Fault::Write(offset), &["writing", &format!("offset {offset}"), "Input/output error"])
 }
 
-#[test]
-fn data_that_cannot_be_written() -> Result<()> {
+pub(crate) fn data_that_cannot_be_written() -> Result<()> {
     let bad = DATA_OFFSET + 20 * MIB;
     fails_with(Fault::Write(bad), &["writing", "offset", "Input/output error"])
 }
 
-#[test]
-fn a_commit_record_that_cannot_be_written() -> Result<()> {
+pub(crate) fn a_commit_record_that_cannot_be_written() -> Result<()> {
     // Two flushes begin the save and one ends its data.
     fails_with(Fault::WriteAfterFlushes(3), &["writing 4096 bytes at offset", "Input/output error"])
 }
 
-#[test]
-fn data_that_cannot_be_flushed() -> Result<()> {
+pub(crate) fn data_that_cannot_be_flushed() -> Result<()> {
     fails_with(Fault::FlushAfterFlushes(2), &["flushing it failed", "Input/output error"])
 }
 
-#[test]
-fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
-    // The fourth and the fifth flush are those of the record's two slots: by then one of them says `complete`.
+pub(crate) fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
+    // The fourth and the fifth flush are those of the record's two slots: by then one of them is `complete`.
     fails_with(Fault::FlushAfterFlushes(4), &["flushing it failed", "Input/output error"])
 }
 
-/// A save to a disk that fails so.
+/// A save to a disk that fails this way.
 fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
     let mut guest = session_on_a_bad_disk(fault)?;
     let output = save_that_fails(&mut guest, expected)?;
@@ -50,8 +46,7 @@ fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_device_that_is_pulled_out() -> Result<()> {
+pub(crate) fn a_device_that_is_pulled_out() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?).disk(DiskKind::Usb);
     config.machine = dormouse_tests::machine::MachineType::Q35;
     let mut guest = crate::session(config)?;
@@ -65,18 +60,16 @@ fn a_device_that_is_pulled_out() -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn memory_that_runs_out() -> Result<()> {
+pub(crate) fn memory_that_runs_out() -> Result<()> {
     // Thirty contexts of the slowest level need several times the region.
-    let policy =
-        "[region]\nsize = \"64M\"\n[save]\ncompression = \"zstd\"\nlevel = 19\nthreads = 64\nmemory = \"40M\"\n";
+    let policy = "[region]\nsize = \"64M\"\n[save]\ncompression = \"zstd\"\nlevel = 19\n\
+                  [pipeline]\nthreads = 64\nmemory = \"40M\"\n";
     let mut guest = session_with(policy)?;
     save_that_fails(&mut guest, &["memory has run out", "region.size"])?;
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_device_that_takes_nothing_any_more() -> Result<()> {
+pub(crate) fn a_device_that_takes_nothing_any_more() -> Result<()> {
     let mut guest = session_with("[guard]\nstall = 10\n")?;
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     let mut monitor = guest.monitor()?;
@@ -91,8 +84,7 @@ fn a_device_that_takes_nothing_any_more() -> Result<()> {
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
+pub(crate) fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
     aborted(GuestConfig::new(2, "768M".parse()?), |guest| {
         // An arrow is none.
         guest.send_keys(b"\x1b[A")?;
@@ -101,8 +93,7 @@ fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
     })
 }
 
-#[test]
-fn a_user_who_presses_escape_on_the_keyboard() -> Result<()> {
+pub(crate) fn a_user_who_presses_escape_on_the_keyboard() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.screen = true;
     aborted(config, |guest| guest.monitor()?.press_key("esc"))
@@ -116,8 +107,8 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     press(&mut guest)?;
     let pressed = Instant::now();
-    let said = guest.wait_for(&mut cursor, "aborted by user", TWO_BOOTS)?;
-    let took = said.at.saturating_duration_since(pressed);
+    let printed = guest.wait_for(&mut cursor, "aborted by user", TWO_BOOTS)?;
+    let took = printed.at.saturating_duration_since(pressed);
     ensure!(took < Duration::from_secs(1), "it took {took:?}");
     let output = answer(&mut guest, command)?;
     ensure!(output.status == 1 && output.stderr.contains("aborted by user"), "{output:?}");
@@ -127,8 +118,7 @@ fn aborted(config: GuestConfig, press: impl FnOnce(&mut Guest) -> Result<()>) ->
     no_boot_resumes(&mut guest)
 }
 
-#[test]
-fn a_policy_without_escape_does_not_listen() -> Result<()> {
+pub(crate) fn a_policy_without_escape_does_not_listen() -> Result<()> {
     let mut guest = session_with("[save]\nescape = false\n")?;
     guest.monitor()?.limit_writes("disk0", 16 * MIB)?;
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
@@ -140,20 +130,18 @@ fn a_policy_without_escape_does_not_listen() -> Result<()> {
 }
 
 /// B's kernel panics, and restarts the machine.
-#[test]
-fn a_kernel_that_panics() -> Result<()> {
+pub(crate) fn a_kernel_that_panics() -> Result<()> {
     dies(GuestConfig::new(2, "768M".parse()?), "", &["Kernel panic"])
 }
 
 /// B's kernel hangs: it stays where it has panicked. The watchdog restarts the machine.
-#[test]
-fn a_kernel_that_hangs() -> Result<()> {
+pub(crate) fn a_kernel_that_hangs() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     config.watchdog = true;
     dies(config, "[kernel]\narguments = \"panic=0\"\n", &["Kernel panic", "end Kernel panic"])
 }
 
-/// B dies with these words, and the next boot is an ordinary one.
+/// B dies with these messages, and the next boot is an ordinary one.
 fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
@@ -201,7 +189,7 @@ fn session_on_a_bad_disk(fault: Fault) -> Result<Guest> {
     Ok(guest)
 }
 
-/// A save that must come back with all proofs, exit status 1, and these words. The power is off afterwards.
+/// A save that must come back with all proofs, exit status 1, and these messages. The power is off afterwards.
 fn save_that_fails(guest: &mut Guest, expected: &[&str]) -> Result<Output> {
     let went_on = crate::stay_on(guest, "dormouse hibernate --json")?;
     crate::demand_proofs(guest, &went_on)?;
@@ -222,7 +210,7 @@ fn answer(guest: &mut Guest, command: dormouse_tests::channel::client::Request) 
     guest.answer(command, TWO_BOOTS).context("dormouse hibernate")
 }
 
-/// What the command said is what `dormouse status` says.
+/// What the command reported is what `dormouse status` reports.
 fn demand_status(guest: &mut Guest, output: &Output) -> Result<()> {
     let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     ensure!(status["last"]["id"] == "save-failed", "{status}");
@@ -237,6 +225,6 @@ fn no_boot_resumes(guest: &mut Guest) -> Result<()> {
     ensure!(!commit.state.is_waiting(), "{commit:?}");
     let lines = lines_of_boot(guest)?;
     ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a person at the console sees, where the policy says nothing else: what begins, a bar, and how it ended.
+//! What a person at the console sees, where the policy does not change it: what begins, a bar, and how it ended.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,7 @@ const DEFAULT_CONSOLE: &str = "[console]\n";
 /// How long the reason of a failure must stay.
 const TO_READ: Duration = Duration::from_secs(4);
 
-#[test]
-fn a_bar_and_nothing_else() -> Result<()> {
+pub(crate) fn a_bar_and_nothing_else() -> Result<()> {
     let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
     // So that there is something to see.
     guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
@@ -39,8 +38,7 @@ fn a_bar_and_nothing_else() -> Result<()> {
     demand_bar(&shown, "Resuming ").map_err(|error| guest.explain(error))
 }
 
-#[test]
-fn a_reason_that_can_be_read() -> Result<()> {
+pub(crate) fn a_reason_that_can_be_read() -> Result<()> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     // The workload alone is more, and does not compress.
     config.disks[0].bytes = 64 * MIB;
@@ -52,8 +50,7 @@ fn a_reason_that_can_be_read() -> Result<()> {
     check_reason(&guest, &lines, &went_on.output.stderr).map_err(|error| guest.explain(error))
 }
 
-#[test]
-fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
+pub(crate) fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
     let mut guest = crate::session_with(GuestConfig::new(2, "768M".parse()?), DEFAULT_CONSOLE)?;
     crate::save(&mut guest)?;
     let chunk = image::some_chunk(&guest.disk_file(0))?;
@@ -65,30 +62,30 @@ fn a_reason_that_can_be_read_before_the_reboot() -> Result<()> {
     })?;
     let named = format!("the chunk at offset {} is damaged", chunk.offset);
     let reason = format!("the session was not resumed: {named}");
-    let said: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].text.starts_with(&reason)).collect();
-    let [at] = said[..] else { return Err(guest.explain(anyhow::anyhow!("not one reason: {said:?}"))) };
+    let printed: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].text.starts_with(&reason)).collect();
+    let [at] = printed[..] else { return Err(guest.explain(anyhow::anyhow!("not one reason: {printed:?}"))) };
     let next = lines.get(at + 1).map(|next| next.at.saturating_duration_since(lines[at].at));
     ensure!(next.is_some_and(|stayed| stayed >= TO_READ), "it stayed {next:?}");
-    // And the boot behind it repeats it.
+    // And the boot after it repeats it.
     ensure!(lines[at + 1..].iter().any(|line| line.text.contains("not resuming") && line.text.contains(&named)));
     Ok(())
 }
 
-/// The reason is there once, it is what the command says, and it stays.
+/// The reason is printed once, it is what the command reports, and it stays.
 fn check_reason(guest: &Guest, lines: &[Line], stderr: &str) -> Result<()> {
     let at = |text: &str| lines.iter().position(|line| line.text.contains(text));
     let reasons: Vec<&Line> = lines.iter().filter(|line| line.text.starts_with("Not saved: ")).collect();
     let [reason] = reasons[..] else { anyhow::bail!("not one reason: {reasons:?}") };
-    let said = reason.text.trim_start_matches("Not saved: ");
-    ensure!(stderr.contains(said), "{said:?} is not what the command says: {stderr:?}");
-    ensure!(said.contains("64 MiB") && said.contains("the session was not touched"), "{said:?}");
+    let printed = reason.text.trim_start_matches("Not saved: ");
+    ensure!(stderr.contains(printed), "{printed:?} is not what the command reports: {stderr:?}");
+    ensure!(printed.contains("64 MiB") && printed.contains("the session was not touched"), "{printed:?}");
     let back = at("hibernate/return").map(|at| lines[at].at);
     let stayed = back.map(|back| back.saturating_duration_since(reason.at));
     ensure!(stayed.is_some_and(|stayed| stayed >= TO_READ), "it stayed {stayed:?} on {}", guest.config().memory);
     Ok(())
 }
 
-/// The lines behind the one that is `first` and before the one that ends with, or contains, `last`.
+/// The lines after the one that is `first` and before the one that ends with, or contains, `last`.
 fn between(lines: &[String], first: &str, last: &str) -> Vec<String> {
     let behind = lines.iter().skip_while(|line| *line != first).skip(1);
     behind.take_while(|line| !line.contains(last)).cloned().collect()

@@ -12,8 +12,7 @@ fn shape(machine: MachineType, disk: DiskKind, firmware: Firmware) -> Result<Gue
     Ok(config)
 }
 
-#[test]
-fn q35_with_nvme_uefi_5_level_paging_and_kaslr() -> Result<()> {
+pub(crate) fn q35_with_nvme_uefi_5_level_paging_and_kaslr() -> Result<()> {
     let mut guest = session(shape(MachineType::Q35, DiskKind::Nvme, Firmware::Uefi)?)?;
     // QEMU's `max` model has it, and a kernel that has it uses it. The kernel's place is random unless told otherwise.
     guest.succeed("grep -qw la57 /proc/cpuinfo")?;
@@ -23,14 +22,12 @@ fn q35_with_nvme_uefi_5_level_paging_and_kaslr() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn pc_with_ahci() -> Result<()> {
+pub(crate) fn pc_with_ahci() -> Result<()> {
     power_cycle(&mut session(shape(MachineType::Pc, DiskKind::Ahci, Firmware::Bios)?)?)?;
     Ok(())
 }
 
-#[test]
-fn q35_with_virtio_scsi_and_4_level_paging() -> Result<()> {
+pub(crate) fn q35_with_virtio_scsi_and_4_level_paging() -> Result<()> {
     let mut config = shape(MachineType::Q35, DiskKind::Scsi, Firmware::Bios)?;
     config.cpu_model = "qemu64".to_owned();
     let mut guest = session(config)?;
@@ -39,8 +36,7 @@ fn q35_with_virtio_scsi_and_4_level_paging() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn q35_with_usb_storage() -> Result<()> {
+pub(crate) fn q35_with_usb_storage() -> Result<()> {
     let mut guest = session(shape(MachineType::Q35, DiskKind::Usb, Firmware::Bios)?)?;
     power_cycle(&mut guest)?;
     Ok(())

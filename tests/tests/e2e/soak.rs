@@ -6,12 +6,11 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::unobserved;
 use dormouse_tests::soak::{Options, Soak};
 
-/// Its first three cycles are a snapshot of every page, a power-off with a power cut in the restore, and a reboot; one of
-/// them for each kind of compression.
+/// Its first three cycles are a snapshot of every page, a power-off with a power cut in the restore, and a reboot; one
+/// of them for each kind of compression.
 const SEED: u64 = 555_047;
 
-#[test]
-fn three_cycles_under_load_by_random_policies() -> Result<()> {
+pub(crate) fn three_cycles_under_load_by_random_policies() -> Result<()> {
     let options = Options { seed: SEED, cycles: 3, memory: "768M".parse()?, cpus: 2 };
     let mut soak = Soak::start(options, &Artifacts::from_environment()?)?;
     let mut rows = Vec::new();

@@ -1,4 +1,5 @@
-//! What looks after the machine between two hibernations: `dormouse prepare` and `dormouse doctor`; and systemd's sleep hooks.
+//! What looks after the machine between two hibernations: `dormouse prepare` and `dormouse doctor`; and systemd's sleep
+//! hooks.
 
 use anyhow::{Result, ensure};
 use dormouse_image::State;
@@ -17,16 +18,15 @@ fn boot_without_the_hook(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
+pub(crate) fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "512M".parse()?))?;
     save(&mut guest)?;
     boot_without_the_hook(&mut guest)?;
     let doctor = guest.run("dormouse doctor")?;
     ensure!(doctor.stdout.contains("the image on /dev/vda is complete: a session waits in it"), "{doctor:?}");
-    let said = guest.succeed("dormouse prepare")?;
+    let printed = guest.succeed("dormouse prepare")?;
     let expected = "the image on /dev/vda is discarded (boot-did-not-ask): ";
-    ensure!(said.contains(expected) && said.contains("resume-hook: failed"), "{said}");
+    ensure!(printed.contains(expected) && printed.contains("resume-hook: failed"), "{printed}");
     // Nothing shows that the next boot would look for another one.
     let refused = guest.run("dormouse hibernate")?;
     ensure!(refused.status == 3 && refused.stderr.contains("this boot has not looked for an image"), "{refused:?}");
@@ -38,32 +38,30 @@ fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     ensure!(commit.state == State::Discarded && commit.reason.contains("does not run"), "{commit:?}");
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
-    ensure!(guest.run("workload check")?.status != 0, "the workload is there");
+    ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
 
-#[test]
-fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()> {
+pub(crate) fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let mut guest = session_with(config, "[resume]\nmismatch = \"keep\"\n")?;
     let saved = save(&mut guest)?;
     boot_without_the_hook(&mut guest)?;
-    let said = guest.succeed("dormouse prepare")?;
-    ensure!(said.contains("a session waits in the image on /dev/vda, and is kept by policy"), "{said}");
+    let printed = guest.succeed("dormouse prepare")?;
+    ensure!(printed.contains("a session waits in the image on /dev/vda, and is kept by policy"), "{printed}");
     guest.cut_power();
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
     // The session that was resumed leaves its own image alone, which was marked before the jump.
-    let said = guest.succeed("dormouse prepare")?;
-    ensure!(!said.contains("/dev/vda is discarded"), "{said}");
+    let printed = guest.succeed("dormouse prepare")?;
+    ensure!(!printed.contains("/dev/vda is discarded"), "{printed}");
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Consumed, "{commit:?}");
     Ok(())
 }
 
-#[test]
-fn the_doctor_and_sleep_hooks() -> Result<()> {
+pub(crate) fn the_doctor_and_sleep_hooks() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "512M".parse()?))?;
     let doctor = guest.run("dormouse doctor")?;
     ensure!(doctor.status == 0 && doctor.stderr.is_empty(), "{doctor:?}");
@@ -83,10 +81,10 @@ fn the_doctor_and_sleep_hooks() -> Result<()> {
     ensure!(prepared.stderr.contains("stopped by SIGTERM before the jump"), "{prepared:?}");
     guest.succeed("test -s /run/prepared")?;
 
-    // What a hook says on its stdout is not in the report, and how it ends changes nothing.
-    let folder = "/usr/lib/systemd/system-sleep";
+    // What a hook prints on its stdout is not in the report, and how it ends changes nothing.
+    let directory = "/usr/lib/systemd/system-sleep";
     guest.succeed(&format!(
-        "mkdir -p {folder} && cd {folder} && \
+        "mkdir -p {directory} && cd {directory} && \
          printf '#!/bin/sh\\necho \"$@ $SYSTEMD_SLEEP_ACTION\" >>/run/hooks\\necho noise\\nexit 1\\n' >hook && \
          busybox chmod 755 hook"
     ))?;
@@ -94,7 +92,7 @@ fn the_doctor_and_sleep_hooks() -> Result<()> {
     demand_proofs(&guest, &went_on)?;
     let told = guest.succeed("cat /run/hooks")?;
     ensure!(told == "pre hibernate hibernate\npost hibernate hibernate\n", "{told}");
-    // They run, both times, around a hibernation that is refused as well; and the doctor has said that it will be.
+    // They run, both times, around a hibernation that is refused as well; and the doctor has reported that it will be.
     guest.succeed("echo 1 >/proc/sys/kernel/kexec_load_disabled")?;
     let doctor = guest.run("dormouse doctor")?;
     ensure!(doctor.status == 1 && doctor.stdout.contains("[FAIL] kexec-allowed "), "{doctor:?}");

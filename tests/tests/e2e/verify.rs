@@ -10,8 +10,7 @@ use dormouse_tests::machine::{GuestConfig, MIB};
 
 use crate::{begin_save_and_write, demand_proofs, demand_same_session, session_with};
 
-#[test]
-fn what_is_read_back_is_what_was_saved() -> Result<()> {
+pub(crate) fn an_image_read_back_matches_what_was_saved() -> Result<()> {
     for (verify, how) in [("checksum", "(checksum)"), ("memory", "(memory)")] {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;
@@ -19,22 +18,21 @@ fn what_is_read_back_is_what_was_saved() -> Result<()> {
         let saved = cycle::save(&mut guest, before, "dormouse hibernate --json", &mut |line| {
             lines.push(line.text.clone());
         })?;
-        let said = |what: &str| lines.iter().any(|line| line.contains("save/verify") && line.contains(what));
-        ensure!(said(how) && said("it is what was saved"), "{verify}: no word of it");
+        let printed = |what: &str| lines.iter().any(|line| line.contains("save/verify") && line.contains(what));
+        ensure!(printed(how) && printed("it is what was saved"), "{verify}: the console does not show it");
         let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
         demand_proofs(&guest, &went_on)?;
     }
     Ok(())
 }
 
-#[test]
-fn a_device_that_keeps_something_else() -> Result<()> {
+pub(crate) fn a_device_that_keeps_something_else() -> Result<()> {
     for verify in ["checksum", "memory"] {
         let mut guest = session(verify)?;
         let before = cycle::check_workload(&mut guest)?;
         guest.monitor()?.limit_writes("disk0", 32 * MIB)?;
         let (command, _) = begin_save_and_write(&mut guest)?;
-        // The first chunk has been written. Behind the guest's back, it changes on its way through the host.
+        // The first chunk has been written. Without the guest's knowledge, it changes on its way through the host.
         image::flip_byte(&guest.disk_file(0), DATA_OFFSET + 40)?;
         let output = guest.answer(command, crate::TWO_BOOTS)?;
         ensure!(output.status == 1, "{output:?}");

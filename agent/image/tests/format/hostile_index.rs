@@ -131,12 +131,12 @@ fn a_previous_block_that_cannot_be_is_refused() {
     ] {
         assert_eq!(changed(|raw| raw.prev = prev).refused(), "previous block", "{prev:?}");
     }
-    let behind = changed(|raw| {
+    let later = changed(|raw| {
         raw.prev = (DATA_OFFSET, 1 << 20);
         raw.chunks[0].0 += 1 << 20;
         raw.chunks[1].0 += 1 << 20;
     });
-    assert!(behind.decode().unwrap().prev.is_some());
+    assert!(later.decode().unwrap().prev.is_some());
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Device {
         newest(&self.slots[0], &self.slots[1]).unwrap()
     }
 
-    /// Changes the record as a writer must. With `power` the supply ends after so many written sectors of 512 bytes.
+    /// Changes the record as a writer must. With `power` the supply ends after that many written sectors of 512 bytes.
     fn change(&mut self, next: &Commit, power: Option<usize>) {
         let (_, newest) = self.newest();
         let bytes = next.encode().unwrap();

@@ -8,10 +8,11 @@
 
 use dormouse_image::{PfnRange, SessionRecord};
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
-use dormouse_sys::PAGE_SIZE;
+use dormouse_sys::{PAGE_LEN, PAGE_SIZE};
 
 use crate::cycle::export::memory::Segment;
-use crate::memory::select::{Paging, Physical, START_KERNEL_MAP};
+use crate::memory::arch::{KERNEL_HALF, KERNEL_MAP, Paging};
+use crate::memory::select::Physical;
 
 /// Bytes of VMCOREINFO's note at most: its text has a page, and its head a little more (include/linux/vmcore_info.h).
 pub(super) const NOTE_MAX: usize = 8192;
@@ -25,8 +26,6 @@ const UTS_VERSION: u64 = 3 * UTS_LEN;
 
 /// The direct map begins at a multiple of this, with KASLR too (`kernel_randomize_memory`, arch/x86/mm/kaslr.c).
 const DIRECT_MAP_ALIGN: u64 = 1 << 30;
-/// The lower end of the kernel's half of the address space, with 5-level paging.
-const KERNEL_HALF: u64 = 0xff00_0000_0000_0000;
 
 /// The kernel's image is mapped in pieces of this size.
 const IMAGE_ALIGN: u64 = 2 << 20;
@@ -84,7 +83,7 @@ impl Kernel {
 /// The note that begins at a page frame, and what it says.
 fn read_note(memory: &impl Physical, pfn: u64) -> Option<(Vec<u8>, VmcoreInfo)> {
     let mut bytes = vec![0; NOTE_MAX];
-    for (at, page) in (pfn..).zip(bytes.chunks_exact_mut(4096)) {
+    for (at, page) in (pfn..).zip(bytes.chunks_exact_mut(PAGE_LEN)) {
         // Behind a note that is shorter there may be nothing.
         let _ = memory.read(at * PAGE_SIZE, page);
     }
@@ -124,7 +123,7 @@ fn text(memory: &impl Physical, paging: &Paging, address: u64) -> Option<String>
 /// The start of the direct map: `mem_section` is an array in memory that was allocated, so its address is one of the
 /// direct map's, and the page tables say of what.
 fn direct_map(memory: &impl Physical, info: &VmcoreInfo, paging: &Paging) -> Option<u64> {
-    let address = info.symbol("mem_section").filter(|address| (KERNEL_HALF..START_KERNEL_MAP).contains(address))?;
+    let address = info.symbol("mem_section").filter(|address| (KERNEL_HALF..KERNEL_MAP).contains(address))?;
     let (physical, _) = paging.translate(memory, address).ok()?;
     address.checked_sub(physical).filter(|base| base.is_multiple_of(DIRECT_MAP_ALIGN))
 }
@@ -132,9 +131,9 @@ fn direct_map(memory: &impl Physical, info: &VmcoreInfo, paging: &Paging) -> Opt
 /// The kernel's image: from `_stext` as far as its mapping goes.
 fn image(memory: &impl Physical, info: &VmcoreInfo, paging: &Paging) -> Option<(u64, PfnRange)> {
     let start = info.symbol("_stext")? / IMAGE_ALIGN * IMAGE_ALIGN;
-    let physical = start.checked_sub(START_KERNEL_MAP)?.wrapping_add(info.number("phys_base")?);
+    let physical = start.checked_sub(KERNEL_MAP)?.wrapping_add(info.number("phys_base")?);
     let size = info.number("KERNEL_IMAGE_SIZE").unwrap_or(IMAGE_MAX).min(IMAGE_MAX);
-    let limit = (START_KERNEL_MAP + size).saturating_sub(start);
+    let limit = (KERNEL_MAP + size).saturating_sub(start);
     let (mut at, mut end) = (0, 0);
     while at < limit && at - end < IMAGE_GAP {
         match paging.translate(memory, start + at) {

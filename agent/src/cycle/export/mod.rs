@@ -27,7 +27,8 @@ use self::kernel::Kernel;
 use self::memory::MemoryFile;
 use crate::memory::select::{SwapMap, Swapped};
 use crate::pipeline;
-use crate::store::{Access, Disk, Image, Reader};
+use crate::store::{Access, Reader};
+use crate::target::Target;
 
 /// What was exported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,7 +60,7 @@ impl fmt::Display for Export {
 /// # Errors
 /// The image has no whole session or is damaged; the file cannot be written. It is removed then.
 pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
-    let image = Image::open(Disk::open(device, Access::Read)?)?;
+    let image = Target::at(device)?.open(Access::Read)?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let session = &header.session;

@@ -4,8 +4,10 @@ use dormouse_linux::vmcoreinfo::VmcoreInfo;
 
 use super::*;
 use crate::cycle::export::memory::Segment;
-use crate::memory::select::{Paging, Physical, START_KERNEL_MAP};
+use crate::memory::arch::{KERNEL_MAP, Paging};
+use crate::memory::select::Physical;
 use crate::pipeline::seams::PageSink;
+use crate::store::{Disk, Image};
 
 const RELEASE: &str = "6.12.117";
 const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC";
@@ -170,7 +172,7 @@ struct Fixture {
 }
 
 const IMAGE: u64 = 0x40_0000;
-const STEXT: u64 = START_KERNEL_MAP + 0x100_0000;
+const STEXT: u64 = KERNEL_MAP + 0x100_0000;
 const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 
 impl Fixture {
@@ -196,7 +198,7 @@ impl Fixture {
              NUMBER(pgtable_l5_enabled)=0\nKERNELOFFSET=0\n",
             STEXT + names,
             DIRECT_MAP + 0x50_0000,
-            START_KERNEL_MAP + 0x20_0000 + 0xc0_0000,
+            KERNEL_MAP + 0x20_0000 + 0xc0_0000,
         );
         fixture
     }

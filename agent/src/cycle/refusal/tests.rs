@@ -15,6 +15,7 @@ use crate::memory::physmem::PhysmemError;
 use crate::memory::select::SelectError;
 use crate::memory::vmcore::VmcoreError;
 use crate::pipeline::PipelineError;
+use crate::target::Target;
 
 #[test]
 fn each_obstacle_says_what_it_is_and_what_to_do() {
@@ -58,27 +59,39 @@ fn io_error() -> io::Error {
 }
 
 fn store_errors() -> Vec<StoreError> {
-    let path = || PathBuf::from("/dev/x");
-    let device = || ImageDevice::Path(path());
-    let place = || crate::store::Place::from(path().as_path());
+    let name = || "/dev/x".to_owned();
     let source = FormatError::Magic(Block::Header);
     vec![
-        StoreError::NotFound { device: device(), seconds: 1 },
-        StoreError::NoFile { path: path() },
-        StoreError::Ambiguous { device: device(), first: place(), second: place() },
-        StoreError::Busy { path: path() },
-        StoreError::Open { path: path(), source: io_error() },
-        StoreError::Io { path: path(), what: "writing", offset: 0, len: 1, source: io_error() },
-        StoreError::Flush { path: path(), source: io_error() },
-        StoreError::Format { path: path(), source },
-        StoreError::Misplaced { path: path(), offset: 0, expected: 1 },
-        StoreError::Gone { place: place() },
-        StoreError::NotInitialised { path: path() },
-        StoreError::TooSmall { path: path(), size: 0, needed: 1 },
-        StoreError::Incomplete { path: path(), state: State::Failed },
-        StoreError::Beyond { path: path(), end: 1, size: 0 },
-        StoreError::Unverified { path: path(), source: PipelineError::Memory { pfn: 1, source: io_error() }.into() },
-        StoreError::WriterGone { path: path() },
+        StoreError::Busy { name: name() },
+        StoreError::Open { name: name(), source: io_error() },
+        io_failure(),
+        StoreError::Flush { name: name(), source: io_error() },
+        StoreError::Format { name: name(), source },
+        StoreError::Misplaced { name: name(), offset: 0, expected: 1 },
+        StoreError::Gone { name: name() },
+        StoreError::NotInitialised { name: name() },
+        StoreError::TooSmall { name: name(), size: 0, needed: 1 },
+        StoreError::Incomplete { name: name(), state: State::Failed },
+        StoreError::Beyond { name: name(), end: 1, size: 0 },
+        StoreError::Unverified { name: name(), source: PipelineError::Memory { pfn: 1, source: io_error() }.into() },
+        StoreError::Threads { name: name(), source: io_error() },
+        StoreError::WriterGone { name: name() },
+    ]
+}
+
+fn io_failure() -> StoreError {
+    StoreError::Io { name: "/dev/x".into(), what: "writing", offset: 0, len: 1, source: io_error() }
+}
+
+fn target_errors() -> Vec<TargetError> {
+    let name = || ImageDevice::Path("/dev/x".into());
+    vec![
+        TargetError::NotFound { name: name(), seconds: 1 },
+        TargetError::NoFile { path: "/x".into() },
+        TargetError::Ambiguous { name: name(), first: Target::device("/dev/a"), second: Target::device("/dev/b") },
+        TargetError::Mounted { path: "/x".into() },
+        TargetError::Store(io_failure()),
+        TargetError::Moved(anyhow::Error::new(io_error()).context("image device /x: it was moved")),
     ]
 }
 
@@ -133,8 +146,8 @@ fn refusals() -> Vec<anyhow::Error> {
         JumpError::NotInvalidated { reason: "no room".into(), source: anyhow::Error::new(io_error()).into() },
     ];
     let devices = [
-        InitRefusal::Foreign { path: "/dev/x".into(), found: "ext4".into() },
-        InitRefusal::Waiting { path: "/dev/x".into() },
+        InitRefusal::Foreign { device: "/dev/x".into(), found: "ext4".into() },
+        InitRefusal::Waiting { device: "/dev/x".into() },
     ];
     let mut all: Vec<anyhow::Error> = vec![BzImageError::Not64Bit.into()];
     all.extend(devices.map(Into::into));
@@ -148,6 +161,7 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(unready.map(Into::into));
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
+    all.extend(target_errors().into_iter().map(Into::into));
     all
 }
 
@@ -156,7 +170,7 @@ fn others() -> Vec<anyhow::Error> {
     vec![
         PipelineError::Threads { threads: 1, source: io_error() }.into(),
         PipelineError::Memory { pfn: 1, source: io_error() }.into(),
-        PipelineError::Store(store_errors().remove(5).into()).into(),
+        PipelineError::Store(io_failure().into()).into(),
         SelectError::Memory { address: 1, source: io_error() }.into(),
         PhysmemError::Open { path: "/dev/mem", source: io_error() }.into(),
         VmcoreError::Io { path: "/proc/vmcore".into(), source: io_error() }.into(),
@@ -241,11 +255,11 @@ fn identifiers_are_documented() {
 
 #[test]
 fn what_must_be_undone_by_hand_comes_first() {
-    let error = anyhow::Error::new(store_errors().remove(5)).context(NotDiscarded);
+    let error = anyhow::Error::new(io_failure()).context(NotDiscarded);
     let complaint = Complaint::of(&error);
     assert_eq!((complaint.class, complaint.id), (Class::DiscardByHand, Some("image-not-discarded")));
     // Any error before the jump is a refusal, also one of a disk.
-    let refused = Complaint::refused(&store_errors().remove(5).into());
+    let refused = Complaint::refused(&io_failure().into());
     assert_eq!((refused.class, refused.id), (Class::Refused, Some("image-io")));
     assert_eq!(Complaint::refused(&anyhow::anyhow!("anything")).id, Some("refused"));
     let json = serde_json::to_value(&complaint).unwrap();

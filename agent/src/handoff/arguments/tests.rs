@@ -71,7 +71,7 @@ fn bad_values_name_the_argument_and_the_text() {
         ("dormouse=maybe", "dormouse: `maybe` is none of on, off"),
         ("dormouse.image=vda", "dormouse.image: `vda` does not name a device"),
         ("dormouse.image=UUID=12", "dormouse.image: `12` is not a UUID"),
-        ("dormouse.then=sleep", "dormouse.then: `sleep` is not what can follow a save"),
+        ("dormouse.then=sleep", "dormouse.then: `sleep` is none of \"poweroff\""),
         ("dormouse.bridge=12", "dormouse.bridge: `12` is not a hexadecimal number"),
         ("dormouse.bridge=0x", "`0x` is not a hexadecimal number"),
         ("dormouse.bridge=0x+1", "`0x+1` is not a hexadecimal number"),

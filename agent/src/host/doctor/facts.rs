@@ -4,22 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dormouse_image::{ImageDevice, State};
+use dormouse_image::State;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
+use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
 
 use crate::cycle::last::Last;
 use crate::host::boot_initramfs::{self, Tool};
-use crate::host::save_kernel;
+use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::{self, Policy, PolicyError};
-use crate::store::{Access, Disk, Image, StoreError};
-use crate::target::{self, device, file, signature};
+use crate::store::{Access, Image, StoreError};
+use crate::target::{self, Target, TargetError, device, signature};
 
 /// Why something could not be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,12 +91,12 @@ pub(super) struct PolicyFault {
 /// The image device.
 #[derive(Debug, Clone)]
 pub(super) struct ImageFacts {
-    pub(super) path: PathBuf,
+    pub(super) target: Target,
     pub(super) size: u64,
     pub(super) is_busy: bool,
     /// When it was made; `None` where it is none.
     pub(super) made: Option<SystemTime>,
-    /// Its state, and the reason for that; or why it is no image device, or no file that the save kernel could use.
+    /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
     pub(super) state: Result<(State, String), String>,
 }
 
@@ -134,11 +135,9 @@ pub(super) struct Systemd {
 }
 
 impl Facts {
-    /// Looks at everything. What is not there or cannot be seen is a fact too.
+    /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
-        let uname = nix::sys::utsname::uname().ok();
-        let string = |text: Option<&std::ffi::OsStr>| text.unwrap_or_default().to_string_lossy().into_owned();
-        let release = string(uname.as_ref().map(|uname| uname.release()));
+        let uname = Uname::read().unwrap_or_default();
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
@@ -147,9 +146,9 @@ impl Facts {
         // -1 is no limit, and does not parse.
         let load_limit = number("/proc/sys/kernel/kexec_load_limit_reboot");
         Facts {
-            machine: string(uname.as_ref().map(|uname| uname.machine())),
+            machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
-            config: KernelConfig::of_running(&release),
+            config: KernelConfig::of_running(&uname.release),
             jump: jump(load_disabled, load_limit),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
@@ -169,12 +168,12 @@ impl Facts {
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
-            save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &release)),
+            save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),
             save_initramfs: known.map(|policy| changed(&policy.kernel.initramfs)),
-            agent_changed: changed(Path::new(save_kernel::INIT)).ok(),
+            agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
-            boot_initramfs: boot_initramfs::of_release(root, &release)
+            boot_initramfs: boot_initramfs::of_release(root, &uname.release)
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
             swap: Swap::read(),
@@ -188,7 +187,7 @@ impl Facts {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),
             }),
-            release,
+            release: uname.release,
         }
     }
 }
@@ -215,7 +214,7 @@ fn distribution(os_release: &str) -> String {
 
 /// Asks the kernel, unless the question would be refused or counted.
 fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
-    if !nix::unistd::geteuid().is_root() {
+    if !system::is_root() {
         return Err(Unseen::NeedsRoot);
     }
     if load_disabled || load_limit.is_some() {
@@ -228,7 +227,7 @@ fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
     }
 }
 
-/// The variable `SecureBoot` of the UEFI specification (3.3): one byte, behind four of attributes.
+/// The variable `SecureBoot` of the UEFI specification (3.3): one byte, after four of attributes.
 fn secure_boot() -> Option<bool> {
     let path = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     fs::read(path).ok()?.get(4).map(|byte| *byte == 1)
@@ -245,7 +244,8 @@ fn changed(path: &Path) -> Result<SystemTime, Unseen> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|error| seen(&error, path))
 }
 
-/// When the policy was changed: one of its files, or the folder of its drop-ins, from which one may have been removed.
+/// When the policy was changed: one of its files, or the directory of its drop-ins, from which one may have been
+/// removed.
 fn policy_changed(config: &Path) -> Option<SystemTime> {
     let mut files = policy::files(config);
     files.push(policy::folder(config));
@@ -254,35 +254,32 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     let of_store = |error: StoreError| match &error {
-        StoreError::Open { source, path } => match seen(source, path) {
-            Unseen::Because(_) => Unseen::Because(in_full(&error)),
-            root => root,
-        },
+        StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Unseen::NeedsRoot,
         _ => Unseen::Because(in_full(&error)),
     };
-    let place = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
+    let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
-        StoreError::NotFound { .. } if !nix::unistd::geteuid().is_root() => Unseen::NeedsRoot,
-        error => of_store(error),
+        TargetError::NotFound { .. } if !system::is_root() => Unseen::NeedsRoot,
+        TargetError::Store(error) => of_store(error),
+        error => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
     })?;
-    block::refuse_virtual(&place.path)
+    target
+        .refuse_virtual()
         .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
-    let (disk, is_busy) = match Disk::open_at(&place, Access::Write) {
-        Err(StoreError::Busy { .. }) => (Disk::open_at(&place, Access::Read).map_err(of_store)?, true),
+    let (disk, is_busy) = match target.blocks(Access::Write) {
+        Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
         disk => (disk.map_err(of_store)?, false),
     };
     let size = disk.size();
     let mut made = None;
-    let state = Image::open(disk).map_err(anyhow::Error::from).and_then(|image| {
+    let state = Image::open(disk).map_err(TargetError::from).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
-        if let ImageDevice::File(_) = policy.image.device {
-            file::check(&image)?;
-        }
+        target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
-    let state = state.map_err(|error| format!("{error:#}"));
-    Ok(ImageFacts { path: place.path, size, is_busy, made, state })
+    let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    Ok(ImageFacts { target, size, is_busy, made, state })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {
@@ -296,7 +293,7 @@ fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {
     let modules = release.as_deref().map(|release| Path::new("/lib/modules").join(release));
     Ok(SaveKernel {
         fault: BzImage::parse(&file).err().map(|error| error.to_string()),
-        has_modules: modules.is_some_and(|folder| folder.exists()),
+        has_modules: modules.is_some_and(|directory| directory.exists()),
         release,
         changed,
         config,
@@ -330,8 +327,8 @@ fn has_session(number: &str) -> bool {
     device::foreign(&path).is_ok_and(|found| found.is_some_and(|found| found.name == signature::SUSPENDED))
 }
 
-/// The last `AllowHibernation=` of sleep.conf(5) and its drop-ins, in systemd's order: a drop-in counts more than the file,
-/// and of two with one name the one in /etc.
+/// The last `AllowHibernation=` of sleep.conf(5) and its drop-ins, in systemd's order: a drop-in counts more than the
+/// file, and of two with one name the one in /etc.
 fn allow_hibernation(root: &Path) -> Option<bool> {
     let places = ["usr/lib/systemd", "usr/local/lib/systemd", "run/systemd", "etc/systemd"];
     let main = places.iter().rev().map(|place| root.join(place).join("sleep.conf")).find(|path| path.exists());
@@ -379,20 +376,20 @@ mod tests {
 
     #[test]
     fn the_last_word_on_hibernation_holds() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
-            let path = folder.path().join(path);
+            let path = directory.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("etc/systemd/sleep.conf", "[Sleep]\n#AllowHibernation=yes\n");
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("usr/lib/systemd/sleep.conf.d/50-vendor.conf", "[Sleep]\nAllowHibernation = no\n");
-        assert_eq!(allow_hibernation(folder.path()), Some(false));
+        assert_eq!(allow_hibernation(directory.path()), Some(false));
         write("etc/systemd/sleep.conf.d/50-vendor.conf", "");
-        assert_eq!(allow_hibernation(folder.path()), None);
+        assert_eq!(allow_hibernation(directory.path()), None);
         write("etc/systemd/sleep.conf.d/60-mine.conf", "AllowHibernation=no\nAllowHibernation=yes\n");
-        assert_eq!(allow_hibernation(folder.path()), Some(true));
+        assert_eq!(allow_hibernation(directory.path()), Some(true));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use dormouse_image::ImageDevice;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
@@ -16,6 +15,7 @@ use crate::host::doctor::{Check, State};
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
 use crate::policy::Policy;
+use crate::target;
 
 const AS_ROOT: &str = "run `dormouse doctor` as root";
 const SETUP: &str = "dormouse setup";
@@ -130,9 +130,9 @@ fn kernel_jump(facts: &Facts) -> Check {
 
 /// How to get a kernel that has CONFIG_KEXEC_JUMP.
 ///
-/// The packages are those that the kernel's own packaging asks for (scripts/package/mkdebian), and openssl, which makes the
-/// key that modules are signed with. Debug information would take several times the time and the space, and be a package
-/// `linux-image-...-dbg` that the last line installs too. Debian's certificates are not in its source package.
+/// The packages are those that the kernel's own packaging asks for (scripts/package/mkdebian), and openssl, which makes
+/// the key that modules are signed with. Debug information would take several times the time and the space, and be a
+/// package `linux-image-...-dbg` that the last line installs too. Debian's certificates are not in its source package.
 fn kernel_with_jump(facts: &Facts) -> String {
     let is = |name: &str| facts.distribution.split_whitespace().any(|id| id == name);
     if is("debian") && !is("ubuntu") {
@@ -290,27 +290,14 @@ fn image_device(facts: &Facts) -> Check {
     };
     match image {
         Err(Unseen::NeedsRoot) => question.needs_root(),
-        Err(Unseen::Because(error)) => {
-            let remedy = match &policy.image.device {
-                ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
-                device => format!("attach {device}, or name another with `dormouse setup`"),
-            };
-            question.failed(error, remedy)
-        }
+        Err(Unseen::Because(error)) => question.failed(error, target::how_to_get(&policy.image.device)),
         Ok(image) if image.is_busy => question.failed(
-            format!("{} is in use (mounted, active swap, or part of another device)", image.path.display()),
+            format!("{} is in use (mounted, active swap, or part of another device)", image.target),
             "unmount it, `swapoff` it, or name another device with `dormouse setup`",
         ),
         Ok(image) => match &image.state {
-            Ok(_) => question.ok(format!("{}, {}", image.path.display(), mib(image.size))),
-            Err(error) => {
-                let path = image.path.display();
-                let remedy = match &policy.image.device {
-                    ImageDevice::File(_) => format!("remove the file, then `dormouse setup --file {path}`"),
-                    _ => format!("dormouse setup --device {path}"),
-                };
-                question.failed(error, remedy)
-            }
+            Ok(_) => question.ok(format!("{}, {}", image.target, mib(image.size))),
+            Err(error) => question.failed(error, image.target.how_to_make_again()),
         },
     }
 }
@@ -332,7 +319,7 @@ fn image_size(facts: &Facts) -> Check {
     let found = format!(
         "{} on {}; memory in use now: {}, of {}; a compressed image is usually smaller than that",
         mib(image.size),
-        image.path.display(),
+        image.target,
         mib(in_use),
         mib(facts.memory.total)
     );
@@ -358,7 +345,7 @@ fn image_state(facts: &Facts) -> Check {
         Some(Err(_)) => return question.unknown("the image device was not found", "mend image-device first"),
         None => return question.needs_policy(),
     };
-    let path = image.path.display();
+    let path = &image.target;
     match &image.state {
         Err(_) => question.unknown("there is no image to look at", "mend image-device first"),
         Ok((state @ (Image::Complete | Image::Restoring), _)) => question.warning(
@@ -516,11 +503,10 @@ fn boot_initramfs(facts: &Facts) -> Check {
     }
 }
 
-/// When the image was made whose UUID stands in the initramfs in place of a path (`image_file::for_boot`).
+/// When the image was made whose UUID stands in the initramfs in place of a path ([`target::boot_name`]).
 fn image_it_names(facts: &Facts) -> Option<SystemTime> {
     let (Ok(policy), Some(Ok(image))) = (&facts.policy, &facts.image) else { return None };
-    let is_path = matches!(policy.image.device, ImageDevice::Path(_) | ImageDevice::File(_));
-    image.made.filter(|_| is_path)
+    image.made.filter(|_| target::is_renamed(&policy.image.device))
 }
 
 /// The names of what was changed after `built`, if anything was.

@@ -4,8 +4,8 @@
 //!   the machine ──facts──> Facts ──judge──> checks ──> Diagnosis
 //! ```
 //!
-//! Facts are read without a judgement, and judged without looking at the machine, so that what is said of a machine can be
-//! tested with what was recorded on others. What `dormouse hibernate` refuses is told by the same code
+//! Facts are read without a judgement, and judged without looking at the machine, so that what is found on a machine
+//! can be tested with what was recorded on others. What `dormouse hibernate` refuses is judged by the same code
 //! ([`crate::cycle::refusal`]).
 
 mod facts;
@@ -91,11 +91,11 @@ impl Diagnosis {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let bad = self.checks.iter().filter(|check| matches!(check.state, State::Warning | State::Failed));
-        bad.map(|check| format!("{}: {}: {}", check.id, word(check.state), check.found)).collect()
+        bad.map(|check| format!("{}: {}: {}", check.id, label(check.state), check.found)).collect()
     }
 }
 
-fn word(state: State) -> &'static str {
+fn label(state: State) -> &'static str {
     match state {
         State::Ok => "ok",
         State::Warning => "warning",

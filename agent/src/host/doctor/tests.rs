@@ -1,4 +1,4 @@
-//! What is said of machines as they were recorded.
+//! What doctor finds on machines as they were recorded.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,17 +16,19 @@ use crate::host::doctor::judge::judge;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::Policy;
+use crate::target::Target;
 
 const GIB: u64 = 1 << 30;
 
 /// Of the test kernel: what decides.
-const CONFIG: &str = "CONFIG_KEXEC=y\nCONFIG_KEXEC_JUMP=y\nCONFIG_HIBERNATION=y\nCONFIG_CRASH_DUMP=y\nCONFIG_PROC_VMCORE=y\n\
-                      CONFIG_DEVMEM=y\nCONFIG_DEVTMPFS=y\nCONFIG_RELOCATABLE=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\n";
+const CONFIG: &str = "CONFIG_KEXEC=y\nCONFIG_KEXEC_JUMP=y\nCONFIG_HIBERNATION=y\nCONFIG_CRASH_DUMP=y\n\
+                      CONFIG_PROC_VMCORE=y\nCONFIG_DEVMEM=y\nCONFIG_DEVTMPFS=y\nCONFIG_RELOCATABLE=y\n\
+                      CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\n";
 
 /// The same lines of Debian 12's own kernel 6.1.192-2 (linux-image-6.1.0-56-amd64), as linux-config-6.1 has them.
-const DEBIAN_CONFIG: &str = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\nCONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\nCONFIG_CRASH_DUMP=y\n\
-                             # CONFIG_KEXEC_JUMP is not set\nCONFIG_RELOCATABLE=y\nCONFIG_HIBERNATION=y\nCONFIG_DEVTMPFS=y\n\
-                             CONFIG_DEVMEM=y\nCONFIG_PROC_VMCORE=y\n";
+const DEBIAN_CONFIG: &str = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\nCONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\n\
+                             CONFIG_CRASH_DUMP=y\n# CONFIG_KEXEC_JUMP is not set\nCONFIG_RELOCATABLE=y\n\
+                             CONFIG_HIBERNATION=y\nCONFIG_DEVTMPFS=y\nCONFIG_DEVMEM=y\nCONFIG_PROC_VMCORE=y\n";
 
 /// A QEMU guest of 1 GiB (machine `pc`, SeaBIOS).
 const IOMEM: &str = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-0009ffff : Reserved\n\
@@ -60,7 +62,7 @@ fn ready() -> Facts {
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
-            path: "/dev/vdb".into(),
+            target: Target::device("/dev/vdb"),
             size: GIB,
             is_busy: false,
             made: Some(time(0)),
@@ -204,7 +206,7 @@ fn fedora_with_secure_boot_is_locked_down() {
 }
 
 #[test]
-fn what_an_image_needs() {
+fn judges_the_image() {
     let with = |change: fn(&mut ImageFacts)| {
         let mut facts = ready();
         if let Some(Ok(image)) = &mut facts.image {
@@ -229,12 +231,15 @@ fn what_an_image_needs() {
     let no_file = Facts { policy: Ok(file.clone()), ..gone };
     let setup = "dormouse setup --file /var/lib/dormouse/image";
     assert_eq!(check(&no_file, "image-device").remedy.unwrap(), setup);
-    let moved = Facts { policy: Ok(file), ..foreign };
+    let mut moved = Facts { policy: Ok(file), ..foreign };
+    if let Some(Ok(image)) = &mut moved.image {
+        image.target = Target::file("/var/lib/dormouse/image");
+    }
     assert!(check(&moved, "image-device").remedy.unwrap().starts_with("remove the file, then `dormouse setup --file "));
 }
 
 #[test]
-fn what_is_older_than_what_goes_into_it() {
+fn warns_of_what_is_older_than_its_parts() {
     let policy = Facts { policy_changed: Some(time(9)), ..ready() };
     assert_eq!(ids(&policy, State::Warning), ["save-initramfs", "boot-initramfs"]);
     assert!(check(&policy, "save-initramfs").found.ends_with("older than the policy"));
@@ -243,7 +248,7 @@ fn what_is_older_than_what_goes_into_it() {
     let rebuilt = Facts { save_initramfs: Some(Ok(time(9))), ..ready() };
     assert_eq!(ids(&rebuilt, State::Warning), ["boot-initramfs"]);
     assert_eq!(check(&rebuilt, "boot-initramfs").remedy.unwrap(), "update-initramfs -u -k all");
-    // An image that was made anew has another UUID, which an initramfs has in place of a path.
+    // An image that was made again has another UUID, which an initramfs has in place of a path.
     let with = |device: &str| {
         let mut facts = ready();
         facts.policy = Ok(Policy::parse("policy", &format!("[image]\ndevice = \"{device}\"\n")).unwrap());
@@ -324,7 +329,7 @@ fn settings_to_look_at() {
 }
 
 #[test]
-fn what_is_between_systemctl_and_dormouse() {
+fn judges_the_way_from_systemctl() {
     let judged_with = |version, routing, is_allowed, swap, is_efi| {
         let systemd = Some(Systemd { routing, version: Some(version), is_allowed });
         ids(&Facts { systemd, swap, is_efi, ..ready() }, State::Warning)

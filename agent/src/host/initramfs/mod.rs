@@ -1,43 +1,33 @@
-//! The initramfs of B and D: the agent, the policy, and the modules that the image device needs.
-//!
-//! ```text
-//!   /init                     dormouse-init
-//!   /etc/dormouse.toml        the merged policy
-//!   /etc/dormouse/modules     file names in the order of loading, one per line
-//!   /lib/modules/NAME.ko      those files
-//!   /dev/{console,null,kmsg}  what PID 1 needs before it has mounted devtmpfs
-//!   /proc /sys /run           to mount on
-//! ```
+//! The initramfs of B and D: the agent, the policy, and the modules that the target needs. The list of what is in it is
+//! `manifest.rs`; `initramfs/README.md` explains it.
 //!
 //! The same inputs give the same bytes.
 
-pub mod devices;
 pub mod files;
+mod manifest;
+pub mod needs;
 
 use std::io::{self, Write};
 
 use dormouse_linux::cpio::{Archive, CpioError};
 use dormouse_linux::kmod::Module;
 use goblin::elf::Elf;
+use manifest::{Content, ITEMS, Item};
 use thiserror::Error;
 
-use crate::policy::{DEFAULT_PATH, Policy};
+use crate::handoff::places::MODULES_DIR;
+use crate::policy::Policy;
+use crate::target::{self, TargetError};
 
-/// Where B and D find the order in which modules are loaded: on each line a module's name or its file's, which is
-/// anywhere under [`MODULES_DIR`].
-pub const MODULES_LIST: &str = "/etc/dormouse/modules";
-/// Where B and D find the modules.
-pub const MODULES_DIR: &str = "/lib/modules";
-
-/// Read by the kernel in a moment at any level, so that only size counts.
+/// The kernel reads any level in a moment, so that only size counts.
 const LEVEL: i32 = 19;
 
 /// Why there is no initramfs.
 #[derive(Debug, Error)]
 pub enum InitramfsError {
-    /// What is to become `/init` is no program.
-    #[error("the program for PID 1 is not an ELF file that could be read: {0}")]
-    NotElf(goblin::error::Error),
+    /// What is to become `/init` is not a program.
+    #[error("the program for PID 1 is not an ELF file that could be read")]
+    NotElf(#[source] goblin::error::Error),
     /// `/init` could not start in an initramfs without libraries.
     #[error("the program for PID 1 needs {0} to start, which the initramfs does not have: link it statically")]
     NotStatic(String),
@@ -49,6 +39,16 @@ pub enum InitramfsError {
     Compress(#[source] io::Error),
 }
 
+/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names.
+///
+/// # Errors
+/// The image is in a file that does not exist, or that no boot would find.
+pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
+    let mut policy = policy.clone();
+    policy.image.device = target::boot_name(&policy.image.device)?;
+    Ok(policy)
+}
+
 /// Builds the initramfs: `init` is the static program that becomes PID 1, `modules` are in loading order.
 ///
 /// # Errors
@@ -58,7 +58,7 @@ pub fn build(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>
     compress(&archive(policy, init, modules)?)
 }
 
-/// A program interpreter that is not there lets `/init` fail, and B then panics instead of returning to A.
+/// Without its program interpreter `/init` fails, and B then panics instead of returning to A.
 fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
     let elf = Elf::parse(init).map_err(InitramfsError::NotElf)?;
     match elf.interpreter {
@@ -69,19 +69,15 @@ fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
 
 fn archive(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, CpioError> {
     let list: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
-    let fixed = Archive::new()
-        .file("/init", 0o755, init)
-        .dir("/dev", 0o755)
-        .dir("/etc", 0o755)
-        .dir(MODULES_DIR, 0o755)
-        .dir("/proc", 0o555)
-        .dir("/run", 0o755)
-        .dir("/sys", 0o555)
-        .node("/dev/console", 0o600, 5, 1)
-        .node("/dev/kmsg", 0o644, 1, 11)
-        .node("/dev/null", 0o666, 1, 3)
-        .file(DEFAULT_PATH, 0o644, policy.to_toml().into_bytes())
-        .file(MODULES_LIST, 0o644, list.into_bytes());
+    let fixed = ITEMS.into_iter().fold(Archive::new(), |archive, item| match item {
+        Item::Dir(path) => archive.dir(path, 0o755),
+        Item::Node { path, mode, number: (major, minor) } => archive.node(path, mode, major, minor),
+        Item::File { path, mode, content } => match content {
+            Content::Init => archive.file(path, mode, init),
+            Content::Policy => archive.file(path, mode, policy.to_toml().into_bytes()),
+            Content::Modules => archive.file(path, mode, list.clone().into_bytes()),
+        },
+    });
     let with_modules = modules.iter().fold(fixed, |archive, module| {
         archive.file(&format!("{MODULES_DIR}/{}", module.file_name), 0o644, module.bytes.as_slice())
     });

@@ -77,9 +77,9 @@ fn everything_is_in_it() {
         (0o040_755, "lib/modules"),
         (0o100_644, "lib/modules/a.ko"),
         (0o100_644, "lib/modules/usb-common.ko"),
-        (0o040_555, "proc"),
+        (0o040_755, "proc"),
         (0o040_755, "run"),
-        (0o040_555, "sys"),
+        (0o040_755, "sys"),
     ];
     // `etc/dormouse.toml` sorts before `etc/dormouse/modules`: a dot comes before a slash.
     assert_eq!(summary, expected);

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Nothing that it does is its own: each step is a command that can be given by hand, or a file of a few lines. So
-//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is safe.
+//! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is
+//! safe.
 
 mod steps;
 mod survey;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use dormouse_linux::kernels;
+use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
 use serde::Serialize;
 use steps::Step;
@@ -27,8 +29,9 @@ use crate::host::doctor::Diagnosis;
 use crate::host::systemd;
 use crate::policy::{KernelPolicy, Policy, PolicyError};
 use crate::target::file::Size;
+use crate::target::{Target, device};
 
-/// Where the image goes if there is no device for it.
+/// Where the image goes if no device is found for it.
 const IMAGE_FILE: &str = "/var/lib/dormouse/image";
 
 /// What the command line says.
@@ -42,12 +45,12 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 
-    /// How large that file becomes: a number with M or G behind it, or auto for what memory may need
+    /// How large that file becomes: a number with M or G after it, or auto for what memory may need
     #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = size)]
     size: String,
 
-    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not Dormouse's
-    /// own copy; otherwise the running kernel's]
+    /// The kernel that saves and restores, a bzImage [default: the one that the policy names, where that is not
+    /// Dormouse's own copy; otherwise the running kernel's]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
@@ -76,24 +79,29 @@ fn size(text: &str) -> Result<String, String> {
 
 /// Where the image goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A device that is prepared already.
-    Prepared(PathBuf),
+pub(crate) enum Choice {
+    /// A device or a file that is prepared already.
+    Kept(PathBuf),
     /// A device that is prepared now.
     Device(PathBuf),
     /// A file that is made now.
     File(PathBuf),
-    /// A file that is there.
-    Made(PathBuf),
 }
 
-impl fmt::Display for Place {
+impl Choice {
+    /// The device or the file.
+    fn path(&self) -> &Path {
+        let (Choice::Kept(path) | Choice::Device(path) | Choice::File(path)) = self;
+        path
+    }
+}
+
+impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Prepared(path) => write!(f, "the device {}, which is prepared already", path.display()),
-            Place::Device(path) => write!(f, "the device {}", path.display()),
-            Place::File(path) => write!(f, "a new file, {}", path.display()),
-            Place::Made(path) => write!(f, "the file {}", path.display()),
+            Choice::Kept(path) => write!(f, "{}, which is prepared already", path.display()),
+            Choice::Device(path) => write!(f, "the device {}", path.display()),
+            Choice::File(path) => write!(f, "a new file, {}", path.display()),
         }
     }
 }
@@ -118,8 +126,8 @@ impl fmt::Display for Done {
         diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
         writeln!(f, "{}", diagnosis.verdict())?;
         f.write_str(
-            "No kernel argument is needed. `dormouse doctor` tells more. Next: `dormouse enable`, for `systemctl hibernate`; and one \
-             reboot, by which the initramfs shows that it looks for an image",
+            "No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl hibernate`; and \
+             one reboot, by which the initramfs shows that it looks for an image",
         )
     }
 }
@@ -138,12 +146,12 @@ pub fn run(
     let stdin = io::stdin();
     let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run && !is_quiet;
     let policy = known_policy(config)?;
-    let place = match named(options)? {
-        Some(place) => place,
+    let choice = match named(options)? {
+        Some(choice) => choice,
         None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
         None => propose(&survey::devices()?, options)?,
     };
-    let release = nix::sys::utsname::uname().context("uname")?.release().to_string_lossy().into_owned();
+    let release = Uname::read()?.release;
     let is_owners = policy.as_ref().is_some_and(|policy| !KernelPolicy::is_own(&policy.kernel.image));
     let kernel = match &options.kernel {
         Some(kernel) => Some(kernel.clone()),
@@ -153,7 +161,7 @@ pub fn run(
     let steps = steps::plan(&steps::Wanted {
         config,
         policy: policy.as_ref(),
-        place: &place,
+        choice: &choice,
         kernel: kernel.as_deref(),
         size: &options.size,
         force: options.force,
@@ -162,17 +170,17 @@ pub fn run(
         has_unit: systemd::has_unit(Path::new("/")),
     });
     let mut done =
-        Done { place: place.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
+        Done { place: choice.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
     if !options.dry_run {
-        say(&format!("The image goes to {place}."))?;
+        say(&format!("The image goes to {choice}."))?;
         perform(&steps, is_quiet, say)?;
         done.diagnosis = Some(Diagnosis::of_this_machine(config));
     }
     Ok(done)
 }
 
-/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong with
-/// another is for its author to mend.
+/// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong
+/// with another is for its author to mend.
 fn known_policy(config: &Path) -> anyhow::Result<Option<Policy>> {
     match Policy::load(config) {
         Ok(policy) => Ok(Some(policy)),
@@ -187,8 +195,8 @@ fn perform(steps: &[Step], is_quiet: bool, say: &mut dyn FnMut(&str) -> anyhow::
         step.perform(is_quiet).with_context(|| {
             let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
             format!(
-                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, or go on \
-                 by hand:\n{}\nThe failure",
+                "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, \
+                 or go on by hand:\n{}\nThe failure",
                 at + 1,
                 steps.len(),
                 left.join("\n")
@@ -199,10 +207,10 @@ fn perform(steps: &[Step], is_quiet: bool, say: &mut dyn FnMut(&str) -> anyhow::
 }
 
 /// The place that the flags name, if they do.
-fn named(options: &Options) -> anyhow::Result<Option<Place>> {
+fn named(options: &Options) -> anyhow::Result<Option<Choice>> {
     let device = options.device.as_ref().map(|device| {
-        let is_prepared = crate::target::device::info(&device.as_path().into()).is_ok();
-        if is_prepared && !options.force { Place::Prepared(device.clone()) } else { Place::Device(device.clone()) }
+        let is_kept = is_image(device) && !options.force;
+        if is_kept { Choice::Kept(device.clone()) } else { Choice::Device(device.clone()) }
     });
     // The policy has no working directory.
     let file = options.file.as_deref().map(std::path::absolute).transpose().context("--file")?;
@@ -210,22 +218,26 @@ fn named(options: &Options) -> anyhow::Result<Option<Place>> {
 }
 
 /// The place that a question would propose, where nobody can be asked.
-fn propose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Place> {
+fn propose(candidates: &[Candidate], options: &Options) -> anyhow::Result<Choice> {
     if !options.yes && !options.dry_run {
-        bail!("there is no terminal to ask where the image is to go: name a --device or a --file, or say --yes");
+        bail!("no terminal to ask at where the image is to go: name a --device or a --file, or pass --yes");
     }
-    let place = candidates.iter().find(|one| one.standing != Standing::Empty).map(Candidate::place);
-    Ok(place.unwrap_or_else(|| in_file(Path::new(IMAGE_FILE))))
+    let choice = candidates.iter().find(|one| one.standing != Standing::Empty).map(Candidate::choice);
+    Ok(choice.unwrap_or_else(|| in_file(Path::new(IMAGE_FILE))))
 }
 
-/// A file that is there already was made for this, or making it again will say why not.
-fn in_file(path: &Path) -> Place {
-    let is_image = crate::target::device::info(&path.into()).is_ok();
-    if is_image { Place::Made(path.to_owned()) } else { Place::File(path.to_owned()) }
+/// A file that exists already was made for this, or making it again will say why not.
+fn in_file(path: &Path) -> Choice {
+    if is_image(path) { Choice::Kept(path.to_owned()) } else { Choice::File(path.to_owned()) }
+}
+
+/// Whether there is an image that can be looked at.
+fn is_image(path: &Path) -> bool {
+    Target::at(path).is_ok_and(|target| device::info(&target).is_ok())
 }
 
 /// Asks which of the candidates it is to be, or a file.
-fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Write) -> anyhow::Result<Place> {
+fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Write) -> anyhow::Result<Choice> {
     let cannot_ask = "cannot ask";
     writeln!(output, "Where is the image to go?").context(cannot_ask)?;
     for (number, candidate) in (1..).zip(candidates) {
@@ -245,15 +257,15 @@ fn ask(candidates: &[Candidate], input: &mut impl BufRead, output: &mut impl Wri
                 let path = candidate.path.display();
                 write!(
                     output,
-                    "Nothing is recognised on {path}, which does not mean that nothing is there. Use it? [y/N]: "
+                    "Nothing is recognised on {path}, which does not mean that it is empty. Use it? [y/N]: "
                 )
                 .and_then(|()| output.flush())
                 .context(cannot_ask)?;
                 if matches!(answer_of(input)?.as_str(), "y" | "Y" | "yes") {
-                    return Ok(candidate.place());
+                    return Ok(candidate.choice());
                 }
             }
-            Some(candidate) => return Ok(candidate.place()),
+            Some(candidate) => return Ok(candidate.choice()),
             None if number == file => return Ok(in_file(Path::new(IMAGE_FILE))),
             None => writeln!(output, "Write a number from 1 to {file}.").context(cannot_ask)?,
         }
@@ -288,7 +300,7 @@ mod tests {
         Candidate { path: path.into(), size: 1 << 30, standing }
     }
 
-    fn answered(candidates: &[Candidate], answers: &str) -> anyhow::Result<(Place, String)> {
+    fn answered(candidates: &[Candidate], answers: &str) -> anyhow::Result<(Choice, String)> {
         let mut output = Vec::new();
         let place = ask(candidates, &mut answers.as_bytes(), &mut output)?;
         Ok((place, String::from_utf8(output).unwrap()))
@@ -298,45 +310,45 @@ mod tests {
     fn an_answer_is_a_number_or_the_default() {
         let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Prepared)];
         let (place, shown) = answered(&candidates, "\n").unwrap();
-        assert_eq!(place, Place::Prepared("/dev/b".into()));
+        assert_eq!(place, Choice::Kept("/dev/b".into()));
         assert!(
             shown.contains("  2  /dev/b, 1,024 MiB, prepared for images") && shown.ends_with("Number [2]: "),
             "{shown}"
         );
-        assert_eq!(answered(&candidates, "x\n0\n4\n1\ny\n").unwrap().0, Place::Device("/dev/a".into()));
-        assert_eq!(answered(&candidates, "1\n\n2\n").unwrap().0, Place::Prepared("/dev/b".into()));
-        assert_eq!(answered(&candidates, "3\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        assert_eq!(answered(&candidates, "x\n0\n4\n1\ny\n").unwrap().0, Choice::Device("/dev/a".into()));
+        assert_eq!(answered(&candidates, "1\n\n2\n").unwrap().0, Choice::Kept("/dev/b".into()));
+        assert_eq!(answered(&candidates, "3\n").unwrap().0, Choice::File(IMAGE_FILE.into()));
         // What is merely empty is never proposed.
-        assert_eq!(answered(&candidates[..1], "\n").unwrap().0, Place::File(IMAGE_FILE.into()));
+        assert_eq!(answered(&candidates[..1], "\n").unwrap().0, Choice::File(IMAGE_FILE.into()));
         assert!(answered(&candidates, "7\n").unwrap_err().to_string().contains("nothing was changed"));
     }
 
     #[test]
     fn flags_decide_without_a_question() {
-        let folder = tempfile::tempdir().unwrap();
-        let [empty, prepared] = ["empty", "prepared"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [empty, prepared] = ["empty", "prepared"].map(|name| directory.path().join(name));
         for path in [&empty, &prepared] {
             std::fs::File::create(path).unwrap().set_len(64 << 20).unwrap();
         }
-        crate::target::device::init(&prepared, false).unwrap();
+        device::init(&prepared, false).unwrap();
         let device =
             |path: &Path, force| named(&Options { device: Some(path.into()), force, ..Options::default() }).unwrap();
-        assert_eq!(device(&empty, false), Some(Place::Device(empty.clone())));
-        assert_eq!(device(&prepared, false), Some(Place::Prepared(prepared.clone())));
-        assert_eq!(device(&prepared, true), Some(Place::Device(prepared.clone())));
+        assert_eq!(device(&empty, false), Some(Choice::Device(empty.clone())));
+        assert_eq!(device(&prepared, false), Some(Choice::Kept(prepared.clone())));
+        assert_eq!(device(&prepared, true), Some(Choice::Device(prepared.clone())));
         let file = |path: &Path| named(&Options { file: Some(path.into()), ..Options::default() }).unwrap();
-        assert_eq!(file(Path::new("/x/image")), Some(Place::File("/x/image".into())));
-        assert_eq!(file(&prepared), Some(Place::Made(prepared.clone())));
-        assert_eq!(file(Path::new("image")), Some(Place::File(std::env::current_dir().unwrap().join("image"))));
+        assert_eq!(file(Path::new("/x/image")), Some(Choice::File("/x/image".into())));
+        assert_eq!(file(&prepared), Some(Choice::Kept(prepared.clone())));
+        assert_eq!(file(Path::new("image")), Some(Choice::File(std::env::current_dir().unwrap().join("image"))));
         assert_eq!(named(&Options::default()).unwrap(), None);
     }
 
     #[test]
-    fn what_is_merely_empty_is_never_taken_unasked() {
+    fn empty_devices_are_never_taken_unasked() {
         let candidates = [candidate("/dev/a", Standing::Empty), candidate("/dev/b", Standing::Named)];
         let yes = Options { yes: true, ..Options::default() };
-        assert_eq!(propose(&candidates, &yes).unwrap(), Place::Device("/dev/b".into()));
-        assert_eq!(propose(&candidates[..1], &yes).unwrap(), Place::File(IMAGE_FILE.into()));
+        assert_eq!(propose(&candidates, &yes).unwrap(), Choice::Device("/dev/b".into()));
+        assert_eq!(propose(&candidates[..1], &yes).unwrap(), Choice::File(IMAGE_FILE.into()));
         assert!(propose(&candidates, &Options::default()).unwrap_err().to_string().contains("--yes"));
     }
 }

@@ -8,9 +8,9 @@ use anyhow::{Context, bail, ensure};
 use dormouse_image::ImageDevice;
 use dormouse_linux::atomic_file::replace;
 
-use crate::host::setup::Place;
+use crate::host::setup::Choice;
 use crate::policy::{self, DEFAULT_PATH, Policy};
-use crate::target::{self, device};
+use crate::target::{self, Target};
 
 /// The commented example, which becomes the policy of a machine that has none.
 const EXAMPLE: &str = include_str!("../../../../configs/dormouse.toml");
@@ -23,7 +23,7 @@ pub(super) struct Wanted<'a> {
     pub(super) config: &'a Path,
     /// The policy as it is, if there is a whole one.
     pub(super) policy: Option<&'a Policy>,
-    pub(super) place: &'a Place,
+    pub(super) choice: &'a Choice,
     /// What is copied for the save kernel; the one that the policy names is used without it.
     pub(super) kernel: Option<&'a Path>,
     pub(super) size: &'a str,
@@ -56,22 +56,20 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     let mut steps = Vec::new();
     let path_text = |path: &Path| path.display().to_string();
     let dormouse = |words: &[&str]| Step::Dormouse(words.iter().map(|&word| word.to_owned()).collect());
-    let place = match wanted.place {
-        Place::Prepared(path) | Place::Made(path) => path,
-        Place::Device(path) => {
+    match wanted.choice {
+        Choice::Kept(_) => {}
+        Choice::Device(path) => {
             let force = if wanted.force { &["--force"][..] } else { &[] };
             steps.push(dormouse(&[&["image", "init"], force, &[&path_text(path)]].concat()));
-            path
         }
-        Place::File(path) => {
-            if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-                steps.push(Step::Run(vec!["mkdir".to_owned(), "-p".to_owned(), path_text(folder)]));
+        Choice::File(path) => {
+            if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+                steps.push(Step::Run(vec!["mkdir".to_owned(), "-p".to_owned(), path_text(directory)]));
             }
             steps.push(dormouse(&["image", "create", "--size", wanted.size, &path_text(path)]));
-            path
         }
-    };
-    let (file, place) = (wanted.config.to_owned(), place.clone());
+    }
+    let (file, place) = (wanted.config.to_owned(), wanted.choice.path().to_owned());
     if !wanted.config.exists() {
         steps.push(Step::WritePolicy { file, place });
     } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
@@ -91,8 +89,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
         Some(command) => Step::Tell(format!("rebuild the boot's initramfs: {}", command.join(" "))),
         None => Step::Tell(
-            "rebuild the boot's initramfs with a hook that runs `dormouse resume` (initramfs/README.md): no tool that is known \
-             was found here"
+            "rebuild the boot's initramfs with a hook that runs `dormouse resume` (initramfs/README.md): no tool \
+             that is known was found here"
                 .to_owned(),
         ),
     });
@@ -102,14 +100,12 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
 /// Whether the policy means this place already.
 fn is_named(device: &ImageDevice, place: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    target::resolve(device).is_ok_and(|found| found.is_some_and(|found| real(&found.path) == real(place)))
+    target::resolve(device).is_ok_and(|found| found.is_some_and(|found| real(found.path()) == real(place)))
 }
 
-/// How a policy names a place: a file by its path, and a device by what is on it, which does not change with its name.
+/// How the policy is to name a place.
 fn name_of(place: &Path) -> anyhow::Result<String> {
-    let info = device::info(&place.into())?;
-    let is_file = std::fs::metadata(place).is_ok_and(|found| found.is_file());
-    Ok(if is_file { place.display().to_string() } else { format!("UUID={}", info.uuid) })
+    Ok(Target::at(place)?.policy_name()?.to_string())
 }
 
 /// The example with this device in it.
@@ -177,7 +173,7 @@ impl fmt::Display for Step {
             Step::WriteDropIn { file, place, .. } => {
                 write!(f, "write {}: image.device, for the image on {}", file.display(), place.display())
             }
-            Step::Tell(text) => write!(f, "leave to you: {text}"),
+            Step::Tell(text) => write!(f, "left to you: {text}"),
         }
     }
 }
@@ -186,12 +182,13 @@ impl fmt::Display for Step {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::target::device;
 
-    fn wanted<'a>(config: &'a Path, place: &'a Place) -> Wanted<'a> {
+    fn wanted<'a>(config: &'a Path, choice: &'a Choice) -> Wanted<'a> {
         Wanted {
             config,
             policy: None,
-            place,
+            choice,
             kernel: Some(Path::new("/boot/vmlinuz-6.12")),
             size: "auto",
             force: false,
@@ -207,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_anything_gets_all_steps() {
-        let (config, place) = (Path::new("/nonexistent/dormouse.toml"), Place::Device("/dev/vdb".into()));
+        let (config, place) = (Path::new("/nonexistent/dormouse.toml"), Choice::Device("/dev/vdb".into()));
         let expected = [
             "run: dormouse image init /dev/vdb",
             "write /nonexistent/dormouse.toml: the commented example, with the image on /dev/vdb",
@@ -218,8 +215,8 @@ mod tests {
         assert_eq!(texts(&wanted(config, &place)), expected);
         let printed = Wanted { force: true, is_rebuilding: false, ..wanted(config, &place) };
         assert_eq!(texts(&printed)[0], "run: dormouse image init --force /dev/vdb");
-        assert_eq!(texts(&printed)[4], "leave to you: rebuild the boot's initramfs: mkinitcpio -P");
-        let file = Place::File("/nonexistent/image".into());
+        assert_eq!(texts(&printed)[4], "left to you: rebuild the boot's initramfs: mkinitcpio -P");
+        let file = Choice::File("/nonexistent/image".into());
         let unknown_tool = texts(&Wanted { rebuild: None, has_unit: false, ..wanted(config, &file) });
         let made = ["run: mkdir -p /nonexistent", "run: dormouse image create --size auto /nonexistent/image"];
         assert_eq!(unknown_tool[..2], made);
@@ -228,17 +225,18 @@ mod tests {
 
     #[test]
     fn a_policy_that_is_there_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("device"));
+        let directory = tempfile::tempdir().unwrap();
+        let (config, device) = (directory.path().join("dormouse.toml"), directory.path().join("device"));
         std::fs::write(&config, "").unwrap();
         std::fs::write(&device, "").unwrap();
-        let place = Place::Prepared(device.clone());
+        let place = Choice::Kept(device.clone());
         let drop_in = format!("write {}.d/50-setup.toml: image.device", config.display());
         assert!(texts(&wanted(&config, &place))[0].starts_with(&drop_in));
         // By whatever name, it is the same.
-        let link = folder.path().join("link");
+        let link = directory.path().join("link");
         std::os::unix::fs::symlink(&device, &link).unwrap();
-        assert!(is_named(&ImageDevice::File(link), &device) && !is_named(&ImageDevice::File(config.clone()), &device));
+        let named = |path: &Path| is_named(&path.display().to_string().parse().unwrap(), &device);
+        assert!(named(&link) && !named(&config));
         // So is a kernel that it names.
         let named = texts(&Wanted { kernel: None, ..wanted(&config, &place) });
         assert!(named[1].ends_with(" build-initramfs"), "{named:?}");
@@ -246,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_drop_in_that_does_not_count_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (config, device) = (folder.path().join("dormouse.toml"), folder.path().join("image"));
+        let directory = tempfile::tempdir().unwrap();
+        let (config, device) = (directory.path().join("dormouse.toml"), directory.path().join("image"));
         std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
         device::init(&device, false).unwrap();
         write(&config, "").unwrap();
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_a_policy_that_names_the_image() {
+    fn written_policies_name_the_image() {
         let device = "UUID=01234567-89ab-cdef-0123-456789abcdef";
         assert_eq!(EXAMPLE.matches(EXAMPLE_DEVICE).count(), 1);
         for text in [whole_policy(device), drop_in(device)] {

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use dormouse_image::layout::DEVICE_MIN;
-use dormouse_linux::memory_watch;
+use dormouse_linux::{memory_watch, system};
 
-use crate::host::setup::Place;
-use crate::store::{Access, Disk, Image, StoreError};
-use crate::target::{self, device};
+use crate::host::setup::Choice;
+use crate::store::{Access, StoreError};
+use crate::target::{self, Target, device};
 
 /// How a device comes to be thought of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,17 +24,19 @@ pub(super) enum Standing {
 /// A device that could hold the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
+    /// Its node.
     pub(super) path: PathBuf,
+    /// Bytes.
     pub(super) size: u64,
     pub(super) standing: Standing,
 }
 
 impl Candidate {
-    /// The device as the place of the image.
-    pub(super) fn place(&self) -> Place {
+    /// What choosing it means.
+    pub(super) fn choice(&self) -> Choice {
         match self.standing {
-            Standing::Prepared => Place::Prepared(self.path.clone()),
-            Standing::Named | Standing::Empty => Place::Device(self.path.clone()),
+            Standing::Prepared => Choice::Kept(self.path.clone()),
+            Standing::Named | Standing::Empty => Choice::Device(self.path.clone()),
         }
     }
 }
@@ -44,13 +46,15 @@ impl Candidate {
 /// # Errors
 /// Devices cannot be looked at without being root.
 pub(super) fn devices() -> anyhow::Result<Vec<Candidate>> {
-    if !nix::unistd::geteuid().is_root() {
+    if !system::is_root() {
         bail!("run `dormouse setup` as root: it looks at devices and writes to /etc and /var/lib/dormouse");
     }
     let in_use = in_use();
     let mut candidates: Vec<Candidate> = target::direct_devices()
         .into_iter()
-        .filter_map(|target::DirectDevice { path, size, name }| {
+        .filter_map(|device| {
+            let name = device.partition().map(|partition| partition.name).unwrap_or_default();
+            let (size, path) = (device.size(), device.path);
             let standing = standing(&path, size, &name, in_use)?;
             Some(Candidate { path, size, standing })
         })
@@ -72,7 +76,7 @@ fn standing(path: &Path, size: u64, name: &str, in_use: u64) -> Option<Standing>
         return None;
     }
     // As `image init` opens it: that refuses one which is in use.
-    match Image::open(Disk::open(path, Access::Write).ok()?) {
+    match Target::at(path).ok()?.open(Access::Write) {
         Ok(_) => return Some(Standing::Prepared),
         Err(StoreError::NotInitialised { .. }) => {}
         Err(_) => return None,
@@ -98,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_carries_something_else_or_is_too_small_is_no_candidate() {
+    fn rejects_devices_that_carry_something_else_or_are_too_small() {
         let judge = |file: &tempfile::NamedTempFile, name: &str, in_use: u64| {
             standing(file.path(), file.as_file().metadata().unwrap().len(), name, in_use << 20)
         };

@@ -1,12 +1,14 @@
 //! Reading the `struct page` array: which pages are free.
 
 use dormouse_image::PfnRange;
+use dormouse_sys::PAGE_SIZE;
 
-use crate::memory::select::paging::Virtual;
+use crate::memory::select::address_space::Virtual;
 use crate::memory::select::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::pipeline::seams::{Fate, PageFilter};
 
-const PAGE: u64 = 4096;
+/// Pages by which the count of a machine with little memory may be off: 16 MiB.
+const COUNT_SLACK: u64 = 4096;
 /// The section has a `struct page` array (include/linux/mmzone.h, `SECTION_MARKED_PRESENT`).
 const SECTION_PRESENT: u64 = 1;
 /// The section is online (`SECTION_IS_ONLINE`).
@@ -53,7 +55,7 @@ impl Selection {
     /// [`SelectError::Count`].
     pub fn check(&self, expected: u64, ram_pages: u64) -> Result<(), SelectError> {
         let found = self.free_pages;
-        match found.abs_diff(expected) > ram_pages / 16 + 4096 {
+        match found.abs_diff(expected) > ram_pages / 16 + COUNT_SLACK {
             true => Err(SelectError::Count { found, expected }),
             false => Ok(()),
         }
@@ -143,7 +145,7 @@ fn page_array<M: Physical>(
     layout: &KernelLayout,
     section: u64,
 ) -> Result<Option<u64>, SelectError> {
-    let per_root = PAGE / layout.section_size;
+    let per_root = PAGE_SIZE / layout.section_size;
     let root = section / per_root;
     if root >= layout.section_root_count {
         return Ok(None);
@@ -263,7 +265,7 @@ fn read_across<M: Physical>(
     while !bytes.is_empty() {
         let (physical, _) = mapped.at(kernel, address)?;
         // At most a page.
-        let len = bytes.len().min(usize::try_from(PAGE - physical % PAGE).unwrap_or(0));
+        let len = bytes.len().min(usize::try_from(PAGE_SIZE - physical % PAGE_SIZE).unwrap_or(0));
         let (now, later) = bytes.split_at_mut(len);
         kernel.memory.read(physical, now)?;
         (bytes, address) = (later, address.wrapping_add(len as u64));

@@ -1,21 +1,16 @@
 //! The layout of a kernel's memory management, from its VMCOREINFO alone.
 
 use dormouse_linux::vmcoreinfo::VmcoreInfo;
+use dormouse_sys::{PAGE_LEN, PAGE_SIZE};
 
-use crate::memory::select::{Paging, SelectError};
-
-/// Where the kernel's text is mapped: `__START_KERNEL_map`, arch/x86/include/asm/page_64_types.h.
-pub const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+use crate::memory::arch::Paging;
+use crate::memory::select::SelectError;
 
 /// What is needed to find the `struct page` of a page frame, and to read from it whether the page is free.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelLayout {
-    /// Physical address of the kernel's topmost page table.
-    pub page_table: u64,
-    /// Levels of its page tables: 4 or 5.
-    pub levels: u32,
-    /// The bit in page table entries that stands for encryption, or 0.
-    pub encryption_mask: u64,
+    /// Its page tables.
+    pub paging: Paging,
     /// Virtual address of the array of pointers to arrays of `struct mem_section`.
     pub section_roots: u64,
     /// Pointers in it.
@@ -87,7 +82,7 @@ impl KernelLayout {
             value => Err(SelectError::Value(name, value as u64)),
         };
 
-        let page_size = bounded("SIZE(page)", measure("SIZE", "page")?, 4096)?;
+        let page_size = bounded("SIZE(page)", measure("SIZE", "page")?, PAGE_LEN)?;
         let field = |name, bytes| {
             let offset = measure("OFFSET", name)?;
             // A field at offset 0 is in place; what must not be is one that leaves the structure.
@@ -98,22 +93,19 @@ impl KernelLayout {
         if !(21..=40).contains(&section_bits) {
             return Err(SelectError::Value("SECTION_SIZE_BITS", section_bits));
         }
-        let section_size = bounded("SIZE(mem_section)", measure("SIZE", "mem_section")?, 4096)?;
+        let section_size = bounded("SIZE(mem_section)", measure("SIZE", "mem_section")?, PAGE_LEN)?;
         let section_mem_map = measure("OFFSET", "mem_section.section_mem_map")?;
         if section_mem_map.checked_add(8).is_none_or(|end| end > section_size) {
             return Err(SelectError::Value("OFFSET(mem_section.section_mem_map)", section_mem_map as u64));
         }
         let orders = bounded("LENGTH(zone.free_area)", measure("LENGTH", "zone.free_area")?, 32)?;
-        let Paging { page_table, levels, encryption_mask } = Paging::new(info)?;
         Ok(KernelLayout {
-            page_table,
-            levels,
-            encryption_mask,
+            paging: Paging::new(info)?,
             section_roots: symbol("mem_section")?,
             section_root_count: measure("LENGTH", "mem_section")? as u64,
             section_size: section_size as u64,
             section_mem_map: section_mem_map as u64,
-            section_pages: 1 << (section_bits - 12),
+            section_pages: (1 << section_bits) / PAGE_SIZE,
             page_size,
             page_mapcount: field("page._mapcount", 4)?,
             page_private: field("page.private", 8)?,
@@ -123,11 +115,5 @@ impl KernelLayout {
             hwpoison: info.number("PG_hwpoison").and_then(|bit| u32::try_from(bit).ok()).filter(|bit| *bit < 64),
             orders: orders as u64,
         })
-    }
-
-    /// Its page tables.
-    #[must_use]
-    pub fn paging(&self) -> Paging {
-        Paging { page_table: self.page_table, levels: self.levels, encryption_mask: self.encryption_mask }
     }
 }

@@ -7,9 +7,9 @@
 //! The kernel's own data say which pages those are: its `struct page` array, found from VMCOREINFO through its page
 //! tables. Some of that data lies in the region, whose content the jump has swapped out; [`swap_map`] knows where to.
 
+mod address_space;
 mod free;
 mod layout;
-mod paging;
 pub mod swap_map;
 
 use std::io;
@@ -18,8 +18,7 @@ use dormouse_image::{PfnRange, PhysRange};
 use thiserror::Error;
 
 pub use free::{Selection, select};
-pub use layout::{KernelLayout, START_KERNEL_MAP};
-pub use paging::Paging;
+pub use layout::KernelLayout;
 pub use swap_map::SwapMap;
 
 /// Why the pages cannot be told apart. Then all of them are stored.
@@ -88,7 +87,7 @@ pub trait Physical {
 }
 
 /// Reads a little-endian word of 64 bits.
-fn word(memory: &impl Physical, address: u64) -> Result<u64, SelectError> {
+pub(super) fn word(memory: &impl Physical, address: u64) -> Result<u64, SelectError> {
     let mut bytes = [0; 8];
     memory.read(address, &mut bytes)?;
     Ok(u64::from_le_bytes(bytes))

@@ -7,10 +7,10 @@
 //! whose destinations are exactly the pages that were loaded is believed.
 
 use dormouse_image::PfnRange;
+use dormouse_sys::PAGE_SIZE;
 
 use crate::memory::select::{Physical, SelectError, Swapped, word};
 
-const PAGE: u64 = 4096;
 const DESTINATION: u64 = 1;
 const INDIRECTION: u64 = 2;
 const DONE: u64 = 4;
@@ -40,8 +40,8 @@ impl SwapMap {
     /// # Errors
     /// [`SelectError::NoSwapMap`].
     pub fn find(memory: &impl Physical, entry: u64, swapped: Swapped<'_>) -> Result<SwapMap, SelectError> {
-        let control = entry / PAGE * PAGE;
-        (0..PAGE / 8)
+        let control = entry / PAGE_SIZE * PAGE_SIZE;
+        (0..PAGE_SIZE / 8)
             .filter_map(|at| word(memory, control + at * 8).ok())
             .find_map(|head| SwapMap::follow(memory, head, swapped))
             .ok_or(SelectError::NoSwapMap(control))
@@ -50,7 +50,7 @@ impl SwapMap {
     /// The map that the list beginning with `head` describes, if it is one.
     fn follow(memory: &impl Physical, head: u64, swapped: Swapped<'_>) -> Option<SwapMap> {
         // A list begins with its first page of entries: a plain page would be found everywhere.
-        if head & (PAGE - 1) != INDIRECTION {
+        if head & (PAGE_SIZE - 1) != INDIRECTION {
             return None;
         }
         let ranges = swapped.ranges();
@@ -63,19 +63,19 @@ impl SwapMap {
         let (mut at, mut destination) = (head, None);
         // Each source has one entry, and there are fewer of the others; a longer list goes round in a circle.
         for _ in 0..count * 2 + 1024 {
-            let entry = if at & (PAGE - 1) == INDIRECTION { at } else { word(memory, at).ok()? };
-            let page = entry & !(PAGE - 1);
-            at = match entry & (PAGE - 1) {
+            let entry = if at & (PAGE_SIZE - 1) == INDIRECTION { at } else { word(memory, at).ok()? };
+            let page = entry & !(PAGE_SIZE - 1);
+            at = match entry & (PAGE_SIZE - 1) {
                 INDIRECTION => page,
                 DESTINATION => {
-                    destination = Some(page / PAGE);
+                    destination = Some(page / PAGE_SIZE);
                     at + 8
                 }
                 SOURCE => {
                     if destination? != expected.next()? {
                         return None;
                     }
-                    sources.push(page / PAGE);
+                    sources.push(page / PAGE_SIZE);
                     destination = destination.map(|pfn| pfn + 1);
                     at + 8
                 }

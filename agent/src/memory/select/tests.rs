@@ -6,6 +6,7 @@ use dormouse_linux::vmcoreinfo::VmcoreInfo;
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::arch::Paging;
 use crate::memory::select::layout::PageType;
 use crate::pipeline::seams::{Fate, PageFilter};
 
@@ -51,8 +52,8 @@ impl Memory {
 
     /// Maps the page at virtual address `from` to physical address `to`, in 4 KiB pages.
     fn map(&mut self, layout: &KernelLayout, from: u64, to: u64) {
-        let mut table = layout.page_table;
-        for level in (2..=layout.levels).rev() {
+        let mut table = layout.paging.page_table;
+        for level in (2..=layout.paging.levels).rev() {
             let slot = table + ((from >> (12 + 9 * (level - 1))) & 511) * 8;
             if self.word(slot) & 1 == 0 {
                 let next = 0x10_0000 + self.0.len() as u64 * 4096;
@@ -82,7 +83,8 @@ impl Memory {
 
 fn layout(levels: u32) -> KernelLayout {
     let info = VmcoreInfo::parse(LINUX_6_12.as_bytes());
-    KernelLayout { page_table: 0x1000, levels, section_roots: ROOTS, ..KernelLayout::new(&info).unwrap() }
+    let known = KernelLayout::new(&info).unwrap();
+    KernelLayout { paging: Paging { page_table: 0x1000, levels, ..known.paging }, section_roots: ROOTS, ..known }
 }
 
 /// A kernel with `pages` pages in one section, none of them free.
@@ -216,7 +218,7 @@ fn data_that_cannot_be_reached_stop_the_selection() {
         select(&memory, &layout, &beyond, &SwapMap::nothing(), Fate::Leave),
         Err(SelectError::Unmapped(_))
     ));
-    let elsewhere = KernelLayout { page_table: 0xdead_0000, ..layout };
+    let elsewhere = KernelLayout { paging: Paging { page_table: 0xdead_0000, ..layout.paging }, ..layout };
     let ram = [PfnRange { start: 0, end: 64 }];
     assert!(matches!(
         select(&memory, &elsewhere, &ram, &SwapMap::nothing(), Fate::Leave),
@@ -266,7 +268,7 @@ fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
         (layout.section_roots, layout.section_root_count, layout.section_size),
         (0xff37_f4ee_1fbd_0000, 262_144, 32)
     );
-    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x12c1_0000, 5, Some(23)));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 
     let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_6_11.as_bytes())).unwrap();
@@ -274,7 +276,7 @@ fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
         (layout.section_roots, layout.section_root_count, layout.section_size),
         (0xff29_52fe_bfcf_b000, 131_072, 16)
     );
-    assert_eq!((layout.page_table, layout.levels, layout.hwpoison), (0x3b82_b000, 5, None));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x3b82_b000, 5, None));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
 }
 
@@ -285,7 +287,7 @@ fn a_recorded_vmcoreinfo_gives_the_layout() {
     assert_eq!((layout.section_pages, layout.section_size, layout.orders), (32_768, 16, 11));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private), (64, 48, 40));
     assert!(layout.buddy.matches(BUDDY) && layout.offline.unwrap().matches(0xf100_0000));
-    assert_eq!(layout.levels, 5);
+    assert_eq!(layout.paging.levels, 5);
 }
 
 #[test]

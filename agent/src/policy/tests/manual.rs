@@ -1,7 +1,7 @@
-//! The page on the policy, dormouse.toml(5), against the schema.
+//! The page on the policy, dormouse.toml(5), against the table of keys.
 
 use super::*;
-use crate::policy::schema::KEYS;
+use crate::policy::keys::{KEYS, terms};
 
 const PAGE: &str = include_str!("../../../../configs/man/dormouse.toml.5");
 
@@ -26,7 +26,8 @@ fn keys() -> Vec<(String, Option<String>)> {
 #[test]
 fn the_page_has_every_key_in_order() {
     let keys: Vec<String> = keys().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, KEYS);
+    let expected: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(keys, expected);
 }
 
 #[test]
@@ -37,4 +38,29 @@ fn the_defaults_that_the_page_states_are_the_defaults() {
     let without: Vec<String> =
         keys().into_iter().filter(|(_, default)| default.is_none()).map(|(key, _)| key).collect();
     assert_eq!(without, ["image.device", "region.address"]);
+}
+
+/// What the page explains of each key, as text without requests and escapes, a space between words.
+fn explanations() -> Vec<String> {
+    let keys = PAGE.split_once(".SH KEYS").unwrap().1.split_once(".SH EXAMPLES").unwrap().0;
+    let plain = |entry: &str| {
+        let lines = entry.split_once("\\fB").map_or("", |(_, entry)| entry).lines();
+        let lines = lines.map(|line| match line.split_once(' ') {
+            // In lines of alternating fonts, blanks separate what is printed without them.
+            Some((".BI" | ".BR" | ".IR", rest)) => rest.replace(' ', ""),
+            Some((".B" | ".I", rest)) => rest.to_owned(),
+            _ => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join(" ").replace("\\-", "-").replace("\\(dq", "\"")
+    };
+    keys.split(".TP\n").skip(1).map(plain).collect()
+}
+
+#[test]
+fn the_page_states_every_bound_and_word() {
+    for ((key, terms), text) in terms().into_iter().zip(explanations()) {
+        for term in terms {
+            assert!(mentions(&text, &term), "dormouse.toml(5) does not mention {term} for {key}: {text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use dormouse_linux::block::{Hardware, NoHardware};
+use dormouse_linux::mountinfo::{self, Mount};
 use dormouse_linux::procfs;
 use dormouse_sys::btrfs;
 use dormouse_sys::fiemap::{self, attribute};
@@ -27,8 +28,8 @@ impl Backing {
     /// # Errors
     /// It is on something that cannot be written without being mounted.
     pub(super) fn of(file: &File) -> anyhow::Result<Backing> {
-        let mount = Mount::of(file)?;
-        mount.refuse_kind()?;
+        let mount = mount_of(file)?;
+        refuse_kind(&mount.kind)?;
         if mount.kind != "btrfs" {
             let device = disk(Hardware::of_number(&mount.number))?;
             if mount.kind == "ext4" {
@@ -41,15 +42,15 @@ impl Backing {
             devices == 1,
             "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
         );
-        // The number of its mount is no device's.
-        let device = disk(Hardware::of_node(Path::new(&mount.source)))?;
+        // The number of its mount is not that of a device.
+        let device = disk(Hardware::of_node(&mount.source))?;
         let chunks =
             btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
         Ok(Backing { device, addresses: Addresses::Volume(chunks) })
     }
 
-    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and keeps
-    /// checksums that it would miss.
+    /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and
+    /// keeps checksums that it would miss.
     pub(super) fn prepare(&self, file: &File) -> anyhow::Result<()> {
         if self.addresses == Addresses::Disk {
             return Ok(());
@@ -72,55 +73,30 @@ impl Backing {
         }
         if self.addresses != Addresses::Disk && attributes & attribute::NO_COW == 0 {
             bail!(
-                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an empty file)"
+                "btrfs writes each change of it elsewhere and keeps checksums of it (chattr +C changes that for an \
+                 empty file)"
             );
         }
         Ok(())
     }
 }
 
-/// One line of `/proc/self/mountinfo` (proc(5)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    /// The filesystem's device number, as `major:minor`.
-    number: String,
-    kind: String,
-    source: String,
+/// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not always
+/// the filesystem's.
+fn mount_of(file: &File) -> anyhow::Result<Mount> {
+    let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let text = procfs::text(&path)?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    let id: u64 = id.with_context(|| format!("{path}: it has no mnt_id"))?;
+    let mount = mountinfo::read()?.into_iter().find(|mount| mount.id == id);
+    mount.with_context(|| format!("{}: there is no mount {id}", mountinfo::PATH))
 }
 
-impl Mount {
-    /// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not always the
-    /// filesystem's.
-    fn of(file: &File) -> anyhow::Result<Mount> {
-        let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
-        let text = procfs::text(&path)?;
-        let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim);
-        let id = id.with_context(|| format!("{path}: it has no mnt_id"))?;
-        let path = "/proc/self/mountinfo";
-        let text = procfs::text(path)?;
-        let mount = text.lines().find_map(|line| Mount::parse(line, id));
-        mount.with_context(|| format!("{path}: there is no mount {id}"))
-    }
-
-    /// The mount of a line, if that is the one with the number `id`.
-    fn parse(line: &str, id: &str) -> Option<Mount> {
-        let (place, what) = line.split_once(" - ")?;
-        let mut place = place.split(' ');
-        if place.next()? != id {
-            return None;
-        }
-        let number = place.nth(1)?.to_owned();
-        let mut what = what.split(' ');
-        let (kind, source) = (what.next()?.to_owned(), what.next()?.to_owned());
-        Some(Mount { number, kind, source })
-    }
-
-    /// Refuses kinds of filesystems of which is not known how they keep the content of a file, or known that it is of no use here.
-    fn refuse_kind(&self) -> anyhow::Result<()> {
-        match self.kind.as_str() {
-            "ext4" | "xfs" | "btrfs" => Ok(()),
-            other => bail!("it is on {other}; a file for the image must be on ext4, XFS or btrfs"),
-        }
+/// Refuses kinds of filesystems that are not known to keep the content of a file where a disk can be written.
+fn refuse_kind(kind: &str) -> anyhow::Result<()> {
+    match kind {
+        "ext4" | "xfs" | "btrfs" => Ok(()),
+        other => bail!("it is on {other}; a file for the image must be on ext4, XFS or btrfs"),
     }
 }
 
@@ -131,7 +107,7 @@ fn ext4_options(device: &Path) -> String {
     let name = device.strip_prefix("/dev").unwrap_or(device).to_string_lossy().replace('/', "!");
     let path = format!("/proc/fs/ext4/{name}/options");
     std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        // Without it the disk still tells: what goes through the journal is not there where it is looked for.
+        // Without it the disk still tells: what goes through the journal is not found where it is looked for.
         log::warn!("{path}: {error}");
         String::new()
     })
@@ -156,29 +132,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const LINES: &str = "\
-22 28 0:20 / /proc rw,nosuid shared:12 - proc proc rw
-28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
-29 28 254:2 /@home /home rw shared:2 master:7 - btrfs /dev/vda2 rw,space_cache=v2,subvolid=256,subvol=/@home
-128 28 254:1 /srv /mnt/a\\040b ro,relatime - ext4 /dev/vda1 rw,data=ordered
-";
-
-    fn mount(id: &str) -> Option<Mount> {
-        LINES.lines().find_map(|line| Mount::parse(line, id))
-    }
-
     #[test]
-    fn a_mount_is_found_by_its_number() {
-        assert_eq!(mount("2"), None);
-        assert_eq!(mount("128").unwrap().number, "254:1");
-        mount("128").unwrap().refuse_kind().unwrap();
-        mount("29").unwrap().refuse_kind().unwrap();
-        assert_eq!(mount("29").unwrap().source, "/dev/vda2");
+    fn the_mount_of_an_open_file_is_found() {
+        assert_eq!(mount_of(&File::open("/proc/version").unwrap()).unwrap().kind, "proc");
     }
 
     #[test]
     fn filesystems_that_will_not_do_are_refused_with_the_reason() {
-        let error = mount("22").unwrap().refuse_kind().unwrap_err().to_string();
+        ["ext4", "xfs", "btrfs"].iter().for_each(|kind| refuse_kind(kind).unwrap());
+        let error = refuse_kind("proc").unwrap_err().to_string();
         assert!(error.contains("it is on proc"), "{error}");
         // As /proc/fs/ext4 has it.
         refuse_journal("rw\nblock_validity\ndelalloc\ndata=ordered\ninode_readahead_blks=32\n").unwrap();

@@ -1,4 +1,4 @@
-//! From what FIEMAP says of a file to the pieces of the disk that may be written without its filesystem. Pure.
+//! From what FIEMAP reports of a file to the pieces of the disk that may be written without its filesystem. Pure.
 
 use dormouse_image::layout::LABEL_MAX_EXTENTS;
 use dormouse_image::{BLOCK, DiskExtent};
@@ -10,22 +10,24 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Unsuitable {
-    /// An extent that is not simply there on the disk.
+    /// An extent that is not plain blocks on the disk.
     #[error("bytes {start} to {end} of the file {why}")]
     Extent {
         /// Its first byte in the file.
         start: u64,
-        /// The one behind its last.
+        /// The one after its last.
         end: u64,
         /// What is wrong with it.
         why: &'static str,
     },
     /// A flag that this program does not know.
-    #[error("the filesystem says something of bytes {start} to {end} that is not known here (FIEMAP flags {flags:#x})")]
+    #[error(
+        "the filesystem reports something of bytes {start} to {end} that is not known here (FIEMAP flags {flags:#x})"
+    )]
     Flags {
         /// Its first byte in the file.
         start: u64,
-        /// The one behind its last.
+        /// The one after its last.
         end: u64,
         /// All of its flags.
         flags: u32,
@@ -37,23 +39,24 @@ pub enum Unsuitable {
     #[error("the filesystem lists byte {0} of the file twice")]
     Order(u64),
     /// An extent that does not lie on whole blocks of 4 KiB.
-    #[error("bytes {start} to {end} of the file lie at byte {offset} of the disk, which is no multiple of 4 KiB")]
+    #[error("bytes {start} to {end} of the file lie at byte {offset} of the disk, which is not a multiple of 4 KiB")]
     Unaligned {
         /// Its first byte in the file.
         start: u64,
-        /// The one behind its last.
+        /// The one after its last.
         end: u64,
         /// Where it lies, in bytes.
         offset: u64,
     },
     /// An extent in a part of a volume that is kept otherwise than once, in one piece.
     #[error(
-        "bytes {start} to {end} of the file lie where the volume keeps data twice or spread (its profile is not `single`)"
+        "bytes {start} to {end} of the file lie where the volume keeps data twice or spread (its profile is not \
+         `single`)"
     )]
     Profile {
         /// Its first byte in the file.
         start: u64,
-        /// The one behind its last.
+        /// The one after its last.
         end: u64,
     },
     /// More pieces than a label has room for.
@@ -95,7 +98,7 @@ impl Addresses {
     }
 }
 
-/// What must not be said of an extent, the most telling first.
+/// Flags that an extent must not have, the most telling first.
 const REFUSED: [(u32, &str); 8] = [
     (
         flag::UNWRITTEN,
@@ -110,11 +113,11 @@ const REFUSED: [(u32, &str); 8] = [
     (flag::UNKNOWN, "lie at an unknown place"),
 ];
 
-/// What may be.
+/// Flags that it may have.
 const HARMLESS: u32 = flag::LAST | flag::MERGED;
 
-/// The pieces of the disk that a file of `size` bytes, whole blocks, consists of, from extents whose addresses are those of
-/// `addresses`. What touches is joined.
+/// The pieces of the disk that a file of `size` bytes, whole blocks, consists of, from extents whose addresses are
+/// those of `addresses`. What touches is joined.
 ///
 /// # Errors
 /// [`Unsuitable`].
@@ -125,7 +128,7 @@ pub(super) fn disk_extents(
 ) -> Result<Vec<DiskExtent>, Unsuitable> {
     let mut pieces: Vec<DiskExtent> = Vec::new();
     let mut next = 0;
-    // What is reserved behind the end of the file is not its content, and an extent without length is none.
+    // What is reserved past the end of the file is not its content, and an extent without length is not one.
     for extent in extents.iter().filter(|extent| extent.logical < size && extent.len > 0) {
         let (start, end) = (extent.logical, extent.logical.saturating_add(extent.len).min(size));
         if start < next {
@@ -187,7 +190,7 @@ mod tests {
 
     /// As ext4 answers for a file of 300 MiB: an extent has at most 128 MiB, and the third begins elsewhere.
     #[test]
-    fn what_touches_is_joined() {
+    fn joins_extents_that_touch() {
         let extents = [
             extent(0, 512 * MIB, 128 * MIB, 0),
             extent(128 * MIB, 640 * MIB, 128 * MIB, 0),
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_behind_the_end_is_left_out() {
+    fn leaves_out_what_is_reserved_past_the_end() {
         let extents = [extent(0, 8 * MIB, 3 * MIB, 0), extent(3 * MIB, 11 * MIB, MIB, flag::UNWRITTEN | flag::LAST)];
         assert_eq!(disk_extents(&extents, 2 * MIB), Ok(vec![piece(8 * MIB, 2 * MIB)]));
         assert_eq!(disk_extents(&extents, 3 * MIB), Ok(vec![piece(8 * MIB, 3 * MIB)]));
@@ -222,9 +225,9 @@ mod tests {
     #[test]
     fn each_flag_has_its_reason() {
         let cases = [
-            // ext4 and XFS behind fallocate(2).
+            // ext4 and XFS after fallocate(2).
             (flag::UNWRITTEN, "not written yet"),
-            // XFS and btrfs behind cp --reflink.
+            // XFS and btrfs after cp --reflink.
             (flag::SHARED, "shared with another file"),
             (flag::UNWRITTEN | flag::SHARED, "not written yet"),
             // btrfs with compression.
@@ -236,7 +239,7 @@ mod tests {
             (flag::DATA_TAIL | flag::NOT_ALIGNED, "with other files"),
             (flag::DELALLOC | flag::UNKNOWN, "no place on the disk yet"),
             (flag::UNKNOWN, "unknown place"),
-            (flag::NOT_ALIGNED, "no multiple of 4 KiB"),
+            (flag::NOT_ALIGNED, "not a multiple of 4 KiB"),
             (1 << 20, "not known here (FIEMAP flags 0x100001)"),
         ];
         for (flags, expected) in cases {
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_on_whole_blocks_is_refused() {
+    fn rejects_extents_that_are_not_whole_blocks() {
         // A filesystem with blocks of 1 KiB.
         for (physical, len) in [(MIB + 1024, MIB), (MIB, MIB - 1024)] {
             let extents = [extent(0, physical, len, 0), extent(len, 9 * MIB, MIB, flag::LAST)];
@@ -286,11 +289,15 @@ mod tests {
         assert_eq!(disk_extents(&scattered(193), 193 * MIB), Err(Unsuitable::TooMany));
     }
 
+    fn flags() -> impl Strategy<Value = u32> {
+        prop::sample::select(vec![0, 0, 0, 1, 0x800, 0x1000])
+    }
+
     proptest! {
         /// Whatever a filesystem answers, what passes is as long as the file and can be written to a label.
         #[test]
-        fn what_passes_is_a_map_of_the_whole_file(
-            answers in prop::collection::vec((0_u64..64, 0_u64..64, 0_u64..9, prop::sample::select(vec![0, 0, 0, 1, 0x800, 0x1000])), 0..9),
+        fn accepted_answers_are_maps_of_the_whole_file(
+            answers in prop::collection::vec((0_u64..64, 0_u64..64, 0_u64..9, flags()), 0..9),
             size in 1_u64..40,
             in_order in any::<bool>(),
         ) {

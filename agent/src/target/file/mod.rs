@@ -1,4 +1,5 @@
-//! An image in a file: making one, and seeing to it that what B will write without the filesystem is that file and nothing else.
+//! An image in a file: making one, and seeing to it that what B will write without the filesystem is that file and
+//! nothing else.
 //!
 //! ```text
 //!   file ──FIEMAP──> extents ──layout──> map ───> the image's label    once, by `image create`
@@ -6,13 +7,15 @@
 //!     └──fdinfo, mountinfo, sysfs───────> disk
 //! ```
 //!
-//! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the label by
-//! its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed alone (an address may be
-//! one of a volume that has disks of its own): what the file begins and ends each of its pieces with must be what is on the disk there.
+//! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the
+//! label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed
+//! alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of its
+//! pieces with must be what is on the disk there.
 
 mod backing;
 mod layout;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsRawFd;
@@ -22,22 +25,21 @@ use std::str::FromStr;
 use anyhow::{Context, bail, ensure};
 use backing::Backing;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, DiskExtent, ImageDevice, PhysRange};
+use dormouse_image::{BLOCK, DiskExtent, PhysRange};
 use dormouse_linux::procfs;
 use dormouse_linux::units::{mib, parse_bytes};
 use dormouse_sys::fiemap;
+pub use layout::Unsuitable;
+use layout::disk_extents;
 use nix::errno::Errno;
 use nix::fcntl::{self, AT_FDCWD, AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd;
+use serde::Serialize;
 
 use crate::machine::iomem::Iomem;
-use crate::policy::Policy;
-use crate::store::{Access, Disk, Extents, Image};
-use crate::target;
-use crate::target::device::new_label;
-pub use layout::Unsuitable;
-use layout::disk_extents;
+use crate::store::{Access, Device, Disk, ExtentMap, Image};
+use crate::target::new_label;
 
 const MIB: u64 = 1 << 20;
 /// What is written at once.
@@ -50,7 +52,7 @@ const MARGIN: u64 = 1 << 30;
 pub enum Size {
     /// As large as an image of this machine can become.
     Auto,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 
@@ -63,46 +65,70 @@ impl FromStr for Size {
         }
         let bytes = parse_bytes(text).and_then(|bytes| bytes.checked_next_multiple_of(MIB));
         let possible = bytes.filter(|bytes| (DEVICE_MIN..=i64::MAX as u64).contains(bytes));
-        possible.map(Size::Bytes).ok_or_else(|| format!("`{text}` is no size of a file: write auto, or 16G, or 6000M"))
+        possible
+            .map(Size::Bytes)
+            .ok_or_else(|| format!("`{text}` is not the size of a file: write auto, or 16G, or 6000M"))
     }
 }
 
-/// Makes a file for the image at `path`, all of it written, so that no hibernation needs the filesystem any more. Returns what
-/// to do next.
+/// A file that was made for the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Created {
+    /// The file.
+    pub file: PathBuf,
+    /// Its identity, for `UUID=`.
+    pub uuid: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// In how many pieces it lies.
+    pub extents: usize,
+    /// On which block device.
+    pub device: PathBuf,
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Created { file, uuid, bytes, extents, device } = self;
+        let (file, device, size) = (file.display(), device.display(), mib(*bytes));
+        let pieces = if *extents == 1 { "one piece".to_owned() } else { format!("{extents} pieces") };
+        write!(
+            f,
+            "{file}: UUID={uuid}, {size}, in {pieces} of {device}\n\
+             Set it in the policy:\n\n    [image]\n    device = \"{file}\"\n\n\
+             and build both initramfs again: that of `dormouse build-initramfs`, and that of your ordinary boot, which \
+             needs the policy that `dormouse config show --boot` prints."
+        )
+    }
+}
+
+/// Makes a file for the image at `path`, all of it written, so that no hibernation needs the filesystem any more.
 ///
 /// # Errors
-/// There is a file already, the filesystem will not do or has not enough room. Nothing is left behind then.
-pub fn create(path: &Path, size: Size) -> anyhow::Result<String> {
+/// The file exists already, the filesystem will not do or does not have enough room. Nothing is left then.
+pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
     let about = || format!("image device {}", path.display());
     let path = &std::path::absolute(path).with_context(about)?;
     let (image, device) = make(path, size).with_context(about)?;
-    Ok(format!(
-        "{path}: UUID={uuid}, {size}, in {pieces} of {device}\n\
-         Set it in the policy:\n\n    [image]\n    device = \"{path}\"\n\n\
-         and build both initramfs again: that of `dormouse build-initramfs`, and that of your ordinary boot, which needs the policy \
-         that `dormouse config show --boot` prints.",
-        path = path.display(),
-        uuid = image.label().uuid,
-        size = mib(image.disk().size()),
-        pieces = match image.label().extents.len() {
-            1 => "one piece".to_owned(),
-            pieces => format!("{pieces} pieces"),
-        },
-        device = device.display(),
-    ))
+    Ok(Created {
+        file: path.clone(),
+        uuid: image.label().uuid.to_string(),
+        bytes: image.disk().size(),
+        extents: image.label().extents.len(),
+        device,
+    })
 }
 
-/// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing is left.
-/// Says on which block device it lies, too.
+/// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing
+/// is left. Says on which block device it lies, too.
 fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
-    const EXISTS: &str = "there is such a file already; remove it first";
+    const EXISTS: &str = "the file exists already; remove it first";
     ensure!(path.symlink_metadata().is_err(), EXISTS);
-    let folder = path.parent().context("a file without a folder")?;
-    let folder = File::open(folder).with_context(|| format!("{}: cannot look into it", folder.display()))?;
+    let directory = path.parent().context("a path without a directory")?;
+    let directory = File::open(directory).with_context(|| format!("{}: cannot look into it", directory.display()))?;
     // Before anything is written that would be in vain.
-    let backing = Backing::of(&folder)?;
+    let backing = Backing::of(&directory)?;
     let unnamed = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let file = fcntl::openat(&folder, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
+    let file = fcntl::openat(&directory, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
     let file = File::from(file);
     backing.prepare(&file)?;
     let made = fill(&file, path, size)?;
@@ -111,7 +137,7 @@ fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
         Errno::EEXIST => anyhow::anyhow!(EXISTS),
         error => anyhow::Error::new(error).context("it is made, and cannot be given its name"),
     })?;
-    file.sync_all().and_then(|()| folder.sync_all()).context("its name cannot be made durable")?;
+    file.sync_all().and_then(|()| directory.sync_all()).context("its name cannot be made durable")?;
     Ok(made)
 }
 
@@ -129,7 +155,7 @@ fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)
         }
         error => anyhow::Error::new(error).context("no room can be reserved for it"),
     })?;
-    let disk = Disk::open(&by_descriptor(file), Access::Write)?.named(path);
+    let disk = Disk::new(Device::open(&by_descriptor(file), Access::Write)?.named(path));
     write_zeroes(&disk)?;
     file.sync_all().context("it cannot be made durable")?;
 
@@ -167,8 +193,9 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
     let margin = (filesystem.blocks().saturating_mul(block) / 20).min(MARGIN);
     ensure!(
         needed.saturating_add(margin) <= free,
-        "an image of this machine's memory takes {} at most; {} are free in the filesystem, of which {} should stay so. Most images are \
-         much smaller: name a size with --size; one that turns out too small costs nothing but the hibernation",
+        "an image of this machine's memory takes {} at most; {} are free in the filesystem, of which {} should stay \
+         so. Most images are much smaller: name a size with --size; one that turns out too small costs nothing but \
+         the hibernation",
         mib(needed),
         mib(free),
         mib(margin)
@@ -176,10 +203,11 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
     Ok(needed)
 }
 
-/// The size of an image of so many bytes of memory, none of which compress, in bytes.
+/// The size of an image of this many bytes of memory, none of which compress, in bytes.
 ///
-/// A chunk that does not become smaller is stored as it is. Index entries take at most 536 bytes for a chunk of 256 KiB, all of
-/// whose pages lie apart, and a piece of 768 KiB or more loses less than a block: together less than a 64th.
+/// A chunk that does not become smaller is stored as it is. Index entries take at most 536 bytes for a chunk of 256
+/// KiB, all of whose pages lie apart, and a piece of 768 KiB or more loses less than a block: together less than a
+/// 64th.
 fn most(memory: u64) -> u64 {
     let front = DATA_OFFSET + 2 * INDEX_MAX as u64;
     (memory + memory / 64 + front).next_multiple_of(MIB)
@@ -197,7 +225,7 @@ fn write_zeroes(disk: &Disk) -> anyhow::Result<()> {
         if is_watched && shown != Some(percent) {
             shown = Some(percent);
             // Nobody misses it where it fails.
-            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", disk.path().display(), mib(disk.size()));
+            let _ = write!(std::io::stderr(), "\r{}: {percent} % of {}", disk, mib(disk.size()));
         }
     }
     if is_watched {
@@ -217,8 +245,8 @@ fn ends(extents: &[DiskExtent]) -> Vec<u64> {
     ends.collect()
 }
 
-/// Writes something unmistakable to both ends of each piece of a file that holds nothing yet, demands to find it on the disk, and
-/// takes it away again.
+/// Writes something unmistakable to both ends of each piece of a file that holds nothing yet, demands to find it on the
+/// disk, and takes it away again.
 fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let nonce = procfs::random()?;
     for offset in ends(extents) {
@@ -233,18 +261,18 @@ fn mark_and_compare(disk: &Disk, device: &Path, extents: &[DiskExtent]) -> anyho
     Ok(disk.flush()?)
 }
 
-/// Demands that both ends of each piece of a file, and the image's state, are on the disk where they are said to be.
+/// Demands that both ends of each piece of a file, and the image's state, are on the disk where they should be.
 fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result<()> {
     let disk = Disk::open(device, Access::Read)?;
-    let map = Extents::new(extents);
+    let map = ExtentMap::new(extents);
     for offset in ends(extents).into_iter().chain(SLOT_OFFSETS) {
         let pieces = map.pieces(offset, BLOCK).context("a map that is shorter than its pieces")?;
         for (at, _) in pieces {
             let is_there = at.checked_add(BLOCK as u64).is_some_and(|end| end <= disk.size());
             if !is_there || disk.read(at, BLOCK)?[..] != file.read(offset, BLOCK)?[..] {
                 bail!(
-                    "byte {offset} of the file is not at byte {at} of {}, where its filesystem says it is: something between them \
-                     moves data",
+                    "byte {offset} of the file is not at byte {at} of {}, where its filesystem says it is: something \
+                     between them moves data",
                     device.display()
                 );
             }
@@ -257,12 +285,11 @@ fn compare(file: &Disk, device: &Path, extents: &[DiskExtent]) -> anyhow::Result
 ///
 /// # Errors
 /// It does not, or not certainly.
-pub fn check(image: &Image) -> anyhow::Result<()> {
-    let path = image.disk().path();
+pub(super) fn check(path: &Path, image: &Image) -> anyhow::Result<()> {
     let about = || format!("image device {}", path.display());
     let remedy = || {
         format!(
-            "make it anew: remove it, run `dormouse image create --size {}M {}`, and build both initramfs again",
+            "make it again: remove it, run `dormouse image create --size {}M {}`, and build both initramfs again",
             image.disk().size() / MIB,
             path.display()
         )
@@ -279,52 +306,13 @@ pub fn check(image: &Image) -> anyhow::Result<()> {
     compare(image.disk(), &device, extents).with_context(about)
 }
 
-/// Sees to it that a boot will find what has just been changed of an image. Where the image was opened by its file, the filesystem may
-/// have written the change elsewhere: to blocks of its own, where the file was cloned.
-///
-/// # Errors
-/// As [`check`].
-pub fn confirm(image: &Image) -> anyhow::Result<()> {
-    let by_file = !image.label().extents.is_empty() && image.disk().place().is_whole();
-    if by_file {
-        check(image).context("the change may not be where a boot looks for it: boot once with `noresume`")
-    } else {
-        Ok(())
-    }
-}
-
 /// The block device under a file.
 ///
 /// # Errors
 /// There is none that the save kernel could use.
-pub fn block_device(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn block_device(path: &Path) -> anyhow::Result<PathBuf> {
     let about = || format!("image device {}", path.display());
     Ok(Backing::of(&File::open(path).with_context(about)?).with_context(about)?.device)
-}
-
-/// The policy as an initramfs needs it, where no filesystem is mounted and devices may have other names: the image device by its
-/// UUID, and by its place where it is a file. A device that is no image device yet, and one that has another name of its own, stay as
-/// they are.
-///
-/// # Errors
-/// A file that is not there, or that no boot would find.
-pub fn for_boot(policy: &Policy) -> anyhow::Result<Policy> {
-    let mut policy = policy.clone();
-    match &policy.image.device {
-        ImageDevice::File(_) => {
-            let place = target::find(&policy.image.device, std::time::Duration::ZERO)?;
-            let image = Image::open(Disk::open_at(&place, Access::Read)?)?;
-            check(&image)?;
-            policy.image.device = image.name();
-        }
-        ImageDevice::Path(path) => {
-            if let Ok(image) = Disk::open(path, Access::Read).and_then(Image::open) {
-                policy.image.device = image.name();
-            }
-        }
-        _ => {}
-    }
-    Ok(policy)
 }
 
 #[cfg(test)]

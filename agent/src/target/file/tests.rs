@@ -5,7 +5,7 @@ use dormouse_linux::error_chain::in_full;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Place, StoreError};
+use crate::store::StoreError;
 
 fn extent(offset: u64, len: u64) -> DiskExtent {
     DiskExtent { offset, len }
@@ -22,7 +22,7 @@ fn sizes() {
 }
 
 #[test]
-fn what_the_most_is() {
+fn the_largest_image_has_room_for_its_index() {
     // 256 pages, each in an extent of its own, in four chunks, and what the format has beside them.
     let gib = 1 << 30;
     assert!(most(gib) > gib + gib / 1024 + DATA_OFFSET && most(gib) < gib + gib / 40);
@@ -50,8 +50,9 @@ impl Stand {
         Stand { device: make(16 << 20), file: make(4 << 20) }
     }
 
-    fn place(&self, offset: u64) -> Place {
-        Place { path: self.device.path().to_path_buf(), offset }
+    /// By the map in the label at `offset` of the device.
+    fn open_at(&self, offset: u64, access: Access) -> Result<Disk, StoreError> {
+        Disk::open_at(self.device.path(), offset, access)
     }
 }
 
@@ -76,9 +77,9 @@ fn an_image_is_found_by_the_map_in_its_label() {
     }
     compare(image.disk(), stand.device.path(), &pieces()).unwrap();
 
-    let mapped = Image::open(Disk::open_at(&stand.place(8 << 20), Access::Write).unwrap()).unwrap();
+    let mapped = Image::open(stand.open_at(8 << 20, Access::Write).unwrap()).unwrap();
     assert_eq!((mapped.label(), mapped.disk().size(), mapped.name()), (&label, 4 << 20, image.name()));
-    assert_eq!(mapped.disk().place().to_string(), format!("{} (from byte 8388608 on)", stand.device.path().display()));
+    assert_eq!(mapped.disk().name(), format!("{} (from byte 8388608 on)", stand.device.path().display()));
 
     // A write over two ends is found where it belongs, and nowhere else.
     let before = device.read(0, 16 << 20).unwrap();
@@ -104,14 +105,14 @@ fn a_label_that_belongs_elsewhere_is_refused() {
     for offset in [4096, 4 << 20] {
         for (label, expected) in [(&label, 8 << 20), (&whole, 0)] {
             device.write_copy(offset, &label.encode().unwrap()).unwrap();
-            let error = Disk::open_at(&stand.place(offset), Access::Read).unwrap_err();
+            let error = stand.open_at(offset, Access::Read).unwrap_err();
             assert!(matches!(error, StoreError::Misplaced { expected: e, .. } if e == expected), "{error}");
         }
     }
     // A file's image that was copied to a device does not become the device's.
     device.write_copy(0, &label.encode().unwrap()).unwrap();
     assert!(matches!(device.label_at(0), Err(StoreError::Misplaced { offset: 0, .. })));
-    let error = in_full(&Disk::open_at(&stand.place(1 << 20), Access::Read).unwrap_err());
+    let error = in_full(&stand.open_at(1 << 20, Access::Read).unwrap_err());
     assert!(error.contains("no Dormouse label here"), "{error}");
 }
 
@@ -123,9 +124,9 @@ fn a_file_whose_blocks_have_become_another_files_is_not_touched() {
     let label = Label { extents: pieces(), ..new_label(Vec::new()).unwrap() };
     let begin = label.offset();
     device.write_copy(begin, &label.encode().unwrap()).unwrap();
-    let image = Image::create(Disk::open_at(&stand.place(begin), Access::Write).unwrap(), label.clone()).unwrap();
+    let image = Image::create(stand.open_at(begin, Access::Write).unwrap(), label.clone()).unwrap();
     drop(image);
-    let open = || Disk::open_at(&stand.place(begin), Access::Write).and_then(Image::open);
+    let open = || stand.open_at(begin, Access::Write).and_then(Image::open);
     let slot = device.read(begin + SLOT_OFFSETS[0], BLOCK).unwrap();
     let of_another =
         Image::create(Disk::open(stand.file.path(), Access::Write).unwrap(), new_label(Vec::new()).unwrap());
@@ -136,7 +137,7 @@ fn a_file_whose_blocks_have_become_another_files_is_not_touched() {
             device.write_copy(begin + at, other).unwrap();
             assert!(matches!(open(), Err(StoreError::Gone { .. })), "{:?}", open());
         }
-        // A write that was interrupted is no such thing.
+        // Not so a write that was interrupted.
         let torn = [&slot[..512], &[9; BLOCK - 512]].concat();
         device.write_copy(begin + at, &torn).unwrap();
         open().unwrap().transition(dormouse_image::State::Saving, "").unwrap();
@@ -149,7 +150,7 @@ fn a_map_that_leaves_the_device_is_refused() {
     let device = Disk::open(stand.device.path(), Access::Write).unwrap();
     let extents = vec![extent(1 << 20, 4 << 20), extent(15 << 20, 2 << 20)];
     device.write_copy(1 << 20, &new_label(extents).unwrap().encode().unwrap()).unwrap();
-    let error = Disk::open_at(&stand.place(1 << 20), Access::Read).unwrap_err();
+    let error = stand.open_at(1 << 20, Access::Read).unwrap_err();
     assert!(matches!(error, StoreError::Beyond { end: 17_825_792, .. }), "{error}");
 }
 
@@ -173,15 +174,15 @@ fn a_file_that_was_made_as_a_device_is_refused_with_the_remedy() {
     let stand = Stand::new();
     let disk = Disk::open(stand.file.path(), Access::Write).unwrap();
     let image = Image::create(disk, new_label(Vec::new()).unwrap()).unwrap();
-    let error = check(&image).unwrap_err().to_string();
+    let error = check(stand.file.path(), &image).unwrap_err().to_string();
     assert!(error.contains("dormouse image init") && error.contains("dormouse image create --size 4M"), "{error}");
 }
 
 #[test]
-fn what_cannot_be_made_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_failed_create_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
     // More than any filesystem has.
-    let path = folder.path().join("image");
+    let path = directory.path().join("image");
     let error = format!("{:#}", create(&path, Size::Bytes(1 << 60)).unwrap_err());
     assert!(error.contains(&path.display().to_string()), "{error}");
     assert!(!path.exists());
@@ -191,17 +192,6 @@ fn what_cannot_be_made_leaves_nothing_behind() {
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     let error = format!("{:#}", create(Path::new("/proc/image"), Size::Bytes(2 << 20)).unwrap_err());
     assert!(error.contains("/proc/image"), "{error}");
-}
-
-#[test]
-fn a_policy_that_an_initramfs_can_use() {
-    let policy =
-        |device: &str| Policy::parse("x", &format!("[image]\ndevice = \"{device}\"\n[save]\nlevel = 3\n")).unwrap();
-    for device in ["PARTLABEL=x", "UUID=00112233-4455-6677-8899-aabbccddeeff", "/dev/no-such-device"] {
-        assert_eq!(for_boot(&policy(device)).unwrap(), policy(device));
-    }
-    let error = for_boot(&policy("/var/no/such/image")).unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(StoreError::NoFile { .. })), "{error:#}");
 }
 
 proptest! {
@@ -227,8 +217,7 @@ proptest! {
         let device = Disk::open(file.path(), Access::Write).unwrap();
         let label = new_label(extents.clone()).unwrap();
         device.write_copy(label.offset(), &label.encode().unwrap()).unwrap();
-        let place = Place { path: file.path().to_path_buf(), offset: label.offset() };
-        let mapped = Disk::open_at(&place, Access::Write).unwrap();
+        let mapped = Disk::open_at(file.path(), label.offset(), Access::Write).unwrap();
         prop_assert_eq!(mapped.size(), size);
         let result = mapped.write_copy(from * 4096, &vec![0xab; blocks * 4096]);
         let fits = from * 4096 + (blocks * 4096) as u64 <= size;

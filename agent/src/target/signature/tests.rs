@@ -28,7 +28,7 @@ fn probe_end(bytes: &[u8]) -> Option<Signature> {
     probe(&vec![0; HEAD_LEN], Some(Tail { device_len: DEVICE_LEN, bytes }))
 }
 
-/// What `dormouse image init` leaves behind.
+/// What `dormouse image init` writes.
 fn our_head() -> Vec<u8> {
     let uuid = Uuid([7; 16]);
     let mut head = vec![0; HEAD_LEN];
@@ -48,7 +48,7 @@ fn every_row_is_found_at_each_of_its_places() {
         for offset in row.offsets {
             let head = head_with(row.bytes, *offset);
             assert_eq!(probe(&head, None), Some(found(row.name, *offset)), "{} at {offset}", row.name);
-            // One byte less of the device, and it is not there.
+            // One byte less of the device, and it is not found.
             assert_eq!(probe(&head[..offset + row.bytes.len() - 1], None), None, "{} at {offset}", row.name);
         }
     }
@@ -92,7 +92,7 @@ fn a_partition_table_is_told_from_other_boot_sectors() {
     assert_eq!(probe(&head, None), Some(found("a boot sector", 510)));
     // A FAT boot sector ends in the same mark.
     head[0x52..0x5a].copy_from_slice(b"FAT32   ");
-    assert_eq!(probe(&head, None), Some(found("a FAT file system", 0x52)));
+    assert_eq!(probe(&head, None), Some(found("a FAT filesystem", 0x52)));
     // So does the protective table before a GPT.
     let mut gpt = head_with(b"EFI PART", 512);
     gpt[510..512].copy_from_slice(b"\x55\xaa");
@@ -100,9 +100,9 @@ fn a_partition_table_is_told_from_other_boot_sectors() {
 }
 
 #[test]
-fn what_lies_at_the_end_is_found() {
+fn finds_marks_at_the_end() {
     let md = b"\xfc\x4e\x2b\xa9\x01\0\0\0";
-    // The device ends 0x3000 bytes behind a multiple of 64 KiB, and at a multiple of 4 KiB.
+    // The device ends 0x3000 bytes after a multiple of 64 KiB, and at a multiple of 4 KiB.
     let table: [(&[u8], usize, &str); 7] = [
         (b"EFI PART", 512, GPT),
         (b"EFI PART", 4096, GPT),
@@ -143,15 +143,15 @@ fn on_our_device_only_what_lies_before_the_data_counts() {
     let tail = Tail { device_len: DEVICE_LEN, bytes: &end };
     assert_eq!(probe(&head, Some(tail)), None);
     head[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
-    assert_eq!(probe(&head, Some(tail)).unwrap().name, "a btrfs file system");
+    assert_eq!(probe(&head, Some(tail)).unwrap().name, "a btrfs filesystem");
 }
 
 /// What the system's own mkswap writes, for every page size that it knows.
 #[test]
 fn real_swap_space_is_recognised() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for page_size in ["4096", "8192", "16384", "65536"] {
-        let file = folder.path().join(page_size);
+        let file = directory.path().join(page_size);
         std::fs::write(&file, vec![0; HEAD_LEN]).unwrap();
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         let made = Command::new("mkswap").args(["--pagesize", page_size]).arg(&file).env("PATH", path).output();

@@ -1,7 +1,8 @@
 //! The same session hibernated in turn by the kernel itself and by Dormouse, from working state to working state.
 //!
-//! One guest is booted once, with a disk for Dormouse's image, one for swap, and one with files that the session has read.
-//! Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads the files again.
+//! One guest is booted once, with a disk for Dormouse's image, one for swap, and one with files that the session has
+//! read. Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads the files
+//! again.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,8 +32,8 @@ const PAGE: u64 = 4096;
 /// Who hibernates.
 #[derive(Debug, Clone, Copy)]
 enum Contender {
-    /// The kernel's own hibernation, with this compressor; `whole` lets the image have the size of memory, otherwise it is
-    /// the default of two fifths, and the kernel gives up page cache and swaps out until that fits.
+    /// The kernel's own hibernation, with this compressor; `whole` lets the image have the size of memory, otherwise it
+    /// is the default of two fifths, and the kernel gives up page cache and swaps out until that fits.
     Kernel { compressor: &'static str, whole: bool },
     /// Dormouse, with the policy at this path.
     Dormouse { name: &'static str, policy: &'static str },
@@ -144,8 +145,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     readable.print(&format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation"));
     println!(
-        "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files that \
-         were in memory before. With its default image_size the kernel gives up page cache, and pays when it is read again."
+        "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
+         that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
+         read again."
     );
     table.write_csv(&options.output.join("guest.csv"))
 }
@@ -184,13 +186,13 @@ fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
 
 /// An ext4 filesystem with real files in `disk`: libraries and headers of this machine.
 fn make_files(disk: &Path) -> Result<()> {
-    let folder = tempfile::tempdir().context("a folder for the guest's files")?;
+    let directory = tempfile::tempdir().context("a directory for the guest's files")?;
     let script = format!(
         "find /usr/lib/x86_64-linux-gnu /usr/include -type f -size -8M -printf '%s %p\n' | LC_ALL=C sort -k 2 | \
          awk '{{ sum += $1; if (sum > {}) exit; sub(/^[0-9]+ /, \"\"); print }}' | \
-         cpio --quiet -pdm {folder} && mke2fs -q -F -t ext4 -N 65536 -d {folder} {disk}",
+         cpio --quiet -pdm {directory} && mke2fs -q -F -t ext4 -N 65536 -d {directory} {disk}",
         FILES_MIB * MIB,
-        folder = folder.path().display(),
+        directory = directory.path().display(),
         disk = disk.display(),
     );
     let output = Command::new("sh").arg("-c").arg(&script).output().context("sh")?;
@@ -207,16 +209,16 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             let size =
                 if whole { guest.config().memory.bytes().to_string() } else { "$(cat /run/image_size)".to_owned() };
             guest.succeed(&format!(
-                "echo {compressor} >/sys/module/hibernate/parameters/compressor && echo {size} >/sys/power/image_size && \
-                 swapon {SWAP}"
+                "echo {compressor} >/sys/module/hibernate/parameters/compressor && \
+                 echo {size} >/sys/power/image_size && swapon {SWAP}"
             ))?;
             "sync && echo disk >/sys/power/state".to_owned()
         }
         Contender::Dormouse { policy, .. } => format!("dormouse --config {policy} hibernate --then poweroff --json"),
     };
     let before = cycle::check_workload(guest)?;
-    let mut said = Said::default();
-    let saved = cycle::save(guest, before, &command, &mut |line| said.look(line))?;
+    let mut printed = Printed::default();
+    let saved = cycle::save(guest, before, &command, &mut |line| printed.look(line))?;
     let command_to_off = saved.to_power_off.as_secs_f64();
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
@@ -228,7 +230,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         }
         Contender::Kernel { .. } => {
             ensure!(went_on.output.status == 0, "{:?}", went_on.output);
-            said.kernel()?
+            printed.kernel()?
         }
     };
     let reread = read_files(guest)?.as_secs_f64();
@@ -247,12 +249,12 @@ fn read_files(guest: &mut Guest) -> Result<Duration> {
 
 /// What the kernel says of its own hibernation (kernel/power/snapshot.c and swap.c, Linux 6.12).
 #[derive(Debug, Default)]
-struct Said {
+struct Printed {
     pages: Option<u64>,
     kbytes: Option<u64>,
 }
 
-impl Said {
+impl Printed {
     fn look(&mut self, line: &Line) {
         let number_behind = |mark: &str| {
             let (_, rest) = line.text.split_once(mark)?;

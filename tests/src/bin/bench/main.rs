@@ -1,4 +1,5 @@
-//! Measures Dormouse beside its peers, in the same run on the same data; `scripts/bench` builds everything and runs this.
+//! Measures Dormouse beside its peers, in the same run on the same data; `scripts/bench` builds everything and runs
+//! this.
 
 mod file_tier;
 mod guest_tier;
@@ -14,7 +15,8 @@ use clap::{Parser, ValueEnum};
 /// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's processor. The guest tier hibernates
-/// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it is free.
+/// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it
+/// is free.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {

@@ -17,9 +17,9 @@ use table::Row;
 
 /// Hibernates a real Linux under QEMU, powers it off, and brings it back.
 ///
-/// A guest runs a workload that no boot could bring back: a tmpfs file, a process that counts, a TCP connection with bytes
-/// in flight, an anonymous mapping. It is saved, powered off, powered on and resumed. The exit status is 0 only if
-/// everything is as it was.
+/// A guest runs a workload that no boot could bring back: a tmpfs file, a process that counts, a TCP connection with
+/// bytes in flight, an anonymous mapping. It is saved, powered off, powered on and resumed. The exit status is 0 only
+/// if everything is as it was.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/demo")]
 struct Options {

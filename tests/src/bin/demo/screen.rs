@@ -31,7 +31,7 @@ impl Screen {
         self.step_began = Instant::now();
     }
 
-    /// Says something that happened now.
+    /// Prints something that happened now.
     pub(crate) fn say(&self, kernel: char, text: &str) {
         self.print(Instant::now(), kernel, text);
     }
@@ -61,7 +61,7 @@ impl Screen {
     }
 }
 
-/// The kernel that runs in a phase, and the phase with what it says, of a line that begins one.
+/// The kernel that runs in a phase, and the phase with its text, of a line that begins one.
 fn phase(line: &str) -> Option<(char, &str)> {
     let (_, text) = line.split_once(AGENT)?;
     let (group, _) = text.split_once('/')?;

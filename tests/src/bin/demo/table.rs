@@ -9,7 +9,7 @@ const PAGE: u64 = 4096;
 /// One hibernation: a column of the table.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// What the agent says.
+    /// What the agent reports.
     pub(crate) report: Report,
     /// What the workload proves.
     pub(crate) proofs: Vec<Verdict>,
@@ -81,7 +81,7 @@ fn half(half: Option<&Half>, show: impl Fn(&Half) -> String) -> String {
     half.map_or_else(|| "-".to_owned(), show)
 }
 
-/// Bytes of so many pages for each byte of the image.
+/// Bytes of this many pages for each byte of the image.
 fn ratio(pages: u64, image_bytes: u64) -> String {
     match (pages * PAGE * 100).checked_div(image_bytes) {
         Some(hundredths) => format!("{}.{:02}", hundredths / 100, hundredths % 100),

@@ -104,7 +104,7 @@ impl Device {
         bytes
     }
 
-    /// The whole block at `offset`, as long as it says itself.
+    /// The whole block at `offset`, whose length is the one that it records.
     pub(super) fn block(&self, offset: u64) -> Vec<u8> {
         let len = self.read(offset.saturating_add(LENGTH), 4).try_into().map_or(0, u32::from_le_bytes);
         self.read(offset, (len as usize).clamp(BLOCK, INDEX_MAX))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use device::{BLOCKS, REPEAT};
-use dormouse::store::{Access, Disk, Place};
+use dormouse::store::{Access, Disk};
 use dormouse_image::{DiskExtent, Uuid};
 
 use super::*;
@@ -54,7 +54,8 @@ fn the_golden_image_is_described_and_restored() {
     assert!(counts.stored > 0 && counts.zero > 0);
 }
 
-/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with the golden one.
+/// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with
+/// the golden one.
 #[test]
 fn the_golden_image_in_a_file_is_described_and_read() {
     let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];
@@ -69,8 +70,7 @@ fn the_golden_image_in_a_file_is_described_and_read() {
         std::fs::write(path, &input).unwrap();
     }
     let file = Device::new(&input).0.file();
-    let place = Place { path: file.path(), offset: 2 << 20 };
-    let disk = Disk::open_at(&place, Access::Read).unwrap();
+    let disk = Disk::open_at(&file.path(), 2 << 20, Access::Read).unwrap();
     assert_eq!(disk.size(), 5 * BLOCK as u64);
     assert_eq!(disk.read(12288, BLOCK).unwrap()[..], [7; BLOCK]);
     run(&input);
@@ -78,7 +78,7 @@ fn the_golden_image_in_a_file_is_described_and_read() {
 
 /// Whatever is changed in a block's content, mending leads past the checksums.
 #[test]
-fn what_is_mended_is_read() {
+fn mended_images_are_read() {
     let golden = golden();
     let mut damaged = golden.clone();
     // The header's time, a page in the first chunk, and the checksums of all blocks that are there.

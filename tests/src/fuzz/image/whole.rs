@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dormouse::pipeline::seams::PageSink;
 use dormouse::pipeline::{self, Counts, Limits, window};
-use dormouse::store::{Access, Disk, Image, Place, Reader, StoreError};
+use dormouse::store::{Access, Disk, Image, Reader, StoreError};
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{BLOCK, Header, PfnRange, State};
 
@@ -16,10 +16,10 @@ const ZERO_PAGES_MAX: u64 = 1 << 22;
 
 /// Restores all of it to memory that watches what is written to it; returns what was restored, if it could be.
 pub(super) fn restore(file: &Scratch) -> Option<Counts> {
-    let image = Image::open(disk(file, Access::Read)).map_err(|error| said(&error)).ok()?;
-    let header = image.header().map_err(|error| said(&error)).ok()?;
+    let image = Image::open(disk(file, Access::Read)).map_err(|error| check_text(&error)).ok()?;
+    let header = image.header().map_err(|error| check_text(&error)).ok()?;
     let open = || Reader::open(&image, &header);
-    let mut reader = open().map_err(|error| said(&error)).ok()?;
+    let mut reader = open().map_err(|error| check_text(&error)).ok()?;
     let totals = image.commit().totals;
     assert_eq!(totals.ram_pages, header.session.ram_pages());
     if totals.zero_pages > ZERO_PAGES_MAX {
@@ -48,8 +48,7 @@ pub(super) fn restore(file: &Scratch) -> Option<Counts> {
 
 /// Opens what has a label at `offset` by the map in it, where that is not the device's beginning, and reads all of it.
 pub(super) fn mapped(file: &Scratch, offset: u64) {
-    let place = Place { path: file.path(), offset };
-    let (device, mapped) = (disk(file, Access::Read), Disk::open_at(&place, Access::Read));
+    let (device, mapped) = (disk(file, Access::Read), Disk::open_at(&file.path(), offset, Access::Read));
     match mapped {
         Ok(mapped) => {
             // Pieces of the device, none of them twice.
@@ -59,7 +58,7 @@ pub(super) fn mapped(file: &Scratch, offset: u64) {
             let first = |disk: &Disk, at| disk.read(at, BLOCK).expect("it was read before").to_vec();
             assert!(mapped.size() == 0 || first(&mapped, 0) == first(&device, offset));
         }
-        Err(error) => said(&error),
+        Err(error) => check_text(&error),
     }
 }
 
@@ -72,7 +71,7 @@ pub(super) fn change(file: &Scratch, next: State) {
     match result {
         Ok(()) => assert!(before.state.may_become(next) && now.state == next && now.seq >= before.seq),
         Err(error) => {
-            said(&error);
+            check_text(&error);
             assert_eq!(*now, before);
         }
     }
@@ -85,7 +84,7 @@ fn disk(file: &Scratch, access: Access) -> Disk {
 }
 
 /// An error can be shown, and names the device.
-fn said(error: &StoreError) {
+fn check_text(error: &StoreError) {
     assert!(error.to_string().starts_with("image device /"), "{error}");
 }
 

@@ -13,7 +13,7 @@ use crate::workload::pattern;
 
 const REST: Duration = Duration::from_millis(10);
 
-/// Children that are there at once.
+/// Children that exist at the same time.
 const ALIVE: usize = 4;
 
 /// The longest that a child waits in the middle.
@@ -38,7 +38,8 @@ pub fn run(seed: u64) -> Result<()> {
     })
 }
 
-/// What a child does: reads the number, waits, and writes what follows from it. Returns the status that it must end with.
+/// What a child does: reads the number, waits, and writes what follows from it. Returns the status that it must end
+/// with.
 ///
 /// # Errors
 /// Fails where nobody is at the other end.
@@ -74,7 +75,7 @@ fn check((child, number): (Child, u64)) -> Result<()> {
     let expected = i32::from(status(number));
     ensure!(output.status.code() == Some(expected), "the child {pid}: {} in place of {expected}", output.status);
     let answer = pattern::word(number, 0).to_le_bytes();
-    ensure!(output.stdout == answer, "the child {pid} said {:02x?} in place of {answer:02x?}", output.stdout);
+    ensure!(output.stdout == answer, "the child {pid} printed {:02x?} in place of {answer:02x?}", output.stdout);
     Ok(())
 }
 
@@ -85,9 +86,9 @@ mod tests {
 
     #[test]
     fn a_child_says_what_follows_from_its_number() {
-        let mut said = Vec::new();
-        let status = child(&77_u64.to_le_bytes()[..], &mut said, Duration::ZERO).unwrap();
-        assert_eq!((status, said.as_slice()), (87, &pattern::word(77, 0).to_le_bytes()[..]));
+        let mut printed = Vec::new();
+        let status = child(&77_u64.to_le_bytes()[..], &mut printed, Duration::ZERO).unwrap();
+        assert_eq!((status, printed.as_slice()), (87, &pattern::word(77, 0).to_le_bytes()[..]));
         assert!(child(&b"short"[..], io::sink(), Duration::ZERO).is_err());
     }
 
@@ -100,7 +101,7 @@ mod tests {
         let answer: String = pattern::word(0, 0).to_le_bytes().iter().map(|byte| format!("\\{byte:03o}")).collect();
         assert_eq!(ended(&format!("cat >/dev/null; printf '{answer}'; exit 10")), Ok(()));
         assert!(ended(&format!("cat >/dev/null; printf '{answer}'; exit 11")).is_err());
-        assert!(ended("cat >/dev/null; exit 10").unwrap_err().contains("said []"));
+        assert!(ended("cat >/dev/null; exit 10").unwrap_err().contains("printed []"));
         assert!(ended("cat >/dev/null; kill -9 $$").unwrap_err().contains("in place of 10"));
     }
 }

@@ -17,21 +17,21 @@ const REST: Duration = Duration::from_millis(10);
 const KEPT: usize = 48;
 const LONGEST: u64 = 512 << 10;
 
-/// The folder of its own, in the one that is given.
+/// The directory of its own, in the one that is given.
 const OWN: &str = "churn";
 
-/// Works on files in `folder`, for ever.
+/// Works on files in `directory`, for ever.
 ///
 /// # Errors
-/// Fails where the folder cannot be used.
-pub fn run(folder: &Path, seed: u64) -> Result<()> {
-    let mut files = Files::new(folder, seed)?;
+/// Fails where the directory cannot be used.
+pub fn run(directory: &Path, seed: u64) -> Result<()> {
+    let mut files = Files::new(directory, seed)?;
     super::run("files", REST, move || files.operation())
 }
 
 #[derive(Debug)]
 struct Files {
-    folder: PathBuf,
+    directory: PathBuf,
     random: Random,
     kept: Vec<Kept>,
     number: u64,
@@ -46,10 +46,10 @@ struct Kept {
 }
 
 impl Files {
-    fn new(folder: &Path, seed: u64) -> Result<Files> {
-        let folder = folder.join(OWN);
-        fs::create_dir(&folder).with_context(|| format!("{}: cannot be created", folder.display()))?;
-        Ok(Files { folder, random: Random::new(seed), kept: Vec::new(), number: 0 })
+    fn new(directory: &Path, seed: u64) -> Result<Files> {
+        let directory = directory.join(OWN);
+        fs::create_dir(&directory).with_context(|| format!("{}: cannot be created", directory.display()))?;
+        Ok(Files { directory, random: Random::new(seed), kept: Vec::new(), number: 0 })
     }
 
     /// Makes a file, and takes leave of an older one.
@@ -61,16 +61,16 @@ impl Files {
             bytes: usize::try_from(words * 8)?,
             seed: self.random.word(),
         };
-        let first = self.folder.join(format!("new-{}", self.number));
+        let first = self.directory.join(format!("new-{}", self.number));
         self.write(&first, &file)?;
         self.compare(&first, &file)?;
-        let path = self.folder.join(&file.name);
+        let path = self.directory.join(&file.name);
         fs::rename(&first, &path).with_context(|| format!("{}: cannot be renamed", first.display()))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).context("the folder cannot be synced")?;
+        File::open(&self.directory).and_then(|opened| opened.sync_all()).context("the directory cannot be synced")?;
         self.kept.push(file);
         if self.kept.len() > KEPT {
             let old = self.kept.swap_remove(self.random.place(KEPT));
-            let path = self.folder.join(&old.name);
+            let path = self.directory.join(&old.name);
             self.compare(&path, &old)?;
             fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
         }
@@ -101,15 +101,15 @@ impl Files {
         }
     }
 
-    /// The folder holds exactly the files that are kept.
+    /// The directory holds exactly the files that are kept.
     fn demand_all(&self) -> Result<()> {
-        let folder = fs::read_dir(&self.folder).context("the folder cannot be read")?;
-        let names = folder.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        let mut names: Vec<String> = names.collect::<Result<_>>().context("the folder cannot be read")?;
+        let directory = fs::read_dir(&self.directory).context("the directory cannot be read")?;
+        let names = directory.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect::<Result<_>>().context("the directory cannot be read")?;
         let mut expected: Vec<&str> = self.kept.iter().map(|kept| kept.name.as_str()).collect();
         names.sort_unstable();
         expected.sort_unstable();
-        ensure!(names == expected, "the folder holds {names:?} and must hold {expected:?}");
+        ensure!(names == expected, "the directory holds {names:?} and must hold {expected:?}");
         Ok(())
     }
 }
@@ -120,26 +120,26 @@ mod tests {
     use super::*;
 
     fn after_operations(count: usize) -> (Files, tempfile::TempDir) {
-        let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path(), 7).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = Files::new(directory.path(), 7).unwrap();
         for _ in 0..count {
             files.operation().unwrap();
         }
-        (files, folder)
+        (files, directory)
     }
 
     #[test]
     fn files_come_and_go() {
-        let (files, folder) = after_operations(KEPT + 20);
+        let (files, directory) = after_operations(KEPT + 20);
         assert_eq!(files.kept.len(), KEPT);
-        assert_eq!(fs::read_dir(folder.path().join(OWN)).unwrap().count(), KEPT);
+        assert_eq!(fs::read_dir(directory.path().join(OWN)).unwrap().count(), KEPT);
         assert!(files.kept.iter().any(|kept| kept.name == format!("file-{}", KEPT + 20)));
     }
 
     #[test]
     fn a_changed_byte_and_a_file_too_many_are_errors() {
-        let (mut files, folder) = after_operations(2);
-        let path = folder.path().join(OWN).join("file-2");
+        let (mut files, directory) = after_operations(2);
+        let path = directory.path().join(OWN).join("file-2");
         let mut bytes = fs::read(&path).unwrap();
         bytes[9] ^= 1;
         fs::write(&path, &bytes).unwrap();

@@ -105,7 +105,7 @@ const WORDS: [Word; 14] = [
 
 /// The names of the features that `cpuid` tells of, separated by spaces, in the order of the table. One without a name is called by its
 /// place, such as `cpuid_7_1_edx_4`.
-pub fn list(cpuid: impl Fn(u32, u32) -> [u32; 4]) -> String {
+pub(super) fn list(cpuid: impl Fn(u32, u32) -> [u32; 4]) -> String {
     let mut list = Vec::new();
     for word in &WORDS {
         let bits = cpuid(word.leaf, word.subleaf)[word.register as usize] & !word.ignored;

@@ -1,3 +1,6 @@
-//! x86-64: what the CPU can do.
+//! x86-64: which CPU it is, and what it can do.
 
-pub mod features;
+mod cpuinfo;
+mod features;
+
+pub use cpuinfo::identify;

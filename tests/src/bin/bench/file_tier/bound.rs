@@ -1,5 +1,5 @@
-//! The bound: the codec alone, on all threads, over the pages that Dormouse stores, from memory to memory. No filter, no
-//! checksum, no file; nothing that uses this codec can be faster.
+//! The bound: the codec alone, on all threads, over the pages that Dormouse stores, from memory to memory. No filter,
+//! no checksum, no file; nothing that uses this codec can be faster.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -16,7 +16,7 @@ use super::{PAGE, payload};
 
 /// Part of the name of a kept vmcore: changes with whatever a workload does.
 const VERSION: u32 = 1;
-/// The variable with the folder of what is kept outside the checkout, from scripts/bench.
+/// The variable with the directory of what is kept outside the checkout, from scripts/bench.
 const CACHE_VARIABLE: &str = "DORMOUSE_CACHE";
 
 /// Lengths of an ELF header and of a program header.
@@ -39,12 +39,12 @@ pub(super) fn vmcore(workload: Workload, memory: MemorySize, artifacts: &Artifac
 fn kept(workload: Workload, memory: MemorySize, artifacts: &Artifacts) -> Result<PathBuf> {
     let cache =
         std::env::var_os(CACHE_VARIABLE).context("DORMOUSE_CACHE is not set: run scripts/bench, which sets it")?;
-    let folder = PathBuf::from(cache).join("vmcore");
-    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-    // The folder of the kernel is called by its key.
+    let directory = PathBuf::from(cache).join("vmcore");
+    fs::create_dir_all(&directory).with_context(|| format!("{}: cannot be made", directory.display()))?;
+    // The directory of the kernel is called by its key.
     let bzimage = artifacts.bzimage();
-    let kernel = bzimage.parent().and_then(Path::file_name).context("the kernel is in no folder")?.to_string_lossy();
-    Ok(folder.join(format!("{kernel}-{}-{memory}-v{VERSION}.vmcore", workload.name())))
+    let kernel = bzimage.parent().and_then(Path::file_name).context("the kernel is in no directory")?.to_string_lossy();
+    Ok(directory.join(format!("{kernel}-{}-{memory}-v{VERSION}.vmcore", workload.name())))
 }
 
 fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: &Path) -> Result<()> {
@@ -54,11 +54,12 @@ fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: 
     config.can_be_dumped = true;
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: payload::disk_bytes(memory) });
     let mut guest = Guest::standard(config, artifacts)?;
-    let folder = tempfile::Builder::new().prefix("dormouse-payload.").tempdir().context("the payload's folder")?;
-    payload::build(workload, memory, folder.path(), &guest.disk_file(1))?;
+    let directory =
+        tempfile::Builder::new().prefix("dormouse-payload.").tempdir().context("the payload's directory")?;
+    payload::build(workload, memory, directory.path(), &guest.disk_file(1))?;
     guest.boot()?;
     workload.run(&mut guest)?;
-    let dump = folder.path().join("dump");
+    let dump = directory.path().join("dump");
     guest.dump_memory(&dump)?;
     guest.cut_power();
     // Whole or not at all, also where two runs capture at once.
@@ -70,7 +71,8 @@ fn capture(workload: Workload, memory: MemorySize, artifacts: &Artifacts, kept: 
 }
 
 /// Copies QEMU's dump into the order of `/proc/vmcore`: the program headers directly behind the ELF header, where
-/// makedumpfile looks for them, and memory at a page's boundary, so that it can be mapped. Pages of zeroes become holes.
+/// makedumpfile looks for them, and memory at a page's boundary, so that it can be mapped. Pages of zeroes become
+/// holes.
 fn align(dump: &Path, output: &Path) -> Result<()> {
     let input = File::open(dump).with_context(|| format!("{}: cannot be opened", dump.display()))?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
@@ -187,8 +189,8 @@ mod tests {
 
     #[test]
     fn a_dump_is_laid_out_as_the_kernel_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("dump"), folder.path().join("vmcore"));
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("dump"), directory.path().join("vmcore"));
         fs::write(&from, dump()).unwrap();
         align(&from, &to).unwrap();
         let vmcore = Vmcore::open(&to).unwrap();
@@ -198,7 +200,7 @@ mod tests {
             let same = |bytes: &[u8]| bytes.iter().all(|byte| *byte == fill);
             assert!(vmcore.read(PfnRange { start: pfn, end: pfn + 1 }, same).unwrap(), "{pfn}");
         }
-        let copied = folder.path().join("copied");
+        let copied = directory.path().join("copied");
         copy(&to, &copied).unwrap();
         assert_eq!(fs::read(&to).unwrap(), fs::read(&copied).unwrap());
     }

@@ -58,7 +58,7 @@ pub(super) fn all(quick: bool) -> Vec<Contender> {
 /// Where the files of a measurement are.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The folder of them all.
+    /// The directory of them all.
     pub(super) scratch: PathBuf,
     /// What is packed.
     pub(super) vmcore: PathBuf,
@@ -108,8 +108,8 @@ impl Contender {
             Codec(level) => return codec("compress", level, files, threads),
             Makedumpfile { level, codec, threads: all } => {
                 let mut command = Command::new("makedumpfile");
-                // The end of its threads loads this library, and now and then fails to (`libgcc_s.so.1 must be installed for
-                // pthread_exit to work`); one that is there already is found.
+                // The end of its threads loads this library, and now and then fails to (`libgcc_s.so.1 must be
+                // installed for pthread_exit to work`); one that is there already is found.
                 command.env("LD_PRELOAD", "libgcc_s.so.1");
                 command.arg(codec).arg("-d").arg(level.to_string());
                 if all {

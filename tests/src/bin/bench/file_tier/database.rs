@@ -38,8 +38,9 @@ const WORDS: [&str; 32] = [
     "warehouse",
 ];
 
-/// Writes commands whose values have `bytes` bytes together: as many of random bytes as of structured text. Some keys are
-/// set a second time with another length and some deleted, so that the heap is not as tidy as one that was only filled.
+/// Writes commands whose values have `bytes` bytes together: as many of random bytes as of structured text. Some keys
+/// are set a second time with another length and some deleted, so that the heap is not as tidy as one that was only
+/// filled.
 pub(super) fn write(output: &mut impl Write, bytes: u64) -> Result<()> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut written, mut text, mut blobs, mut key) = (0, 0, 0, 0_u64);

@@ -13,12 +13,13 @@ use dormouse::pipeline::seams::{Fate, PageFilter, PageSink, PageSource};
 use dormouse::pipeline::{self, Limits, Task, window};
 use dormouse::policy::Compression;
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
+use dormouse::target;
 use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State, Uuid};
 use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
 
-use super::measure::{Clock, Said};
+use super::measure::{Clock, Printed};
 
 /// Room of an image file beside that for all pages.
 const IMAGE_OVERHEAD: u64 = 64 << 20;
@@ -121,21 +122,21 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
     let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), SaveStats::default)?;
-    Said { bytes: Some(image.commit().data_end), ..Said::default() }.print()
+    Printed { bytes: Some(image.commit().data_end), ..Printed::default() }.print()
 }
 
-/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with what
-/// was saved.
+/// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with
+/// what was saved.
 pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
-    let ranges = Image::open(Disk::open(image, Access::Read)?)?.header()?.session.ram;
+    let ranges = target::Target::at(image)?.open(Access::Read)?.header()?.session.ram;
     let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
     let clock = Clock::start()?;
-    let image = Image::open(Disk::open(image, Access::Read)?)?;
+    let image = target::Target::at(image)?.open(Access::Read)?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
-    let said = clock.stop(None)?;
+    let printed = clock.stop(None)?;
     let totals = image.commit().totals;
     ensure!((counts.stored, counts.zero) == (totals.stored_pages, totals.zero_pages), "not every page was restored");
     if let Some(path) = vmcore {
@@ -148,7 +149,7 @@ pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Optio
         })?;
         ensure!(pages == totals.stored_pages, "{pages} pages were to be stored, {} were", totals.stored_pages);
     }
-    said.print()
+    printed.print()
 }
 
 /// Memory that stands for that of a machine to be restored.

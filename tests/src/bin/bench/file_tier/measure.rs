@@ -22,26 +22,26 @@ pub(super) struct Measurement {
     pub(super) cpu_seconds: f64,
     /// The most anonymous memory, in MiB. What a process has mapped of files is page cache, and not counted.
     pub(super) peak_mib: f64,
-    /// Bytes written, if the process has said so.
+    /// Bytes written, if the process has printed so.
     pub(super) bytes: Option<u64>,
 }
 
 /// What a part of the tier says of itself, as one line of JSON: it knows better what was preparation.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Said {
+pub(super) struct Printed {
     pub(super) seconds: Option<f64>,
     pub(super) cpu_seconds: Option<f64>,
     pub(super) bytes: Option<u64>,
 }
 
-impl Said {
+impl Printed {
     pub(super) fn print(&self) -> Result<()> {
         println!("{}", serde_json::to_string(self)?);
         Ok(())
     }
 }
 
-/// Time and processor time of this process since a moment.
+/// Time and CPU time of this process since a moment.
 #[derive(Debug)]
 pub(super) struct Clock {
     began: Instant,
@@ -53,10 +53,10 @@ impl Clock {
         Ok(Clock { began: Instant::now(), cpu: cpu_seconds(UsageWho::RUSAGE_SELF)? })
     }
 
-    /// What has passed, to be said with `bytes` written.
-    pub(super) fn stop(&self, bytes: Option<u64>) -> Result<Said> {
+    /// What has passed, to be printed with `bytes` written.
+    pub(super) fn stop(&self, bytes: Option<u64>) -> Result<Printed> {
         let (seconds, cpu) = (self.began.elapsed().as_secs_f64(), cpu_seconds(UsageWho::RUSAGE_SELF)?);
-        Ok(Said { seconds: Some(seconds), cpu_seconds: Some(cpu - self.cpu), bytes })
+        Ok(Printed { seconds: Some(seconds), cpu_seconds: Some(cpu - self.cpu), bytes })
     }
 }
 
@@ -89,13 +89,13 @@ pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
     }
     let cpu = cpu_seconds(UsageWho::RUSAGE_CHILDREN)? - cpu_before;
     output.rewind()?;
-    let said: Said = serde_json::from_str(text(output).trim()).unwrap_or_default();
+    let printed: Printed = serde_json::from_str(text(output).trim()).unwrap_or_default();
     Ok(Measurement {
-        seconds: said.seconds.unwrap_or(seconds),
-        cpu_seconds: said.cpu_seconds.unwrap_or(cpu),
+        seconds: printed.seconds.unwrap_or(seconds),
+        cpu_seconds: printed.cpu_seconds.unwrap_or(cpu),
         // A process has less than 2^52 KiB.
         peak_mib: peak_kib as f64 / 1024.0,
-        bytes: said.bytes,
+        bytes: printed.bytes,
     })
 }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_of_itself_holds_and_failures_are_told() {
+    fn own_figures_hold_and_failures_are_reported() {
         let run = measure(Command::new("sh").args(["-c", "echo '{\"seconds\": 0.5, \"cpu_seconds\": 0.25}'"])).unwrap();
         assert!(run.seconds.total_cmp(&0.5).is_eq() && run.cpu_seconds.total_cmp(&0.25).is_eq(), "{run:?}");
         let error = measure(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err().to_string();

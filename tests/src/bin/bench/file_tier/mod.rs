@@ -34,20 +34,21 @@ pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;
 
-/// A contender that has packed one vmcore for this long is out of turns: with fewer CPUs than threads that spin, makedumpfile
-/// can take minutes where others take a second.
+/// A contender that has packed one vmcore for this long is out of turns: with fewer CPUs than threads that spin,
+/// makedumpfile can take minutes where others take a second.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(30)];
 
-/// What is said above the tables.
+/// What is printed above the tables.
 const NOTE: &str = "
-Each contender packs the same vmcore from a tmpfs into a file on it, and unpacks that again; they take turns, and medians are
-shown. MiB/s are of the guest's whole memory, whatever is left out of it. The disk's speed is deliberately no part of this.
+Each contender packs the same vmcore from a tmpfs into a file on it, and unpacks that again; they take turns, and
+medians are shown. MiB/s are of the guest's whole memory, whatever is left out of it. The disk's speed is deliberately
+no part of this.
 
 - Peak memory is anonymous memory; mapped files are page cache and not counted.
-- Dormouse unpacks into memory that is mapped and touched before the clock starts, as it is in a restore kernel. The others
-  unpack into a new file, whose pages the tmpfs has to find and clear.
-- makedumpfile 1.7.2 packs single pages, its -d 1 leaves out pages of zeroes, -d 17 free pages too, which is what Dormouse
-  leaves out. It has no way back from its format. Its --num-threads also has a thread that spins.
+- Dormouse unpacks into memory that is mapped and touched before the clock starts, as it is in a restore kernel. The
+  others unpack into a new file, whose pages the tmpfs has to find and clear.
+- makedumpfile 1.7.2 packs single pages, its -d 1 leaves out pages of zeroes, -d 17 free pages too, which is what
+  Dormouse leaves out. It has no way back from its format. Its --num-threads also has a thread that spins.
 - `codec alone` is the bound: the same pages as Dormouse's, from memory to memory, without filter, checksum or file.";
 
 /// Parts of the tier that run as processes of their own, like the other contenders.
@@ -67,7 +68,7 @@ pub(crate) enum Part {
     #[command(hide = true)]
     Unpack {
         image: PathBuf,
-        /// A folder on a tmpfs for a file that stands for the memory
+        /// A directory on a tmpfs for a file that stands for the memory
         #[arg(long)]
         scratch: PathBuf,
         #[arg(long)]
@@ -109,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let scratch = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
-    let scratch = scratch.with_context(|| format!("{}: no folder can be made in it", options.scratch.display()))?;
+    let scratch = scratch.with_context(|| format!("{}: no directory can be made in it", options.scratch.display()))?;
     let patience = PATIENCE[usize::from(options.quick)];
     let file = |name| scratch.path().join(name);
     let files = Files {

@@ -14,7 +14,7 @@ use super::workloads::Workload;
 
 /// The kernel's source, from Debian's package linux-source-6.12, which the test kernel is built from too.
 const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
-/// The first folder in it.
+/// The first directory in it.
 const SOURCE_FOLDER: &str = "linux-source-6.12";
 /// Programs of it that compile without a configured kernel, and are not small.
 const COMPILED: &str = "tools/lib/bpf";
@@ -32,10 +32,10 @@ while :; do
 done
 ";
 
-/// Builds the disk for `workload` into `output`, a file that exists and has the disk's size. `folder` takes what it is
-/// built from.
-pub(super) fn build(workload: Workload, memory: MemorySize, folder: &Path, output: &Path) -> Result<()> {
-    let root = folder.join("payload");
+/// Builds the disk for `workload` into `output`, a file that exists and has the disk's size. `directory` takes what it
+/// is built from.
+pub(super) fn build(workload: Workload, memory: MemorySize, directory: &Path, output: &Path) -> Result<()> {
+    let root = directory.join("payload");
     for path in ["usr/bin", "usr/lib", "usr/lib64", "proc", "dev", "tmp", "objects", "preprocessed", "source"] {
         make(&root.join(path))?;
     }
@@ -43,9 +43,9 @@ pub(super) fn build(workload: Workload, memory: MemorySize, folder: &Path, outpu
         symlink(target, root.join(link)).with_context(|| format!("{link}: cannot be made in the payload"))?;
     }
     install_programs(&root)?;
-    let folders = workload.source_folders(memory);
-    if !folders.is_empty() {
-        install_sources(&folders, folder, &root)?;
+    let directories = workload.source_directories(memory);
+    if !directories.is_empty() {
+        install_sources(&directories, directory, &root)?;
     }
     let data = workload.data_bytes(memory);
     if data > 0 {
@@ -94,8 +94,8 @@ fn libraries_of(program: &str) -> Result<Vec<PathBuf>> {
     Ok(paths.map(PathBuf::from).collect())
 }
 
-fn install_sources(folders: &[&str], scratch: &Path, root: &Path) -> Result<()> {
-    let paths = folders.iter().map(|folder| format!("{SOURCE_FOLDER}/{folder}"));
+fn install_sources(directories: &[&str], scratch: &Path, root: &Path) -> Result<()> {
+    let paths = directories.iter().map(|directory| format!("{SOURCE_FOLDER}/{directory}"));
     run(Command::new("tar").arg("-C").arg(scratch).arg("-xf").arg(SOURCE).args(paths))?;
     let tree = root.join("source");
     fs::remove_dir(&tree)
@@ -113,7 +113,7 @@ fn install_sources(folders: &[&str], scratch: &Path, root: &Path) -> Result<()> 
         let output = root.join("preprocessed").join(name).with_extension("i");
         let mut gcc = Command::new("gcc");
         gcc.args(["-E", "-D_LARGEFILE64_SOURCE", "-D_FILE_OFFSET_BITS=64"]);
-        gcc.args(["tools/include", "tools/include/uapi", COMPILED].map(|folder| format!("-I{folder}")));
+        gcc.args(["tools/include", "tools/include/uapi", COMPILED].map(|directory| format!("-I{directory}")));
         run(gcc.arg(&path).arg("-o").arg(output).current_dir(&tree))?;
     }
     Ok(())
@@ -125,15 +125,15 @@ fn inside(root: &Path, path: &str) -> PathBuf {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    if let Some(folder) = to.parent() {
-        make(folder)?;
+    if let Some(directory) = to.parent() {
+        make(directory)?;
     }
     fs::copy(from, to).with_context(|| format!("{}: cannot be copied to {}", from.display(), to.display()))?;
     Ok(())
 }
 
-fn make(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))
+fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("{}: cannot be made", directory.display()))
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -82,7 +82,7 @@ fn compare(vmcore: &Path, restored: &Path) -> Result<()> {
     pieces(vmcore, |piece| {
         buffer.resize(piece.len(), 0);
         other.read_exact(&mut buffer).context("what was restored is too short")?;
-        ensure!(buffer == piece, "what was restored is not what was packed, behind byte {at}");
+        ensure!(buffer == piece, "what was restored is not what was packed, after byte {at}");
         at += piece.len();
         Ok(())
     })?;

@@ -76,17 +76,17 @@ impl Workload {
     }
 
     /// Folders of the kernel's source that the guest has.
-    pub(super) fn source_folders(self, memory: MemorySize) -> Vec<&'static str> {
-        let mut folders = match self {
+    pub(super) fn source_directories(self, memory: MemorySize) -> Vec<&'static str> {
+        let mut directories = match self {
             Workload::Idle | Workload::Database => Vec::new(),
             Workload::Compile | Workload::Freed => {
                 vec!["include", "kernel", "mm", "fs", "lib", "net", "tools/lib", "tools/include", "tools/arch/x86"]
             }
         };
-        if !folders.is_empty() && memory.bytes() > 1024 * MIB {
-            folders.extend(["drivers/net", "drivers/media", "sound"]);
+        if !directories.is_empty() && memory.bytes() > 1024 * MIB {
+            directories.extend(["drivers/net", "drivers/media", "sound"]);
         }
-        folders
+        directories
     }
 
     /// Brings a guest that has just booted, with the payload on its second disk, to the state in which it is captured.

@@ -1,8 +1,9 @@
-//! Which kernel modules a block device needs, from its chain of devices in sysfs.
+//! What B and D need to reach a block device: kernel modules, from its chain of devices in sysfs.
 //!
-//! A disk's folder lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that looks is the one
-//! that runs, and the modules are for another, which may have been built otherwise: a driver that is a module here is named by
-//! its `driver/module` link, one that is built in here is looked for by the device's `modalias` among the other's modules.
+//! A disk's directory lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that
+//! looks is the one that runs, and the modules are for another, which may have been built otherwise: a driver that is a
+//! module here is named by its `driver/module` link, one that is built in here is looked for by the device's `modalias`
+//! among the other's modules.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,24 +12,32 @@ use std::path::Path;
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
 
-/// The names of the modules that a disk needs of the kernel whose modules are in `folder`; without what these modules need
-/// themselves, see [`kmod::resolve`].
-///
-/// # Errors
-/// The modules cannot be looked through.
-pub fn modules_of(hardware: &Hardware, folder: &Path) -> Result<Vec<String>, ModulesError> {
-    let mut names = BTreeSet::new();
-    for link in hardware.ways() {
-        match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-            (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-            (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                names.extend(kmod::by_alias(folder, modalias.trim_end())?);
+/// What an initramfs must hold for a target to be reached from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Names of kernel modules, without what these need themselves: see [`kmod::resolve`].
+    pub modules: Vec<String>,
+}
+
+impl Needs {
+    /// What a disk needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub(super) fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+        let mut names = BTreeSet::new();
+        for link in hardware.ways() {
+            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
+                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
+                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
+                    names.extend(kmod::by_alias(directory, modalias.trim_end())?);
+                }
+                // A place on the way, such as a SCSI target, which nothing drives.
+                _ => {}
             }
-            // A place on the way, such as a SCSI target, which nothing drives.
-            _ => {}
         }
+        Ok(Needs { modules: names.into_iter().collect() })
     }
-    Ok(names.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -41,7 +50,8 @@ mod tests {
 
     use super::*;
 
-    /// A sysfs of folders, files `modalias`, and links `driver`, whose target has a link `module` where the driver is one.
+    /// A sysfs of directories, files `modalias`, and links `driver`, whose target has a link `module` where the driver
+    /// is a module.
     struct Sysfs(TempDir);
 
     impl Sysfs {
@@ -53,18 +63,18 @@ mod tests {
             self.0.path().canonicalize().unwrap()
         }
 
-        fn folder(&self, place: &str) -> PathBuf {
-            let folder = self.root().join(place);
-            fs::create_dir_all(&folder).unwrap();
-            folder
+        fn directory(&self, place: &str) -> PathBuf {
+            let directory = self.root().join(place);
+            fs::create_dir_all(&directory).unwrap();
+            directory
         }
 
         /// A device at `place` with `driver`, which is the module of that name, dashes apart, or built in.
         fn driven(&self, place: &str, driver: &str, module: Option<&str>, modalias: Option<&str>) {
-            let (device, driver) = (self.folder(place), self.folder(&format!("bus/drivers/{driver}")));
+            let (device, driver) = (self.directory(place), self.directory(&format!("bus/drivers/{driver}")));
             symlink(&driver, device.join("driver")).unwrap();
             if let Some(module) = module {
-                let module = self.folder(&format!("module/{module}"));
+                let module = self.directory(&format!("module/{module}"));
                 let _ = symlink(module, driver.join("module"));
             }
             if let Some(modalias) = modalias {
@@ -72,9 +82,9 @@ mod tests {
             }
         }
 
-        fn needed(&self, place: &str, folder: &Path) -> Vec<String> {
-            self.folder(place);
-            modules_of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), folder).unwrap()
+        fn needed(&self, place: &str, directory: &Path) -> Vec<String> {
+            self.directory(place);
+            Needs::of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), directory).unwrap().modules
         }
     }
 
@@ -86,7 +96,7 @@ mod tests {
         let port = format!("{PCI}/ata1");
         sysfs.driven(PCI, "ahci", Some("ahci"), Some("pci:v1"));
         sysfs.driven(&format!("{port}/host0/target0:0:0/0:0:0:0"), "sd", Some("sd_mod"), Some("scsi:t-0x00"));
-        // What is beside the way does not count.
+        // What is not on the way does not count.
         sysfs.driven("devices/pci0000:00/0000:00:05.0", "e1000e", Some("e1000e"), None);
         let disk = format!("{port}/host0/target0:0:0/0:0:0:0/block/sda");
         assert_eq!(sysfs.needed(&disk, none), ["ahci", "sd_mod"]);
@@ -94,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_in_here_may_be_a_module_there() {
+    fn names_a_module_for_what_is_built_in_here() {
         let sysfs = Sysfs::new();
         let modules = tempfile::tempdir().unwrap();
         fs::write(
@@ -114,9 +124,9 @@ mod tests {
     fn an_nvme_namespace_with_multipath_needs_what_its_controller_needs() {
         let sysfs = Sysfs::new();
         sysfs.driven(PCI, "nvme", Some("nvme"), Some("pci:v2"));
-        let controller = sysfs.folder(&format!("{PCI}/nvme/nvme0"));
+        let controller = sysfs.directory(&format!("{PCI}/nvme/nvme0"));
         let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0";
-        symlink(controller, sysfs.folder(subsystem).join("nvme0")).unwrap();
+        symlink(controller, sysfs.directory(subsystem).join("nvme0")).unwrap();
         assert_eq!(sysfs.needed(&format!("{subsystem}/nvme0n1/nvme0n1p3"), Path::new("/nonexistent")), ["nvme"]);
     }
 }

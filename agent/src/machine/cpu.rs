@@ -1,0 +1,59 @@
+//! Which CPU this machine has, and how many of them run.
+
+use dormouse_image::Cpu;
+use dormouse_linux::procfs;
+
+use crate::machine::arch;
+
+/// The CPU, with what distinguishes it from others.
+///
+/// # Errors
+/// The kernel's description of it cannot be read.
+pub(super) fn read() -> anyhow::Result<Cpu> {
+    let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Cpu { online: u32::try_from(online)?, ..arch::identify(&procfs::text("/proc/cpuinfo")?) })
+}
+
+/// The processors that are there and do not run, as a list such as `2-3`; empty where all do.
+///
+/// Where this kernel came from, they wait in a loop in memory, which must not be overwritten: a processor that was started here
+/// waits in this kernel's.
+///
+/// # Errors
+/// The kernel's lists cannot be read.
+pub fn idle_cpus() -> anyhow::Result<String> {
+    let read = |name: &str| procfs::text(format!("/sys/devices/system/cpu/{name}"));
+    Ok(idle_among(&read("present")?, &read("offline")?, &read("possible")?))
+}
+
+/// Those that are offline, but for places where one could be plugged in. What is offline and not even possible has found no
+/// room in the kernel's configuration (drivers/base/cpu.c, `print_cpus_offline`).
+fn idle_among(present: &str, offline: &str, possible: &str) -> String {
+    let (present, possible) = (cpu_list(present), cpu_list(possible));
+    let idle = cpu_list(offline).into_iter().filter(|cpu| present.contains(cpu) || !possible.contains(cpu));
+    idle.map(|cpu| cpu.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// A list such as `0-3,8`.
+fn cpu_list(text: &str) -> Vec<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    };
+    text.trim().split(',').filter_map(range).flatten().take(1 << 16).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_that_do_not_run_are_found() {
+        assert_eq!(idle_among("0-3\n", "\n", "0-3\n"), "");
+        assert_eq!(idle_among("0-3", "2-3", "0-3"), "2,3");
+        // Places for more.
+        assert_eq!(idle_among("0-1", "2-7", "0-7"), "");
+        // More than the kernel has room for.
+        assert_eq!(idle_among("0-1", "2-3", "0-1"), "2,3");
+    }
+}

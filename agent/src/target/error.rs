@@ -1,0 +1,54 @@
+//! Why a target could not be found, or is not where it should be.
+
+use std::path::PathBuf;
+
+use dormouse_image::ImageDevice;
+use thiserror::Error;
+
+use crate::store::StoreError;
+use crate::target::Target;
+
+/// Why an image could not be reached.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// It did not appear.
+    #[error("image device {name}: not found within {seconds} s")]
+    NotFound {
+        /// As the policy names it.
+        name: ImageDevice,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A file that is on no mounted filesystem.
+    #[error("image device {path}: the file does not exist", path = .path.display())]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Several devices have the name.
+    #[error("image device {name}: both {first} and {second} match that name")]
+    Ambiguous {
+        /// As the policy names it.
+        name: ImageDevice,
+        /// One of them.
+        first: Target,
+        /// Another.
+        second: Target,
+    },
+    /// A file that is reached through its filesystem where nothing may be mounted yet.
+    #[error(
+        "image device {path}: the filesystem that this file is on is mounted already, so nothing can be resumed",
+        path = .path.display()
+    )]
+    Mounted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be opened, or carries no valid image.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file is not, or not certainly, where its label says.
+    #[error(transparent)]
+    Moved(anyhow::Error),
+}

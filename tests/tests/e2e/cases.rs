@@ -1,0 +1,93 @@
+//! Every case, with the smallest tier that runs it, in the order in which cases start: the longest first, so that all
+//! threads end together. A case that is missing here is dead code, which the lints of `scripts/test` refuse.
+
+use crate::runner::{Case, Tier};
+use crate::{
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, power_cuts, refusals, refused_in_a,
+    resume_checks, save_faults, screen, shapes, soak, system, verify,
+};
+
+macro_rules! cases {
+    ($($tier:ident $module:ident :: $case:ident,)+) => {
+        &[$(Case {
+            tier: Tier::$tier,
+            name: concat!(stringify!($module), "::", stringify!($case)),
+            run: $module::$case,
+        }),+]
+    };
+}
+
+/// All of them.
+pub(crate) const CASES: &[Case] = cases! {
+    Standard debian::initramfs_tools_a_kernel_update_and_noresume,
+    Standard debian::dracut_an_image_in_a_file_and_removal,
+    Standard debian::dracut_ng_and_a_newer_systemd,
+    Standard power_cuts::at_twenty_moments_of_a_save,
+    Standard exactness::of_5_gib_every_page_comes_back,
+    Standard resume_checks::filesystems_that_were_written_elsewhere,
+    Standard image_file::a_scattered_file_on_ext4,
+    Standard image_file::a_file_on_xfs,
+    Quick image_file::a_file_on_btrfs,
+    Standard aborts::a_policy_that_b_cannot_honour_brings_the_session_back,
+    Quick aborts::a_device_that_is_too_small_and_then_one_that_is_not,
+    Standard cycles::one_cpu_and_768_mib,
+    Quick cycles::two_cpus_and_1_gib,
+    Standard cycles::four_cpus_and_5_gib_with_ram_above_4_gib,
+    Standard cycles::three_cycles_in_one_session,
+    Quick cycles::a_snapshot_goes_on_and_is_never_resumed,
+    Quick cycles::a_save_that_ends_in_a_reboot_resumes,
+    Standard exactness::of_1_gib_all_but_the_free_pages_comes_back,
+    Standard exactness::of_1_gib_every_page_comes_back,
+    Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,
+    Standard export::other_programs_read_a_hibernated_machine,
+    Standard export::a_kernel_in_the_region_is_read_too,
+    Standard free_pages::a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone,
+    Standard free_pages::a_kernel_that_expects_zeroes_in_its_free_pages_finds_them,
+    Standard free_pages::a_kernel_that_checks_its_free_pages_finds_them_as_they_were,
+    Standard free_pages::a_count_that_does_not_fit_makes_b_store_every_page,
+    Standard image_file::files_that_will_not_do,
+    Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,
+    Standard refusals::without_an_image_the_boot_goes_on_and_says_so_in_one_line,
+    Quick refusals::a_damaged_chunk_ends_in_an_ordinary_boot,
+    Standard refusals::noresume_boots_afresh_and_discards_the_image,
+    Quick refusals::a_save_that_loses_its_power_is_no_image,
+    Standard refusals::a_restore_that_loses_its_power_is_tried_once_more,
+    Standard refusals::a_restore_that_dies_twice_is_given_up,
+    Standard refused_in_a::devices_that_belong_to_something_else,
+    Quick refused_in_a::kernels_and_memory_that_will_not_do,
+    Standard refused_in_a::a_second_hibernation_and_signals,
+    Standard resume_checks::damage_anywhere,
+    Standard resume_checks::chunks_that_cannot_be_read,
+    Standard resume_checks::another_machine,
+    Standard resume_checks::a_machine_with_less_memory_discards_by_default,
+    Standard resume_checks::a_policy_that_never_resumes,
+    Standard resume_checks::an_image_that_was_resumed,
+    Standard resume_checks::two_images_on_two_devices,
+    Standard resume_checks::a_filesystem_that_b_does_not_see,
+    Standard save_faults::a_header_that_cannot_be_written,
+    Standard save_faults::data_that_cannot_be_written,
+    Standard save_faults::a_commit_record_that_cannot_be_written,
+    Standard save_faults::data_that_cannot_be_flushed,
+    Standard save_faults::a_commit_record_that_cannot_be_flushed,
+    Standard save_faults::a_device_that_is_pulled_out,
+    Standard save_faults::memory_that_runs_out,
+    Standard save_faults::a_device_that_takes_nothing_any_more,
+    Standard save_faults::a_user_who_presses_escape_on_a_serial_line,
+    Standard save_faults::a_user_who_presses_escape_on_the_keyboard,
+    Standard save_faults::a_policy_without_escape_does_not_listen,
+    Standard save_faults::a_kernel_that_panics,
+    Standard save_faults::a_kernel_that_hangs,
+    Standard screen::a_bar_and_nothing_else,
+    Standard screen::a_reason_that_can_be_read,
+    Standard screen::a_reason_that_can_be_read_before_the_reboot,
+    Quick shapes::q35_with_nvme_uefi_5_level_paging_and_kaslr,
+    Standard shapes::pc_with_ahci,
+    Standard shapes::q35_with_virtio_scsi_and_4_level_paging,
+    Standard shapes::q35_with_usb_storage,
+    Standard soak::three_cycles_under_load_by_random_policies,
+    Standard system::an_image_that_a_boot_has_missed_is_given_up,
+    Standard system::an_image_that_the_policy_keeps_is_kept_and_resumed,
+    Quick system::the_doctor_and_sleep_hooks,
+    Standard verify::an_image_read_back_matches_what_was_saved,
+    Standard verify::a_device_that_keeps_something_else,
+};
