@@ -11,6 +11,7 @@
 
 mod cmdline;
 mod filesystem;
+mod handoff;
 mod image;
 mod iomem;
 mod policy;
@@ -27,6 +28,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("cmdline", cmdline::run),
     ("filesystem", filesystem::run),
+    ("handoff", handoff::run),
     ("image", image::run),
     ("iomem", iomem::run),
     ("policy", policy::run),

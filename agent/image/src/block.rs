@@ -1,4 +1,6 @@
 //! What all blocks have in common: magic, version, checksum.
+//!
+//! The blocks of an image are framed with it, and so is what passes between the kernels without being part of an image.
 
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -26,7 +28,10 @@ pub(crate) const PROLOGUE: usize = 24;
 const _: () = assert!(size_of::<Prologue>() == PROLOGUE);
 
 /// Puts a prologue before `body` and pads the whole to blocks.
-pub(crate) fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
+///
+/// # Errors
+/// [`FormatError::TooLarge`] where that has more than `max` bytes.
+pub fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
     let size = (PROLOGUE + body.len()).next_multiple_of(BLOCK);
     let too_large = FormatError::TooLarge { block, size, max };
     let Ok(len) = u32::try_from(size) else {
@@ -53,38 +58,50 @@ pub(crate) fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Re
 
 /// A block whose prologue and checksum are right: what is in it is still to be checked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Frame<'a> {
-    pub(crate) block: Block,
+pub struct Frame<'a> {
+    /// Which block it is, for messages.
+    pub block: Block,
     /// The version that wrote it.
-    pub(crate) written: Version,
+    pub written: Version,
     /// What follows the prologue, padding included.
-    pub(crate) body: &'a [u8],
+    pub body: &'a [u8],
 }
 
 impl Frame<'_> {
     /// The error for something that only a newer version of the format gives a meaning.
-    pub(crate) fn newer(&self, what: &'static str) -> FormatError {
+    #[must_use]
+    pub fn newer(&self, what: &'static str) -> FormatError {
         FormatError::Newer { block: self.block, what, written: self.written }
     }
 
     /// Checks that `bytes`, to which this version gives no meaning, are zero: a newer version may have given them one.
-    pub(crate) fn zero(&self, what: &'static str, bytes: &[u8]) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// [`FormatError::Newer`] with `what`.
+    pub fn zero(&self, what: &'static str, bytes: &[u8]) -> Result<(), FormatError> {
         if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(self.newer(what)) }
     }
 
-    pub(crate) fn field(&self, field: &'static str, value: u64, why: &'static str) -> FormatError {
+    /// The error for a field whose value breaks a rule.
+    #[must_use]
+    pub fn field(&self, field: &'static str, value: u64, why: &'static str) -> FormatError {
         FormatError::Field { block: self.block, field, value, why }
     }
 
-    pub(crate) fn record(&self, error: RecordError) -> FormatError {
+    /// The error for records that cannot be read.
+    #[must_use]
+    pub fn record(&self, error: RecordError) -> FormatError {
         FormatError::Record { block: self.block, error }
     }
 }
 
-/// Checks a block's prologue and checksum and returns who wrote it and its body.
+/// Checks a block's prologue and checksum and returns the version that wrote it and its body.
 ///
 /// `bytes` may be longer than the block.
-pub(crate) fn unframe(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Result<Frame<'_>, FormatError> {
+///
+/// # Errors
+/// What is wrong with them; a length of more than `max` bytes is.
+pub fn unframe(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Result<Frame<'_>, FormatError> {
     let (prologue, _) = Prologue::ref_from_prefix(bytes).map_err(|_| FormatError::Truncated {
         block,
         needed: PROLOGUE,

@@ -15,6 +15,8 @@ pub enum Block {
     Label,
     /// The commit record.
     Commit,
+    /// What a kernel tells another one to do.
+    Order,
     /// The session record that the saved kernel hands to the save kernel.
     Session,
     /// The header of the saved session.
@@ -28,6 +30,7 @@ impl fmt::Display for Block {
         f.write_str(match self {
             Block::Label => "label",
             Block::Commit => "commit record",
+            Block::Order => "order",
             Block::Session => "session record",
             Block::Header => "header",
             Block::Index => "index block",

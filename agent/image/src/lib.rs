@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-mod block;
+pub mod block;
 mod commit;
 mod coverage;
 mod error;

@@ -2,79 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::Path;
+#[path = "document/tables.rs"]
+mod tables;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
-use dormouse_image::record::Kind;
 use dormouse_image::{
     Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
     Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_KINDS, LABEL_MAGIC,
     Label, Locator, Mailbox, PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State,
-    SwapArea, Totals, Uuid, VERSION, Version, checksum,
+    SwapArea, Totals, Uuid, VERSION, checksum,
 };
 
-/// The rows of the tables of one section, without their heads: the cells' text.
-fn rows(section: &str) -> Vec<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/FORMAT.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut lines = text.lines().skip_while(|line| line.trim_start_matches('#') != format!(" {section}"));
-    assert!(lines.next().is_some(), "no section {section}");
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut in_picture = false;
-    for line in lines.take_while(|line| !line.starts_with('#')) {
-        in_picture ^= line.starts_with("```");
-        let Some(cells) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
-            continue;
-        };
-        if in_picture {
-            continue;
-        }
-        if cells.starts_with(" ---") {
-            rows.pop();
-        } else {
-            rows.push(cells.split('|').map(|cell| cell.trim().to_string()).collect());
-        }
-    }
-    rows
-}
-
-/// Whether a cell has the size of a field, and not the version of a record.
-fn is_size(cell: &str) -> bool {
-    cell == "n" || cell.parse::<usize>().is_ok()
-}
-
-/// Asserts that the table of `section` lists these kinds of records, in this order.
-fn compare_kinds(section: &str, kinds: &[Kind]) {
-    let rows = rows(section);
-    let listed: Vec<_> =
-        rows.iter().filter(|row| row.len() == 4 && row[1].contains('.')).map(|row| &row[..3]).collect();
-    let of = |kind: &Kind| {
-        assert!(!kind.skippable, "the document calls all kinds mandatory");
-        let since = Version { major: VERSION.major, minor: kind.since };
-        [kind.number.to_string(), since.to_string(), kind.name.to_string()]
-    };
-    assert_eq!(listed, kinds.iter().map(of).collect::<Vec<_>>(), "{section}");
-}
-
-/// Asserts that the first table of `section` has these fields without gaps, and that they hold these values in `bytes`.
-fn compare(section: &str, bytes: &[u8], expected: &[(&str, &[u8])]) {
-    let rows = rows(section);
-    let fields: Vec<&Vec<String>> =
-        rows.iter().filter(|row| row.len() == 4 && row[0].parse::<usize>().is_ok() && is_size(&row[1])).collect();
-    let names: Vec<&str> = fields.iter().map(|row| row[2].as_str()).collect();
-    let expected_names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, expected_names, "{section}");
-    let mut next = 0;
-    for (row, (name, value)) in fields.iter().zip(expected) {
-        let offset: usize = row[0].parse().unwrap();
-        assert_eq!(offset, next, "{section}: {name} does not begin where the field before ends");
-        // A size of `n` is that of the value, or more.
-        let size = row[1].parse().unwrap_or(value.len());
-        assert!(size == value.len(), "{section}: {name} has {} bytes", value.len());
-        next = offset + size;
-        assert_eq!(&bytes[offset..next], *value, "{section}: {name}");
-    }
-}
+use tables::{compare, compare_kinds, records, rows};
 
 const ZERO: &[u8] = &[0; 4];
 
@@ -163,30 +102,13 @@ fn the_label() {
     ];
     compare("Label", &bytes, expected);
     compare_kinds("Label", LABEL_KINDS);
-    let [extents, legs, stack] = records(&bytes[72..]);
+    let [extents, legs, stack] = records(LABEL_KINDS, &bytes[72..]);
     compare("Device extent", extents, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
     compare("Leg", legs, &[("identity", &[0; 16])]);
     assert_eq!(stack, []);
     // There is none: just that the table has no gaps.
     let layer: &[(&str, &[u8])] = &[("length", ZERO), ("kind", &[0; 2]), ("text length", &[0; 2]), ("identity", &[])];
     compare("Layer", &[0; 8], layer);
-}
-
-/// The contents of records, each of which is as the document says.
-fn records<const N: usize>(mut bytes: &[u8]) -> [&[u8]; N] {
-    let mut number = 0;
-    let contents = [(); N].map(|()| {
-        number += 1;
-        let len = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
-        let content = &bytes[8..8 + len as usize];
-        let record: &[(&str, &[u8])] =
-            &[("kind", &u16s(number)), ("flags", &u16s(0)), ("length", &u32s(len)), ("content", content)];
-        compare("Record", bytes, record);
-        bytes = &bytes[(8 + len as usize).next_multiple_of(8)..];
-        content
-    });
-    assert!(bytes.iter().all(|byte| *byte == 0));
-    contents
 }
 
 #[test]
@@ -347,7 +269,7 @@ fn the_session() {
 #[test]
 fn the_sessions_records() {
     let bytes = session_bytes();
-    let [ram, low, firmware, efi, filesystem, swap, cpu, texts @ ..] = records::<11>(&bytes[160..]);
+    let [ram, low, firmware, efi, filesystem, swap, cpu, texts @ ..] = records::<11>(SESSION_KINDS, &bytes[160..]);
     compare("Memory range", ram, &[("start", &u64s(0x500)), ("end", &u64s(0x700))]);
     compare("Physical range", low, &[("start", &u64s(0x1000)), ("end", &u64s(0x9000))]);
     let expected: &[(&str, &[u8])] = &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)];

@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// A: the machine's facts are gathered and everything that could refuse is asked.
+    /// A: the machine's facts are gathered and whatever could refuse is asked.
     HibernatePrepare,
     /// A: kernel B and its initramfs are handed to the kernel.
     HibernateLoad,
@@ -23,8 +23,8 @@ pub enum Phase {
     SaveWrite,
     /// B: the image is read back and compared, where the policy asks for it.
     SaveVerify,
-    /// B: the image is made durable and marked complete. Behind this point a failure loses nothing either, but the
-    /// image is there.
+    /// B: the image is made durable and marked complete. After this point a failure loses nothing either, but the
+    /// image exists.
     SaveCommit,
     /// B: the end that was asked for: power off, reboot or return.
     SaveEnd,

@@ -8,7 +8,6 @@ use dormouse_sys::PAGE_SIZE;
 
 use crate::console::phase::Phase;
 use crate::console::screen::Screen;
-use crate::pipeline::Step;
 use crate::policy::Verbosity;
 
 /// How often the line changes: often enough for a person, and little for a serial line of 115,200 baud.
@@ -48,6 +47,17 @@ impl fmt::Display for Work {
     }
 }
 
+/// What has been done of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Pages.
+    pub pages: u64,
+    /// Those of them that are stored compressed.
+    pub stored_pages: u64,
+    /// What these take, in bytes.
+    pub stored_bytes: u64,
+}
+
 /// The progress of one phase.
 #[derive(Debug)]
 pub struct Progress {
@@ -68,10 +78,10 @@ impl Progress {
         Progress { work, pages, verbosity, began, screen, drawn: None, tenths: 0 }
     }
 
-    /// It has come so far.
-    pub fn at(&mut self, step: Step) {
-        let now = Amount { pages: self.pages, step, elapsed: self.began.elapsed() };
-        let is_end = step.done >= self.pages;
+    /// This much of it is done.
+    pub fn at(&mut self, done: Done) {
+        let now = Amount { pages: self.pages, done, elapsed: self.began.elapsed() };
+        let is_end = done.pages >= self.pages;
         if is_end || self.drawn.is_none_or(|drawn| drawn.elapsed() >= PERIOD) {
             self.drawn = Some(Instant::now());
             let work = self.work;
@@ -97,13 +107,13 @@ impl Drop for Progress {
 /// How far it has come after how long.
 struct Amount {
     pages: u64,
-    step: Step,
+    done: Done,
     elapsed: Duration,
 }
 
 impl Amount {
     fn percent(&self) -> u64 {
-        self.step.done.saturating_mul(100).checked_div(self.pages).unwrap_or(100).min(100)
+        self.done.pages.saturating_mul(100).checked_div(self.pages).unwrap_or(100).min(100)
     }
 
     fn millis(&self) -> u64 {
@@ -112,39 +122,39 @@ impl Amount {
 
     /// MiB of memory in a second.
     fn rate(&self) -> u64 {
-        (bytes(self.step.done) >> 20).saturating_mul(1000) / self.millis()
+        (bytes(self.done.pages) >> 20).saturating_mul(1000) / self.millis()
     }
 
-    /// The seconds that are left, once that can be told.
+    /// The seconds that are left, once they can be estimated.
     fn left(&self) -> Option<u64> {
-        let remaining = self.pages.saturating_sub(self.step.done);
-        let millis = self.millis().saturating_mul(remaining).checked_div(self.step.done);
+        let remaining = self.pages.saturating_sub(self.done.pages);
+        let millis = self.millis().saturating_mul(remaining).checked_div(self.done.pages);
         millis.map(|millis| millis.div_ceil(1000))
     }
 
-    /// All that is to be said, in a line among those of the kernel log.
+    /// Everything, in a line among those of the kernel log.
     fn line(&self, phase: Phase) -> String {
-        let ratio = match bytes(self.step.stored).saturating_mul(10).checked_div(self.step.bytes) {
+        let ratio = match bytes(self.done.stored_pages).saturating_mul(10).checked_div(self.done.stored_bytes) {
             Some(tenths) => format!("{}.{}:1", tenths / 10, tenths % 10),
             None => "-".to_owned(),
         };
         let left = self.left().map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
-        let (done, all) = (mib(bytes(self.step.done)), mib(bytes(self.pages)));
+        let (done, all) = (mib(bytes(self.done.pages)), mib(bytes(self.pages)));
         let (percent, rate) = (self.percent(), self.rate());
         format!("{phase}: {percent} %, {done} of {all}, {rate} MiB/s, compressed {ratio}, {left} s left")
     }
 
-    /// What somebody at a console of so many columns wants to know. The last column stays free: with something in it, some
-    /// terminals go on in the next line.
+    /// What somebody at a console with this many columns wants to know. The last column stays free: with something in
+    /// it, some terminals go on in the next line.
     fn bar(&self, work: Work, columns: usize) -> String {
         let width = columns.saturating_sub(1);
         let all = mib(bytes(self.pages));
-        let done = thousands(bytes(self.step.done).div_ceil(1 << 20));
+        let done = thousands(bytes(self.done.pages).div_ceil(1 << 20));
         let amount = format!("  {done} of {all}");
         let rate = format!("  {} MiB/s", thousands(self.rate()));
         let left = match self.left() {
             Some(0) => format!("  in {} s", self.elapsed.as_secs_f64().ceil()),
-            // The first pages say little: the device and the threads are just getting up.
+            // The first pages are no measure: the device and the threads are just getting up.
             Some(seconds) if self.percent() > 0 => format!("  {seconds} s left"),
             _ => String::new(),
         };
@@ -187,14 +197,14 @@ mod tests {
     use super::*;
 
     fn amount(done: u64, pages: u64, millis: u64) -> Amount {
-        let step = Step { done, stored: done / 2, bytes: done * 800 };
-        Amount { pages, step, elapsed: Duration::from_millis(millis) }
+        let done = Done { pages: done, stored_pages: done / 2, stored_bytes: done * 800 };
+        Amount { pages, done, elapsed: Duration::from_millis(millis) }
     }
 
     #[test]
-    fn a_reader_of_the_log_sees_how_far_it_is() {
-        let step = Step { done: 131_072, stored: 65_536, bytes: 100 << 20 };
-        let now = Amount { pages: 524_288, step, elapsed: Duration::from_millis(500) };
+    fn log_line_has_every_figure() {
+        let done = Done { pages: 131_072, stored_pages: 65_536, stored_bytes: 100 << 20 };
+        let now = Amount { pages: 524_288, done, elapsed: Duration::from_millis(500) };
         assert_eq!(
             now.line(Phase::SaveWrite),
             "save/write: 25 %, 512 MiB of 2,048 MiB, 1024 MiB/s, compressed 2.5:1, 2 s left"
@@ -206,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_sees_a_bar() {
+    fn bar_adapts_to_the_columns() {
         let now = amount(308_224, 655_360, 1353);
         for (columns, expected) in [
             (80, "Saving    [#######--------]  47 %  1,204 of 2,560 MiB  889 MiB/s  2 s left"),
@@ -233,15 +243,15 @@ mod tests {
     proptest! {
         /// A line that is longer than its console would go on in the next one, and not change in place.
         #[test]
-        fn a_bar_fits_its_console(columns in 0_usize..300, pages: u64, done: u64, millis: u64) {
-            let step = Step { done, stored: done, bytes: millis };
-            let now = Amount { pages, step, elapsed: Duration::from_millis(millis) };
+        fn bar_fits_its_console(columns in 0_usize..300, pages: u64, done: u64, millis: u64) {
+            let done = Done { pages: done, stored_pages: done, stored_bytes: millis };
+            let now = Amount { pages, done, elapsed: Duration::from_millis(millis) };
             let bar = now.bar(Work::Verifying, columns);
             prop_assert!(bar.is_ascii() && bar.len() <= columns.saturating_sub(1), "{bar:?}");
         }
 
         #[test]
-        fn a_bar_keeps_its_length(pages in 1_u64..1 << 28, parts in prop::collection::vec(0_u64..=1000, 2)) {
+        fn bar_keeps_its_length(pages in 1_u64..1 << 28, parts in prop::collection::vec(0_u64..=1000, 2)) {
             let cells = |part: u64| {
                 let bar = amount(pages * part / 1000, pages, 100 + part * 60).bar(Work::Saving, 100);
                 bar.find(']').map(|end| end - bar.find('[').unwrap())

@@ -16,18 +16,18 @@ use crate::policy::Verbosity;
 /// The names of the consoles, separated by spaces.
 pub(crate) const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
 
-/// How long a line is on its way to a serial line of 115,200 baud. The kernel's own lines would overtake it, and so would the
-/// end of the power.
+/// How long a line is on its way to a serial line of 115,200 baud. The kernel's own lines would overtake it, and so
+/// would the end of the power.
 const ON_ITS_WAY: Duration = Duration::from_millis(10);
 
 /// The columns of a console that does not know how many it has, as serial lines do not.
 const USUAL_COLUMNS: usize = 80;
 
-/// Says something to a person at the consoles, in a line of its own. Whoever has asked for more reads it in the kernel log,
-/// where the caller says it too.
-pub(crate) fn tell(verbosity: Verbosity, text: &str) {
+/// Shows a person at the consoles something, in a line of its own. Whoever has asked for more reads it in the kernel
+/// log, where the caller writes it too.
+pub(crate) fn show(verbosity: Verbosity, text: &str) {
     if verbosity == Verbosity::Quiet {
-        Screen::open().say(text);
+        Screen::open().print_line(text);
     }
 }
 
@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// A line of its own.
-    pub(crate) fn say(&mut self, text: &str) {
+    pub(crate) fn print_line(&mut self, text: &str) {
         self.put(|console| {
             console.drawn = 0;
             format!("{text}\n")
@@ -66,7 +66,7 @@ impl Screen {
         std::thread::sleep(ON_ITS_WAY);
     }
 
-    /// What a console with so many columns shows in the line that changes in place, from now on.
+    /// What a console with this many columns shows in the line that changes in place, from now on.
     pub(crate) fn draw(&mut self, line: impl Fn(usize) -> String) {
         self.put(|console| {
             let line = line(console.columns);
@@ -122,25 +122,25 @@ mod tests {
     }
 
     #[test]
-    fn a_line_changes_in_place_and_leaves_nothing_behind() {
+    fn line_changes_in_place_and_is_overwritten_whole() {
         let (mut screen, file) = screen();
-        screen.say("first");
+        screen.print_line("first");
         screen.end_line();
         screen.draw(|columns| format!("of {columns} columns"));
         screen.draw(|_| "short".to_owned());
         screen.draw(|_| "long again".to_owned());
         screen.end_line();
         screen.end_line();
-        screen.say("last");
+        screen.print_line("last");
         assert_eq!(text(file), "first\n\rof 80 columns\rshort        \rlong again\nlast\n");
     }
 
     #[test]
-    fn a_console_that_is_gone_is_forgotten() {
+    fn closed_console_is_dropped() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut screen = Screen { consoles: vec![Console::new(File::from(std::os::fd::OwnedFd::from(writer)))] };
-        screen.say("nobody hears it");
+        screen.print_line("nobody reads it");
         assert!(screen.consoles.is_empty());
     }
 }

@@ -1,39 +1,34 @@
 //! The conductor in A: loads B, jumps, and tells on return how it went.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
-use dormouse_linux::cpio::Archive;
 use dormouse_linux::error_chain::in_full;
-use dormouse_linux::kernel_args::join;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
 use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
-use dormouse_sys::kexec::{self, Context as Jump};
+use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
-use dormouse_sys::power::{self, Command};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
-use crate::cycle::last::{self, Event, Last};
+use crate::cycle::last::{Event, Last};
+use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
-use crate::handoff::arguments::{BootMode, Cmdline};
-use crate::handoff::inherited::inherited;
+use crate::filesystems;
 use crate::handoff::mailbox::{self, FreePages};
+use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
-use crate::launch::arch::bzimage::BzImage;
-use crate::launch::{self, Purpose, Request, region};
+use crate::launch::{SecondKernel, region};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
-use crate::policy::{Policy, Then, Verbosity};
+use crate::policy::{Policy, Then};
 use crate::store::{Access, Image};
 use crate::target::{self, IfFile, Opened, Opening};
-use crate::{filesystems, pid1};
 
 /// What the command line says beyond the policy.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +51,7 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// Whatever is found before the jump: nothing has changed then, and the [`Complaint`] is a refusal. After it, a [`JumpError`].
 pub fn run(policy: &Policy, options: Options) -> Result<Report, Complaint> {
     kmsg::init();
-    let _lock = lock(FlockArg::LockExclusiveNonblock).map_err(|error| complaint_of(&error))?;
+    let _lock = Lock::take().map_err(|error| complaint_of(&error))?;
     let result = hibernate(policy, options).map_err(|error| complaint_of(&error));
     match &result {
         Ok(report) => Last::record(Event::Hibernate, report.id(), &report.to_string(), Some(report)),
@@ -68,24 +63,6 @@ pub fn run(policy: &Policy, options: Options) -> Result<Report, Complaint> {
 /// Before the jump nothing has changed, whatever goes wrong.
 fn complaint_of(error: &anyhow::Error) -> Complaint {
     if error.is::<JumpError>() { Complaint::of(error) } else { Complaint::refused(error) }
-}
-
-/// Waits for a hibernation that is under way, and holds off every other for as long as the lock is kept.
-pub(crate) fn hold_off() -> anyhow::Result<Flock<File>> {
-    lock(FlockArg::LockExclusive)
-}
-
-fn lock(how: FlockArg) -> anyhow::Result<Flock<File>> {
-    let path = std::path::Path::new(last::FOLDER).join("lock");
-    let open = || {
-        std::fs::create_dir_all(last::FOLDER)?;
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path)
-    };
-    let file = open().map_err(|source| Unready::Lock { path: path.clone(), source })?;
-    Flock::lock(file, how).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => Unready::Busy.into(),
-        error => Unready::Lock { path, source: error.into() }.into(),
-    })
 }
 
 /// SIGINT, SIGTERM and SIGHUP, which end a hibernation between two steps, so that nothing is left loaded.
@@ -128,17 +105,6 @@ impl Drop for Signals {
     }
 }
 
-/// Kernel B, loaded. Whatever ends a hibernation, it does not stay so: a later `kexec -e` would jump into it.
-struct Loaded;
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if let Err(error) = kexec::unload() {
-            log::warn!("cannot free the memory of kernel B: {error}");
-        }
-    }
-}
-
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
@@ -156,41 +122,20 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refuse_little_memory(region.len())?;
     let memory = machine.iomem.frames_outside(&region);
     let (mut page, mailbox) = mailbox_page(&[region, low])?;
-    let header = header(&machine, image, region, low, &memory, mailbox)?;
-    let free_content = FreeContent::of_running_kernel(&header.cmdline, &header.kernel_release);
+    let session = session(&machine, image, region, low, memory, mailbox)?;
+    let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
-    let kernel_file = read(&policy.kernel.image)?;
-    let kernel =
-        BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
-    let told = Cmdline {
-        mode: Some(BootMode::Save),
-        image: Some(name.clone()),
-        session: Some(header.save_id),
-        then: Some(then),
-        ..Cmdline::default()
-    };
-    let plan = launch::plan(&Request {
-        kernel: &kernel,
-        initramfs: &with_session(&header, &read(&policy.kernel.initramfs)?)?,
-        region,
-        low: &[low],
-        other_ram: &memory,
-        firmware: &machine.iomem.firmware,
-        boot_params: &machine.boot_params,
-        acpi_rsdp: machine.acpi_rsdp,
-        cmdline: &cmdline(&machine, policy, &told),
-        purpose: Purpose::Save { memory: memory.clone(), note: launch::vmcoreinfo_note(&[region, low])? },
-    })?;
-    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, plan.cmdline);
+    let low = session.low.clone();
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
+    let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
+    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
     }
     signals.check()?;
-    kexec::load(plan.entry, &plan.segments, Jump::Preserve).map_err(|error| Obstacle::of_load(&error))?;
-    let loaded = Loaded;
-    drop(plan);
+    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
@@ -206,7 +151,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
     signals.check()?;
-    let jumped = power::reboot(Command::Kexec);
+    let jumped = loaded.jump();
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);
     drop(splash);
@@ -266,12 +211,13 @@ fn image(policy: &Policy) -> anyhow::Result<Image> {
     Ok(target::open(&policy.image.device, how)?.image)
 }
 
-fn header(
+/// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
+fn session(
     machine: &Machine,
     image: Uuid,
     region: PhysRange,
     low: PhysRange,
-    memory: &[PfnRange],
+    memory: Vec<PfnRange>,
     mailbox: Mailbox,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
@@ -283,13 +229,13 @@ fn header(
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
-        machine: Uuid::default(),
+        machine: machine::product_uuid(),
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,
         low: vec![low],
         mailbox: Some(mailbox),
-        ram: memory.to_vec(),
+        ram: memory,
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
         filesystems,
@@ -307,42 +253,13 @@ fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> 
     let nonce = procfs::random()?;
     // All of what is swapped may be free and be handed out first.
     let limit = swapped.iter().map(PhysRange::len).sum::<u64>() + MAILBOX_SLACK;
-    let page = PinnedPage::new(&nonce, usize::try_from(limit)?, |pfn| {
+    let page = PinnedPage::new(&mailbox::start(&nonce), usize::try_from(limit)?, |pfn| {
         let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
         !swapped.iter().any(|range| range.overlaps(&bytes))
     })
     .context("cannot pin a page outside the region for the report")?;
     let mailbox = Mailbox { pfn: page.pfn(), nonce };
     Ok((page, mailbox))
-}
-
-/// The initramfs of B with the session record before it: the kernel unpacks archives one after the other, and the first
-/// may be uncompressed, as those with microcode are (init/initramfs.c).
-fn with_session(header: &SessionRecord, initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let record = header.encode()?;
-    let mut bytes = Archive::new().file(pid1::SESSION_FILE, 0o400, record).finish()?;
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes.extend(initramfs);
-    Ok(bytes)
-}
-
-/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, the policy's, and
-/// what they are told.
-pub(crate) fn cmdline(machine: &Machine, policy: &Policy, told: &Cmdline) -> String {
-    let loglevel = match policy.console.verbosity {
-        Verbosity::Quiet => "loglevel=4",
-        Verbosity::Normal => "loglevel=6",
-        Verbosity::Verbose => "loglevel=8",
-    };
-    let told = told.to_string();
-    let mut arguments = inherited(&machine.cmdline);
-    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
-    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments, &told]);
-    join(arguments)
-}
-
-fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    procfs::read(path)
 }
 
 /// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.

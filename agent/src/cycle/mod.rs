@@ -4,6 +4,7 @@
 pub mod export;
 pub mod hibernate;
 pub mod last;
+pub(crate) mod lock;
 pub mod outcome;
 pub mod refusal;
 pub mod restore;

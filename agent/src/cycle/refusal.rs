@@ -16,9 +16,9 @@ use thiserror::Error;
 
 use crate::cycle::last::Last;
 use crate::handoff::mailbox::MailboxError;
-use crate::launch::LoaderError;
 use crate::launch::arch::bzimage::BzImageError;
 use crate::launch::region::RegionError;
+use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
 use crate::policy::{PolicyError, Then};
@@ -257,6 +257,7 @@ impl Refusal for LoaderError {
             LoaderError::RegionTooSmall { .. } => "region-too-small",
             LoaderError::CommandLine { .. } => "kernel-arguments",
             LoaderError::BootParams(_) => "boot-params",
+            LoaderError::TooManySegments { .. } => "low-memory",
             LoaderError::TooManyRanges(_) => "memory-ranges",
         }
     }
@@ -265,8 +266,21 @@ impl Refusal for LoaderError {
         match self {
             LoaderError::RegionTooSmall { .. } => Some("set a larger region.size".to_owned()),
             LoaderError::CommandLine { .. } => Some("shorten kernel.arguments".to_owned()),
-            LoaderError::BootParams(_) | LoaderError::TooManyRanges(_) => None,
+            LoaderError::BootParams(_) | LoaderError::TooManySegments { .. } | LoaderError::TooManyRanges(_) => None,
         }
+    }
+}
+
+impl Refusal for FileError {
+    fn id(&self) -> &'static str {
+        match self {
+            FileError::Kernel { .. } => "save-kernel",
+            FileError::Initramfs { .. } => "save-initramfs",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some("make it with `dormouse update`".to_owned())
     }
 }
 
@@ -433,6 +447,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<RegionError>(error))
         .or_else(|| of::<IomemError>(error))
         .or_else(|| of::<LoaderError>(error))
+        .or_else(|| of::<FileError>(error))
         .or_else(|| of::<BzImageError>(error))
         .or_else(|| of::<NoHardware>(error))
         .or_else(|| of::<InitRefusal>(error))
@@ -447,7 +462,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
 #[non_exhaustive]
 pub enum Unready {
     /// Another hibernation is under way.
-    #[error("another `dormouse hibernate` is running, or `dormouse prepare`")]
+    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
     Busy,
     /// The lock that keeps two of them apart.
     #[error("{}: cannot lock it", path.display())]

@@ -11,29 +11,29 @@ use dormouse_linux::procfs;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
-use crate::cycle::save;
-use crate::handoff::mode::RestorePlan;
-use crate::handoff::report::{Half, Outcome};
-use crate::launch::{self, WayBack};
+use crate::handoff::arguments::WayBack;
+use crate::handoff::report::{Half, Outcome, Report};
+use crate::handoff::task::RestoreTask;
 use crate::machine::iomem::Iomem;
+use crate::memory::deliver;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
 use crate::policy::Policy;
 use crate::store::{Access, Image, Reader};
 use crate::target::{self, IfFile, Opened, Opening};
-use crate::{machine, pid1, pipeline};
+use crate::{launch, machine, pipeline};
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
 /// but to jump. `alive` is called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
-/// boot is an ordinary one and says why.
-pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+/// boot is an ordinary one and reports why.
+pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, mut image } = target::open(&plan.image, how)?;
+    let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
     alive();
-    screen::tell(policy.console.verbosity, &format!("Resuming from {place}"));
-    let result = restore(plan, policy, &mut image, alive);
+    screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
+    let result = restore(task, policy, &mut image, alive);
     if let Err(error) = &result
         && image.commit().state.may_become(State::Failed)
         && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
@@ -43,7 +43,7 @@ pub fn run(plan: &RestorePlan, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     result
 }
 
-fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
@@ -51,14 +51,15 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
     }
     let header = image.header()?;
-    if header.session.save_id != plan.session {
-        bail!("the image holds the session {}, this kernel was started for {}", header.session.save_id, plan.session);
+    let (found, ordered) = (header.session.save_id, task.order.save_id);
+    if found != ordered {
+        bail!("the image holds the session {found}, this kernel was started for {ordered}");
     }
     let idle = machine::idle_cpus()?;
     if !idle.is_empty() {
         bail!(
-            "processors {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
-             and nosmt off the kernel command line, and see that CONFIG_NR_CPUS is enough"
+            "CPUs {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
+             and nosmt off the kernel command line, and check that CONFIG_NR_CPUS is large enough"
         );
     }
     let mut reader = Reader::open(image, &header)?;
@@ -69,11 +70,11 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
     let pages = totals.stored_pages + totals.zero_pages;
-    let limits = save::limits(policy);
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
     let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
     let counts = pipeline::restore(&mut reader, &memory, limits, |step| {
-        progress.at(step);
+        progress.at(step.into());
         alive();
     })?;
     drop(progress);
@@ -81,21 +82,21 @@ fn restore(plan: &RestorePlan, policy: &Policy, image: &mut Image, alive: &dyn F
         bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
     }
 
-    let way = WayBack { entry: header.entry, bridge: plan.bridge };
+    let way = WayBack { entry: header.entry, bridge: task.bridge };
     launch::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
 
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
-    let mut report = save::report(image, Outcome::Resumed);
+    let mut report = Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Resumed);
     report.restore = Some(Half {
         seconds: began.elapsed().as_secs_f64(),
         threads: u32::try_from(limits.threads)?,
         peak_kib: vitals.peak_kib,
         least_available_kib: vitals.least_available_kib,
     });
-    // The point of no return: an image is resumed at most once, whatever happens behind this line.
+    // The point of no return: an image is resumed at most once, whatever happens after this line.
     image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
-    if let Err(error) = pid1::deliver(&header.session, &memory, &report) {
+    if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
     Ok(way)

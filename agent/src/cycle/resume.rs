@@ -1,17 +1,12 @@
 //! The conductor in C: finds out what there is to know of an image, does what the [`verdict`] on it says, and starts D.
 
-use std::path::Path;
-
-use anyhow::{Context, bail};
+use anyhow::Context;
 use dormouse_image::{Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
-use dormouse_sys::kexec::{self, Context as Jump};
-use dormouse_sys::power::{self, Command};
 
 use crate::console::phase::Phase;
-use crate::cycle::hibernate;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
@@ -19,9 +14,9 @@ use crate::cycle::verdict::{
     Answer, Fact, Fate, HeaderFault, Known, Misfit, Moment, Reason, Switches, Verdict, verdict,
 };
 use crate::filesystems;
-use crate::handoff::arguments::{BootMode, Cmdline};
-use crate::launch::arch::bzimage::BzImage;
-use crate::launch::{self, Purpose, Request};
+use crate::handoff::arguments::BootSwitches;
+use crate::handoff::order::{Order, RestoreOrder};
+use crate::launch::SecondKernel;
 use crate::machine::{Machine, compat};
 use crate::policy::Policy;
 use crate::store::{Access, Image, NotDiscarded, StoreError};
@@ -48,8 +43,8 @@ pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
 }
 
 fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
-    let switches = match Cmdline::parse(&procfs::text("/proc/cmdline")?) {
-        Ok(cmdline) if cmdline.off || cmdline.noresume => Switches::Off,
+    let switches = match BootSwitches::parse(&procfs::text("/proc/cmdline")?) {
+        Ok(switches) if switches.off || switches.noresume => Switches::Off,
         Ok(_) => Switches::Resume,
         Err(error) => Switches::Invalid(in_full(&error)),
     };
@@ -205,36 +200,15 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let read = |path: &Path| procfs::read(path);
-    let kernel_file = read(&policy.kernel.image)?;
-    let kernel =
-        BzImage::parse(&kernel_file).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
-    let told = Cmdline {
-        mode: Some(BootMode::Restore),
-        image: Some(image.name()),
-        session: Some(header.session.save_id),
-        ..Cmdline::default()
-    };
-    let plan = launch::plan(&Request {
-        kernel: &kernel,
-        initramfs: &read(&policy.kernel.initramfs)?,
-        region: header.session.region,
-        low: &header.session.low,
-        other_ram: &machine.iomem.frames_outside(&header.session.region),
-        firmware: &machine.iomem.firmware,
-        boot_params: &machine.boot_params,
-        acpi_rsdp: machine.acpi_rsdp,
-        cmdline: &hibernate::cmdline(&machine, policy, &told),
-        purpose: Purpose::Restore,
-    })?;
-    log::debug!("{}: command line of D: {}", Phase::ResumeLoad, plan.cmdline);
-    kexec::load(plan.entry, &plan.segments, Jump::Discard).context("kexec_load was refused")?;
+    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id });
+    let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
+    log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
+    let loaded = kernel.load().context("kexec_load was refused")?;
     // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.session.hostname);
     if let Some(splash) = &mut splash {
         splash.hide();
     }
-    power::reboot(Command::Kexec).context("the jump was refused")?;
-    bail!("the jump returned")
+    loaded.jump_for_good().context("the jump was refused")
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{Header, PfnRange, SaveStats, SessionRecord, State};
+use dormouse_image::{Header, PfnRange, SaveStats, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
@@ -18,8 +18,8 @@ use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::handoff::mailbox::{self, FreePages};
-use crate::handoff::mode::SavePlan;
-use crate::handoff::report::{Half, Outcome, Report};
+use crate::handoff::report::{Outcome, Report};
+use crate::handoff::task::SaveTask;
 use crate::machine::free_content::FreeContent;
 use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
 use crate::memory::vmcore::{self, Vmcore};
@@ -29,30 +29,30 @@ use crate::store::{Access, Image, Reader, Writer};
 use crate::target::{self, IfFile, Opened, Opening};
 use crate::{filesystems, pipeline};
 
-/// Saves the session that `session` describes. When this returns `Ok`, the image is durable and complete. `alive` is called
-/// whenever something got done.
+/// Saves the session that the order describes. When this returns `Ok`, the image is durable and complete. `alive` is
+/// called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
-pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
+pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
     let (began, started_unix, watch) = (Instant::now(), procfs::now_unix(), Watch::start());
+    if !Path::new(vmcore::PATH).exists() {
+        bail!("{} is missing; the save kernel needs CONFIG_PROC_VMCORE", vmcore::PATH);
+    }
     let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
-    let mut header = Header { session, entry: plan.way.entry };
+    let mut header = Header { session: task.order.session.clone(), entry: task.way.entry };
     if vmcore.frames() != header.session.ram {
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
-    if header.session.save_id != plan.session {
-        bail!("the session record is of {}, this kernel was started for {}", header.session.save_id, plan.session);
-    }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, image } = target::open(&plan.image, how)?;
-    // A lies still: what is on its disks now is what it will find there, if nobody else writes to them.
+    let Opened { target: place, image } = target::open(&task.order.image, how)?;
+    // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
-    screen::tell(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
+    screen::show(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
 
-    let limits = limits(policy);
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
@@ -61,9 +61,9 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
-    let task = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
-    let saved = pipeline::save(&vmcore, &task, policy.save.compression(), limits, &mut writer, |step| {
-        progress.at(step);
+    let work = pipeline::Task { memory: &header.session.ram, filter: &selection, most };
+    let saved = pipeline::save(&vmcore, &work, policy.save.compression(), limits, &mut writer, |step| {
+        progress.at(step.into());
         alive();
     });
     drop(progress);
@@ -83,7 +83,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
     }
 
     log::info!("{}: flushing {place}", Phase::SaveCommit);
-    let state = if plan.then == Then::Return { State::Snapshot } else { State::Complete };
+    let state = if task.order.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;
     let check = |image: &Image| {
         alive();
@@ -100,7 +100,7 @@ pub fn run(plan: &SavePlan, session: SessionRecord, policy: &Policy, alive: &dyn
         }
     };
     let image = writer.finish(state, counts.left, check, stats)?;
-    Ok(report(&image, Outcome::Returned))
+    Ok(Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Returned))
 }
 
 /// Reads back what was written, past the caches, and compares it as the policy asks.
@@ -120,23 +120,24 @@ fn verify(
     let pages = totals.stored_pages + totals.zero_pages;
     log::info!("{}: reading {pages} pages back ({})", Phase::SaveVerify, policy.save.verify.as_str());
     let mut reader = Reader::open(image, header)?;
+    let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
-    let mut step = |step| {
-        progress.at(step);
+    let mut step = |step: pipeline::Step| {
+        progress.at(step.into());
         alive();
     };
     let counts = match policy.save.verify {
         Verify::Memory => {
             let memory = StillThere { vmcore, filter, scratch: Mutex::default() };
-            pipeline::restore(&mut reader, &memory, limits(policy), &mut step)?
+            pipeline::restore(&mut reader, &memory, limits, &mut step)?
         }
-        _ => pipeline::discard(&mut reader, limits(policy), &mut step)?,
+        _ => pipeline::discard(&mut reader, limits, &mut step)?,
     };
     drop(progress);
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
         return Err(format!("{} pages were read of {pages}", counts.stored + counts.zero).into());
     }
-    log::info!("{}: it is what was saved, found in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
+    log::info!("{}: it is what was saved, compared in {} ms", Phase::SaveVerify, began.elapsed().as_millis());
     Ok(())
 }
 
@@ -160,7 +161,7 @@ impl PageSink for StillThere<'_> {
         let differs = self.vmcore.read(run, |memory| {
             memory.chunks(page_len).enumerate().position(|(at, page)| {
                 let at_given = at % pages_given * page_len;
-                // A page that is restored as zeroes because nobody needs it may hold anything.
+                // A page that is restored as zeroes because it is not needed may hold anything.
                 page != &given[at_given..at_given + page_len] && self.filter.fate(run.start + at as u64) == Fate::Store
             })
         })?;
@@ -197,11 +198,11 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
 }
 
 fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
-    let said = free_pages(vmcore, header)?;
+    let stated = free_pages(vmcore, header)?;
     // Also where free pages are stored, those that must not be touched have to be found.
-    let fate = match said.content {
+    let fate = match stated.content {
         _ if !policy.save.skip_free => {
-            log::info!("{}: storing every page: the policy says so (save.skip_free)", Phase::SaveWrite);
+            log::info!("{}: storing every page: the policy asks for it (save.skip_free)", Phase::SaveWrite);
             Fate::Store
         }
         FreeContent::Anything => Fate::Leave,
@@ -217,7 +218,7 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
     ram.push(header.session.region.frames());
     ram.sort_by_key(|range| range.start);
     let selection = select_in(vmcore, &ram, &map, fate)?;
-    selection.check(said.count, header.session.ram_pages())?;
+    selection.check(stated.count, header.session.ram_pages())?;
     Ok(selection)
 }
 
@@ -231,7 +232,7 @@ pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fa
     select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)
 }
 
-/// What A said of its free pages when it jumped.
+/// What A stated about its free pages when it jumped.
 fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
     let missing = SelectError::NothingSaid;
     let Some(mailbox) = &header.session.mailbox else { return Err(missing) };
@@ -261,35 +262,4 @@ impl Physical for OldMemory<'_> {
         });
         looked.map_err(failed)?.ok_or_else(|| failed(ErrorKind::InvalidInput.into()))
     }
-}
-
-/// What an image's commit record says of its save.
-#[must_use]
-pub fn report(image: &Image, outcome: Outcome) -> Report {
-    let commit = image.commit();
-    let (totals, stats) = (&commit.totals, &commit.stats);
-    Report {
-        outcome,
-        reason: String::new(),
-        device: image.disk().name().to_owned(),
-        image_bytes: commit.data_end,
-        ram_pages: totals.ram_pages,
-        stored_pages: totals.stored_pages,
-        zero_pages: totals.zero_pages,
-        omitted_pages: totals.omitted_pages,
-        save: Half {
-            // Milliseconds of a save are far below 2^52.
-            seconds: std::time::Duration::from_millis(stats.millis).as_secs_f64(),
-            threads: stats.threads,
-            peak_kib: stats.agent_peak_kib,
-            least_available_kib: stats.least_available_kib,
-        },
-        restore: None,
-    }
-}
-
-/// What the policy lets the pipelines use.
-#[must_use]
-pub fn limits(policy: &Policy) -> pipeline::Limits {
-    pipeline::Limits { memory: policy.pipeline.memory, ..pipeline::Limits::of_threads(policy.pipeline.threads) }
 }

@@ -10,8 +10,8 @@ enum Inherited {
     Prefix(&'static str),
 }
 
-/// What B and D take over from A's command line: how to talk to the user, and what it takes to run on this
-/// hardware at all. Everything else (root file system, mitigations, memory limits) is A's own business.
+/// What B and D take over from A's command line: where to print messages, and what it takes to run on this
+/// hardware at all. Everything else (root filesystem, mitigations, memory limits) is A's own business.
 const INHERITED: [Inherited; 20] = [
     // Where the messages go.
     Inherited::Name("console"),
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_is_in_the_table_and_nothing_else() {
+    fn inherits_arguments_of_the_table_only() {
         let line = "BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro quiet console=tty0 console=ttyS0,115200 consoleblank=0 \
                     acpi=strict acpi_rsdp=0x1000 no5lvl intel_iommu=on pci=nomsi,noaer pcie_aspm=off \
                     usb-storage.quirks=0bc2:331a:u nvme_core.default_ps_max_latency_us=0 nvme.poll_queues=2 \
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_for_init_are_not_the_kernels() {
+    fn arguments_for_init_are_not_inherited() {
         assert_eq!(inherited("hpet=disable -- console=ttyS1"), ["hpet=disable"]);
     }
 }

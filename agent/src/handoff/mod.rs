@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod inherited;
 pub mod mailbox;
-pub mod mode;
+pub mod order;
 pub mod places;
 pub mod report;
+pub mod task;

@@ -1,10 +1,12 @@
-//! What `dormouse hibernate` tells its user when it returns, and how B and D bring it back.
+//! The report: what B and D bring back to A, and what `dormouse hibernate` prints when it returns.
 //!
-//! The command waits with a pinned page of its memory, the mailbox. B, and D after it, write a [`Report`] there just
-//! before they jump back. The page starts with a nonce that they compare first, so that nothing else is ever written to.
+//! The command waits with a pinned page of its memory, the [mailbox](crate::handoff::mailbox), into which they write
+//! it.
 
 use std::fmt;
+use std::time::Duration;
 
+use dormouse_image::Commit;
 use dormouse_linux::units::mib;
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +18,11 @@ pub enum Outcome {
     Resumed,
     /// The image was written and A went on without a power-off.
     Returned,
-    /// There is no image that could be resumed; A went on as if nothing had happened.
+    /// No image can be resumed; A went on as if nothing had happened.
     Failed,
 }
 
-/// One half of the way, in B or in D.
+/// One half of a hibernation, in B or in D.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Half {
     /// From the agent's start to its last write, in seconds.
@@ -38,7 +40,7 @@ pub struct Half {
 pub struct Report {
     /// How it ended.
     pub outcome: Outcome,
-    /// Why it failed, in words for the user. Empty otherwise.
+    /// Why it failed, as text for the user. Empty otherwise.
     #[serde(default)]
     pub reason: String,
     /// The image device as the kernel that wrote this names it.
@@ -53,7 +55,8 @@ pub struct Report {
     /// Pages that are stored, compressed.
     #[serde(default)]
     pub stored_pages: u64,
-    /// Pages that are restored as zeroes: they were all zero, or free in a kernel that expects its free pages to be zero.
+    /// Pages that are restored as zeroes: they were all zero, or free in a kernel that expects its free pages to be
+    /// zero.
     #[serde(default)]
     pub zero_pages: u64,
     /// Pages that are left out, and neither read nor restored: free, offline, or with a hardware error.
@@ -71,10 +74,34 @@ pub struct Report {
 const REASON_MAX: usize = 1500;
 
 impl Report {
+    /// What an image's commit record states about its save. The image lies on `device`, as this kernel names it.
+    #[must_use]
+    pub fn of_image(commit: &Commit, device: String, outcome: Outcome) -> Report {
+        let (totals, stats) = (&commit.totals, &commit.stats);
+        Report {
+            outcome,
+            reason: String::new(),
+            device,
+            image_bytes: commit.data_end,
+            ram_pages: totals.ram_pages,
+            stored_pages: totals.stored_pages,
+            zero_pages: totals.zero_pages,
+            omitted_pages: totals.omitted_pages,
+            save: Half {
+                seconds: Duration::from_millis(stats.millis).as_secs_f64(),
+                threads: stats.threads,
+                peak_kib: stats.agent_peak_kib,
+                least_available_kib: stats.least_available_kib,
+            },
+            restore: None,
+        }
+    }
+
     /// A failed save.
     #[must_use]
     pub fn failed(mut reason: String) -> Report {
-        // It must fit the mailbox, whatever an error has to say.
+        // It must fit the mailbox, however long an error is. JSON would make six bytes of most control characters.
+        reason = reason.replace(|char: char| char.is_control() && char != '\n', " ");
         let end = (0..=REASON_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
         reason.truncate(end.unwrap_or(0));
         Report {
@@ -90,9 +117,7 @@ impl Report {
             restore: None,
         }
     }
-}
 
-impl Report {
     /// The identifier of how it ended.
     #[must_use]
     pub fn id(&self) -> &'static str {

@@ -10,8 +10,9 @@ use std::path::Path;
 use dormouse_linux::kmsg;
 use serde::Serialize;
 
+use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
-use crate::cycle::{hibernate, resume};
+use crate::cycle::resume;
 use crate::host::doctor::Diagnosis;
 use crate::policy::{Policy, PolicyError};
 
@@ -39,7 +40,7 @@ pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
         Err(error) => Err(error.into()),
         // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
         // what it would have written over is still there.
-        Ok(policy) => hibernate::hold_off().and_then(|_lock| resume::give_up_unresumed(&policy)),
+        Ok(policy) => Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy)),
     };
     let diagnosis = Diagnosis::of_this_machine(config);
     let (missed, result) = match missed {

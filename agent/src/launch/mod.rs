@@ -2,11 +2,13 @@
 
 pub mod arch;
 pub mod region;
+mod second_kernel;
 mod segments;
 mod vmcoreinfo_note;
 mod way_back;
 
 pub use arch::bridge::SIZE as BRIDGE_SIZE;
-pub use segments::*;
+pub use second_kernel::{FileError, Loaded, SecondKernel};
+pub use segments::{LoaderError, Note, Plan, Purpose, Request, plan};
 pub use vmcoreinfo_note::vmcoreinfo_note;
-pub use way_back::{WayBack, jump_back, load_bridge};
+pub use way_back::{jump_back, load_bridge};

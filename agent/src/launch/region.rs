@@ -15,7 +15,7 @@ const LOW_END: u64 = 0xa_0000;
 /// The least low memory that a kernel can put its real-mode trampoline into.
 const LOW_LEAST: u64 = 64 << 10;
 
-/// Why there is no place for the region.
+/// Why the region has no place.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegionError {
@@ -27,7 +27,7 @@ pub enum RegionError {
     NoPlace {
         /// The region's size in bytes.
         size: u64,
-        /// The longest piece that there is, in bytes.
+        /// The longest piece, in bytes.
         longest: u64,
     },
     /// The policy's own address does not work.
@@ -38,7 +38,7 @@ pub enum RegionError {
         /// The region's size in bytes.
         size: u64,
     },
-    /// There is no RAM below 640 KiB.
+    /// No RAM lies below 640 KiB.
     #[error("no 64 KiB of RAM below 640 KiB, which the second kernel needs to start its other CPUs")]
     NoLowMemory,
 }
@@ -48,7 +48,7 @@ pub enum RegionError {
 /// `ram` must be whole pages, ascending and merged. A range across a hole is never chosen.
 ///
 /// # Errors
-/// [`RegionError`] says what was looked for.
+/// [`RegionError`] names what was looked for.
 pub fn choose(ram: &[PhysRange], size: u64, address: Option<u64>) -> Result<PhysRange, RegionError> {
     let fits = |range: &PhysRange, start: u64| {
         start >= range.start && start.checked_add(size).is_some_and(|end| end <= range.end)
@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_at_16_mib_where_ram_is_whole_there() {
+    fn region_begins_at_16_mib() {
         let ram = [range(0x1000, 0x9f000), range(MIB, 768 * MIB)];
         assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(16 * MIB, 144 * MIB)));
         assert_eq!(low_memory(&ram), Ok(range(0x1000, 0x9f000)));
     }
 
     #[test]
-    fn a_hole_is_never_crossed() {
+    fn region_never_crosses_a_hole() {
         let ram = [range(MIB, 100 * MIB), range(101 * MIB + 4096, 400 * MIB), range(4096 * MIB, 8192 * MIB)];
         assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(102 * MIB, 230 * MIB)));
         assert_eq!(choose(&ram, 298 * MIB, None), Ok(range(102 * MIB, 400 * MIB)));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_taken_or_refused() {
+    fn address_is_used_or_refused() {
         let ram = [range(MIB, 100 * MIB), range(200 * MIB, 400 * MIB)];
         assert_eq!(choose(&ram, 64 * MIB, Some(32 * MIB)), Ok(range(32 * MIB, 96 * MIB)));
         for address in [64 * MIB, 150 * MIB, u64::MAX - 5] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn low_memory_under_uefi_and_none_at_all() {
+    fn low_memory_under_uefi() {
         assert_eq!(low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]), Ok(range(0x1000, 0xa_0000)));
         assert_eq!(low_memory(&[range(0x1000, 0x8000), range(MIB, 9 * MIB)]), Err(RegionError::NoLowMemory));
     }

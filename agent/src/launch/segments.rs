@@ -9,15 +9,16 @@
 //!   initramfs, up to the region's end
 //! ```
 //!
-//! When context is preserved, every page of the region and of low memory belongs to some segment, so that the jump swaps
-//! it out and back. Nothing here does I/O: the caller brings the files and carries out the [`Plan`].
+//! When context is preserved, every page of the region and of low memory belongs to some segment, so that the jump
+//! swaps it out and back. Nothing here does I/O: the caller brings the files and carries out the [`Plan`].
 
 use dormouse_image::{FirmwareRange, PfnRange, PhysRange};
 use dormouse_linux::units::mib;
-use dormouse_sys::kexec::Segment;
+use dormouse_sys::kexec::{MAX_SEGMENTS, Segment};
 use dormouse_sys::{PAGE_SIZE, stub};
 use thiserror::Error;
 
+use crate::handoff::arguments::LoaderArguments;
 use crate::launch::BRIDGE_SIZE;
 use crate::launch::arch::boot_params::{self, BootParamsError, Parameters};
 use crate::launch::arch::bzimage::BzImage;
@@ -26,8 +27,8 @@ use crate::launch::arch::elfcorehdr;
 /// Room for the command line: `COMMAND_LINE_SIZE` of x86 (arch/x86/include/asm/setup.h), less its final zero.
 const CMDLINE_MAX: usize = 2047;
 
-/// What stands on the command line where the entry stub puts the jump-back entry.
-const ENTRY_PLACEHOLDER: &str = "0x0000000000000000";
+/// The digits at the end of the command line that the entry stub overwrites with the jump-back entry.
+const ENTRY_DIGITS: usize = 16;
 
 /// Why a kernel cannot be loaded.
 #[derive(Debug, Error)]
@@ -52,6 +53,14 @@ pub enum LoaderError {
     /// The page that the kernel is started with.
     #[error(transparent)]
     BootParams(#[from] BootParamsError),
+    /// More ranges of low memory than `kexec_load(2)` takes.
+    #[error("low memory has {low} ranges: that would make {segments} segments, and kexec_load takes {MAX_SEGMENTS}")]
+    TooManySegments {
+        /// The ranges of low memory.
+        low: usize,
+        /// The segments that they would make.
+        segments: usize,
+    },
     /// More ranges of memory than an ELF header counts.
     #[error("the memory has {0} ranges, too many for an ELF core header")]
     TooManyRanges(usize),
@@ -85,8 +94,8 @@ pub enum Note {
 pub struct Request<'a> {
     /// The kernel.
     pub kernel: &'a BzImage<'a>,
-    /// Its initramfs.
-    pub initramfs: &'a [u8],
+    /// Its initramfs, in pieces that follow one another.
+    pub initramfs: &'a [&'a [u8]],
     /// Where it runs.
     pub region: PhysRange,
     /// The low memory that it gets.
@@ -157,23 +166,23 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
         place(own.elfcorehdr, &header);
     }
 
-    let low = request.low.iter().map(|low| Segment { start: low.start, size: low.len(), data: Vec::new() });
-    let mut segments: Vec<Segment> = low.collect();
-    segments.extend([
+    let mut segments = vec![
         Segment { start: layout.kernel.start, size: layout.kernel.len(), data: request.kernel.kernel.to_vec() },
         Segment { start: own.range.start, size: own.range.len(), data: pages },
         Segment {
             start: layout.initramfs.start,
             size: request.region.end - layout.initramfs.start,
-            data: request.initramfs.to_vec(),
+            data: request.initramfs.concat(),
         },
-    ]);
-    match request.purpose {
-        Purpose::Save { .. } => fill(&mut segments, request.region),
-        // Without a swap there is nothing to preserve.
-        Purpose::Restore => {
-            segments.remove(0);
-        }
+    ];
+    // Without a swap there is nothing to preserve: what has no content is not loaded.
+    if matches!(request.purpose, Purpose::Save { .. }) {
+        fill(&mut segments, request.region);
+        segments.extend(request.low.iter().map(|low| Segment { start: low.start, size: low.len(), data: Vec::new() }));
+        segments.sort_by_key(|segment| segment.start);
+    }
+    if segments.len() > MAX_SEGMENTS {
+        return Err(LoaderError::TooManySegments { low: request.low.len(), segments: segments.len() });
     }
     Ok(Plan { entry: own.stub, segments, cmdline })
 }
@@ -204,7 +213,8 @@ impl Layout {
         let too_small = |needed| LoaderError::RegionTooSmall { region: region.len(), needed };
         let kernel_start = region.start.next_multiple_of(request.kernel.alignment);
         let kernel_size = request.kernel.init_size.next_multiple_of(PAGE_SIZE);
-        let initramfs_size = (request.initramfs.len() as u64).next_multiple_of(PAGE_SIZE);
+        let initramfs_len = request.initramfs.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let initramfs_size = initramfs_len.next_multiple_of(PAGE_SIZE);
         let (header, note) = match &request.purpose {
             Purpose::Save { memory, note } => {
                 let header = (64 + 56 * (memory.len() as u64 + 1)).next_multiple_of(PAGE_SIZE);
@@ -228,7 +238,7 @@ impl Layout {
         let elfcorehdr = own + 3 * PAGE_SIZE;
         Ok(Layout {
             kernel: PhysRange { start: kernel_start, end: kernel_start + kernel_size },
-            initramfs: PhysRange { start: initramfs, end: initramfs + request.initramfs.len() as u64 },
+            initramfs: PhysRange { start: initramfs, end: initramfs + initramfs_len },
             own: OwnPages {
                 range: PhysRange { start: own, end: own + own_size },
                 stub: own,
@@ -244,12 +254,16 @@ impl Layout {
 
 /// The whole command line, and where in it the entry stub writes.
 fn command_line(request: &Request<'_>, own: &OwnPages) -> Result<(String, Option<u64>), LoaderError> {
-    let mut line = format!("{} nokaslr dormouse.bridge={:#x}", request.cmdline, own.bridge);
+    let mut arguments = LoaderArguments { entry: None, bridge: Some(own.bridge) };
+    let mut line = format!("{} nokaslr", request.cmdline);
     let mut digits = None;
     if matches!(request.purpose, Purpose::Save { .. }) {
-        line += &format!(" elfcorehdr={:#x} dormouse.entry=", own.elfcorehdr);
-        digits = Some(line.len() as u64 + 2);
-        line += ENTRY_PLACEHOLDER;
+        line += &format!(" elfcorehdr={:#x}", own.elfcorehdr);
+        arguments.entry = Some(0);
+    }
+    line += &format!(" {arguments}");
+    if arguments.entry.is_some() {
+        digits = Some((line.len() - ENTRY_DIGITS) as u64);
     }
     let max = CMDLINE_MAX.min(to_len(request.kernel.cmdline_size));
     if line.len() > max {
@@ -258,12 +272,11 @@ fn command_line(request: &Request<'_>, own: &OwnPages) -> Result<(String, Option
     Ok((line, digits))
 }
 
-/// Adds segments without data for every part of `region` that no segment covers, and sorts all of them.
+/// Adds segments without data for every part of `region` that no segment covers. `segments` ascend in the region.
 fn fill(segments: &mut Vec<Segment>, region: PhysRange) {
-    segments.sort_by_key(|segment| segment.start);
     let mut next = region.start;
     let mut gaps = Vec::new();
-    for segment in segments.iter().filter(|segment| segment.start >= region.start) {
+    for segment in segments.iter() {
         if segment.start > next {
             gaps.push(Segment { start: next, size: segment.start - next, data: Vec::new() });
         }
@@ -273,7 +286,6 @@ fn fill(segments: &mut Vec<Segment>, region: PhysRange) {
         gaps.push(Segment { start: next, size: region.end - next, data: Vec::new() });
     }
     segments.extend(gaps);
-    segments.sort_by_key(|segment| segment.start);
 }
 
 /// A length inside the region, which is far below what a 64-bit address space holds.
@@ -289,7 +301,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn request<'a>(kernel: &'a BzImage<'a>, initramfs: &'a [u8], purpose: Purpose) -> Request<'a> {
+    const INITRAMFS: &[&[u8]] = &[&[9; 512], &[8; 9488]];
+
+    fn request<'a>(kernel: &'a BzImage<'a>, initramfs: &'a [&'a [u8]], purpose: Purpose) -> Request<'a> {
         Request {
             kernel,
             initramfs,
@@ -312,10 +326,10 @@ mod tests {
     }
 
     #[test]
-    fn a_save_covers_the_region_and_low_memory_exactly_once() {
+    fn save_covers_region_and_low_memory_exactly_once() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
-        let plan = plan(&request(&kernel, &[9; 10_000], save())).unwrap();
+        let plan = plan(&request(&kernel, INITRAMFS, save())).unwrap();
         assert!(plan.segments.len() <= dormouse_sys::kexec::MAX_SEGMENTS);
         assert_eq!((plan.segments[0].start, plan.segments[0].size), (0x1000, 0x9e000));
         let mut next = 16 * MIB;
@@ -327,40 +341,63 @@ mod tests {
         assert_eq!(next, 144 * MIB);
         let last = plan.segments.last().unwrap();
         assert_eq!((last.data.len(), last.size), (10_000, 12_288));
+        assert_eq!((last.data[511], last.data[512]), (9, 8));
     }
 
     #[test]
-    fn the_entry_goes_where_its_placeholder_stands() {
+    fn every_range_of_low_memory_is_preserved() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
-        let request = request(&kernel, &[9; 10_000], save());
+        let range = |number: u64| PhysRange { start: number * 0x2000, end: number * 0x2000 + 0x1000 };
+        for count in [1_u64, 2, 9] {
+            let low: Vec<PhysRange> = (1..=count).map(range).collect();
+            let save = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, save()) }).unwrap();
+            assert!(save.segments.is_sorted_by_key(|segment| segment.start));
+            let found = save.segments.iter().filter(|segment| segment.start < MIB);
+            let found: Vec<PhysRange> =
+                found.map(|at| PhysRange { start: at.start, end: at.start + at.size }).collect();
+            assert_eq!(found, low);
+            // D gets them as memory, and nothing is loaded there.
+            let restore = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, Purpose::Restore) }).unwrap();
+            assert!(restore.segments.iter().all(|segment| segment.start >= 16 * MIB));
+        }
+        let low: Vec<PhysRange> = (1..=14).map(range).collect();
+        let error = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, save()) }).unwrap_err();
+        assert!(matches!(error, LoaderError::TooManySegments { low: 14, .. }), "{error}");
+    }
+
+    #[test]
+    fn entry_stub_overwrites_the_placeholder() {
+        let file = bzimage::tests::sample(8192);
+        let kernel = BzImage::parse(&file).unwrap();
+        let request = request(&kernel, INITRAMFS, save());
         let own = Layout::new(&request).unwrap().own;
         let (line, digits) = command_line(&request, &own).unwrap();
         let at = usize::try_from(digits.unwrap()).unwrap();
-        assert_eq!(&line[at - 17..at + 16], "dormouse.entry=0x0000000000000000");
+        assert_eq!(&line[at - 17..], "dormouse.entry=0x0000000000000000");
         assert!(own.bridge.is_multiple_of(BRIDGE_SIZE) && own.range.end == own.bridge + BRIDGE_SIZE);
         assert!(line.contains(&format!("elfcorehdr={:#x}", own.elfcorehdr)));
     }
 
     #[test]
-    fn a_restore_loads_only_what_has_content() {
+    fn restore_loads_content_only() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
-        let plan = plan(&request(&kernel, &[9; 10_000], Purpose::Restore)).unwrap();
+        let plan = plan(&request(&kernel, INITRAMFS, Purpose::Restore)).unwrap();
         assert_eq!(plan.segments.len(), 3);
         assert!(plan.segments.iter().all(|segment| !segment.data.is_empty()));
         assert!(!plan.cmdline.contains("elfcorehdr") && !plan.cmdline.contains("entry"));
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_sizes() {
+    fn rejects_what_does_not_fit() {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let initramfs = vec![0; 120 << 20];
-        let error = plan(&request(&kernel, &initramfs, save())).unwrap_err();
+        let error = plan(&request(&kernel, &[&initramfs], save())).unwrap_err();
         assert!(matches!(error, LoaderError::RegionTooSmall { needed, .. } if needed > 136 * MIB), "{error}");
         let long = "x".repeat(2000);
-        let error = plan(&Request { cmdline: &long, ..request(&kernel, &[1], save()) }).unwrap_err();
+        let error = plan(&Request { cmdline: &long, ..request(&kernel, &[&[1]], save()) }).unwrap_err();
         assert!(matches!(error, LoaderError::CommandLine { max: 2047, .. }), "{error}");
     }
 }

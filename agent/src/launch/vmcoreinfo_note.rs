@@ -16,7 +16,7 @@ use crate::launch::Note;
 /// This kernel's VMCOREINFO, for a second kernel that swaps the memory of `swapped` out.
 ///
 /// Where the note lies in memory that is swapped, the second kernel would not find it there; it gets a copy then. Where
-/// none can be had, it gets a note of ours, because without any note it would show no vmcore at all.
+/// no copy can be made, it gets a note of ours, because without any note it would show no vmcore at all.
 ///
 /// # Errors
 /// `/sys/kernel/vmcoreinfo` is missing, which means a kernel without `CONFIG_CRASH_DUMP`.
@@ -31,7 +31,7 @@ pub fn vmcoreinfo_note(swapped: &[PhysRange]) -> anyhow::Result<Note> {
     match kcore_note() {
         Ok(Some(content)) => Ok(Note::Copy(elf_note("VMCOREINFO", &content))),
         result => {
-            log::warn!("no copy of VMCOREINFO could be had from /proc/kcore ({result:?})");
+            log::warn!("cannot copy VMCOREINFO from /proc/kcore ({result:?})");
             Ok(Note::Copy(elf_note("DORMOUSE", b"no VMCOREINFO")))
         }
     }
@@ -46,7 +46,7 @@ fn parse_vmcoreinfo(line: &str) -> Option<PhysRange> {
     Some(PhysRange { start, end })
 }
 
-/// An ELF note, and the empty one behind it at which the kernel stops reading.
+/// An ELF note, and an empty one after it at which the kernel stops reading.
 fn elf_note(name: &str, content: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
     // A small number each.

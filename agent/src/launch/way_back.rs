@@ -1,42 +1,35 @@
-//! The way back into A: the bridge, loaded and crossed.
+//! The way back into a stopped kernel: the bridge, loaded and crossed.
+
+use std::io;
 
 use dormouse_sys::kexec::{self, Context, Segment};
 use dormouse_sys::power::{self, Command};
 
+use crate::handoff::arguments::WayBack;
 use crate::launch::BRIDGE_SIZE;
 use crate::launch::arch::bridge;
-
-/// Where A is to be re-entered, and from where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WayBack {
-    /// A's jump-back entry, a physical address inside A's kexec control page.
-    pub entry: u64,
-    /// The [`BRIDGE_SIZE`] bytes inside the region that are reserved for the bridge, a physical address.
-    pub bridge: u64,
-}
 
 /// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
 ///
 /// # Errors
-/// What `kexec_load(2)` says, or a way that no bridge can take.
-pub fn load_bridge(way: WayBack) -> std::io::Result<()> {
+/// What `kexec_load(2)` reports, or a way that no bridge can take.
+pub fn load_bridge(way: WayBack) -> io::Result<()> {
     load(way, Context::Discard)
 }
 
-/// Loads the bridge and crosses it. Returns only with the reason why it could not.
+/// Loads the bridge and crosses it. Returns only if it could not, and has logged why.
 ///
-/// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A
-/// preserved context only freezes them; it is the second try.
-///
-/// # Errors
-/// Why it could not.
-pub fn jump_back(way: WayBack, context: Context) -> std::io::Result<()> {
-    load(way, context)?;
-    power::reboot(Command::Kexec)?;
-    Err(std::io::Error::other("the jump returned"))
+/// A plain load shuts the devices down first, which also stops whatever still writes to memory on its own. A preserved
+/// context only freezes them; it is the second try.
+pub fn jump_back(way: WayBack) {
+    for context in [Context::Discard, Context::Preserve] {
+        let jumped = load(way, context).and_then(|()| power::reboot(Command::Kexec));
+        let error = jumped.err().unwrap_or_else(|| io::Error::other("the jump returned"));
+        log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
+    }
 }
 
-fn load(way: WayBack, context: Context) -> std::io::Result<()> {
+fn load(way: WayBack, context: Context) -> io::Result<()> {
     let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
     kexec::load(way.bridge, &[bridge], context)
 }

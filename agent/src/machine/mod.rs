@@ -8,7 +8,7 @@ pub mod free_content;
 pub mod iomem;
 mod release;
 
-use dormouse_image::{Cpu, EfiRange};
+use dormouse_image::{Cpu, EfiRange, Uuid};
 use dormouse_linux::procfs;
 
 pub use cpu::idle_cpus;
@@ -49,4 +49,11 @@ impl Machine {
             cmdline: procfs::text("/proc/cmdline")?.trim().to_string(),
         })
     }
+}
+
+/// The machine's identity by DMI, as only root may read it; zero where it has none.
+#[must_use]
+pub fn product_uuid() -> Uuid {
+    let text = procfs::text("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! The stopped kernel's memory: read, written, and which of its pages matter.
+//! The stopped kernel's memory: read, written, which of its pages matter, and the report that is left in it.
 
 pub mod arch;
+pub mod deliver;
 pub mod physmem;
 pub mod select;
 pub mod vmcore;

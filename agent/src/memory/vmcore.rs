@@ -175,18 +175,32 @@ fn loads(headers: &[ProgramHeader], len: u64) -> Result<Vec<Load>, VmcoreError> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use dormouse_image::PhysRange;
     use std::io::Write;
 
-    /// A core file as B's kernel shows it: the loader's header with file offsets, then the memory.
+    /// A core file as B's kernel shows it: headers with file offsets, of a note and of each range, then the memory.
     fn sample(ranges: &[PfnRange]) -> tempfile::NamedTempFile {
-        let note = PhysRange { start: 0x1000, end: 0x1010 };
-        let mut bytes = crate::launch::arch::elfcorehdr::build(ranges, note).unwrap();
+        // Each of `bytes` bytes.
+        let numbers = |bytes: usize, numbers: &[u64]| -> Vec<u8> {
+            numbers.iter().flat_map(|number| number.to_le_bytes().into_iter().take(bytes)).collect()
+        };
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        bytes.extend(numbers(2, &[ET_CORE.into(), ELF_MACHINE.into(), 1, 0]));
+        bytes.extend(numbers(8, &[0, SIZEOF_EHDR as u64, 0]));
+        bytes.extend(numbers(4, &[0]));
+        bytes.extend(numbers(2, &[SIZEOF_EHDR as u64, SIZEOF_PHDR as u64, ranges.len() as u64 + 1, 0, 0, 0]));
+        let mut program_header = |kind: u32, offset: u64, address: u64, size: u64| {
+            bytes.extend(numbers(4, &[kind.into(), 0]));
+            bytes.extend(numbers(8, &[offset, 0, address, size, size, 0]));
+        };
+        program_header(PT_NOTE, PAGE_SIZE, 0, 16);
+        let mut offset = PAGE_SIZE;
+        for range in ranges {
+            program_header(PT_LOAD, offset, range.start * PAGE_SIZE, range.pages() * PAGE_SIZE);
+            offset += range.pages() * PAGE_SIZE;
+        }
         bytes.resize(4096, 0);
-        for (at, range) in ranges.iter().enumerate() {
-            let offset = bytes.len() as u64;
-            let header = 64 + 56 * (at + 1);
-            bytes[header + 8..header + 16].copy_from_slice(&offset.to_le_bytes());
+        for range in ranges {
             for pfn in range.start..range.end {
                 bytes.extend(pfn.to_le_bytes().repeat(512));
             }

@@ -1,11 +1,11 @@
-//! The ends of PID 1: the only module that stops the kernel it runs in.
+//! The ends of PID 1: the only module that ends it.
 
 use std::time::Duration;
 
-use dormouse_sys::kexec::Context;
 use dormouse_sys::power::{self, Command};
 
-use crate::launch::{WayBack, jump_back};
+use crate::handoff::arguments::WayBack;
+use crate::launch;
 
 /// How B or D ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +24,7 @@ pub enum Ending {
 /// waits let a person read why.
 pub fn end(ending: Ending) -> ! {
     match ending {
-        Ending::JumpBack(way) => {
-            for context in [Context::Discard, Context::Preserve] {
-                if let Err(error) = jump_back(way, context) {
-                    log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
-                }
-            }
-        }
+        Ending::JumpBack(way) => launch::jump_back(way),
         Ending::PowerOff => {
             if let Err(error) = power::reboot(Command::PowerOff) {
                 log::error!("could not power off: {error}; the image is complete, the power may be cut");

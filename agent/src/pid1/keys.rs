@@ -14,8 +14,8 @@ use crate::console::screen::ACTIVE_CONSOLES;
 
 const ESC: u8 = 0x1b;
 
-/// Keys such as the arrows send Esc and more behind it. What does not come within this time on a slow serial line does not
-/// belong to it.
+/// Keys such as the arrows send Esc and more after it. What does not come within this time on a slow serial line does
+/// not belong to it.
 const SEQUENCE: Duration = Duration::from_millis(50);
 
 /// The consoles, as keys come from them.
@@ -49,7 +49,7 @@ impl Keys {
         self.consoles.iter().map(|console| console.file.as_fd())
     }
 
-    /// Whether an Esc is waited for, so that it has to be looked again soon.
+    /// Whether an Esc is waited for, so that the caller looks again soon.
     pub(super) fn is_waiting(&self) -> bool {
         self.consoles.iter().any(|console| console.escaped.is_some())
     }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_is_no_escape() {
+    fn arrows_are_not_escape() {
         let mut console = console();
         for (keys, is_escape) in [
             (b"\x1b[A".as_slice(), false),

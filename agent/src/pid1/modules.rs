@@ -28,7 +28,7 @@ fn insert(Module { file_name, bytes }: &Module) -> anyhow::Result<()> {
     match init_module(bytes, no_parameters) {
         // Built in, or loaded by another one's request.
         Ok(()) | Err(Errno::EEXIST) => log::debug!("module {file_name} is loaded"),
-        // One of several that do the same, such as an algorithm in instructions that this processor lacks.
+        // One of several that do the same, such as an algorithm in instructions that this CPU lacks.
         Err(Errno::ENODEV) => log::debug!("module {file_name}: nothing here needs it"),
         Err(error) => return Err(error).with_context(|| format!("module {file_name}: the kernel refused it")),
     }

@@ -1,11 +1,12 @@
-//! PID 1 as it waits for its worker: it listens for Esc, sees to it that something gets done, and keeps the hardware watchdog from
-//! restarting the machine for as long as this kernel runs at all.
+//! PID 1 as it waits for its worker: it listens for Esc, demands progress, and keeps the hardware
+//! watchdog from restarting the machine for as long as this kernel runs at all.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -15,25 +16,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 use crate::pid1::keys::Keys;
-use crate::pid1::worker::{self, Message};
+use crate::pid1::worker::{self, Errand, Message};
 
 /// After how long the hardware restarts a machine whose kernel hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
-/// How often is looked, when nothing happens.
+/// How often it looks when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
-/// How often is looked whether an Esc is one.
+/// How often it looks while it waits for what follows an Esc.
 const SHORT_TICK: Duration = Duration::from_millis(20);
-/// How long a worker has for its end. What it has handed to a device keeps it from ending, and is waited for;
-/// a device that does not answer is left behind: the jump takes its access to memory away (drivers/pci/pci-driver.c,
+/// How long a worker may take to end. What it has handed to a device keeps it from ending, and is waited for;
+/// a device that does not answer is abandoned: the jump takes its access to memory away (drivers/pci/pci-driver.c,
 /// `pci_device_shutdown`).
 const END: Duration = Duration::from_secs(5);
 
-/// What is watched.
+/// What the work is guarded against, and by which means.
 #[derive(Debug)]
-pub(super) struct Care {
+pub(super) struct Guard {
     /// Whether Esc stops the work.
     pub(super) escape: bool,
-    /// How long nothing may get done.
+    /// How long the work may take without any progress.
     pub(super) stall: Option<Duration>,
     /// How much longer the beginning may take, until the image device is there.
     pub(super) wait: Duration,
@@ -41,19 +42,21 @@ pub(super) struct Care {
     pub(super) watchdog: bool,
 }
 
-/// Somebody has pressed Esc.
+/// Esc was pressed.
 #[derive(Debug, Error)]
 #[error("aborted by user")]
 pub(super) struct Aborted;
 
-/// Starts the worker and waits for its end.
+/// Starts the worker, gives it its errand and waits for its end.
 ///
 /// # Errors
 /// Why it did not end as it should.
-pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
+pub(super) fn run(errand: &Errand, guard: &Guard) -> anyhow::Result<Message> {
+    let order = errand.order.encode()?;
     let mut child = Command::new("/proc/self/exe")
         .arg(worker::ROLE)
-        .stdin(Stdio::null())
+        .arg(errand.arguments.to_string())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("the process that does the work cannot be started")?;
@@ -61,25 +64,41 @@ pub(super) fn run(care: &Care) -> anyhow::Result<Message> {
     if let Err(error) = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "1000") {
         log::debug!("oom_score_adj: {error}");
     }
-    let mut dog = Dog { wanted: care.watchdog, running: None };
-    let end = child
-        .stdout
-        .take()
-        .context("the worker has no pipe")
-        .and_then(|pipe| follow(care, &mut child, &mut Pipe::new(pipe.into())?, &mut dog));
+    let mut watchdog = HardwareWatchdog { wanted: guard.watchdog, running: None };
+    let end = give(child.stdin.take(), order)
+        .and_then(|()| child.stdout.take().context("the worker has no pipe"))
+        .and_then(|pipe| follow(guard, &mut child, &mut Pipe::new(pipe.into())?, &mut watchdog));
     if end.is_err() {
         let _ = child.kill();
     }
     await_end(&mut child);
-    dog.stop();
+    watchdog.stop();
     end
 }
 
-fn follow(care: &Care, child: &mut Child, pipe: &mut Pipe, dog: &mut Dog) -> anyhow::Result<Message> {
-    let mut keys = if care.escape { Keys::listen() } else { Keys::none() };
-    let mut last_done = Instant::now() + care.wait;
+/// Gives the worker its order, which is longer than a pipe takes at once. PID 1 does not wait for that: a worker that
+/// does not read it does not get anything done either, and its end closes the pipe.
+fn give(stdin: Option<ChildStdin>, order: Vec<u8>) -> anyhow::Result<()> {
+    let mut stdin = stdin.context("the worker has no pipe")?;
+    let write = move || {
+        if let Err(error) = stdin.write_all(&order) {
+            log::debug!("the worker did not read its order: {error}");
+        }
+    };
+    thread::Builder::new().spawn(write).context("the worker cannot be given its order")?;
+    Ok(())
+}
+
+fn follow(
+    guard: &Guard,
+    child: &mut Child,
+    pipe: &mut Pipe,
+    watchdog: &mut HardwareWatchdog,
+) -> anyhow::Result<Message> {
+    let mut keys = if guard.escape { Keys::listen() } else { Keys::none() };
+    let mut last_done = Instant::now() + guard.wait;
     loop {
-        dog.tick();
+        watchdog.tick();
         wait(pipe, &keys)?;
         while let Some(message) = pipe.next()? {
             match message {
@@ -95,8 +114,8 @@ fn follow(care: &Care, child: &mut Child, pipe: &mut Pipe, dog: &mut Dog) -> any
         if keys.escape() {
             bail!(Aborted);
         }
-        if let Some(stall) = care.stall.filter(|stall| last_done.elapsed() >= *stall) {
-            bail!("nothing got done for {} s", stall.as_secs());
+        if let Some(stall) = guard.stall.filter(|stall| last_done.elapsed() >= *stall) {
+            bail!("no progress for {} s", stall.as_secs());
         }
     }
 }
@@ -124,11 +143,11 @@ fn how_it_ended(status: ExitStatus) -> String {
     match status.signal() {
         Some(9) => "was killed: memory has run out, a larger region.size or fewer pipeline.threads help".to_string(),
         Some(signal) => format!("was killed by signal {signal}"),
-        None => format!("ended without a word ({status})"),
+        None => format!("exited without reporting ({status})"),
     }
 }
 
-/// The worker's words.
+/// The worker's messages.
 struct Pipe {
     file: File,
     /// What has come of a line that has not ended.
@@ -149,7 +168,7 @@ impl Pipe {
                 let line: Vec<u8> = self.bytes.drain(..=end).collect();
                 let message = serde_json::from_slice(&line);
                 return Ok(Some(
-                    message.with_context(|| format!("the worker said {:?}", String::from_utf8_lossy(&line)))?,
+                    message.with_context(|| format!("the worker sent {:?}", String::from_utf8_lossy(&line)))?,
                 ));
             }
             let mut part = [0; 4096];
@@ -169,12 +188,12 @@ impl Pipe {
 }
 
 /// The hardware watchdog, which may turn up when the worker has loaded its driver.
-struct Dog {
+struct HardwareWatchdog {
     wanted: bool,
     running: Option<Watchdog>,
 }
 
-impl Dog {
+impl HardwareWatchdog {
     fn tick(&mut self) {
         if self.wanted && self.running.is_none() {
             match Watchdog::start(WATCHDOG) {
@@ -229,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_an_error() {
+    fn rejects_lines_that_are_not_messages() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(b"panic!\n").unwrap();
         let error = Pipe::new(reader.into()).unwrap().next().unwrap_err().to_string();
@@ -237,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told() {
+    fn exit_is_described() {
         assert!(how_it_ended(ExitStatus::from_raw(9)).contains("memory has run out"));
         assert!(how_it_ended(ExitStatus::from_raw(11)).contains("signal 11"));
-        assert!(how_it_ended(ExitStatus::from_raw(0x100)).contains("without a word"));
+        assert!(how_it_ended(ExitStatus::from_raw(0x100)).contains("without reporting"));
     }
 }

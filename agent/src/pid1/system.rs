@@ -28,10 +28,10 @@ pub(super) fn begin() {
             mounted.err().map(|error| format!("cannot mount {place}: {error}"))
         })
         .collect();
-    // /dev/kmsg takes ten lines in five seconds from user space unless told otherwise (kernel/printk/printk.c).
+    // /dev/kmsg takes ten lines in five seconds from user space unless set otherwise (kernel/printk/printk.c).
     let unlimited = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
-    // A kernel that hangs, and has found out, must not keep the machine; where it cannot find out, these are missing. Under
-    // load a processor may well be busy for long, so it has two minutes (kernel/watchdog.c: twice the threshold).
+    // A kernel that hangs, and has found out, must not keep the machine; where it cannot find out, these are missing.
+    // Under load a CPU may well be busy for long, so it has two minutes (kernel/watchdog.c: twice the threshold).
     for (name, value) in [("watchdog_thresh", "60\n"), ("softlockup_panic", "1\n"), ("hardlockup_panic", "1\n")] {
         let _ = std::fs::write(format!("/proc/sys/kernel/{name}"), value);
     }

@@ -1,33 +1,59 @@
-//! The process that does the work, a child of PID 1's: whatever ends it, PID 1 is still there to see to A.
+//! The process that does the work, a child of PID 1: whatever ends it, PID 1 remains and sees to A.
 //!
-//! It says what it does by lines of JSON on its standard output, which is a pipe.
+//! PID 1 gives it the order on its standard input and what the loader wrote beside it as an argument. It reports by
+//! lines of JSON on its standard output, which is a pipe.
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dormouse_linux::procfs;
 use serde::{Deserialize, Serialize};
 
 use crate::cycle::{restore, save};
-use crate::handoff::arguments::Cmdline;
-use crate::handoff::mode::{self, Mode};
+use crate::handoff::arguments::LoaderArguments;
+use crate::handoff::order::{self, Order};
 use crate::handoff::report::Report;
+use crate::handoff::task::{Decline, Task};
 use crate::pid1::{caught, modules, system};
 use crate::policy::{DEFAULT_PATH, Policy};
 
-/// Its argument.
+/// Its first argument.
 pub(super) const ROLE: &str = "work";
 
-/// How often it says that it is alive, at most.
+/// How often it reports that it is alive, at most.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// What it says.
+/// What it is sent for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Errand {
+    /// The order that PID 1 has taken.
+    pub(super) order: Order,
+    /// What the loader wrote beside it.
+    pub(super) arguments: LoaderArguments,
+}
+
+impl Errand {
+    /// What is to be done.
+    pub(super) fn task(&self) -> Result<Task<'_>, Decline> {
+        Task::new(&self.order, self.arguments)
+    }
+
+    /// The worker's: from its second argument and its standard input.
+    fn receive(argument: &str, input: impl Read) -> anyhow::Result<Errand> {
+        let mut bytes = Vec::new();
+        // One byte more than any order has, so that a longer one is noticed.
+        input.take(order::MAX as u64 + 1).read_to_end(&mut bytes).context("the order from PID 1")?;
+        let order = Order::decode(&bytes).context("the order from PID 1")?;
+        Ok(Errand { order, arguments: LoaderArguments::parse(argument) })
+    }
+}
+
+/// What it reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Message {
     /// Something got done.
@@ -45,35 +71,32 @@ pub(super) fn main() -> ExitCode {
     system::begin_worker();
     let Ok(pipe) = std::io::stdout().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
     let pipe = File::from(pipe);
-    let said_at = Cell::new(None::<Instant>);
+    let sent_at = Cell::new(None::<Instant>);
     let alive = || {
-        if said_at.get().is_none_or(|at| at.elapsed() >= PERIOD) {
-            said_at.set(Some(Instant::now()));
-            say(&pipe, &Message::Alive);
+        if sent_at.get().is_none_or(|at| at.elapsed() >= PERIOD) {
+            sent_at.set(Some(Instant::now()));
+            send(&pipe, &Message::Alive);
         }
     };
     let end = caught(|| work(&alive)).unwrap_or_else(|error| Message::Failed(format!("{error:#}")));
-    say(&pipe, &end);
+    send(&pipe, &end);
     ExitCode::SUCCESS
 }
 
-/// B or D, whichever this is.
+/// B's work or D's, whichever this is.
 fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
-    let cmdline = Cmdline::parse(procfs::text("/proc/cmdline")?.trim())?;
-    let mode = mode::decide(&cmdline, super::evidence())?;
+    let errand = Errand::receive(&std::env::args().nth(2).unwrap_or_default(), std::io::stdin())?;
+    let task = errand.task()?;
     let policy = Policy::load(Path::new(DEFAULT_PATH))?;
     modules::load()?;
-    Ok(match mode {
-        Mode::Save(plan) => {
-            let header = super::session_record().context("the session record")?;
-            Message::Saved(save::run(&plan, header, &policy, alive)?)
-        }
-        Mode::Restore(plan) => Message::Restored(restore::run(&plan, &policy, alive)?.entry),
+    Ok(match task {
+        Task::Save(task) => Message::Saved(save::run(task, &policy, alive)?),
+        Task::Restore(task) => Message::Restored(restore::run(task, &policy, alive)?.entry),
     })
 }
 
-/// Who does not listen any more is about to end this process.
-fn say(mut pipe: &File, message: &Message) {
+/// A PID 1 that no longer listens is about to end this process.
+fn send(mut pipe: &File, message: &Message) {
     if let Ok(mut line) = serde_json::to_string(message) {
         line.push('\n');
         let _ = pipe.write_all(line.as_bytes());

@@ -19,7 +19,9 @@ pub use save::{Task, save};
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::console::progress::Done;
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
+use crate::policy::PipelinePolicy;
 
 /// What was saved or restored, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +45,12 @@ pub struct Step {
     pub bytes: u64,
 }
 
+impl From<Step> for Done {
+    fn from(Step { done, stored, bytes }: Step) -> Done {
+        Done { pages: done, stored_pages: stored, stored_bytes: bytes }
+    }
+}
+
 /// How much of the machine may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -53,6 +61,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What the policy lets the pipelines use.
+    #[must_use]
+    pub fn of_policy(policy: &PipelinePolicy) -> Limits {
+        Limits { memory: policy.memory, ..Limits::of_threads(policy.threads) }
+    }
+
     /// So many threads, or one for each CPU where that is 0, and memory that is enough for any device.
     #[must_use]
     pub fn of_threads(threads: usize) -> Limits {

@@ -1,33 +1,28 @@
 //! The kernel command line: what a boot loader, or whoever sits at it, may have written.
 
-use dormouse::handoff::arguments::Cmdline;
+use dormouse::handoff::arguments::{BootSwitches, LoaderArguments};
 use dormouse::handoff::inherited::inherited;
-use dormouse::handoff::mode::{Evidence, decide, way_back};
 use dormouse_linux::kernel_args::{arguments, join};
 
 /// Reads any text as a command line.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
 
-    let parsed = Cmdline::parse(text);
-    match &parsed {
-        Ok(cmdline) => {
-            let written = cmdline.to_string();
-            assert_eq!(Cmdline::parse(&written).as_ref(), Ok(cmdline), "{written:?}");
-            for evidence in [Evidence::default(), Evidence { vmcore: true, session: true }] {
-                let _ = decide(cmdline, evidence).map_err(|error| error.to_string());
-            }
+    let is_for_the_kernel = !arguments(text).any(|argument| argument.name == "--");
+    match BootSwitches::parse(text) {
+        // What is appended holds.
+        Ok(_) if is_for_the_kernel && arguments(text).all(|argument| argument.is_closed()) => {
+            let off = BootSwitches::parse(&format!("{text} dormouse=off noresume"));
+            assert_eq!(off, Ok(BootSwitches { off: true, noresume: true }), "{text:?}");
         }
+        Ok(_) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 
-    // B finds the way back into A however wrong the rest is, and the same where nothing is wrong.
-    let way = Cmdline::parse_way_back(text);
-    if let Ok(cmdline) = &parsed
-        && !arguments(text).any(|argument| argument.name == "--")
-    {
-        assert_eq!(way_back(&way), way_back(cmdline));
-    }
+    // B finds the way back into A however wrong the rest is.
+    let found = LoaderArguments::parse(text);
+    assert_eq!(LoaderArguments::parse(&found.to_string()), found);
+    assert!(found.way_back().is_none_or(|way| way.entry != 0 && Some(way.bridge) == found.bridge));
 
     // What is passed on is A's own, and is passed on again by the next kernel.
     let passed_on = inherited(text);

@@ -18,6 +18,7 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(1, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
+    guest.succeed(PATIENCE)?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let device = guest.config().disk_path(IMAGE)?;
     let printed = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
@@ -102,6 +103,7 @@ fn dracut(suite: Suite) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut guest = debian::guest(suite, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
+    guest.succeed(PATIENCE)?;
     // As on a system that has dracut in the place of initramfs-tools.
     succeed(&mut guest, "dpkg --purge --force-depends initramfs-tools initramfs-tools-core")?;
     succeed(
@@ -158,6 +160,10 @@ fn dracut(suite: Suite) -> Result<()> {
     filesystem::check_ext4(&guest.disk_file(0))?;
     Ok(())
 }
+
+/// Waits for the image device longer than by default: under emulation on a busy host, udev needs more than 10 s for it.
+const PATIENCE: &str =
+    "mkdir -p /etc/dormouse.toml.d && printf '[image]\nwait = 120\n' >/etc/dormouse.toml.d/50-patience.toml";
 
 /// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is
 /// time enough under emulation too.

@@ -74,11 +74,11 @@ pub(crate) fn a_device_that_takes_nothing_any_more() -> Result<()> {
     let (command, mut cursor) = begin_save_and_write(&mut guest)?;
     let mut monitor = guest.monitor()?;
     monitor.limit_writes("disk0", 1)?;
-    guest.wait_for(&mut cursor, "nothing got done for 10 s", TWO_BOOTS)?;
+    guest.wait_for(&mut cursor, "no progress for 10 s", TWO_BOOTS)?;
     // A writes to the device too, that this is no image.
     monitor.limit_writes("disk0", 0)?;
     let output = answer(&mut guest, command)?;
-    ensure!(output.status == 1 && output.stderr.contains("nothing got done for 10 s"), "{output:?}");
+    ensure!(output.status == 1 && output.stderr.contains("no progress for 10 s"), "{output:?}");
     demand_status(&mut guest, &output)?;
     guest.cut_power();
     no_boot_resumes(&mut guest)

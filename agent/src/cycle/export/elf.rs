@@ -20,8 +20,8 @@ pub(super) struct Load {
     pub(super) virt: u64,
 }
 
-/// Bytes at the start of a file for the front of a core with `ranges` ranges of memory and notes of at most `notes` bytes,
-/// in whole pages; `None` where there are more ranges than an ELF file can have program headers.
+/// Bytes at the start of a file for the front of a core with `ranges` ranges of memory and notes of at most `notes`
+/// bytes, in whole pages; `None` where there are more ranges than an ELF file can have program headers.
 #[must_use]
 pub(super) fn room(ranges: usize, notes: usize) -> Option<u64> {
     // 0xffff stands for "too many" (PN_XNUM, elf(5)).
@@ -101,7 +101,7 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0,            // no entry; program headers at 64
             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 56, 0,           // no sections; sizes
             2, 0, 0, 0, 0, 0, 0, 0,                                     // two program headers
-            4, 0, 0, 0, 0, 0, 0, 0, 176, 0, 0, 0, 0, 0, 0, 0,           // notes, behind both
+            4, 0, 0, 0, 0, 0, 0, 0, 176, 0, 0, 0, 0, 0, 0, 0,           // notes, after both
         ];
         assert_eq!(bytes[..expected.len()], expected);
         assert_eq!(bytes.len(), 64 + 2 * 56);

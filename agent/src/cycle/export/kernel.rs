@@ -1,10 +1,10 @@
-//! What the exported memory says of its kernel: VMCOREINFO, and where its page tables map it.
+//! What the exported memory shows of its kernel: VMCOREINFO, and where its page tables map it.
 //!
-//! The image does not say where VMCOREINFO lies. It is an ELF note at the start of a page of the kernel's
+//! The image does not record where VMCOREINFO lies. It is an ELF note at the start of a page of the kernel's
 //! (`crash_save_vmcoreinfo_init`, kernel/vmcore_info.c, Linux 6.12: `alloc_pages_exact`), so pages that begin as such a
 //! note does are looked at. Memory may hold others: of a kernel that ran here before, or a file's copy. One is believed
-//! when what it describes is there: the page tables that it names must lead to the names of the kernel that the image's
-//! header says was saved.
+//! when what it describes exists: the page tables that it names must lead to the names of the kernel that the image's
+//! header names.
 
 use dormouse_image::{PfnRange, SessionRecord};
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
@@ -50,7 +50,7 @@ pub(super) struct Kernel {
 impl Kernel {
     /// Finds the kernel that `header` names by the notes that begin at the page frames `notes`.
     ///
-    /// Returns `None` where none of them is believable, or where two are that do not say the same.
+    /// Returns `None` where none of them is believable, or where two of them differ.
     #[must_use]
     pub(super) fn find(memory: &impl Physical, header: &SessionRecord, notes: &[u64]) -> Option<Kernel> {
         let mut found: Option<(Vec<u8>, VmcoreInfo, Paging)> = None;
@@ -80,11 +80,11 @@ impl Kernel {
     }
 }
 
-/// The note that begins at a page frame, and what it says.
+/// The note that begins at a page frame, and what it holds.
 fn read_note(memory: &impl Physical, pfn: u64) -> Option<(Vec<u8>, VmcoreInfo)> {
     let mut bytes = vec![0; NOTE_MAX];
     for (at, page) in (pfn..).zip(bytes.chunks_exact_mut(PAGE_LEN)) {
-        // Behind a note that is shorter there may be nothing.
+        // After a shorter note there may be nothing.
         let _ = memory.read(at * PAGE_SIZE, page);
     }
     let content = find_note(&bytes, vmcoreinfo::NOTE)?;
@@ -94,7 +94,7 @@ fn read_note(memory: &impl Physical, pfn: u64) -> Option<(Vec<u8>, VmcoreInfo)> 
     bytes.get(..len).map(|note| (note.to_vec(), info))
 }
 
-/// The page tables that VMCOREINFO names, if they lead to what `header` says.
+/// The page tables that VMCOREINFO names, if they lead to what `header` names.
 fn believe(memory: &impl Physical, header: &SessionRecord, info: &VmcoreInfo) -> Option<Paging> {
     if info.text("OSRELEASE") != Some(&header.kernel_release) {
         return None;
@@ -121,7 +121,7 @@ fn text(memory: &impl Physical, paging: &Paging, address: u64) -> Option<String>
 }
 
 /// The start of the direct map: `mem_section` is an array in memory that was allocated, so its address is one of the
-/// direct map's, and the page tables say of what.
+/// direct map's, and the page tables show of what.
 fn direct_map(memory: &impl Physical, info: &VmcoreInfo, paging: &Paging) -> Option<u64> {
     let address = info.symbol("mem_section").filter(|address| (KERNEL_HALF..KERNEL_MAP).contains(address))?;
     let (physical, _) = paging.translate(memory, address).ok()?;

@@ -149,13 +149,13 @@ impl MemoryFile {
         self.file.write_all_at(front, 0)
     }
 
-    /// Makes the file durable, and says how many bytes it takes on its disk.
+    /// Makes the file durable, and returns how many bytes it takes on its disk.
     ///
     /// # Errors
-    /// The file system has failed; some say so only now.
+    /// The filesystem has failed; some report it only now.
     pub(super) fn finish(&self) -> io::Result<u64> {
         self.file.sync_all()?;
-        // stat(2): blocks of 512 bytes, whatever the file system's are.
+        // stat(2): blocks of 512 bytes, whatever the filesystem's are.
         Ok(self.file.metadata()?.blocks() * 512)
     }
 
@@ -182,7 +182,7 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// Makes a run zero, and a hole where the file system can.
+    /// Makes a run zero, and a hole where the filesystem can.
     fn punch(&self, run: PfnRange) -> io::Result<()> {
         let (offset, len) = (self.place(run)?, byte_len(run)?);
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -1,7 +1,7 @@
 //! The conductor of `dormouse image export`: an image to a core file, on any machine.
 //!
-//! The image holds memory as it was while the save kernel ran. The file shows it as the saved kernel left it, in the form
-//! of kdump's /proc/vmcore: what the jump had swapped is put back to its place, which leaves holes where it was.
+//! The image holds memory as it was while the save kernel ran. The file shows it as the saved kernel left it, in the
+//! form of kdump's /proc/vmcore: what the jump had swapped is put back to its place, which leaves holes where it was.
 //!
 //! There is no NT_PRSTATUS note: the registers of the only CPU that still ran are among what the kernel stored in its
 //! memory, and the programs that read cores of kernels do without. The page tables give the virtual addresses.
@@ -55,7 +55,7 @@ impl fmt::Display for Export {
     }
 }
 
-/// Writes the memory of the session on the image device `device` to `path`, a file that must not be there yet.
+/// Writes the memory of the session on the image device `device` to `path`, a file that must not exist yet.
 ///
 /// # Errors
 /// The image has no whole session or is damaged; the file cannot be written. It is removed then.
@@ -128,10 +128,12 @@ fn describe(memory: &MemoryFile, header: &Header) -> io::Result<Vec<&'static str
         virt: kernel.as_ref().map_or(0, |kernel| kernel.virtual_address(memory, segment)),
     }));
     if kernel.is_none() {
-        lacks.push("the kernel's VMCOREINFO was not found, so programs must be told what kernel this is");
+        lacks.push(
+            "the kernel's VMCOREINFO was not found, so analysis programs cannot identify the kernel by themselves",
+        );
     }
     let note = kernel.map_or(Vec::new(), |kernel| kernel.note);
-    // There is room for them: it was asked for before.
+    // They have room: it was asked for before.
     let front = elf::front(&note, &loads).ok_or(io::ErrorKind::InvalidInput)?;
     memory.write_front(&front)?;
     Ok(lacks)

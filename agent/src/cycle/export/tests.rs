@@ -163,8 +163,8 @@ fn a_map_that_cannot_be_is_refused() {
     }
 }
 
-/// A kernel in memory: four levels of page tables at 2 MiB, its image at 4 MiB, which is mapped 16 MiB above the start of
-/// all kernels, and a direct map.
+/// A kernel in memory: four levels of page tables at 2 MiB, its image at 4 MiB, which is mapped 16 MiB above the start
+/// of all kernels, and a direct map.
 struct Fixture {
     memory: Memory,
     tables: u64,
@@ -256,7 +256,7 @@ fn the_kernel_is_found_by_its_own_words() {
 fn only_a_note_that_leads_to_the_saved_kernel_is_believed() {
     let fixture = Fixture::new();
     let stale = [
-        // Another kernel; another place of the same kernel; one that does not say where.
+        // Another kernel; another place of the same kernel; one that does not name a place.
         fixture.info.replace("OSRELEASE=6.12.117", "OSRELEASE=6.12.116"),
         fixture.info.replace("NUMBER(phys_base)=-12582912", "NUMBER(phys_base)=-8388608"),
         fixture.info.replace("init_uts_ns)=ffffffff81", "init_uts_ns)=ffffffff91"),
@@ -271,7 +271,7 @@ fn only_a_note_that_leads_to_the_saved_kernel_is_believed() {
     fixture.note(0x300, &fixture.info);
     let found = fixture.find().unwrap();
     assert!(found.note[24..].starts_with(fixture.info.as_bytes()));
-    // A second one that says the same is as good; one that says something else leaves nothing certain.
+    // An equal second one is as good; a different one leaves nothing certain.
     fixture.note(0x340, &fixture.info);
     assert_eq!(fixture.find(), Some(found));
     fixture.note(0x342, &fixture.info.replace("KERNELOFFSET=0", "KERNELOFFSET=1"));
@@ -324,8 +324,8 @@ fn what_cannot_be_found_is_said_and_the_rest_is_a_core_all_the_same() {
 
 #[test]
 fn an_image_without_a_session_is_refused_and_leaves_no_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let (device, file) = (folder.path().join("device"), folder.path().join("core"));
+    let directory = tempfile::tempdir().unwrap();
+    let (device, file) = (directory.path().join("device"), directory.path().join("core"));
     std::fs::File::create(&device).unwrap().set_len(4 << 20).unwrap();
     let label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
     let image = Image::create(Disk::open(&device, Access::Write).unwrap(), label).unwrap();
@@ -336,8 +336,8 @@ fn an_image_without_a_session_is_refused_and_leaves_no_file() {
 
 #[test]
 fn a_file_that_is_not_kept_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("core");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("core");
     std::fs::write(&path, "x").unwrap();
     Partial(Some(&path)).keep();
     assert!(path.exists());

@@ -121,6 +121,7 @@ fn refusals() -> Vec<anyhow::Error> {
         LoaderError::RegionTooSmall { region: 1, needed: 2 },
         LoaderError::CommandLine { len: 2, max: 1 },
         LoaderError::BootParams(BootParamsError::WrongLength(1)),
+        LoaderError::TooManySegments { low: 14, segments: 20 },
         LoaderError::TooManyRanges(9),
     ];
     let hardware = [
@@ -151,6 +152,8 @@ fn refusals() -> Vec<anyhow::Error> {
     ];
     let mut all: Vec<anyhow::Error> = vec![BzImageError::Not64Bit.into()];
     all.extend(devices.map(Into::into));
+    all.push(FileError::Kernel { path: "/x".into(), source: io_error() }.into());
+    all.push(FileError::Initramfs { path: "/x".into(), source: io_error() }.into());
     all.push(anyhow::Error::new(io_error()).context(NotDiscarded));
     all.extend(obstacles.map(Into::into));
     all.extend(regions.map(Into::into));

@@ -1,142 +1,104 @@
-//! What the command line says to Dormouse, read and written.
+//! What command lines hold for Dormouse, read and written.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
-use dormouse_image::ImageDevice;
-use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
 
-fn session() -> Uuid {
-    "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()
+#[test]
+fn reads_switches() {
+    let parsed = BootSwitches::parse("quiet dormouse=off noresume\n");
+    assert_eq!(parsed, Ok(BootSwitches { off: true, noresume: true }));
+    // What the loader wrote is not for a boot.
+    let line = "dormouse.bridge=0x8ffc000 dormouse.entry=0x0000000012345678 dormouse=off";
+    assert_eq!(BootSwitches::parse(line), Ok(BootSwitches { off: true, noresume: false }));
 }
 
 #[test]
-fn every_argument_is_read() {
-    let line = "quiet dormouse.mode=restore dormouse.image=/dev/vda dormouse.then=reboot \
-                dormouse.bridge=0x8ffc000 \
-                dormouse.entry=0x0000000012345678 dormouse.session=00112233-4455-6677-8899-aabbccddeeff \
-                dormouse=off noresume\n";
-    let expected = Cmdline {
-        mode: Some(BootMode::Restore),
-        image: Some(ImageDevice::Path(PathBuf::from("/dev/vda"))),
-        then: Some(Then::Reboot),
-        bridge: Some(0x8ff_c000),
-        entry: Some(0x1234_5678),
-        session: Some(session()),
-        off: true,
-        noresume: true,
-    };
-    assert_eq!(Cmdline::parse(line), Ok(expected));
+fn ordinary_command_line_has_no_switches() {
+    let line = "BOOT_IMAGE=/vmlinuz root=UUID=x ro resume=/dev/vda2 xdormouse.y=z nodormouse noresumes -- y";
+    assert_eq!(BootSwitches::parse(line), Ok(BootSwitches::default()));
+    assert_eq!(BootSwitches::parse(""), Ok(BootSwitches::default()));
+    assert_eq!(BootSwitches::parse("noresume=1x"), Ok(BootSwitches { off: false, noresume: true }));
 }
 
 #[test]
-fn an_ordinary_command_line_says_nothing() {
-    let line = "BOOT_IMAGE=/vmlinuz root=UUID=x ro resume=/dev/vda2 xdormouse.mode=save nodormouse noresume=1x -- y";
-    let said = Cmdline { noresume: true, ..Cmdline::default() };
-    assert_eq!(Cmdline::parse(line), Ok(said));
-    assert_eq!(Cmdline::parse(""), Ok(Cmdline::default()));
+fn last_switch_wins() {
+    assert_eq!(BootSwitches::parse("dormouse=off dormouse=on"), Ok(BootSwitches::default()));
+    assert_eq!(BootSwitches::parse("dormouse=on \"dormouse=off\"").map(|switches| switches.off), Ok(true));
 }
 
 #[test]
-fn the_last_one_wins() {
-    let parsed = Cmdline::parse("dormouse.then=reboot dormouse=off dormouse.then=return dormouse=on").unwrap();
-    assert_eq!(parsed, Cmdline { then: Some(Then::Return), ..Cmdline::default() });
+fn arguments_after_two_dashes_are_for_init() {
+    assert_eq!(BootSwitches::parse("-- dormouse=off noresume dormouse.x=y"), Ok(BootSwitches::default()));
 }
 
 #[test]
-fn what_follows_two_dashes_is_for_init() {
-    assert_eq!(Cmdline::parse("-- dormouse.mode=save noresume dormouse.then=never"), Ok(Cmdline::default()));
-}
-
-#[test]
-fn a_quoted_label_is_read() {
-    let parsed = Cmdline::parse("dormouse.image=\"PARTLABEL=my image\" quiet").unwrap();
-    assert_eq!(parsed.image, Some(ImageDevice::PartLabel("my image".to_owned())));
-}
-
-#[test]
-fn the_entry_always_has_sixteen_digits() {
-    let line = Cmdline { entry: Some(0), ..Cmdline::default() };
-    assert_eq!(line.to_string(), "dormouse.entry=0x0000000000000000");
-}
-
-#[test]
-fn bad_values_name_the_argument_and_the_text() {
+fn rejects_unknown_arguments_and_words() {
     let table = [
-        ("dormouse.mode=sleep", "dormouse.mode: `sleep` is none of save, restore"),
-        ("dormouse=maybe", "dormouse: `maybe` is none of on, off"),
-        ("dormouse.image=vda", "dormouse.image: `vda` does not name a device"),
-        ("dormouse.image=UUID=12", "dormouse.image: `12` is not a UUID"),
-        ("dormouse.then=sleep", "dormouse.then: `sleep` is none of \"poweroff\""),
-        ("dormouse.bridge=12", "dormouse.bridge: `12` is not a hexadecimal number"),
-        ("dormouse.bridge=0x", "`0x` is not a hexadecimal number"),
-        ("dormouse.bridge=0x+1", "`0x+1` is not a hexadecimal number"),
-        ("dormouse.entry=0x10000000000000000", "dormouse.entry: `0x10000000000000000` is not"),
-        ("dormouse.session=1", "dormouse.session: `1` is not a UUID"),
-        ("dormouse.mode", "`dormouse.mode` needs a value"),
-        ("dormouse", "`dormouse` needs a value"),
-        ("dormouse.moed=save", "`dormouse.moed=save`: there is no such argument"),
+        ("dormouse=maybe", ArgumentError::Switch("maybe".into())),
+        ("dormouse", ArgumentError::NoValue("dormouse".into())),
+        ("dormouse.of", ArgumentError::Unknown("dormouse.of".into())),
+        ("dormouse.image=/dev/vda", ArgumentError::Unknown("dormouse.image=/dev/vda".into())),
     ];
     for (line, expected) in table {
-        let message = Cmdline::parse(line).unwrap_err().to_string();
-        assert!(message.starts_with("kernel argument") && message.contains(expected), "{line}: {message}");
+        assert!(expected.to_string().starts_with("kernel argument"), "{expected}");
+        assert_eq!(BootSwitches::parse(&format!("quiet {line} dormouse=off")), Err(expected));
     }
 }
 
-fn image() -> impl Strategy<Value = ImageDevice> {
-    prop_oneof![
-        any::<[u8; 16]>().prop_map(|bytes| ImageDevice::ImageUuid(Uuid(bytes))),
-        (any::<[u8; 16]>(), 1_u64..1 << 52)
-            .prop_map(|(bytes, blocks)| ImageDevice::ImageAt { uuid: Uuid(bytes), offset: blocks * 4096 }),
-        "/(etc|var)/[a-z0-9/ =-]{0,20}[a-z]".prop_map(|path| ImageDevice::File(PathBuf::from(path))),
-        "[0-9a-f]{8}-[0-9a-f]{2}".prop_map(ImageDevice::PartUuid),
-        "[^\"\\pC]{1,36}".prop_map(ImageDevice::PartLabel),
-        "/dev/[a-z0-9/ =-]{0,20}[a-z]".prop_map(|path| ImageDevice::Path(PathBuf::from(path))),
-    ]
+#[test]
+fn way_back_is_found_whatever_else_is_wrong() {
+    let way = Some(WayBack { entry: 0x1234_5678, bridge: 0x8ff_8000 });
+    for line in [
+        "dormouse.entry=0x0000000012345678 dormouse.bridge=0x8ff8000",
+        "dormouse.then=never dormouse dormouse.entry=0x0000000012345678 dormouse.bridge=0x8ff8000",
+        "dormouse.bridge=0x1 -- dormouse.bridge=0x8ff8000 \"dormouse.entry=0x0000000012345678\"",
+    ] {
+        assert_eq!(LoaderArguments::parse(line).way_back(), way, "{line}");
+    }
 }
 
-fn any_cmdline() -> impl Strategy<Value = Cmdline> {
-    let mode = prop_oneof![Just(BootMode::Save), Just(BootMode::Restore)];
-    let then = prop::sample::select(Then::ALL.to_vec());
-    let words = (option::of(mode), option::of(image()), option::of(then));
-    let places = (any::<Option<u64>>(), any::<Option<u64>>());
-    let session = option::of(any::<[u8; 16]>().prop_map(Uuid));
-    (words, places, session, any::<bool>(), any::<bool>()).prop_map(|(words, places, session, off, noresume)| {
-        let ((mode, image, then), (bridge, entry)) = (words, places);
-        Cmdline { mode, image, then, bridge, entry, session, off, noresume }
-    })
+#[test]
+fn entry_that_was_not_filled_in_is_not_a_way_back() {
+    for line in [
+        "dormouse.entry=0x0000000000000000 dormouse.bridge=0x8ff8000",
+        "dormouse.entry=0x10000000000000000 dormouse.bridge=0x8ff8000",
+        "dormouse.entry=0x+1 dormouse.bridge=0x8ff8000",
+        "dormouse.entry=12345678 dormouse.bridge=0x8ff8000",
+        "dormouse.entry dormouse.bridge=0x8ff8000",
+        "dormouse.entry=0x0000000012345678 dormouse.bridge=0x",
+        "dormouse.entry=0x0000000012345678",
+        "dormouse.bridge=0x8ff8000",
+        "",
+    ] {
+        assert_eq!(LoaderArguments::parse(line).way_back(), None, "{line}");
+    }
+}
+
+#[test]
+fn entry_has_sixteen_digits_at_the_end() {
+    let line = LoaderArguments { entry: Some(0), bridge: Some(0x8ff_8000) };
+    assert_eq!(line.to_string(), "dormouse.bridge=0x8ff8000 dormouse.entry=0x0000000000000000");
 }
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(cmdline in any_cmdline()) {
-        let line = format!("console=ttyS0 {cmdline} quiet");
-        prop_assert_eq!(Cmdline::parse(&line), Ok(cmdline));
+    fn loader_arguments_are_read_back(entry: Option<u64>, bridge: Option<u64>) {
+        let written = LoaderArguments { entry, bridge };
+        prop_assert_eq!(LoaderArguments::parse(&format!("console=ttyS0 {written} quiet")), written);
     }
 
     #[test]
-    fn no_text_makes_the_parser_panic(text in any::<String>()) {
-        let _ = Cmdline::parse(&text);
+    fn text_never_panics(text in any::<String>()) {
+        let _ = BootSwitches::parse(&text);
+        let _ = LoaderArguments::parse(&text);
     }
 
     #[test]
-    fn no_value_makes_the_parser_panic(
-        name in "(dormouse\\.(mode|image|then|region|low|bridge|entry|session)|dormouse)",
-        value in any::<String>(),
-    ) {
-        let _ = Cmdline::parse(&format!("{name}={value}"));
+    fn values_never_panic(name in "dormouse(\\.(bridge|entry))?", value in any::<String>()) {
+        let _ = BootSwitches::parse(&format!("{name}={value}"));
+        let _ = LoaderArguments::parse(&format!("{name}={value}"));
     }
-}
-
-#[test]
-fn the_way_back_is_found_in_a_line_that_is_refused() {
-    let line = "dormouse.then=never dormouse.entry=0x0000000012345678 dormouse.bridge=0x8ff8000";
-    assert!(Cmdline::parse(line).is_err());
-    let way = Cmdline::parse_way_back(line);
-    assert_eq!((way.entry, way.bridge), (Some(0x1234_5678), Some(0x8ff_8000)));
-    assert_eq!(Cmdline::parse_way_back("dormouse.entry=x"), Cmdline::default());
 }

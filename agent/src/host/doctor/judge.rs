@@ -8,7 +8,7 @@ use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
 use crate::cycle::refusal::{self, Refusal};
-use crate::handoff::arguments::Cmdline;
+use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
 use crate::host::doctor::{Check, State};
@@ -535,10 +535,10 @@ fn resume_hook(facts: &Facts) -> Check {
 
 fn command_line(facts: &Facts) -> Check {
     let question = question("command-line", "`noresume` and `dormouse=off` discard the image at each boot.");
-    match Cmdline::parse(&facts.cmdline) {
+    match BootSwitches::parse(&facts.cmdline) {
         Err(error) => question.failed(in_full(&error), "correct it in the boot loader's configuration"),
-        Ok(told) if told.noresume || told.off => {
-            let word = if told.off { "dormouse=off" } else { "noresume" };
+        Ok(switches) if switches.noresume || switches.off => {
+            let word = if switches.off { "dormouse=off" } else { "noresume" };
             question.warning(
                 format!("this boot has `{word}`"),
                 format!(

@@ -1,7 +1,7 @@
 //! `struct boot_params`, the page that a 64-bit kernel is started with.
 //!
 //! Offsets are those of Documentation/arch/x86/zero-page.rst (Linux 6.12). The page starts as A's own, which
-//! carries what the firmware said of the screen and the disks, and everything that names memory is replaced.
+//! carries the firmware's description of screen and disks, and everything that names memory is replaced.
 
 use dormouse_image::{FirmwareKind, FirmwareRange, PfnRange, PhysRange};
 use dormouse_sys::PAGE_SIZE;
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_reserves_what_is_not_ours_and_leaves_low_firmware_out() {
+    fn memory_map_reserves_other_memory_and_omits_low_firmware_ranges() {
         let firmware = [
             FirmwareRange { start: 0xf_0000, end: 0x10_0000, kind: FirmwareKind::Reserved },
             FirmwareRange { start: 0x900_0000, end: 0x901_0000, kind: FirmwareKind::AcpiTables },
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_our_memory_and_none_of_as() {
+    fn page_names_our_memory_only() {
         let file = crate::launch::arch::bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let e820 = [E820Entry { range: phys(0x1000, 0x9f000), kind: E820Kind::Ram }];

@@ -5,13 +5,13 @@
 //! segment and A's control page, and enters A from there.
 //!
 //! The tables use 2 MiB pages and nothing larger, so that they work on every x86-64 machine, and come with a root for 4
-//! and one for 5 levels: the code takes the one that the processor's mode calls for.
+//! and one for 5 levels: the code takes the one that the CPU's mode calls for.
 
 use std::io;
 
 use dormouse_sys::{PAGE_SIZE, stub};
 
-use crate::launch::WayBack;
+use crate::handoff::arguments::WayBack;
 
 /// One page of code, two roots, two page directory pointer tables, two page directories; and one page to spare, so that
 /// a bridge that is aligned to its size never crosses a 2 MiB boundary.
@@ -68,7 +68,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The table that entry `at` of `table` points to, taken from the spare pages where there is none.
+    /// The table that entry `at` of `table` points to, taken from the spare pages where the entry is empty.
     fn below(&mut self, table: usize, at: usize) -> io::Result<usize> {
         let entry = self.pages[table][at];
         if entry != 0 {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Walks the tables as the processor does.
+    /// Walks the tables as the CPU does.
     fn walk(bytes: &[u8], base: u64, levels: u32, address: u64) -> Option<u64> {
         let mut table = base + PAGE_SIZE * if levels == 5 { PML5 } else { PML4 } as u64;
         for level in (2..=levels).rev() {
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_shares_tables() {
+    fn neighbours_share_tables() {
         let bytes = build(WayBack { entry: 0x180_1234, bridge: 0x180_0000 }).unwrap();
         assert_eq!(walk(&bytes, 0x180_0000, 4, 0x180_1234), Some(0x180_1234));
         assert_eq!(walk(&bytes, 0x180_0000, 4, 0x200_0000), None);
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_impossible_addresses() {
         for (entry, bridge) in [(0, 0x100_0000), (LIMIT, 0x100_0000), (0x1000, 0x100_1000), (0x1000, LIMIT)] {
             assert!(build(WayBack { entry, bridge }).is_err(), "{entry:#x} {bridge:#x}");
         }

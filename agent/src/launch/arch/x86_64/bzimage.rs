@@ -106,7 +106,7 @@ impl<'a> BzImage<'a> {
         let kernel = file
             .get((setup_sectors + 1) * 512..)
             .filter(|kernel| kernel.len() as u64 > Self::ENTRY)
-            .ok_or(BzImageError::NotBzImage("no kernel behind the setup code"))?;
+            .ok_or(BzImageError::NotBzImage("no kernel after the setup code"))?;
 
         let alignment = u64::from(u32_at(file, KERNEL_ALIGNMENT)?);
         if !alignment.is_power_of_two() || !(4096..=1 << 30).contains(&alignment) {
@@ -186,7 +186,7 @@ pub(crate) mod tests {
             (|f| f[RELOCATABLE] = 0, BzImageError::NotRelocatable),
             (|f| f[KERNEL_ALIGNMENT] = 1, BzImageError::Damaged("kernel_alignment", 0x20_0001)),
             (|f| f[INIT_SIZE + 3] = 0, BzImageError::Damaged("init_size", 0)),
-            (|f| f.truncate(1024), BzImageError::NotBzImage("no kernel behind the setup code")),
+            (|f| f.truncate(1024), BzImageError::NotBzImage("no kernel after the setup code")),
         ];
         for (change, expected) in cases {
             let mut file = sample(8192);

@@ -1,0 +1,154 @@
+//! The order: everything that a kernel hands to the one that it starts. A gives B one to save, C gives D one to
+//! restore.
+//!
+//! It is one block of the image format with tagged records; FORMAT.md has its bytes. It travels as a file of its own in
+//! an archive before the other kernel's initramfs, because a command line is short, and open to every process.
+
+use dormouse_image::block::{self, Frame};
+use dormouse_image::record::{Kind, RecordError, Records, Writer};
+use dormouse_image::{Block, FormatError, ImageDevice, SessionRecord, Uuid};
+
+use crate::policy::Then;
+
+/// Where the order is in the other kernel's initramfs, a path from its root.
+pub const FILE: &str = "dormouse-order";
+
+/// The first eight bytes of an order.
+pub const MAGIC: [u8; 8] = *b"DMORDER\0";
+
+/// The longest order, in bytes.
+pub const MAX: usize = 1 << 20;
+
+/// What a kernel is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// B: save A.
+    Save(Box<SaveOrder>),
+    /// D: restore A.
+    Restore(RestoreOrder),
+}
+
+/// How B is to save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaveOrder {
+    /// The image device, by a name that is the same in every kernel.
+    pub image: ImageDevice,
+    /// The session that is to be saved.
+    pub session: SessionRecord,
+    /// What follows.
+    pub then: Then,
+}
+
+/// What D is to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOrder {
+    /// The image device, by a name that is the same in every kernel.
+    pub image: ImageDevice,
+    /// The save that C has looked at and decided to resume.
+    pub save_id: Uuid,
+}
+
+/// The kinds of records in an order to save, in the order in which they are written.
+pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN];
+/// The kinds of records in an order to restore.
+pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE];
+
+const IMAGE: Kind = Kind::mandatory(1, "image", 0);
+const SESSION: Kind = Kind::mandatory(2, "session", 0);
+const THEN: Kind = Kind::mandatory(3, "then", 0);
+const SAVE: Kind = Kind::mandatory(4, "save", 0);
+
+/// What is to be done, as a number.
+const TO_SAVE: u16 = 1;
+const TO_RESTORE: u16 = 2;
+/// What is to be done, two reserved bytes, and the number of records.
+const FIXED: usize = 8;
+
+impl Order {
+    /// The order's block.
+    ///
+    /// # Errors
+    /// [`FormatError::TooLarge`], and whatever [`Order::decode`] would find wrong with the values.
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        let mut records = Writer::new();
+        let mut push = |kind: &Kind, content: &[u8]| {
+            records.push(kind, content).map_err(|error| FormatError::Record { block: Block::Order, error })
+        };
+        let task = match self {
+            Order::Save(order) => {
+                push(&IMAGE, order.image.to_string().as_bytes())?;
+                push(&SESSION, &order.session.encode()?)?;
+                push(&THEN, &then_code(order.then).to_le_bytes())?;
+                TO_SAVE
+            }
+            Order::Restore(order) => {
+                push(&IMAGE, order.image.to_string().as_bytes())?;
+                push(&SAVE, &order.save_id.0)?;
+                TO_RESTORE
+            }
+        };
+        let mut body = Vec::new();
+        body.extend(task.to_le_bytes());
+        body.extend([0; 2]);
+        body.extend(records.count().to_le_bytes());
+        body.extend(records.into_bytes());
+        block::frame(Block::Order, MAGIC, &body, MAX)
+    }
+
+    /// Reads an order.
+    ///
+    /// # Errors
+    /// [`FormatError`] says what is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Order, FormatError> {
+        let frame = block::unframe(Block::Order, MAGIC, bytes, MAX)?;
+        // A frame's body is longer: it is a block less its prologue.
+        let Some(([task @ .., r0, r1, c0, c1, c2, c3], rest)) = frame.body.split_first_chunk::<FIXED>() else {
+            return Err(FormatError::Truncated { block: Block::Order, needed: FIXED, got: frame.body.len() });
+        };
+        let (task, count) = (u16::from_le_bytes(*task), u32::from_le_bytes([*c0, *c1, *c2, *c3]));
+        frame.zero("a reserved field", &[*r0, *r1])?;
+        let kinds = match task {
+            TO_SAVE => SAVE_KINDS,
+            TO_RESTORE => RESTORE_KINDS,
+            _ => return Err(frame.field("task", task.into(), "1 (save) or 2 (restore)")),
+        };
+        let records = Records::read(kinds, frame.written, count, rest).map_err(|error| frame.record(error))?;
+        frame.zero("padding that is not zero", records.rest)?;
+        let image = image(records.content(&IMAGE)).map_err(|error| frame.record(error))?;
+        Ok(match task {
+            TO_SAVE => Order::Save(Box::new(SaveOrder {
+                image,
+                session: SessionRecord::decode(records.content(&SESSION))?,
+                then: then(&frame, records.content(&THEN))?,
+            })),
+            _ => {
+                let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
+                let save_id = save_id.map_err(|_| frame.record(SAVE.wrong("it is not 16 bytes long")))?;
+                Order::Restore(RestoreOrder { image, save_id: Uuid(save_id) })
+            }
+        })
+    }
+}
+
+fn image(content: &[u8]) -> Result<ImageDevice, RecordError> {
+    let text = std::str::from_utf8(content).ok();
+    text.and_then(|text| text.parse().ok()).ok_or(IMAGE.wrong("it does not name an image device"))
+}
+
+fn then_code(then: Then) -> u16 {
+    match then {
+        Then::PowerOff => 1,
+        Then::Reboot => 2,
+        Then::Return => 3,
+    }
+}
+
+fn then(frame: &Frame<'_>, content: &[u8]) -> Result<Then, FormatError> {
+    let code = content.try_into().map(u16::from_le_bytes);
+    let code = code.map_err(|_| frame.record(THEN.wrong("it is not 2 bytes long")))?;
+    let known = Then::ALL.into_iter().find(|then| then_code(*then) == code);
+    known.ok_or_else(|| frame.field("then", code.into(), "1 (power off), 2 (reboot) or 3 (return)"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

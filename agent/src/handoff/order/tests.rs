@@ -1,0 +1,207 @@
+//! Orders as bytes: there and back, what they look like, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use dormouse_image::{BLOCK, PfnRange, PhysRange, VERSION, Version, checksum};
+use proptest::prelude::*;
+
+use super::*;
+
+pub(crate) fn save_order() -> SaveOrder {
+    SaveOrder {
+        image: "PARTLABEL=my image".parse().unwrap(),
+        session: SessionRecord {
+            save_id: Uuid([2; 16]),
+            region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
+            low: vec![PhysRange { start: 0x1000, end: 0x9_f000 }],
+            ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
+            hostname: "host".to_owned(),
+            ..SessionRecord::default()
+        },
+        then: Then::Reboot,
+    }
+}
+
+pub(crate) fn restore_order() -> RestoreOrder {
+    RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]) }
+}
+
+fn orders() -> [Order; 2] {
+    [Order::Save(Box::new(save_order())), Order::Restore(restore_order())]
+}
+
+/// `bytes` with `value` at `at` and the checksum that fits.
+fn with(bytes: &[u8], at: usize, value: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + value.len()].copy_from_slice(value);
+    bytes[16..24].fill(0);
+    let sum = checksum(&bytes);
+    bytes[16..24].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// An order of version 1.`minor` with this fixed part and these records.
+fn order(minor: u16, fixed: [u8; 4], records: &[(Kind, &[u8])]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    records.iter().for_each(|(kind, content)| writer.push(kind, content).unwrap());
+    let mut body = fixed.to_vec();
+    body.extend(writer.count().to_le_bytes());
+    body.extend(writer.into_bytes());
+    with(&block::frame(Block::Order, MAGIC, &body, MAX).unwrap(), 10, &minor.to_le_bytes())
+}
+
+#[test]
+fn orders_are_read_back() {
+    for order in orders() {
+        let bytes = order.encode().unwrap();
+        assert_eq!(Order::decode(&bytes), Ok(order.clone()));
+        // A file may be longer than the block in it.
+        assert_eq!(Order::decode(&[bytes, vec![7; 100]].concat()), Ok(order));
+    }
+    for then in Then::ALL {
+        let order = Order::Save(Box::new(SaveOrder { then, ..save_order() }));
+        assert_eq!(Order::decode(&order.encode().unwrap()), Ok(order));
+    }
+}
+
+fn compare(order: &Order, golden: &[u8]) {
+    let encoded = order.encode().unwrap();
+    let difference = golden.iter().zip(&encoded).position(|(golden, encoded)| golden != encoded);
+    assert_eq!(difference.map(|at| (at, encoded[at])), None, "the first byte that differs");
+    assert_eq!(golden.len(), encoded.len());
+    assert_eq!(Order::decode(golden).as_ref(), Ok(order));
+}
+
+/// What was written once is always read, and is still written the same. A change here is a change of the format.
+#[test]
+fn golden_order_to_restore() {
+    let mut golden = b"DMORDER\0\x01\0\0\0\0\x10\0\0".to_vec();
+    golden.extend(0xd20c_bf14_4039_fdd3_u64.to_le_bytes());
+    golden.extend([2, 0, 0, 0, 2, 0, 0, 0]);
+    golden.extend(b"\x01\0\0\0\x08\0\0\0/dev/vda");
+    golden.extend([4, 0, 0, 0, 16, 0, 0, 0]);
+    golden.extend([3; 16]);
+    golden.resize(BLOCK, 0);
+    compare(&Order::Restore(restore_order()), &golden);
+}
+
+#[test]
+fn golden_order_to_save() {
+    // The golden bytes of a session record are the image crate's.
+    let session = save_order().session.encode().unwrap();
+    assert_eq!(session.len(), BLOCK);
+    let mut golden = b"DMORDER\0\x01\0\0\0\0\x20\0\0".to_vec();
+    golden.extend(0x8be5_a6f5_1e4d_c6b6_u64.to_le_bytes());
+    golden.extend([1, 0, 0, 0, 3, 0, 0, 0]);
+    golden.extend(b"\x01\0\0\0\x12\0\0\0PARTLABEL=my image\0\0\0\0\0\0");
+    golden.extend([2, 0, 0, 0, 0, 16, 0, 0]);
+    golden.extend(session);
+    golden.extend([3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    golden.resize(2 * BLOCK, 0);
+    compare(&Order::Save(Box::new(save_order())), &golden);
+}
+
+#[test]
+fn damage_is_noticed() {
+    for order in orders() {
+        let bytes = order.encode().unwrap();
+        for at in (0..bytes.len()).step_by(7) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert!(Order::decode(&damaged).is_err(), "{at}");
+        }
+        for len in [0, 7, 23, 24, 31, bytes.len() - 1] {
+            assert!(Order::decode(&bytes[..len]).is_err(), "{len}");
+        }
+    }
+    let session = save_order().session.encode().unwrap();
+    assert_eq!(Order::decode(&session), Err(FormatError::Magic(Block::Order)));
+}
+
+#[test]
+fn rejects_other_major_versions() {
+    let bytes = Order::Restore(restore_order()).encode().unwrap();
+    for major in [0_u16, 2, u16::MAX] {
+        let found = Version { major, ..VERSION };
+        let error = FormatError::Version { block: Block::Order, found };
+        assert_eq!(Order::decode(&with(&bytes, 8, &major.to_le_bytes())), Err(error));
+    }
+}
+
+#[test]
+fn newer_minor_version_is_read_if_what_it_adds_may_be_skipped() {
+    let known: [(Kind, &[u8]); 2] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16])];
+    let with_news = |news: Kind| order(1, [2, 0, 0, 0], &[known[0], known[1], (news, b"news")]);
+    let read = Order::decode(&with_news(Kind::skippable(9, "news", 1)));
+    assert_eq!(read, Ok(Order::Restore(restore_order())));
+    let error = RecordError::Unknown { kind: 9, written: Version { major: 1, minor: 1 } };
+    let read = Order::decode(&with_news(Kind::mandatory(9, "news", 1)));
+    assert_eq!(read, Err(FormatError::Record { block: Block::Order, error }));
+}
+
+#[test]
+fn rejects_what_breaks_a_rule() {
+    let field = |field, value, why| FormatError::Field { block: Block::Order, field, value, why };
+    let record = |error| FormatError::Record { block: Block::Order, error };
+    let [image, save, then]: [(Kind, &[u8]); 3] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16]), (THEN, &[1, 0])];
+    let session = save_order().session.encode().unwrap();
+    let session: (Kind, &[u8]) = (SESSION, &session);
+    let task = |value| field("task", value, "1 (save) or 2 (restore)");
+    let code = |value| field("then", value, "1 (power off), 2 (reboot) or 3 (return)");
+    let missing = |kind: Kind| record(RecordError::Missing { kind: kind.number, name: kind.name });
+    let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: VERSION });
+    let twice = record(RecordError::Twice { kind: 1, name: "image" });
+    let no_device = record(IMAGE.wrong("it does not name an image device"));
+    type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
+    let table: [Case<'_>; 14] = [
+        ([0, 0, 0, 0], &[image, save], task(0)),
+        ([3, 0, 0, 0], &[image, save], task(3)),
+        ([1, 1, 0, 0], &[image, session, then], task(0x101)),
+        ([2, 0, 0, 0], &[image], missing(SAVE)),
+        ([2, 0, 0, 0], &[save], missing(IMAGE)),
+        ([1, 0, 0, 0], &[image, session], missing(THEN)),
+        ([1, 0, 0, 0], &[image, then], missing(SESSION)),
+        // Of the other kind of order.
+        ([2, 0, 0, 0], &[image, save, then], unknown(THEN)),
+        ([1, 0, 0, 0], &[image, session, then, save], unknown(SAVE)),
+        ([2, 0, 0, 0], &[image, save, image], twice),
+        ([2, 0, 0, 0], &[(IMAGE, b"vda"), save], no_device.clone()),
+        ([2, 0, 0, 0], &[(IMAGE, b"/dev/\xff"), save], no_device),
+        ([2, 0, 0, 0], &[image, (SAVE, &[3; 15])], record(SAVE.wrong("it is not 16 bytes long"))),
+        ([1, 0, 0, 0], &[image, session, (THEN, &[0, 1])], code(256)),
+    ];
+    for (number, (fixed, records, expected)) in table.into_iter().enumerate() {
+        assert_eq!(Order::decode(&order(0, fixed, records)), Err(expected), "{number}");
+    }
+    let newer = |what| FormatError::Newer { block: Block::Order, what, written: VERSION };
+    assert_eq!(Order::decode(&order(0, [2, 0, 0, 1], &[image, save])), Err(newer("a reserved field")));
+    let padded = with(&order(0, [2, 0, 0, 0], &[image, save]), BLOCK - 1, &[1]);
+    assert_eq!(Order::decode(&padded), Err(newer("padding that is not zero")));
+    let session = (SESSION, &[7; 4096][..]);
+    let broken = Order::decode(&order(0, [1, 0, 0, 0], &[image, session, then]));
+    assert_eq!(broken, Err(FormatError::Magic(Block::Session)));
+}
+
+#[test]
+fn session_that_breaks_a_rule_is_not_written() {
+    let session = SessionRecord { low: Vec::new(), ..save_order().session };
+    let order = Order::Save(Box::new(SaveOrder { session, ..save_order() }));
+    assert!(matches!(order.encode(), Err(FormatError::Field { block: Block::Session, .. })));
+}
+
+proptest! {
+    #[test]
+    fn noise_never_panics(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        places in prop::collection::vec((24_usize..4096, any::<u8>()), 1..4),
+    ) {
+        let _ = Order::decode(&bytes);
+        for order in orders() {
+            let changed = order.encode().unwrap();
+            let changed = places.iter().fold(changed, |bytes, (at, value)| with(&bytes, *at, &[*value]));
+            if let Ok(read) = Order::decode(&changed) {
+                prop_assert_eq!(Order::decode(&read.encode().unwrap()), Ok(read));
+            }
+        }
+    }
+}

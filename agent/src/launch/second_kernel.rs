@@ -1,0 +1,192 @@
+//! A second kernel, planned, loaded and jumped into: B by A, and D by C.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use dormouse_image::PhysRange;
+use dormouse_linux::cpio::Archive;
+use dormouse_linux::kernel_args::join;
+use dormouse_sys::kexec::{self, Context as Caller};
+use dormouse_sys::power::{self, Command};
+use thiserror::Error;
+
+use crate::handoff::inherited::inherited;
+use crate::handoff::order::{self, Order};
+use crate::launch::arch::bzimage::BzImage;
+use crate::launch::segments::{self, Plan, Purpose, Request};
+use crate::launch::vmcoreinfo_note;
+use crate::machine::Machine;
+use crate::policy::{KernelPolicy, Policy, Verbosity};
+
+/// Why one of the second kernel's files cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The policy's `kernel.image`.
+    #[error("kernel.image {}: cannot read it", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The policy's `kernel.initramfs`.
+    #[error("kernel.initramfs {}: cannot read it", path.display())]
+    Initramfs {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A second kernel that is ready to be loaded.
+#[derive(Debug)]
+pub struct SecondKernel {
+    plan: Plan,
+    /// What becomes of this kernel.
+    caller: Caller,
+}
+
+impl SecondKernel {
+    /// Reads the policy's kernel and initramfs and plans where in `region` and `low` they go. The second kernel finds
+    /// `order` before its initramfs. One that saves preserves this kernel, which goes on when it comes back.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a kernel, or what does not fit.
+    pub fn plan(
+        machine: &Machine,
+        policy: &Policy,
+        order: &Order,
+        region: PhysRange,
+        low: &[PhysRange],
+    ) -> anyhow::Result<SecondKernel> {
+        let KernelPolicy { image, initramfs, .. } = &policy.kernel;
+        let file = read(image, |path, source| FileError::Kernel { path, source })?;
+        let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
+        let (purpose, caller) = match order {
+            Order::Save(order) => {
+                let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
+                let note = vmcoreinfo_note(&swapped)?;
+                (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
+            }
+            Order::Restore(_) => (Purpose::Restore, Caller::Discard),
+        };
+        let plan = segments::plan(&Request {
+            kernel: &kernel,
+            initramfs: &[&archive(order)?, &read(initramfs, |path, source| FileError::Initramfs { path, source })?],
+            region,
+            low,
+            other_ram: &machine.iomem.frames_outside(&region),
+            firmware: &machine.iomem.firmware,
+            boot_params: &machine.boot_params,
+            acpi_rsdp: machine.acpi_rsdp,
+            cmdline: &command_line(&machine.cmdline, policy),
+            purpose,
+        })?;
+        Ok(SecondKernel { plan, caller })
+    }
+
+    /// Its whole command line, for the log.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        &self.plan.cmdline
+    }
+
+    /// Loads it, and frees the memory that the plan takes.
+    ///
+    /// # Errors
+    /// What `kexec_load(2)` reports.
+    pub fn load(self) -> io::Result<Loaded> {
+        kexec::load(self.plan.entry, &self.plan.segments, self.caller)?;
+        Ok(Loaded { caller: self.caller })
+    }
+}
+
+/// A second kernel that is loaded. It does not stay so: a later `kexec -e` would jump into it.
+#[derive(Debug)]
+pub struct Loaded {
+    caller: Caller,
+}
+
+impl Loaded {
+    /// Jumps into it. Returns when it has come back.
+    ///
+    /// # Errors
+    /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
+    pub fn jump(&self) -> io::Result<()> {
+        power::reboot(Command::Kexec)
+    }
+
+    /// Jumps into a kernel from which there is no return. Returns only with the reason why it could not.
+    ///
+    /// # Errors
+    /// The jump was refused, or returned all the same.
+    pub fn jump_for_good(&self) -> io::Result<Infallible> {
+        self.jump()?;
+        Err(io::Error::other("the jump returned"))
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = kexec::unload() {
+            let kernel = if self.caller == Caller::Preserve { "B" } else { "D" };
+            log::warn!("cannot free the memory of kernel {kernel}: {error}");
+        }
+    }
+}
+
+/// The order as a file in an archive of its own. The kernel unpacks archives one after another, and the first may be
+/// uncompressed, as those with microcode are (init/initramfs.c).
+fn archive(order: &Order) -> anyhow::Result<Vec<u8>> {
+    Ok(Archive::new().file(order::FILE, 0o400, order.encode()?).finish()?)
+}
+
+/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, and the
+/// policy's.
+fn command_line(own: &str, policy: &Policy) -> String {
+    let loglevel = match policy.console.verbosity {
+        Verbosity::Quiet => "loglevel=4",
+        Verbosity::Normal => "loglevel=6",
+        Verbosity::Verbose => "loglevel=8",
+    };
+    let mut arguments = inherited(own);
+    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
+    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
+    join(arguments)
+}
+
+fn read(path: &Path, failed: impl FnOnce(PathBuf, io::Error) -> FileError) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| failed(path.to_owned(), source))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::handoff::order::tests::restore_order;
+
+    #[test]
+    fn order_comes_first_for_root_alone() {
+        let order = Order::Restore(restore_order());
+        let bytes = archive(&order).unwrap();
+        // The kernel looks for what follows, compressed or not, at a multiple of 4.
+        assert!(bytes.len().is_multiple_of(512));
+        let name = bytes.windows(order::FILE.len()).position(|name| name == order::FILE.as_bytes());
+        assert_eq!(name, Some(110));
+        assert_eq!(&bytes[14..22], b"00008100" /* S_IFREG and 0400 */);
+        let content = order.encode().unwrap();
+        assert!(bytes.windows(content.len()).any(|window| window == content));
+    }
+
+    #[test]
+    fn command_line_has_what_must_be_inherited_and_the_policys() {
+        let text =
+            "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
+        let policy = Policy::merge("a policy", &[("a policy", text)]);
+        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap());
+        assert_eq!(line, "console=ttyS0 loglevel=8 panic=5 nosmp");
+    }
+}

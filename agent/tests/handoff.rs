@@ -1,0 +1,116 @@
+//! What `FORMAT.md` says of order and mailbox is what the code does.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../image/tests/document/tables.rs"]
+mod tables;
+
+use dormouse::handoff::arguments::LoaderArguments;
+use dormouse::handoff::mailbox::{self, FreePages};
+use dormouse::handoff::order::{FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder};
+use dormouse::handoff::report::{Half, Report};
+use dormouse::machine::free_content::FreeContent;
+use dormouse::policy::Then;
+use dormouse_image::{PfnRange, PhysRange, SessionRecord, Uuid};
+use tables::{compare, compare_kinds, records, rows};
+
+fn save_order() -> SaveOrder {
+    SaveOrder {
+        image: "/dev/vda".parse().unwrap(),
+        session: SessionRecord {
+            region: PhysRange { start: 0x100_0000, end: 0x200_0000 },
+            low: vec![PhysRange { start: 0x1000, end: 0x9000 }],
+            ram: vec![PfnRange { start: 0x500, end: 0x700 }],
+            ..SessionRecord::default()
+        },
+        then: Then::Reboot,
+    }
+}
+
+/// Compares the fixed part of an order with the document.
+fn compare_order(bytes: &[u8], task: u16, count: u32) {
+    let expected: &[(&str, &[u8])] = &[
+        ("prologue", &bytes[..24]),
+        ("task", &task.to_le_bytes()),
+        ("reserved", &[0; 2]),
+        ("records", &count.to_le_bytes()),
+        ("record list", &[1, 0, 0, 0, 8, 0, 0, 0]),
+    ];
+    compare("Order", bytes, expected);
+    assert_eq!((&bytes[..8], MAGIC, FILE, MAX), (&b"DMORDER\0"[..], *b"DMORDER\0", "dormouse-order", 1_048_576));
+}
+
+#[test]
+fn order_to_save() {
+    let order = save_order();
+    let session = order.session.encode().unwrap();
+    let bytes = Order::Save(Box::new(order)).encode().unwrap();
+    compare_order(&bytes, 1, 3);
+    compare_kinds("Order to save", SAVE_KINDS);
+    let [image, found, then] = records(SAVE_KINDS, &bytes[32..]);
+    assert_eq!((image, found, then), (&b"/dev/vda"[..], &session[..], &[2, 0][..]));
+    for (number, then) in (1_u16..).zip([Then::PowerOff, Then::Reboot, Then::Return]) {
+        let bytes = Order::Save(Box::new(SaveOrder { then, ..save_order() })).encode().unwrap();
+        let [_, _, found] = records(SAVE_KINDS, &bytes[32..]);
+        assert_eq!(found, number.to_le_bytes());
+    }
+}
+
+#[test]
+fn order_to_restore() {
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]) };
+    let bytes = Order::Restore(order).encode().unwrap();
+    compare_order(&bytes, 2, 2);
+    compare_kinds("Order to restore", RESTORE_KINDS);
+    let [image, save] = records(RESTORE_KINDS, &bytes[32..]);
+    assert_eq!((image, save), (&b"/dev/vda"[..], &[7; 16][..]));
+}
+
+#[test]
+fn arguments_of_the_loader() {
+    let listed: Vec<String> =
+        rows("Order").into_iter().filter(|row| row[0].starts_with('`')).map(|row| row[0].clone()).collect();
+    let written = LoaderArguments { entry: Some(0), bridge: Some(0x1000) }.to_string();
+    let names: Vec<&str> = written.split(' ').map(|argument| argument.split_once('=').unwrap().0).collect();
+    assert_eq!(listed.len(), names.len());
+    assert!(listed.iter().zip(&names).all(|(row, name)| row.starts_with(&format!("`{name}="))), "{listed:?} {names:?}");
+}
+
+#[test]
+fn mailbox_page() {
+    let nonce = [3; 16];
+    let mut page = mailbox::start(&nonce);
+    page.resize(mailbox::SIZE, 0);
+    let free = FreePages { content: FreeContent::Zero, count: 77 };
+    page[mailbox::FREE_PAGES..].copy_from_slice(&free.to_bytes());
+    let report = Report::failed("why".to_owned());
+    mailbox::write(&mut page, &nonce, &report).unwrap();
+    let text = serde_json::to_vec(&report).unwrap();
+    let mut padded = text.clone();
+    padded.resize(4056, 0);
+    let expected: &[(&str, &[u8])] = &[
+        ("nonce", &nonce),
+        ("major version", &mailbox::VERSION.major.to_le_bytes()),
+        ("minor version", &mailbox::VERSION.minor.to_le_bytes()),
+        ("length", &u32::try_from(text.len()).unwrap().to_le_bytes()),
+        ("report", &padded),
+        ("free content", &2_u64.to_le_bytes()),
+        ("free count", &77_u64.to_le_bytes()),
+    ];
+    compare("Mailbox", &page, expected);
+}
+
+/// The keys of the document's tables, those of a report and those of a half.
+#[test]
+fn keys_of_a_report() {
+    let report = serde_json::to_value(Report { restore: Some(Half::default()), ..Report::failed("why".to_owned()) });
+    let report = report.unwrap();
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let listed = rows("Mailbox").into_iter().filter(|row| row.len() == 2);
+    let mut listed: Vec<String> = listed.map(|row| row[0].trim_matches('`').to_owned()).collect();
+    let mut expected = [keys(&report), keys(&report["save"])].concat();
+    assert_eq!(keys(&report["save"]), keys(&report["restore"]));
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
+}
