@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use dormouse_image::PhysRange;
@@ -10,6 +10,7 @@ use dormouse_linux::cpio::Archive;
 use dormouse_linux::kernel_args::join;
 use dormouse_sys::kexec::{self, Context as Caller};
 use dormouse_sys::power::{self, Command};
+use thiserror::Error;
 
 use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
@@ -18,6 +19,27 @@ use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
 use crate::machine::Machine;
 use crate::policy::{KernelPolicy, Policy, Verbosity};
+
+/// Why one of the second kernel's files cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The policy's `kernel.image`.
+    #[error("kernel.image {}: cannot read it", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The policy's `kernel.initramfs`.
+    #[error("kernel.initramfs {}: cannot read it", path.display())]
+    Initramfs {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
 
 /// A second kernel that is ready to be loaded.
 #[derive(Debug)]
@@ -41,7 +63,7 @@ impl SecondKernel {
         low: &[PhysRange],
     ) -> anyhow::Result<SecondKernel> {
         let KernelPolicy { image, initramfs, .. } = &policy.kernel;
-        let file = read(image)?;
+        let file = read(image, |path, source| FileError::Kernel { path, source })?;
         let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
         let (purpose, caller) = match order {
             Order::Save(order) => {
@@ -53,7 +75,7 @@ impl SecondKernel {
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,
-            initramfs: &[&archive(order)?, &read(initramfs)?],
+            initramfs: &[&archive(order)?, &read(initramfs, |path, source| FileError::Initramfs { path, source })?],
             region,
             low,
             other_ram: &machine.iomem.frames_outside(&region),
@@ -136,8 +158,8 @@ fn command_line(own: &str, policy: &Policy) -> String {
     join(arguments)
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))
+fn read(path: &Path, failed: impl FnOnce(PathBuf, io::Error) -> FileError) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| failed(path.to_owned(), source))
 }
 
 #[cfg(test)]
