@@ -118,7 +118,7 @@ fn help_is_everywhere() {
 fn a_good_policy_is_checked_and_shown() {
     let (_folder, file) = folder_with_policy(POLICY);
     let said = succeeds(&["config", "check", "--config", &file]);
-    assert_eq!(said, format!("{file}: every key is known and every value possible\n"));
+    assert_eq!(said, format!("{file}: every key is known and every value valid\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
     assert!(shown.starts_with("[image]\ndevice = \"/dev/vda\"\nwait = 10\n"), "{shown}");
     assert!(shown.ends_with("verbosity = \"quiet\"\n"), "{shown}");
@@ -131,7 +131,7 @@ fn drop_ins_are_checked_and_shown() {
     fs::create_dir(format!("{file}.d")).unwrap();
     fs::write(&drop_in, "[save]\ncompression = \"zstd\"\nlevel = 9\n").unwrap();
     let said = succeeds(&["config", "check", "--config", &file]);
-    assert_eq!(said, format!("{file}, {drop_in}: every key is known and every value possible\n"));
+    assert_eq!(said, format!("{file}, {drop_in}: every key is known and every value valid\n"));
     assert!(succeeds(&["config", "show", "--config", &file]).contains("level = 9\n"));
     fs::write(&drop_in, "[save]\nlevel = 40\n").unwrap();
     assert!(fails(1, &["config", "check", "--config", &file]).contains("50-level.toml:2: save.level: 40"));
@@ -143,24 +143,89 @@ fn a_bad_policy_exits_with_1_and_names_the_place() {
     let (_folder, file) = folder_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
     let complaint = fails(1, &["config", "check", "--config", &file]);
     assert_eq!(complaint, format!("dormouse: {file}:5: save.level: 40 is not a zstd level from -7 to 19\n"));
-    for command in [&["config", "show"][..], &["hibernate"], &["resume"], &["build-initramfs"]] {
-        assert_eq!(fails(1, &[command, &["--config", &file]].concat()), complaint, "{command:?}");
+    for (status, command) in
+        [(1, &["config", "show"][..]), (3, &["hibernate"]), (1, &["resume"]), (1, &["build-initramfs"])]
+    {
+        assert_eq!(fails(status, &[command, &["--config", &file]].concat()), complaint, "{command:?}");
     }
 }
 
 #[test]
 fn a_missing_policy_says_how_to_make_one() {
-    let complaint = fails(1, &["hibernate", "--config", "/nonexistent/dormouse.toml"]);
+    let complaint = fails(3, &["hibernate", "--config", "/nonexistent/dormouse.toml"]);
     assert!(complaint.starts_with("dormouse: /nonexistent/dormouse.toml: "), "{complaint}");
     assert!(complaint.contains("copy dormouse.toml") && complaint.lines().count() == 1, "{complaint}");
 }
 
 #[test]
-fn an_image_that_is_not_there_exits_with_1() {
+fn a_missing_image_is_refused() {
     for command in ["init", "info", "verify", "discard"] {
-        let complaint = fails(1, &["image", command, "/nonexistent/device"]);
+        let complaint = fails(3, &["image", command, "/nonexistent/device"]);
         assert!(complaint.starts_with("dormouse: "), "{command}: {complaint}");
     }
+}
+
+/// Runs the command with `--json`, and returns its exit status and the one object that it prints.
+fn json(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let output = dormouse(&[arguments, &["--json"]].concat());
+    let said = text(&output.stdout);
+    assert_eq!(said.lines().count(), 1, "{arguments:?}: {said:?} and {}", text(&output.stderr));
+    (output.status.code(), serde_json::from_str(said).unwrap())
+}
+
+#[test]
+fn programs_get_one_object() {
+    let (folder, policy) = folder_with_policy(POLICY);
+    let device = folder.path().join("device");
+    fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+    let device = device.to_str().unwrap();
+
+    let (status, error) = json(&["image", "info", device]);
+    assert_eq!(
+        (status, &error["outcome"], &error["id"]),
+        (Some(3), &"refused".into(), &"image-not-initialised".into())
+    );
+    assert_eq!(error["remedy"], format!("run `dormouse image init {device}`"));
+    assert!(error["message"].as_str().unwrap().contains(device) && error["causes"].is_array(), "{error}");
+
+    assert_eq!(json(&["image", "init", device]).0, Some(0));
+    let (status, info) = json(&["image", "info", device]);
+    assert_eq!((status, &info["state"]), (Some(0), &"empty".into()));
+    let (status, checked) = json(&["config", "check", "--config", &policy]);
+    assert_eq!((status, &checked["files"][0]), (Some(0), &policy.as_str().into()));
+    let (status, shown) = json(&["config", "show", "--config", &policy]);
+    assert!(status == Some(0) && shown["toml"].as_str().unwrap().starts_with("[image]\n"), "{shown}");
+    let root = folder.path().join("root");
+    let (status, enabled) = json(&["enable", "--root", root.to_str().unwrap()]);
+    assert_eq!((status, &enabled["changes"][0]["what"]), (Some(0), &"written".into()));
+    let (status, missing) = json(&["status", "--config", "/nonexistent/dormouse.toml"]);
+    assert_eq!((status, &missing["outcome"], &missing["id"]), (Some(1), &"failed".into(), &"policy-missing".into()));
+}
+
+/// Whatever this machine lacks first, it is refused by its name, and nothing is changed. Where nothing is lacking, this would
+/// hibernate the machine: the image device of the policy does not exist.
+#[test]
+fn hibernate_is_refused_with_an_identifier() {
+    let (_folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=no-such-device\"\nwait = 0\n");
+    let (status, refused) = json(&["hibernate", "--config", &policy]);
+    let id = refused["id"].as_str().unwrap();
+    let known = [
+        "already-running",
+        "image-not-found",
+        "kernel-hibernation",
+        "kernel-jump",
+        "kernel-return",
+        "kexec-allowed",
+        "machine-unknown",
+        "memory",
+        "memory-encryption",
+        "memory-map",
+        "needs-root",
+        "resume-hook",
+    ];
+    assert!(known.contains(&id), "{refused}");
+    assert_eq!((status, &refused["outcome"]), (Some(3), &"refused".into()), "{refused}");
+    assert!(!refused["message"].as_str().unwrap().is_empty(), "{refused}");
 }
 
 #[test]
@@ -197,7 +262,7 @@ fn modules_are_found_and_named() {
     assert_eq!(succeeds(&[&named("usb_storage")[..], &["--list-modules"]].concat()), "usbcore\nusb_storage\n");
     assert!(fails(1, &named("usb_storage,zfs")).contains("no kernel module `zfs`"));
     // The image device is looked at where nothing is named.
-    let complaint = fails(1, &[&build[..], &["--modules-dir", modules.to_str().unwrap()]].concat());
+    let complaint = fails(3, &[&build[..], &["--modules-dir", modules.to_str().unwrap()]].concat());
     assert!(
         complaint.contains("name the modules with --modules: image device PARTLABEL=none: not found"),
         "{complaint}"
@@ -268,7 +333,7 @@ fn setup_says_what_it_would_do_and_does_nothing() {
     ];
     assert_eq!(said.lines().take(4).collect::<Vec<_>>(), expected);
     assert!(!Path::new(&format!("{policy}.d")).exists());
-    assert!(fails(1, &["image", "info", device]).contains("not initialised"));
+    assert!(fails(3, &["image", "info", device]).contains("not initialised"));
 
     // Without a kernel it gets as far as that, and says how to go on.
     let output = dormouse(&flags);

@@ -28,6 +28,21 @@ pub enum Next {
     Closed,
 }
 
+/// A cause that a line prints twice in a row, where a chain of causes is separated by colons. Short words may well be repeated.
+#[must_use]
+pub fn repeated_cause(line: &str) -> Option<&str> {
+    const SHORTEST: usize = 15;
+    let colons: Vec<usize> = line.match_indices(": ").map(|(at, _)| at).collect();
+    colons.iter().enumerate().find_map(|(number, &colon)| {
+        let starts = std::iter::once(0).chain(colons[..number].iter().map(|&before| before + 2));
+        let rest = &line[colon + 2..];
+        // What follows the cause again must end there too.
+        let ends = |cause: &str| rest[cause.len()..].is_empty() || rest[cause.len()..].starts_with([':', ';']);
+        let mut causes = starts.filter_map(|start| line.get(start..colon));
+        causes.find(|cause| cause.len() >= SHORTEST && rest.starts_with(cause) && ends(cause))
+    })
+}
+
 /// A place between two lines.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor(usize);
@@ -159,6 +174,14 @@ impl Console {
         }
     }
 
+    /// A line of Dormouse's that prints the cause of an error twice.
+    #[must_use]
+    pub fn repeated_cause(&self) -> Option<String> {
+        let state = self.state();
+        let ours = state.lines.iter().map(|line| &line.text).filter(|text| text.contains("dormouse: "));
+        ours.into_iter().find(|text| repeated_cause(text).is_some()).cloned()
+    }
+
     /// The last `count` lines, for an error message.
     #[must_use]
     pub fn tail(&self, count: usize) -> String {
@@ -211,6 +234,20 @@ mod tests {
         assert_eq!(plain_text(b"\x1b[2J\x1b[01;01Hhello \x1b[1;31mred\x1b[0m\r\n"), "hello red");
         assert_eq!(plain_text(b"cut \x1b["), "cut ");
         assert_eq!(plain_text(b"\x1bcreset\tkeep \xff\x00"), "reset\tkeep \u{fffd}");
+    }
+
+    #[test]
+    fn a_cause_twice_in_a_row_is_found() {
+        let cause = "Input/output error (os error 5)";
+        let line = format!("dormouse: save/end: writing failed: {cause}: {cause}; the session was not touched");
+        assert_eq!(repeated_cause(&line), Some(cause));
+        let chain = format!("dormouse: image device /dev/vda: {cause}");
+        let whole = format!("image device /dev/vda: {cause}");
+        assert_eq!(repeated_cause(&format!("{chain}: {whole}")), Some(whole.as_str()));
+        assert_eq!(repeated_cause(&format!("{chain}: {cause}")), Some(cause));
+        for line in [chain.as_str(), "dormouse: a: a: a", "dormouse: not resuming: the image: the image is kept", ""] {
+            assert_eq!(repeated_cause(line), None, "{line}");
+        }
     }
 
     #[test]

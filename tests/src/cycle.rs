@@ -75,8 +75,9 @@ impl WentOn {
         if self.output.status != 0 {
             bail!("dormouse hibernate failed with {}: {}", self.output.status, self.output.stderr.trim());
         }
-        serde_json::from_str(&self.output.stdout)
-            .with_context(|| format!("dormouse hibernate --json printed {:?}", self.output.stdout))
+        let printed = || format!("dormouse hibernate --json printed {:?}", self.output.stdout);
+        let mut json: serde_json::Value = serde_json::from_str(&self.output.stdout).with_context(printed)?;
+        serde_json::from_value(json["report"].take()).with_context(printed)
     }
 }
 

@@ -507,6 +507,11 @@ impl Drop for Guest {
         if directory.is_some() || std::thread::panicking() {
             keep_log(&self.files.serial_log(), &directory.unwrap_or_else(std::env::temp_dir));
         }
+        // In every case, whatever it is about.
+        if !std::thread::panicking() {
+            let repeated = self.console.repeated_cause();
+            assert!(repeated.is_none(), "a cause is printed twice: {repeated:?}");
+        }
     }
 }
 

@@ -1,22 +1,26 @@
 //! The `dormouse` command: its arguments, and which conductor each one starts.
 //!
-//! Results go to stdout. An error goes to stderr as one line, with exit status 1; a command line that cannot
-//! be understood gets status 2.
+//! Results go to stdout: text, or with `--json` one object. An error goes to stderr as one line, and with `--json` to stdout
+//! as an object too. What the exit status says is an [`ExitStatus`].
 
+mod exit;
 pub mod generate;
+mod output;
 pub mod status;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::cli::exit::ExitStatus;
+use crate::cli::output::Output;
 use crate::cli::status::Status;
+use crate::cycle::refusal::Complaint;
 use crate::cycle::{export, hibernate, resume};
-use crate::handoff::report::Outcome;
+use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
@@ -29,9 +33,13 @@ use crate::target::{Target, device, file};
 #[derive(Debug, Parser)]
 #[command(name = "dormouse", version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The policy; the files in the folder FILE.d whose names end in .toml go on with it
+    /// The policy; the files in the directory FILE.d whose names end in .toml extend it
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
+
+    /// Print the result, or the error, as one JSON object; dormouse(7) describes it
+    #[arg(long, global = true)]
+    json: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -50,24 +58,16 @@ enum Command {
     /// it prints in one line why it does not, and the boot goes on. `noresume` or `dormouse=off` on the kernel
     /// command line keep it from resuming.
     Resume,
-    /// Tell what happened last, when, and why
+    /// Report what happened last, when, and why
     ///
     /// Shows the end of the last hibernation, or why this boot did not resume, and what is on the image device.
-    Status {
-        /// Print it as one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Status,
     /// Check each requirement, and say what to do about those that are not met
     ///
     /// For each check one line; for what is not as it should be also why it matters, and the remedy: a command or a
     /// setting. The exit status is 1 if any check has failed. It changes nothing. Without a policy, and without being
     /// root, it checks what it can.
-    Doctor {
-        /// Print it as one JSON object: {"ready": bool, "checks": [{"id", "state", "found", "why", "remedy"}]}
-        #[arg(long)]
-        json: bool,
-    },
+    Doctor,
     /// Make this machine ready: the place of the image, the policy, the save kernel, both initramfs
     ///
     /// Asks where the answer is not on the command line and there is a terminal. Each step says what it does. It can be
@@ -87,7 +87,7 @@ enum Command {
     ///
     /// Run it once at boot, when filesystems are mounted. An image that still waits then must not be resumed by a later
     /// boot: it is discarded, unless the policy keeps it (resume.mismatch) and the filesystems can be compared. The
-    /// exit status is 0 whatever the doctor finds, and 1 only if an image could not be given up.
+    /// exit status is 0 whatever the doctor finds, and another only if an image could not be given up.
     Prepare,
     /// Prepare, look at or discard an image
     #[command(subcommand)]
@@ -126,10 +126,6 @@ struct HibernateArgs {
     /// a snapshot and is never resumed) [default: the policy's save.then]
     #[arg(long, value_name = "poweroff|reboot|return")]
     then: Option<Then>,
-
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
 
     /// Jump although this kernel's version is older than the fix without which it hangs on the way back; for
     /// kernels whose distribution has added the fix
@@ -182,9 +178,6 @@ enum ImageCommand {
     Info {
         /// The image device
         device: PathBuf,
-        /// Print it as one JSON object
-        #[arg(long)]
-        json: bool,
     },
     /// Read a whole image and check every checksum
     Verify {
@@ -280,97 +273,146 @@ enum GenCommand {
 
 /// Runs the command that the process's arguments ask for, and returns the process's exit status.
 pub fn main() -> ExitCode {
-    // A usage error ends the process here, with status 2; so does --help, with 0.
-    let cli = Cli::parse();
-    match run(&cli) {
-        Ok(status) => status,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
-            // Where stderr is closed, the exit status is all there is left to say.
-            let _ = writeln!(io::stderr(), "dormouse: {error:#}");
-            ExitCode::FAILURE
+            let _ = error.print();
+            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
+            return status.into();
         }
-    }
+    };
+    let output = Output { json: cli.json };
+    let status = run(&cli, output).unwrap_or_else(|error| {
+        let complaint = Complaint::of(&error);
+        output.complain(&complaint);
+        ExitStatus::of(&complaint)
+    });
+    status.into()
 }
 
-fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let mut status = ExitCode::SUCCESS;
+fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
     // The image commands are for any image, also on a machine that has no policy.
     let policy = || Policy::load(&cli.config);
     match &cli.command {
-        Command::Hibernate(arguments) => hibernate(&policy()?, arguments),
-        Command::Resume => print(&resume::run(&policy()?)?),
-        Command::Status { json } => {
-            let status = Status::of(&policy()?);
-            if *json { print_json(&status) } else { print(&status.to_string()) }
-        }
-        Command::Doctor { json } => {
+        Command::Hibernate(arguments) => return hibernate(&cli.config, arguments, output),
+        Command::Resume => output.show(&resume::run(&policy()?)?),
+        Command::Status => output.show(&Status::of(&policy()?)),
+        Command::Doctor => {
             let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
-            if !diagnosis.ready {
-                status = ExitCode::FAILURE;
-            }
-            if *json { print_json(&diagnosis) } else { print(&diagnosis.to_string()) }
+            output.show(&diagnosis)?;
+            return Ok(if diagnosis.ready { ExitStatus::Done } else { ExitStatus::Failed });
         }
-        Command::Setup(options) => setup::run(&cli.config, options),
-        Command::Enable(RootArgs { root }) => print(&systemd::enable(root)?.join("\n")),
-        Command::Disable(RootArgs { root }) => print(&systemd::disable(root)?.join("\n")),
-        Command::Prepare => missed::run(&cli.config, print),
-        Command::Image(command) => image(command),
-        Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments),
+        Command::Setup(options) => {
+            let done = setup::run(&cli.config, options, output.json, &mut |line| output.say(line))?;
+            output.show(&done)
+        }
+        Command::Enable(RootArgs { root }) => output.show(&systemd::enable(root)?),
+        Command::Disable(RootArgs { root }) => output.show(&systemd::disable(root)?),
+        Command::Prepare => prepare(&cli.config, output),
+        Command::Image(command) => image(command, output),
+        Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments, output),
         // Packages and hooks call these on machines that nobody has set up.
         Command::Update { .. } | Command::InitramfsFiles(_) if matches!(policy(), Err(PolicyError::Missing { .. })) => {
             Ok(())
         }
         Command::Update { quiet } => {
-            let said = update::run(&policy()?)?;
-            if *quiet { Ok(()) } else { print(&said.to_string()) }
+            let updated = update::run(&policy()?)?;
+            if *quiet { Ok(()) } else { output.show(&updated) }
         }
-        Command::InitramfsFiles(arguments) => initramfs_files(&policy()?, arguments),
+        Command::InitramfsFiles(arguments) => initramfs_files(&policy()?, arguments, output),
         Command::Config(ConfigCommand::Check) => {
             policy()?;
-            let files: Vec<_> = policy::files(&cli.config).iter().map(|file| file.display().to_string()).collect();
-            print(&format!("{}: every key is known and every value possible", files.join(", ")))
+            output.show(&Checked { files: policy::files(&cli.config) })
         }
         Command::Gen(command) => {
             let files = match command {
                 GenCommand::Man { folder } => generate::man(Cli::command(), folder)?,
                 GenCommand::Completions { folder } => generate::completions(Cli::command(), folder)?,
             };
-            files.iter().try_for_each(|file| print(&file.display().to_string()))
+            output.list("files", files.iter().map(|file| file.display()))
         }
-        Command::Config(ConfigCommand::Show { boot: false }) => print(policy()?.to_toml().trim_end()),
+        Command::Config(ConfigCommand::Show { boot: false }) => output.text("toml", policy()?.to_toml().trim_end()),
         Command::Config(ConfigCommand::Show { boot: true }) => {
-            print(initramfs::carried_policy(&policy()?)?.to_toml().trim_end())
+            output.text("toml", initramfs::carried_policy(&policy()?)?.to_toml().trim_end())
         }
     }?;
+    Ok(ExitStatus::Done)
+}
+
+/// How a hibernation ended, for programs. What was refused, or has failed without a report, is a [`Complaint`], which has the
+/// same keys but for the report.
+#[derive(Debug, Serialize)]
+struct Hibernation<'a> {
+    outcome: &'static str,
+    id: &'static str,
+    message: String,
+    remedy: Option<&'static str>,
+    report: &'a Report,
+}
+
+impl fmt::Display for Hibernation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow::Result<ExitStatus> {
+    let policy = Policy::load(config).map_err(|error| Complaint::refused(&error.into()))?;
+    let HibernateArgs { then, trust_kernel, trust_boot, .. } = *arguments;
+    let options = hibernate::Options { then, trust_kernel, trust_boot };
+    let sleep = || hibernate::run(&policy, options);
+    let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
+    let (outcome, status) = match report.outcome {
+        Outcome::Failed => ("failed", ExitStatus::Failed),
+        Outcome::Resumed | Outcome::Returned => ("done", ExitStatus::Done),
+    };
+    let (id, message) = (report.id(), report.to_string());
+    let hibernation = Hibernation { outcome, id, message, remedy: None, report: &report };
+    if status == ExitStatus::Failed {
+        output::say_error(&hibernation);
+    }
+    if status == ExitStatus::Done || output.json {
+        output.show(&hibernation)?;
+    }
     Ok(status)
 }
 
-fn hibernate(policy: &Policy, arguments: &HibernateArgs) -> anyhow::Result<()> {
-    let HibernateArgs { then, trust_kernel, trust_boot, .. } = *arguments;
-    let options = hibernate::Options { then, trust_kernel, trust_boot };
-    let sleep = || hibernate::run(policy, options);
-    let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
-    if report.outcome == Outcome::Failed {
-        bail!("{report}");
+fn prepare(config: &Path, output: Output) -> anyhow::Result<()> {
+    let (found, result) = missed::run(config);
+    if result.is_ok() || !output.json {
+        output.show(&found)?;
     }
-    if arguments.json { print_json(&report) } else { print(&report.to_string()) }
+    result
 }
 
-fn image(command: &ImageCommand) -> anyhow::Result<()> {
+/// A policy that is valid.
+#[derive(Debug, Serialize)]
+struct Checked {
+    files: Vec<PathBuf>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
+        write!(f, "{}: every key is known and every value valid", files.join(", "))
+    }
+}
+
+fn image(command: &ImageCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        ImageCommand::Init { device, force } => print(&device::init(device, *force)?.to_string()),
-        ImageCommand::Create { size, file } => print(&file::create(file, *size)?.to_string()),
-        ImageCommand::Info { device, json } => {
-            let info = device::info(&Target::at(device)?)?;
-            if *json { print_json(&info) } else { print(&info.to_string()) }
+        ImageCommand::Init { device, force } => output.show(&device::init(device, *force)?),
+        ImageCommand::Create { size, file } => {
+            // Whatever keeps it from being made, nothing is left of it.
+            output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
-        ImageCommand::Verify { device } => print(&device::verify(device)?.to_string()),
-        ImageCommand::Export { device, file } => print(&export::run(device, file)?.to_string()),
-        ImageCommand::Discard { device } => print(&device::discard(device)?.to_string()),
+        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?)?),
+        ImageCommand::Verify { device } => output.show(&device::verify(device)?),
+        ImageCommand::Export { device, file } => output.show(&export::run(device, file)?),
+        ImageCommand::Discard { device } => output.show(&device::discard(device)?),
     }
 }
 
-fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()> {
+fn build_initramfs(policy: &Policy, arguments: &BuildArgs, output: Output) -> anyhow::Result<()> {
     let options = needs::Options {
         kernel: arguments.kernel.clone(),
         init: arguments.init.clone(),
@@ -378,26 +420,18 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs) -> anyhow::Result<()>
         modules_dir: arguments.modules_dir.clone(),
     };
     if arguments.list_modules {
-        return needs::list_modules(policy, &options)?.iter().try_for_each(|name| print(name));
+        return output.list("modules", needs::list_modules(policy, &options)?);
     }
-    print(&save_kernel::run(policy, &options, arguments.output.as_deref())?.to_string())
+    output.show(&save_kernel::run(policy, &options, arguments.output.as_deref())?)
 }
 
-fn initramfs_files(policy: &Policy, arguments: &FilesArgs) -> anyhow::Result<()> {
+fn initramfs_files(policy: &Policy, arguments: &FilesArgs, output: Output) -> anyhow::Result<()> {
     let options = needs::Options { modules_dir: Some(arguments.modules_dir.clone()), ..needs::Options::default() };
     let list = match arguments.small {
         true => files::of_small(policy, &options, &arguments.scratch)?,
         false => files::of_boot(policy, &options, &arguments.scratch)?,
     };
-    list.iter().try_for_each(|entry| print(&entry.to_string()))
-}
-
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string(value).context("writing JSON")?)
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(io::stdout(), "{text}").context("cannot write to stdout")
+    output.list("entries", list)
 }
 
 #[cfg(test)]

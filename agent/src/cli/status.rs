@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::cycle::last::Last;
+use crate::cycle::refusal::Complaint;
 use crate::policy::Policy;
 use crate::target;
 use crate::target::device::{self, Info};
@@ -17,8 +18,8 @@ pub struct Status {
     pub last: Option<Last>,
     /// What is on the image device.
     pub image: Option<Info>,
-    /// Why that cannot be said.
-    pub image_error: Option<String>,
+    /// Why that is not known.
+    pub image_error: Option<Complaint>,
 }
 
 impl Status {
@@ -29,7 +30,7 @@ impl Status {
         let info = found.and_then(|target| device::info(&target));
         let (image, image_error) = match info {
             Ok(info) => (Some(info), None),
-            Err(error) => (None, Some(format!("{error:#}"))),
+            Err(error) => (None, Some(Complaint::of(&error))),
         };
         Status { last: Last::read(), image, image_error }
     }
@@ -72,18 +73,25 @@ fn time(unix: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cycle::last::Event;
+    use crate::store::StoreError;
 
     #[test]
     fn what_happened_is_said_in_a_few_lines() {
+        let text = "failed: no room".to_owned();
         let last =
-            Last { event: Event::Hibernate, at_unix: 1_800_000_000, text: "failed: no room".into(), report: None };
-        let status = Status { last: Some(last), image: None, image_error: Some("image device /dev/x: gone".into()) };
+            Last { event: Event::Hibernate, at_unix: 1_800_000_000, id: "save-failed".into(), text, report: None };
+        let error = StoreError::WriterGone { name: "/dev/x".into() };
+        let status = Status { last: Some(last), image: None, image_error: Some(Complaint::of(&error.into())) };
         assert_eq!(
             status.to_string(),
-            "this boot  2027-01-15T08:00:00Z: failed: no room\nimage      image device /dev/x: gone"
+            "this boot  2027-01-15T08:00:00Z: failed: no room\n\
+             image      image device /dev/x: a writing thread ended unexpectedly"
         );
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!((&json["last"]["id"], &json["image_error"]["id"]), (&"save-failed".into(), &"writer-gone".into()));
         assert_eq!(time(u64::MAX), "second 18446744073709551615");
     }
 }

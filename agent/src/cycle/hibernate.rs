@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
 use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
@@ -17,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::console::phase::Phase;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
-use crate::cycle::refusal::{self, Obstacle};
+use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
 use crate::filesystems;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -47,16 +48,21 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// which the report says.
 ///
 /// # Errors
-/// Whatever is found before the jump: nothing has changed then.
-pub fn run(policy: &Policy, options: Options) -> anyhow::Result<Report> {
+/// Whatever is found before the jump: nothing has changed then, and the [`Complaint`] is a refusal. After it, a [`JumpError`].
+pub fn run(policy: &Policy, options: Options) -> Result<Report, Complaint> {
     kmsg::init();
-    let _lock = Lock::take()?;
-    let result = hibernate(policy, options);
+    let _lock = Lock::take().map_err(|error| complaint_of(&error))?;
+    let result = hibernate(policy, options).map_err(|error| complaint_of(&error));
     match &result {
-        Ok(report) => Last::record(Event::Hibernate, &report.to_string(), Some(report)),
-        Err(error) => Last::record(Event::Hibernate, &format!("{error:#}"), None),
+        Ok(report) => Last::record(Event::Hibernate, report.id(), &report.to_string(), Some(report)),
+        Err(complaint) => Last::record(Event::Hibernate, complaint.id_or("failed"), &complaint.to_string(), None),
     }
     result
+}
+
+/// Before the jump nothing has changed, whatever goes wrong.
+fn complaint_of(error: &anyhow::Error) -> Complaint {
+    if error.is::<JumpError>() { Complaint::of(error) } else { Complaint::refused(error) }
 }
 
 /// SIGINT, SIGTERM and SIGHUP, which end a hibernation between two steps, so that nothing is left loaded.
@@ -77,7 +83,7 @@ impl Signals {
         match self.0.read_signal() {
             Ok(Some(info)) => {
                 let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-                bail!("stopped by {} before the jump; nothing was saved", signal.map_or("a signal", Signal::as_str))
+                bail!(Unready::Stopped(signal.map_or("a signal", Signal::as_str)))
             }
             _ => Ok(()),
         }
@@ -102,7 +108,7 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
-    let machine = Machine::read()?;
+    let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
     refusal::refuse(refusal::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot))?;
@@ -129,10 +135,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
-    let loaded = kernel.load().map_err(|error| {
-        let obstacle = Obstacle::of_load(&error).into_error();
-        anyhow::Error::new(error).context(obstacle)
-    })?;
+    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
@@ -142,7 +145,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     // Behind whatever may take its time: where an image in a file lies must still hold when B writes there.
     if self::image(policy)?.name() != name {
-        bail!("the image device was initialised anew meanwhile; nothing was saved");
+        bail!(Unready::ImageReplaced);
     }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
@@ -156,20 +159,16 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
     drop(loaded);
     jumped.map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => anyhow::anyhow!(
-            "the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved"
-        ),
-        _ => anyhow::anyhow!("the jump was refused: {error}. Nothing was saved"),
+        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
+        _ => JumpError::Jump(error),
     })?;
-    let report = mailbox::read(&page.read(), &mailbox.nonce).context("no word from the save kernel");
+    let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
-    let why = report.as_ref().map_or("no word from the save kernel", |report| report.reason.as_str());
-    if failed && let Err(error) = invalidate(policy, why) {
-        let reason = report.map_or_else(|error| format!("{error:#}"), |report| report.reason);
-        bail!(
-            "{reason}; and the image could not be invalidated ({error:#}): run `dormouse image discard` before the next \
-             boot, which would resume a session that has gone on"
-        );
+    let report = report.map_err(JumpError::NoReport);
+    let why = report.as_ref().map_or_else(|error| error.to_string(), |report| report.reason.clone());
+    if failed && let Err(error) = invalidate(policy, &why) {
+        let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
+        bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
@@ -195,14 +194,14 @@ fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
         .or_else(|| refusal::in_command_line(&machine.cmdline))
         .or_else(|| refusal::in_power_disk(&modes))
         .or_else(|| refusal::in_release(&uname.release).filter(|_| !options.trust_kernel));
-    refusal::refuse(found)
+    Ok(refusal::refuse(found)?)
 }
 
 /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
 fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     // A kernel that does not say is let through.
     let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
-    refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))
+    Ok(refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))?)
 }
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must

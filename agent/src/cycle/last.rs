@@ -32,7 +32,10 @@ pub struct Last {
     pub event: Event,
     /// When it ended, in seconds since 1970.
     pub at_unix: u64,
-    /// How it ended, in one line.
+    /// How it ended: the identifier of the outcome or of the reason.
+    #[serde(default)]
+    pub id: String,
+    /// The same in words, in one line.
     pub text: String,
     /// The report of a hibernation that got as far as the save kernel.
     #[serde(default)]
@@ -41,8 +44,9 @@ pub struct Last {
 
 impl Last {
     /// Records what has just ended. A system without a place for it goes without.
-    pub fn record(event: Event, text: &str, report: Option<&Report>) {
-        let last = Last { event, at_unix: procfs::now_unix(), text: text.to_owned(), report: report.cloned() };
+    pub fn record(event: Event, id: &str, text: &str, report: Option<&Report>) {
+        let (id, text) = (id.to_owned(), text.to_owned());
+        let last = Last { event, at_unix: procfs::now_unix(), id, text, report: report.cloned() };
         let names: &[&str] = if event == Event::Resume { &[LAST, RESUME] } else { &[LAST] };
         for name in names {
             let write = |bytes: Vec<u8>| replace(&Path::new(FOLDER).join(name), &bytes, 0o644);

@@ -3,11 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::cycle::last;
+use crate::cycle::refusal::Unready;
 
 /// Held for as long as it lives.
 #[derive(Debug)]
@@ -40,12 +40,10 @@ fn lock(how: FlockArg) -> anyhow::Result<Lock> {
         std::fs::create_dir_all(last::FOLDER)?;
         OpenOptions::new().create(true).truncate(false).write(true).open(&path)
     };
-    let file = open().with_context(|| format!("{}: cannot open it; run as root", path.display()))?;
+    let file = open().map_err(|source| Unready::Lock { path: path.clone(), source })?;
     let file = Flock::lock(file, how).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => {
-            anyhow!("another `dormouse hibernate` or `dormouse prepare` is running; try again when it has finished")
-        }
-        error => anyhow!("{}: cannot lock it: {error}", path.display()),
+        Errno::EWOULDBLOCK => Unready::Busy,
+        error => Unready::Lock { path, source: error.into() },
     })?;
     Ok(Lock { _file: file })
 }

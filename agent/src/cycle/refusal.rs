@@ -1,17 +1,30 @@
-//! What keeps this machine from being hibernated, found out in one place: `dormouse hibernate` refuses with it, and
-//! `dormouse doctor` shows it before anybody needs it.
+//! What refuses, in one place: each reason with an identifier that programs can go by, a text, and a remedy.
 //!
-//! Pure: what is known of the machine comes in, and an obstacle comes out where there is one.
+//! An [`Obstacle`] is what keeps this machine from being hibernated: `dormouse hibernate` refuses with it, and `dormouse doctor`
+//! shows it before it matters. A [`Refusal`] is any error that has an identifier, whatever room it comes from; a
+//! [`Complaint`] is an error as the user is told of it. All of this is pure.
 
-use std::io;
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::{fmt, io};
 
+use dormouse_linux::block::NoHardware;
 use dormouse_linux::units::mib;
 use nix::errno::Errno;
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::cycle::last::Last;
+use crate::handoff::mailbox::MailboxError;
+use crate::launch::arch::bzimage::BzImageError;
+use crate::launch::region::RegionError;
+use crate::launch::{FileError, LoaderError};
 use crate::machine;
-use crate::policy::Then;
+use crate::machine::iomem::IomemError;
+use crate::policy::{PolicyError, Then};
+use crate::store::{NotDiscarded, StoreError};
+use crate::target::TargetError;
+use crate::target::device::InitRefusal;
 
 /// Something that keeps this machine from being hibernated. Its text says what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -27,7 +40,7 @@ pub enum Obstacle {
         release: String,
     },
     /// `kexec_load(2)` was refused.
-    #[error("kexec_load was refused")]
+    #[error("kexec_load was refused{}", of_errno(*.0))]
     LoadRefused(Option<i32>),
     /// What is in memory can be read with a key that the next power-on has not.
     #[error("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key")]
@@ -52,12 +65,36 @@ pub enum Obstacle {
     },
 }
 
+/// What an error number means, as a clause.
+fn of_errno(errno: Option<i32>) -> String {
+    errno.map_or_else(String::new, |errno| format!(": {}", Errno::from_raw(errno).desc()))
+}
+
 impl Obstacle {
-    /// What can be done about it.
+    /// What a refused `kexec_load(2)` means.
     #[must_use]
-    pub fn remedy(&self) -> &'static str {
+    pub fn of_load(error: &io::Error) -> Obstacle {
+        Obstacle::LoadRefused(error.raw_os_error())
+    }
+}
+
+impl Refusal for Obstacle {
+    /// Those of the doctor's checks of the same things.
+    fn id(&self) -> &'static str {
         match self {
-            Obstacle::NoJump => "boot a kernel that has it (Fedora's and RHEL's have; Debian's has not)",
+            Obstacle::NoJump => "kernel-jump",
+            Obstacle::NoReturn { .. } => "kernel-return",
+            Obstacle::LoadRefused(_) => "kexec-allowed",
+            Obstacle::MemoryEncryption => "memory-encryption",
+            Obstacle::Forbidden => "kernel-hibernation",
+            Obstacle::NoHook => "resume-hook",
+            Obstacle::LittleMemory { .. } => "memory",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        let remedy = match self {
+            Obstacle::NoJump => "boot a kernel that has it (Fedora's and RHEL's do; Debian's does not)",
             Obstacle::NoReturn { .. } => {
                 "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which is in \
                  Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"
@@ -79,33 +116,21 @@ impl Obstacle {
                 "a program uses memfd_secret(2), CXL memory is in use, or lockdown or `nohibernate` forbid it: undo that"
             }
             Obstacle::NoHook => {
-                "build the boot's initramfs with Dormouse's hook, as `dormouse setup` does, and reboot once; see `dormouse doctor`. If \
-                 you know that it looks for the image, use --trust-boot"
+                "build the boot's initramfs with Dormouse's hook, as `dormouse setup` does, and reboot once; see \
+                 `dormouse doctor`. If you know that it looks for the image, use --trust-boot"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
-        }
-    }
-
-    /// What a refused `kexec_load(2)` means.
-    #[must_use]
-    pub fn of_load(error: &io::Error) -> Obstacle {
-        Obstacle::LoadRefused(error.raw_os_error())
-    }
-
-    /// This obstacle as an error, with what can be done about it.
-    #[must_use]
-    pub fn into_error(self) -> anyhow::Error {
-        let remedy = self.remedy();
-        anyhow::anyhow!("{self}: {remedy}")
+        };
+        Some(remedy.to_owned())
     }
 }
 
 /// Refuses with what was found to be in the way, if anything was.
 ///
 /// # Errors
-/// The obstacle, with what can be done about it.
-pub fn refuse(found: Option<Obstacle>) -> anyhow::Result<()> {
-    found.map_or(Ok(()), |obstacle| Err(obstacle.into_error()))
+/// The obstacle.
+pub fn refuse(found: Option<Obstacle>) -> Result<(), Obstacle> {
+    found.map_or(Ok(()), Err)
 }
 
 /// What is in the way with the answer of [`dormouse_sys::kexec::can_preserve_context`].
@@ -114,6 +139,8 @@ pub fn in_jump(answer: &io::Result<bool>) -> Option<Obstacle> {
     match answer {
         Ok(true) => None,
         Ok(false) => Some(Obstacle::NoJump),
+        // Without CONFIG_KEXEC it is without CONFIG_KEXEC_JUMP too.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Some(Obstacle::NoJump),
         Err(error) => Some(Obstacle::of_load(error)),
     }
 }
@@ -156,39 +183,427 @@ pub fn in_memory(region: u64, available: u64) -> Option<Obstacle> {
     (available < needed).then_some(Obstacle::LittleMemory { available, needed })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cycle::last::Event;
+/// An error that has an identifier.
+pub trait Refusal: StdError {
+    /// What programs go by: it stays the same from version to version, whatever the text becomes.
+    fn id(&self) -> &'static str;
 
-    #[test]
-    fn each_obstacle_says_what_it_is_and_what_to_do() {
-        let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
-        let cases = [
-            (in_jump(&Ok(false)), "CONFIG_KEXEC_JUMP: boot a kernel"),
-            (in_jump(&Err(errno(Errno::EPERM))), "kexec_load was refused: run as root"),
-            (in_jump(&Err(errno(Errno::ENOSYS))), "lacks CONFIG_KEXEC"),
-            (in_release("6.1.0-30-amd64"), "kernel 6.1.0-30-amd64 hangs"),
-            (in_command_line("quiet mem_encrypt=on ro"), "memory encryption"),
-            (in_power_disk("[disabled]\n"), "/sys/power/disk says so"),
-            (in_boot(None, Then::PowerOff), "and reboot once"),
-            (in_memory(128 << 20, 159 << 20), "159 MiB of memory are available, and 160 MiB are needed"),
-        ];
-        for (obstacle, expected) in cases {
-            let text = obstacle.map(|obstacle| obstacle.into_error().to_string()).unwrap_or_default();
-            assert!(text.contains(expected), "{expected:?} is not in {text:?}");
+    /// What can be done about it, as a clause: a command or a setting.
+    fn remedy(&self) -> Option<String> {
+        None
+    }
+
+    /// How it leaves things.
+    fn class(&self) -> Class {
+        Class::Refused
+    }
+}
+
+/// How things are after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// What was asked for was refused, and nothing was changed.
+    Refused,
+    /// What was asked for failed. The session is safe.
+    Failed,
+    /// The same, and an image must be discarded by hand, or a later boot would resume it.
+    #[serde(rename = "failed")]
+    DiscardByHand,
+}
+
+impl Refusal for RegionError {
+    fn id(&self) -> &'static str {
+        match self {
+            RegionError::NoPlace { .. } => "region-no-place",
+            RegionError::AddressNotRam { .. } => "region-address",
+            RegionError::NoLowMemory => "low-memory",
         }
     }
 
-    #[test]
-    fn a_machine_without_any_is_let_through() {
-        assert_eq!(in_jump(&Ok(true)), None);
-        assert_eq!(in_release("6.12.117"), None);
-        assert_eq!(in_command_line("quiet mem_encrypt=off"), None);
-        assert_eq!(in_power_disk("[platform] shutdown reboot suspend test_resume \n"), None);
-        assert_eq!(in_memory(128 << 20, 160 << 20), None);
-        assert_eq!(in_boot(None, Then::Return), None);
-        let looked = Last { event: Event::Resume, at_unix: 0, text: String::new(), report: None };
-        assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
+    fn remedy(&self) -> Option<String> {
+        match self {
+            RegionError::NoPlace { .. } => Some("set a smaller region.size".to_owned()),
+            RegionError::AddressNotRam { .. } => Some("set another region.address, or none".to_owned()),
+            RegionError::NoLowMemory => Some("look for an option of the firmware that reserves it".to_owned()),
+        }
     }
 }
+
+impl Refusal for IomemError {
+    fn id(&self) -> &'static str {
+        match self {
+            IomemError::Malformed { .. } | IomemError::NoRam => "memory-map",
+            IomemError::Hidden => "needs-root",
+            IomemError::DriverMemory { .. } => "driver-memory",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        let remedy = match self {
+            IomemError::Malformed { .. } | IomemError::NoRam => "report it with the text of /proc/iomem",
+            IomemError::Hidden => "run as root",
+            IomemError::DriverMemory { .. } => {
+                "take it offline: `lsmem` and `chmem --disable`, or do not load the driver"
+            }
+        };
+        Some(remedy.to_owned())
+    }
+}
+
+impl Refusal for LoaderError {
+    fn id(&self) -> &'static str {
+        match self {
+            LoaderError::RegionTooSmall { .. } => "region-too-small",
+            LoaderError::CommandLine { .. } => "kernel-arguments",
+            LoaderError::BootParams(_) => "boot-params",
+            LoaderError::TooManySegments { .. } => "low-memory",
+            LoaderError::TooManyRanges(_) => "memory-ranges",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            LoaderError::RegionTooSmall { .. } => Some("set a larger region.size".to_owned()),
+            LoaderError::CommandLine { .. } => Some("shorten kernel.arguments".to_owned()),
+            LoaderError::BootParams(_) | LoaderError::TooManySegments { .. } | LoaderError::TooManyRanges(_) => None,
+        }
+    }
+}
+
+impl Refusal for FileError {
+    fn id(&self) -> &'static str {
+        match self {
+            FileError::Kernel { .. } => "save-kernel",
+            FileError::Initramfs { .. } => "save-initramfs",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some("make it with `dormouse update`".to_owned())
+    }
+}
+
+impl Refusal for BzImageError {
+    fn id(&self) -> &'static str {
+        "save-kernel"
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some("name another kernel: `dormouse build-initramfs --kernel FILE`".to_owned())
+    }
+}
+
+impl Refusal for StoreError {
+    fn id(&self) -> &'static str {
+        match self {
+            StoreError::Busy { .. } => "image-busy",
+            StoreError::Open { .. } => "image-not-opened",
+            StoreError::Io { .. } | StoreError::Flush { .. } => "image-io",
+            StoreError::Format { .. } => "image-damaged",
+            StoreError::Misplaced { .. } => "image-misplaced",
+            StoreError::Gone { .. } => "image-gone",
+            StoreError::NotInitialised { .. } => "image-not-initialised",
+            StoreError::TooSmall { .. } => "image-too-small",
+            StoreError::Incomplete { .. } => "image-incomplete",
+            StoreError::Beyond { .. } => "image-cut-short",
+            StoreError::Unverified { .. } => "image-unverified",
+            StoreError::Threads { .. } | StoreError::WriterGone { .. } => "writer-gone",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            StoreError::Busy { .. } => Some("unmount it, `swapoff` it, or use another device".to_owned()),
+            StoreError::NotInitialised { name } => Some(format!("run `dormouse image init {name}`")),
+            _ => None,
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            StoreError::Io { .. }
+            | StoreError::Flush { .. }
+            | StoreError::Format { .. }
+            | StoreError::Beyond { .. }
+            | StoreError::Unverified { .. }
+            | StoreError::Threads { .. }
+            | StoreError::WriterGone { .. } => Class::Failed,
+            _ => Class::Refused,
+        }
+    }
+}
+
+impl Refusal for TargetError {
+    fn id(&self) -> &'static str {
+        match self {
+            TargetError::NotFound { .. } => "image-not-found",
+            TargetError::NoFile { .. } => "image-no-file",
+            TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::Mounted { .. } => "image-mounted",
+            TargetError::Store(error) => error.id(),
+            TargetError::Moved(_) => "image-moved",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            TargetError::NoFile { path } => Some(format!(
+                "make it with `dormouse image create --size auto {}`; an initramfs, where its filesystem is not mounted, \
+                 needs the policy that `dormouse config show --boot` prints",
+                path.display()
+            )),
+            TargetError::Mounted { .. } => {
+                Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
+            }
+            TargetError::Store(error) => error.remedy(),
+            TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
+        }
+    }
+
+    fn class(&self) -> Class {
+        if let TargetError::Store(error) = self { error.class() } else { Class::Refused }
+    }
+}
+
+impl Refusal for NoHardware {
+    fn id(&self) -> &'static str {
+        if matches!(self, NoHardware::Virtual { .. }) { "virtual-device" } else { "not-a-device" }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        matches!(self, NoHardware::Virtual { .. }).then(|| "use a partition or a disk".to_owned())
+    }
+}
+
+impl Refusal for InitRefusal {
+    fn id(&self) -> &'static str {
+        match self {
+            InitRefusal::Foreign { .. } => "image-foreign",
+            InitRefusal::Waiting { .. } => "image-waiting",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some("use --force if that may go".to_owned())
+    }
+}
+
+impl Refusal for PolicyError {
+    fn id(&self) -> &'static str {
+        match self {
+            PolicyError::Missing { .. } => "policy-missing",
+            _ => "policy-invalid",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            PolicyError::Missing { .. } => Some(
+                "run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) to this place and set \
+                 image.device in it to the device that `dormouse image init` prepared"
+                    .to_owned(),
+            ),
+            PolicyError::MissingKey { key, .. } => Some(format!(
+                "add {key} = \"/dev/...\" (or \"UUID=...\") with the device that `dormouse image init` prepared"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whoever asks for the policy has asked for no more yet; `dormouse hibernate` refuses with it.
+    fn class(&self) -> Class {
+        Class::Failed
+    }
+}
+
+impl Refusal for NotDiscarded {
+    fn id(&self) -> &'static str {
+        "image-not-discarded"
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some(
+            "run `dormouse image discard` before the next boot, which may resume it, or boot once with `noresume`"
+                .to_owned(),
+        )
+    }
+
+    fn class(&self) -> Class {
+        Class::DiscardByHand
+    }
+}
+
+/// What has an identifier in an error: itself, one of its contexts, or one of its causes. What must be undone by hand comes first,
+/// then the most particular.
+fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
+    fn of<T: Refusal + Send + Sync + 'static>(error: &anyhow::Error) -> Option<&dyn Refusal> {
+        let cause = || error.chain().find_map(|cause| cause.downcast_ref::<T>());
+        error.downcast_ref::<T>().or_else(cause).map(|found| found as &dyn Refusal)
+    }
+    of::<JumpError>(error)
+        .or_else(|| of::<NotDiscarded>(error))
+        .or_else(|| of::<Obstacle>(error))
+        .or_else(|| of::<RegionError>(error))
+        .or_else(|| of::<IomemError>(error))
+        .or_else(|| of::<LoaderError>(error))
+        .or_else(|| of::<FileError>(error))
+        .or_else(|| of::<BzImageError>(error))
+        .or_else(|| of::<NoHardware>(error))
+        .or_else(|| of::<InitRefusal>(error))
+        .or_else(|| of::<TargetError>(error))
+        .or_else(|| of::<StoreError>(error))
+        .or_else(|| of::<PolicyError>(error))
+        .or_else(|| of::<Unready>(error))
+}
+
+/// Why a hibernation does not begin, where it is not the machine's fault.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Unready {
+    /// Another hibernation is under way.
+    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
+    Busy,
+    /// The lock that keeps two of them apart.
+    #[error("{}: cannot lock it", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A signal came in time.
+    #[error("stopped by {0} before the jump; nothing was saved")]
+    Stopped(&'static str),
+    /// What the machine is cannot be found out.
+    #[error("cannot examine this machine")]
+    Machine,
+    /// The image device was initialised again while the hibernation was being prepared.
+    #[error("the image device was initialised again in the meantime; nothing was saved")]
+    ImageReplaced,
+}
+
+impl Refusal for Unready {
+    fn id(&self) -> &'static str {
+        match self {
+            Unready::Busy => "already-running",
+            Unready::Lock { .. } => "needs-root",
+            Unready::Stopped(_) => "stopped",
+            Unready::Machine => "machine-unknown",
+            Unready::ImageReplaced => "image-replaced",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Unready::Busy => Some("try again when it has finished".to_owned()),
+            Unready::Lock { .. } => Some("run as root".to_owned()),
+            Unready::Stopped(_) | Unready::Machine | Unready::ImageReplaced => None,
+        }
+    }
+}
+
+/// A jump that has brought back no report, or no good one.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum JumpError {
+    /// The kernel gave up before it jumped.
+    #[error("the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved")]
+    Freeze,
+    /// It did not try.
+    #[error("the jump was refused, and nothing was saved")]
+    Jump(#[source] io::Error),
+    /// The save kernel came back, and left no report that could be read.
+    #[error("no report from the save kernel")]
+    NoReport(#[source] MailboxError),
+    /// The save failed, and a later boot may resume what it has left.
+    #[error("{reason}; and the image could not be invalidated")]
+    NotInvalidated {
+        /// Why it failed.
+        reason: String,
+        /// Why the image could not be invalidated.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+impl Refusal for JumpError {
+    fn id(&self) -> &'static str {
+        match self {
+            JumpError::Freeze => "not-frozen",
+            JumpError::Jump(_) => "jump-refused",
+            JumpError::NoReport(_) => "no-report",
+            JumpError::NotInvalidated { .. } => "image-not-invalidated",
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        let remedy = "run `dormouse image discard` before the next boot, which would resume a session that has gone on";
+        matches!(self, JumpError::NotInvalidated { .. }).then(|| remedy.to_owned())
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            JumpError::NotInvalidated { .. } => Class::DiscardByHand,
+            _ => Class::Failed,
+        }
+    }
+}
+
+/// An error as people and programs are told of it. Its text is one line, with what can be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Complaint {
+    /// How things are.
+    #[serde(rename = "outcome")]
+    pub class: Class,
+    /// Its identifier, where it has one.
+    pub id: Option<&'static str>,
+    /// The error with its causes, in one line.
+    pub message: String,
+    /// What can be done.
+    pub remedy: Option<String>,
+    /// The causes alone, the nearest first.
+    pub causes: Vec<String>,
+}
+
+impl Complaint {
+    /// What there is to say of an error.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Complaint {
+        if let Some(complaint) = error.downcast_ref::<Complaint>() {
+            return complaint.clone();
+        }
+        let refusal = find(error);
+        Complaint {
+            class: refusal.map_or(Class::Failed, Refusal::class),
+            id: refusal.map(Refusal::id),
+            message: format!("{error:#}"),
+            remedy: refusal.and_then(Refusal::remedy),
+            causes: error.chain().skip(1).map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The same of an error before which nothing was changed, whatever it is.
+    #[must_use]
+    pub fn refused(error: &anyhow::Error) -> Complaint {
+        let complaint = Complaint::of(error);
+        Complaint { class: Class::Refused, id: Some(complaint.id_or("refused")), ..complaint }
+    }
+
+    /// The identifier, or another where there is none.
+    #[must_use]
+    pub fn id_or(&self, other: &'static str) -> &'static str {
+        self.id.unwrap_or(other)
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+impl StdError for Complaint {}
+
+#[cfg(test)]
+mod tests;

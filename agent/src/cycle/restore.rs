@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use dormouse_image::State;
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
 
@@ -37,7 +38,7 @@ pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::
         && image.commit().state.may_become(State::Failed)
         && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
     {
-        log::warn!("the image could not be marked as failed: {second}");
+        log::warn!("the image could not be marked as failed: {}", in_full(&second));
     }
     result
 }

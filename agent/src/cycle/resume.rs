@@ -1,169 +1,173 @@
-//! The conductor in C: decides whether there is a session to resume, and starts D.
+//! The conductor in C: finds out what there is to know of an image, does what the [`verdict`] on it says, and starts D.
 
 use anyhow::Context;
 use dormouse_image::{Header, State};
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
 
 use crate::console::phase::Phase;
 use crate::cycle::last::{Event, Last};
+use crate::cycle::outcome::ResumeOutcome;
+use crate::cycle::refusal::Complaint;
+use crate::cycle::verdict::{
+    Answer, Fact, Fate, HeaderFault, Known, Misfit, Moment, Reason, Switches, Verdict, verdict,
+};
 use crate::filesystems;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
 use crate::launch::SecondKernel;
 use crate::machine::{Machine, compat};
-use crate::policy::{Policy, Unfit};
-use crate::store::{Access, Image, StoreError};
-use crate::target::{self, IfFile, Opened, Opening, TargetError};
+use crate::policy::Policy;
+use crate::store::{Access, Image, NotDiscarded, StoreError};
+use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
-/// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
-/// an image that kills its restore must not be tried forever.
-const ATTEMPTS: u32 = 2;
-
-/// Resumes the saved session, or returns in one line why there is nothing to resume.
+/// Resumes the saved session, or returns why there is nothing to resume.
 ///
 /// An image that is there and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
 /// destroy them.
 ///
 /// # Errors
-/// The image device could not be read, or D could not be started. The boot goes on all the same.
-pub fn run(policy: &Policy) -> anyhow::Result<String> {
+/// The image device could not be read, or an image not be discarded. The boot goes on all the same.
+pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     kmsg::init();
-    let result = go(policy);
+    let result = look_and_resume(policy);
     match &result {
-        Ok(line) => Last::record(Event::Resume, line, None),
-        Err(error) => Last::record(Event::Resume, &format!("{error:#}"), None),
+        Ok(outcome) => Last::record(Event::Resume, outcome.id(), &outcome.to_string(), None),
+        Err(error) => {
+            let complaint = Complaint::of(error);
+            Last::record(Event::Resume, complaint.id_or("failed"), &complaint.to_string(), None);
+        }
     }
     result
 }
 
-fn go(policy: &Policy) -> anyhow::Result<String> {
-    match decide(policy)? {
-        Decision::GoOn(line) => Ok(line),
-        Decision::Resume(mut opened, header) => match start(policy, &mut opened.image, &header) {
-            Ok(never) => match never {},
-            Err(error) => {
-                let reason = format!("the restore kernel could not be started: {error:#}");
-                discard(&mut opened, &reason)?;
-                Ok(format!("not resuming: {reason}; the image is discarded"))
-            }
-        },
-    }
-}
-
-enum Decision {
-    GoOn(String),
-    Resume(Box<Opened>, Box<Header>),
-}
-
-fn decide(policy: &Policy) -> anyhow::Result<Decision> {
-    let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
-    let go_on = |line: String| Ok(Decision::GoOn(line));
+fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
+    let switches = match BootSwitches::parse(&procfs::text("/proc/cmdline")?) {
+        Ok(switches) if switches.off || switches.noresume => Switches::Off,
+        Ok(_) => Switches::Resume,
+        Err(error) => Switches::Invalid(in_full(&error)),
+    };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let mut opened = match open(policy, IfFile::Refuse) {
-        Err(TargetError::Store(StoreError::NotInitialised { name })) => {
-            return go_on(format!("no image to resume: {name} is not initialised"));
+    let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
+        Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
+            return Ok(ResumeOutcome::NoImage { device, state: None });
         }
-        Err(error @ TargetError::Ambiguous { .. }) => return go_on(leave_several(error)?),
+        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error),
         result => result?,
     };
-    let place = opened.target.clone();
-    let image = &opened.image;
-    let commit = image.commit().clone();
-    match commit.state {
-        State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
-            return go_on(format!("no image to resume: the one on {place} is {}", commit.state));
+    let device = target.to_string();
+    match judge(&image, Moment::Boot(switches), policy) {
+        (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
+        (Verdict::Refuse { reason, image: fate }, _) => {
+            carry_out(&target, &mut image, &reason, fate)?;
+            Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
-        // Said once; from then on the image is discarded.
-        State::Saving => {
-            let reason = "the last save never finished";
-            discard(&mut opened, reason)?;
-            return go_on(format!("not resuming from {place}: {reason}; the session is lost"));
+        (Verdict::Resume, header) => {
+            let started = header.context(NO_HEADER).and_then(|header| start(policy, &mut image, &header));
+            let error = match started {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            let reason = format!("the restore kernel could not be started: {error:#}");
+            discard(&target, &mut image, &reason)?;
+            Ok(ResumeOutcome::StartFailed { device, reason })
         }
-        State::Failed => {
-            discard(&mut opened, &commit.reason)?;
-            return go_on(format!("not resuming from {place}: {}", commit.reason));
-        }
-        State::Complete | State::Restoring => {}
     }
-    let refused = match switches {
-        Ok(switches) if switches.off || switches.noresume => Some("the kernel command line says so".to_string()),
-        // Whatever was meant, it was about Dormouse, and this boot is about to mount the session's filesystems.
-        Err(error) => Some(error.to_string()),
-        Ok(_) if !policy.resume.enabled => Some("the policy says so (resume.enabled)".to_string()),
-        Ok(_) if commit.attempts >= ATTEMPTS => Some(format!("{} restores of it have already died", commit.attempts)),
-        Ok(_) => None,
-    };
-    let header = refused.map_or_else(|| image.header().map_err(|error| error.in_full()), Err);
-    let (reason, header) = match header {
-        Ok(header) => match misfit(&header, policy) {
-            None => return Ok(Decision::Resume(Box::new(opened), Box::new(header))),
-            Some(reason) => (reason, Some(header)),
-        },
-        Err(reason) => (reason, None),
-    };
-    if may_stay(policy, header.as_ref()) {
-        return go_on(format!("not resuming from {place}: {reason}; the image is kept"));
-    }
-    discard(&mut opened, &reason)?;
-    go_on(format!("not resuming from {place}: {reason}; the image is discarded"))
 }
 
-/// Gives up an image that waits although this boot is over with its initramfs, and says so in one line; `None` where none
-/// does. The filesystems are mounted by now, so the rule is that of [`run`]: it stays only by policy, and only where the next
-/// boot can tell what this one has done to them.
-///
-/// A session that was resumed does not find its own image waiting: it was marked before the jump.
+/// Gives up an image that waits although this boot is over with its initramfs; `None` where none does. The filesystems are
+/// mounted by now, so that it stays only by policy, and only where the next boot can tell what this one has done to them.
 ///
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
-pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<String>> {
-    let mut opened = match open(policy, IfFile::Trust) {
+pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
+    let Opened { target, mut image } = match open(policy, IfFile::Trust) {
         Err(TargetError::NotFound { .. } | TargetError::Store(StoreError::NotInitialised { .. })) => return Ok(None),
-        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(error).map(Some),
+        Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
         result => result?,
     };
-    let place = opened.target.clone();
-    if !opened.image.commit().state.is_waiting() {
-        return Ok(None);
-    }
-    let header = opened.image.header().ok();
-    let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
-    let is_own = header.as_ref().is_some_and(|header| header.session.boot_id.to_string() == boot_id.trim());
-    if !is_own && may_stay(policy, header.as_ref()) {
-        return Ok(Some(format!("a session waits in the image on {place}, and is kept by policy (resume.mismatch)")));
-    }
-    let reason = match Last::resume_of_this_boot() {
-        _ if is_own => "the session in it goes on".to_owned(),
-        Some(last) => format!("a boot went on without it and mounted filesystems ({})", last.text),
-        None => {
-            "a boot mounted filesystems without asking for it: its initramfs does not run `dormouse resume`".to_owned()
+    let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    let resume = Last::resume_of_this_boot().map(|last| last.text);
+    match judge(&image, Moment::Missed { boot_id, resume }, policy).0 {
+        Verdict::Refuse { reason, image: fate } => {
+            carry_out(&target, &mut image, &reason, fate)?;
+            Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
         }
-    };
-    discard(&mut opened, &reason)?;
-    Ok(Some(format!("the image on {place} is discarded: {reason}; see `dormouse doctor`")))
+        Verdict::Nothing | Verdict::Resume => Ok(None),
+    }
 }
 
-/// Whether an image that is not resumed may wait for another boot: by policy, and only if that can tell whether this one has
-/// written to the session's filesystems.
-fn may_stay(policy: &Policy, header: Option<&Header>) -> bool {
-    policy.resume.mismatch == Unfit::Keep && header.is_some_and(can_tell)
-}
-
-/// Several devices have the name of the image device, and which one is meant must not be guessed. What this boot goes on to
-/// do to the session's filesystems must not be lost on the next one, so an image stays only where that can tell.
-fn leave_several(error: TargetError) -> anyhow::Result<String> {
-    let mut line = format!("not resuming: {error}");
-    if let TargetError::Ambiguous { first, second, .. } = &error {
+/// Several devices have the name of the image device: an image stays only where the next boot can tell what this one does
+/// to the session's filesystems.
+fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeOutcome> {
+    let text = in_full(error);
+    let mut discarded = Vec::new();
+    if let TargetError::Ambiguous { first, second, .. } = error {
         for target in [first, second] {
-            let Ok(image) = target.open(Access::Write) else { continue };
-            if image.commit().state.is_waiting() && !image.header().is_ok_and(|header| can_tell(&header)) {
-                discard(&mut Opened { target: target.clone(), image }, &error.to_string())?;
-                line.push_str(&format!("; the image on {target} is discarded"));
+            let Ok(mut image) = target.open(Access::Write) else { continue };
+            let (verdict, _) = judge(&image, Moment::Ambiguous(text.clone()), policy);
+            if let Verdict::Refuse { reason, image: fate @ Fate::Discard } = verdict {
+                carry_out(target, &mut image, &reason, fate)?;
+                discarded.push(target.to_string());
             }
         }
     }
-    Ok(line)
+    Ok(ResumeOutcome::SeveralDevices { reason: Reason::AmbiguousDevices(text), discarded })
+}
+
+/// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
+const NO_HEADER: &str = "the image's header has not been read";
+
+/// The verdict on an image, with all that it asks for; and the header, if that was read.
+fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>) {
+    let mut known = Known {
+        moment,
+        commit: image.commit(),
+        policy: &policy.resume,
+        header: None,
+        machine: None,
+        written: None,
+        is_comparable: None,
+    };
+    loop {
+        let fact = match verdict(&known) {
+            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok)),
+            Answer::Look(fact) => fact,
+        };
+        let header = known.header.as_ref().and_then(|header| header.as_ref().ok());
+        match fact {
+            Fact::Header => known.header = Some(image.header().map_err(|error| fault_of(&error))),
+            Fact::Machine => known.machine = Some(header.map_or_else(|| Err(Misfit::Unknown(NO_HEADER.into())), fits)),
+            Fact::Filesystems => {
+                known.written = Some(header.map_or_else(|| Some(NO_HEADER.into()), |header| written(header, policy)));
+            }
+            Fact::Comparable => known.is_comparable = Some(header.is_some_and(can_tell)),
+        }
+    }
+}
+
+fn fault_of(error: &StoreError) -> HeaderFault {
+    match error {
+        StoreError::Io { .. } => HeaderFault::Unreadable(in_full(error)),
+        _ => HeaderFault::Damaged(in_full(error)),
+    }
+}
+
+/// Whether this machine is the one that the session was saved on.
+fn fits(header: &Header) -> Result<(), Misfit> {
+    let machine = Machine::read().map_err(|error| Misfit::Unknown(format!("{error:#}")))?;
+    compat::check(&header.session, &machine).map_err(Misfit::Differs)
+}
+
+/// The first of the session's filesystems that was written since the save, in words.
+fn written(header: &Header, policy: &Policy) -> Option<String> {
+    let filesystems = filesystems::compare_within(&header.session.filesystems, policy.image.wait, filesystems::devices);
+    if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
+        let list = filesystems.unsure.join(", ");
+        log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);
+    }
+    filesystems.changed
 }
 
 /// Whether the next boot can tell if this one writes to the session's filesystems.
@@ -179,26 +183,16 @@ fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
     target::open(&policy.image.device, Opening { access: Access::Write, wait: policy.image.wait, if_file })
 }
 
-/// Why a session does not fit what is here: the machine, or its own filesystems.
-fn misfit(header: &Header, policy: &Policy) -> Option<String> {
-    let machine = match Machine::read() {
-        Ok(machine) => machine,
-        Err(error) => return Some(format!("{error:#}")),
-    };
-    if let Err(mismatch) = compat::check(&header.session, &machine) {
-        return Some(mismatch.to_string());
+fn carry_out(target: &Target, image: &mut Image, reason: &Reason, fate: Fate) -> anyhow::Result<()> {
+    match fate {
+        Fate::Keep => Ok(()),
+        Fate::Discard => discard(target, image, &reason.to_string()),
     }
-    let filesystems = filesystems::compare_within(&header.session.filesystems, policy.image.wait, filesystems::devices);
-    if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
-        let list = filesystems.unsure.join(", ");
-        log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);
-    }
-    filesystems.changed
 }
 
-fn discard(Opened { target, image }: &mut Opened, reason: &str) -> anyhow::Result<()> {
-    image.transition(State::Discarded, reason).context("the image could not be discarded")?;
-    Ok(target.confirm(image)?)
+fn discard(target: &Target, image: &mut Image, reason: &str) -> anyhow::Result<()> {
+    image.transition(State::Discarded, reason).context(NotDiscarded)?;
+    target.confirm(image).context(NotDiscarded)
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.

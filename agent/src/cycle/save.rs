@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::bail;
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{Header, PfnRange, SaveStats, State};
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
 use dormouse_linux::vmcoreinfo::{self, VmcoreInfo, find_note};
@@ -72,7 +73,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
             let error = anyhow::Error::new(error);
             // The device may be the very thing that failed; then there is no complete image either.
             if let Err(second) = writer.fail(&format!("{error:#}")) {
-                log::warn!("the image could not be marked as failed: {second}");
+                log::warn!("the image could not be marked as failed: {}", in_full(&second));
             }
             return Err(error);
         }
@@ -190,7 +191,7 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
             selection
         }
         Err(error) => {
-            log::warn!("{}: storing every page: {error}", Phase::SaveWrite);
+            log::warn!("{}: storing every page: {}", Phase::SaveWrite, in_full(&error));
             Selection::everything()
         }
     }

@@ -118,6 +118,16 @@ impl Report {
         }
     }
 
+    /// The identifier of how it ended.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Resumed => "resumed",
+            Outcome::Returned => "returned",
+            Outcome::Failed => "save-failed",
+        }
+    }
+
     /// The report in one line, for the log.
     #[must_use]
     pub fn summary(&self) -> String {

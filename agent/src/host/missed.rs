@@ -4,26 +4,38 @@
 //! over filesystems that this one has written to. The rest is the doctor's: problems are named where the journal keeps
 //! them, as long as there is time to mend them.
 
+use std::fmt;
 use std::path::Path;
 
 use dormouse_linux::kmsg;
+use serde::Serialize;
 
 use crate::cycle::lock::Lock;
+use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::resume;
 use crate::host::doctor::Diagnosis;
 use crate::policy::{Policy, PolicyError};
 
-/// Sees to the image, then looks at everything else, and says line by line what it found.
+/// What was found at this boot.
+#[derive(Debug, Clone, Serialize)]
+pub struct Found {
+    /// What the doctor finds.
+    pub diagnosis: Diagnosis,
+    /// The image that this boot has missed, if it has.
+    pub missed: Option<ResumeOutcome>,
+}
+
+/// Sees to the image, then looks at everything else.
 ///
 /// What the doctor finds is not an error: a machine that cannot be hibernated yet has booted well all the same, and a
 /// unit that fails would mark the whole boot as degraded.
 ///
 /// # Errors
 /// An image that waits could not be looked at or given up, so that a later boot may resume it; or the policy cannot be
-/// read, so that it is not known where it is.
-pub fn run(config: &Path, mut say: impl FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// read, so that it is not known where it is. Given with what else was found.
+pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
     kmsg::init();
-    let unresumed = match Policy::load(config) {
+    let missed = match Policy::load(config) {
         Err(PolicyError::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
         // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
@@ -31,14 +43,22 @@ pub fn run(config: &Path, mut say: impl FnMut(&str) -> anyhow::Result<()>) -> an
         Ok(policy) => Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy)),
     };
     let diagnosis = Diagnosis::of_this_machine(config);
-    for problem in diagnosis.problems() {
-        say(&problem)?;
-    }
-    say(&diagnosis.verdict())?;
-    if let Some(line) = unresumed? {
+    let (missed, result) = match missed {
+        Ok(missed) => (missed, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    if let Some(outcome) = &missed {
         // To every console as well: a session was lost, and the next one will be if nothing is done.
-        log::error!("{line}");
-        say(&line)?;
+        log::error!("{outcome}");
     }
-    Ok(())
+    (Found { diagnosis, missed }, result)
+}
+
+/// A line for each problem, the verdict, and the image that was missed.
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
+        write!(f, "{}", self.diagnosis.verdict())?;
+        self.missed.as_ref().map_or(Ok(()), |outcome| write!(f, "\n{outcome}"))
+    }
 }

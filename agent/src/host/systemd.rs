@@ -4,14 +4,15 @@
 //! `systemd-hibernate.service`, whose command a drop-in replaces. Everything is written below `/etc/systemd/system`,
 //! and what others have written there is left alone.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context, bail};
 use dormouse_linux::atomic_file::replace;
 use dormouse_linux::procfs;
+use serde::Serialize;
 
 /// The first line of the files that `enable` writes, and the only ones that `disable` removes.
 const MARK: &str = "# Written by `dormouse enable`; `dormouse disable` removes it.\n";
@@ -46,48 +47,99 @@ pub(crate) fn has_unit(root: &Path) -> bool {
     root.join("run/systemd/system").is_dir() && root.join(UNIT).exists()
 }
 
-/// Routes `systemctl hibernate` to Dormouse, and has `dormouse prepare` run at boot. Returns line by line what it did.
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The file or link.
+    pub path: PathBuf,
+    /// What became of it.
+    pub what: What,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// It was written, or the link made.
+    Written,
+    /// It is as it should be.
+    Unchanged,
+    /// It was removed.
+    Removed,
+    /// It does not exist.
+    Missing,
+    /// Somebody else has written it.
+    LeftAlone,
+    /// The unit that it would enable is not installed, so that nothing is checked at boot.
+    NotInstalled,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        f.write_str(match self.what {
+            What::Written => "written",
+            What::Unchanged => "exists already",
+            What::Removed => "removed",
+            What::Missing => "missing",
+            What::LeftAlone => "left alone, `dormouse enable` has not written it",
+            What::NotInstalled => "not installed, so nothing is checked at boot",
+        })
+    }
+}
+
+/// What `systemctl hibernate` does from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rerouted {
+    /// Whether it is Dormouse's.
+    pub is_dormouse: bool,
+    /// What was done for it.
+    pub changes: Vec<Change>,
+    /// Whether systemd has read its units again.
+    pub is_reloaded: bool,
+}
+
+impl fmt::Display for Rerouted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.changes.iter().try_for_each(|change| writeln!(f, "{change}"))?;
+        if self.is_reloaded {
+            writeln!(f, "systemctl daemon-reload: done")?;
+        }
+        f.write_str(match self.is_dormouse {
+            true => {
+                "`systemctl hibernate` is Dormouse's now. logind stops asking for swap space at the next boot, or after \
+                 `systemctl restart systemd-logind`"
+            }
+            false => "`systemctl hibernate` is systemd's own again; logind asks for swap space from the next boot on",
+        })
+    }
+}
+
+/// Routes `systemctl hibernate` to Dormouse, and has `dormouse prepare` run at boot.
 ///
 /// # Errors
-/// A file cannot be written, or one of that name was written by another.
-pub fn enable(root: &Path) -> anyhow::Result<Vec<String>> {
+/// A file cannot be written, or one of that name is somebody else's.
+pub fn enable(root: &Path) -> anyhow::Result<Rerouted> {
     // Both or none.
     for drop_in in [HIBERNATE, LOGIND] {
         refuse_foreign(root, &drop_in)?;
     }
-    let mut lines = Vec::new();
-    for drop_in in [HIBERNATE, LOGIND] {
-        lines.push(write(root, &drop_in)?);
-    }
-    lines.push(want(root)?);
-    reload(root, &mut lines)?;
-    lines.push(
-        "`systemctl hibernate` is Dormouse's now. logind stops asking for swap space at the next boot, or after \
-         `systemctl restart systemd-logind`"
-            .to_owned(),
-    );
-    Ok(lines)
+    let changes = vec![write(root, &HIBERNATE)?, write(root, &LOGIND)?, want(root)?];
+    Ok(Rerouted { is_dormouse: true, changes, is_reloaded: reload(root)? })
 }
 
-/// Takes back what [`enable`] did, and nothing else. Returns line by line what it did.
+/// Takes back what [`enable`] did, and nothing else.
 ///
 /// # Errors
 /// A file cannot be removed.
-pub fn disable(root: &Path) -> anyhow::Result<Vec<String>> {
-    let mut lines = Vec::new();
-    for drop_in in [HIBERNATE, LOGIND] {
-        lines.push(remove(root, &drop_in)?);
-    }
+pub fn disable(root: &Path) -> anyhow::Result<Rerouted> {
+    let mut changes = vec![remove(root, &HIBERNATE)?, remove(root, &LOGIND)?];
     let wanted = root.join(WANTED);
-    lines.push(match fs::read_link(&wanted) {
-        Ok(_) => removed(&wanted)?,
-        Err(_) => format!("{}: missing", wanted.display()),
+    changes.push(match fs::read_link(&wanted) {
+        Ok(_) => removed(wanted)?,
+        Err(_) => Change { path: wanted, what: What::Missing },
     });
-    reload(root, &mut lines)?;
-    lines.push(
-        "`systemctl hibernate` is systemd's own again; logind asks for swap space from the next boot on".to_owned(),
-    );
-    Ok(lines)
+    Ok(Rerouted { is_dormouse: false, changes, is_reloaded: reload(root)? })
 }
 
 fn refuse_foreign(root: &Path, drop_in: &DropIn) -> anyhow::Result<()> {
@@ -101,63 +153,60 @@ fn refuse_foreign(root: &Path, drop_in: &DropIn) -> anyhow::Result<()> {
     }
 }
 
-fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
+fn write(root: &Path, drop_in: &DropIn) -> anyhow::Result<Change> {
     let path = root.join(drop_in.path);
     let text = format!("{MARK}{}", drop_in.text);
     if fs::read_to_string(&path).is_ok_and(|found| found == text) {
-        return Ok(format!("{}: exists already", path.display()));
+        return Ok(Change { path, what: What::Unchanged });
     }
     replace(&path, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", path.display()))?;
-    Ok(format!("{}: written", path.display()))
+    Ok(Change { path, what: What::Written })
 }
 
-fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<String> {
+fn remove(root: &Path, drop_in: &DropIn) -> anyhow::Result<Change> {
     let path = root.join(drop_in.path);
     match procfs::text_if_present(&path)? {
-        None => Ok(format!("{}: missing", path.display())),
-        Some(found) if !found.starts_with(MARK) => {
-            Ok(format!("{}: left alone, `dormouse enable` has not written it", path.display()))
-        }
-        Some(_) => removed(&path),
+        None => Ok(Change { path, what: What::Missing }),
+        Some(found) if !found.starts_with(MARK) => Ok(Change { path, what: What::LeftAlone }),
+        Some(_) => removed(path),
     }
 }
 
 /// Removes a file, and the directory that it was in if nothing else is.
-fn removed(path: &Path) -> anyhow::Result<String> {
-    fs::remove_file(path).with_context(|| format!("{}: cannot remove it", path.display()))?;
+fn removed(path: PathBuf) -> anyhow::Result<Change> {
+    fs::remove_file(&path).with_context(|| format!("{}: cannot remove it", path.display()))?;
     if let Some(directory) = path.parent() {
         let _ = fs::remove_dir(directory);
     }
-    Ok(format!("{}: removed", path.display()))
+    Ok(Change { path, what: What::Removed })
 }
 
 /// The link that `systemctl enable dormouse.service` makes.
-fn want(root: &Path) -> anyhow::Result<String> {
+fn want(root: &Path) -> anyhow::Result<Change> {
     let (unit, wanted) = (root.join(UNIT), root.join(WANTED));
     if !unit.exists() {
-        return Ok(format!("{}: not installed, so nothing is checked at boot", unit.display()));
+        return Ok(Change { path: unit, what: What::NotInstalled });
     }
     if fs::symlink_metadata(&wanted).is_ok() {
-        return Ok(format!("{}: exists already", wanted.display()));
+        return Ok(Change { path: wanted, what: What::Unchanged });
     }
     let made =
         wanted.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(Path::new("/").join(UNIT), &wanted));
     made.with_context(|| format!("{}: cannot make this link", wanted.display()))?;
-    Ok(format!("{}: made", wanted.display()))
+    Ok(Change { path: wanted, what: What::Written })
 }
 
-/// Has the running systemd read them, where these are its files.
-fn reload(root: &Path, lines: &mut Vec<String>) -> anyhow::Result<()> {
+/// Has the running systemd read its units again, where these are its files. Returns whether it has.
+fn reload(root: &Path) -> anyhow::Result<bool> {
     // sd_booted(3).
     if root != Path::new("/") || !Path::new("/run/systemd/system").exists() {
-        return Ok(());
+        return Ok(false);
     }
     let status = Command::new("systemctl").arg("daemon-reload").status();
     match status.context("`systemctl daemon-reload` could not be started")? {
-        status if status.success() => lines.push("systemctl daemon-reload: done".to_owned()),
+        status if status.success() => Ok(true),
         status => bail!("the files are as they should be, but `systemctl daemon-reload` ended with {status}"),
     }
-    Ok(())
 }
 
 /// What `systemctl hibernate` does here.
@@ -243,6 +292,10 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
+    fn count(rerouted: &Rerouted, what: What) -> usize {
+        rerouted.changes.iter().filter(|change| change.what == what).count()
+    }
+
     #[test]
     fn disable_undoes_enable_without_a_trace() {
         let directory = tempfile::tempdir().unwrap();
@@ -261,7 +314,7 @@ mod tests {
         );
         assert_eq!(Routing::read(root), Routing { is_dormouse: true, needs_no_swap: true });
         let again = enable(root).unwrap();
-        assert_eq!(again.iter().filter(|line| line.ends_with("exists already")).count(), 3, "{again:?}");
+        assert_eq!(count(&again, What::Unchanged), 3, "{again}");
         assert_eq!(files(root), enabled);
 
         disable(root).unwrap();
@@ -270,7 +323,7 @@ mod tests {
             assert!(!root.join("etc/systemd/system").join(directory).exists(), "{directory}");
         }
         let again = disable(root).unwrap();
-        assert_eq!(again.iter().filter(|line| line.ends_with("missing")).count(), 3, "{again:?}");
+        assert_eq!(count(&again, What::Missing), 3, "{again}");
     }
 
     #[test]
@@ -287,7 +340,7 @@ mod tests {
         let before = files(directory.path());
         let refused = enable(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("has not written this file"), "{refused}");
-        assert!(disable(directory.path()).unwrap()[0].contains("left alone"));
+        assert!(disable(directory.path()).unwrap().changes[0].what == What::LeftAlone);
         assert_eq!(files(directory.path()), before);
         // Nor is the one written where the other is somebody else's.
         let directory = tempfile::tempdir().unwrap();

@@ -21,8 +21,7 @@ const LOW_LEAST: u64 = 64 << 10;
 pub enum RegionError {
     /// No range of RAM is long enough.
     #[error(
-        "no {} of RAM in one piece at 16 MiB or above for the region; the longest piece has {}. Set a smaller \
-         region.size",
+        "no {} of RAM in one piece at 16 MiB or above for the region; the longest piece has {}",
         mib(*.size), mib(*.longest)
     )]
     NoPlace {

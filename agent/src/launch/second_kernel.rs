@@ -2,14 +2,15 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use dormouse_image::PhysRange;
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::kernel_args::join;
-use dormouse_linux::procfs;
 use dormouse_sys::kexec::{self, Context as Caller};
 use dormouse_sys::power::{self, Command};
+use thiserror::Error;
 
 use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
@@ -18,6 +19,27 @@ use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
 use crate::machine::Machine;
 use crate::policy::{KernelPolicy, Policy, Verbosity};
+
+/// Why one of the second kernel's files cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The policy's `kernel.image`.
+    #[error("kernel.image {}: cannot read it", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The policy's `kernel.initramfs`.
+    #[error("kernel.initramfs {}: cannot read it", path.display())]
+    Initramfs {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
 
 /// A second kernel that is ready to be loaded.
 #[derive(Debug)]
@@ -41,7 +63,7 @@ impl SecondKernel {
         low: &[PhysRange],
     ) -> anyhow::Result<SecondKernel> {
         let KernelPolicy { image, initramfs, .. } = &policy.kernel;
-        let file = procfs::read(image)?;
+        let file = read(image, |path, source| FileError::Kernel { path, source })?;
         let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
         let (purpose, caller) = match order {
             Order::Save(order) => {
@@ -53,7 +75,7 @@ impl SecondKernel {
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,
-            initramfs: &[&archive(order)?, &procfs::read(initramfs)?],
+            initramfs: &[&archive(order)?, &read(initramfs, |path, source| FileError::Initramfs { path, source })?],
             region,
             low,
             other_ram: &machine.iomem.frames_outside(&region),
@@ -134,6 +156,10 @@ fn command_line(own: &str, policy: &Policy) -> String {
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
     arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
     join(arguments)
+}
+
+fn read(path: &Path, failed: impl FnOnce(PathBuf, io::Error) -> FileError) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| failed(path.to_owned(), source))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ const ENTRY_DIGITS: usize = 16;
 #[non_exhaustive]
 pub enum LoaderError {
     /// Kernel and initramfs need more than the region has.
-    #[error("the region has {}, kernel and initramfs need {}; set a larger region.size", mib(*.region), mib(*.needed))]
+    #[error("the region has {}, kernel and initramfs need {}", mib(*.region), mib(*.needed))]
     RegionTooSmall {
         /// The region's size in bytes.
         region: u64,
@@ -43,7 +43,7 @@ pub enum LoaderError {
         needed: u64,
     },
     /// The command line does not fit.
-    #[error("the kernel command line would have {len} bytes, at most {max} are possible; shorten kernel.arguments")]
+    #[error("the kernel command line would have {len} bytes, at most {max} are possible")]
     CommandLine {
         /// Its length.
         len: usize,

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::machine::iomem::subtract;
 
 /// How this machine differs, with both values.
-#[derive(Debug, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Mismatch {
     /// Memory that the image fills is not RAM here.
@@ -69,6 +69,21 @@ pub enum Mismatch {
         /// As it is.
         here: u32,
     },
+}
+
+impl Mismatch {
+    /// Its identifier, which stays the same from version to version.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        match self {
+            Mismatch::Memory { .. } => "machine-memory",
+            Mismatch::Firmware { .. } => "machine-firmware",
+            Mismatch::Cpu { .. } => "machine-cpu",
+            Mismatch::Features { .. } => "machine-features",
+            Mismatch::Paging { .. } => "machine-paging",
+            Mismatch::Cpus { .. } => "machine-cpus",
+        }
+    }
 }
 
 /// Compares what a resume depends on.
@@ -189,28 +204,29 @@ mod tests {
     #[test]
     fn each_difference_is_named() {
         type Change = fn(&mut Machine);
-        let cases: [(Change, &str); 11] = [
-            (|m| m.iomem.ram[1].end = 0x2fff_f000, "0x2ffff000-0x30000000"),
-            (|m| m.cpu.model = 1, "model 1"),
-            (|m| m.cpu.la57 = true, "uses 4-level paging, this one 5; boot with no5lvl"),
-            (|m| m.cpu.features = "fpu nx".into(), "may use: lm"),
-            (|m| m.cpu.online = 1, "2 CPUs, this machine has 1"),
-            (|m| m.iomem.ram.remove(0).end = 0, "0x1000-0x9f000"),
+        let cases: [(Change, &str, &str); 11] = [
+            (|m| m.iomem.ram[1].end = 0x2fff_f000, "machine-memory", "0x2ffff000-0x30000000"),
+            (|m| m.cpu.model = 1, "machine-cpu", "model 1"),
+            (|m| m.cpu.la57 = true, "machine-paging", "uses 4-level paging, this one 5; boot with no5lvl"),
+            (|m| m.cpu.features = "fpu nx".into(), "machine-features", "may use: lm"),
+            (|m| m.cpu.online = 1, "machine-cpus", "2 CPUs, this machine has 1"),
+            (|m| m.iomem.ram.remove(0).end = 0, "machine-memory", "0x1000-0x9f000"),
             (
                 |m| m.iomem.firmware[0].start += 0x1000,
+                "machine-firmware",
                 "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and no longer does (now at \
                  0x30001000-0x30010000)",
             ),
-            (|m| m.iomem.firmware.truncate(1), "ACPI NVS memory at 0x30010000-0x30020000"),
-            (|m| m.efi[0].mapped += 0x1000, "UEFI runtime services at 0x30020000-0x30024000"),
-            (|m| m.efi[0].end -= 0x1000, "now at 0x30020000-0x30023000"),
-            (|m| m.efi.clear(), "there is none"),
+            (|m| m.iomem.firmware.truncate(1), "machine-firmware", "ACPI NVS memory at 0x30010000-0x30020000"),
+            (|m| m.efi[0].mapped += 0x1000, "machine-firmware", "UEFI runtime services at 0x30020000-0x30024000"),
+            (|m| m.efi[0].end -= 0x1000, "machine-firmware", "now at 0x30020000-0x30023000"),
+            (|m| m.efi.clear(), "machine-firmware", "there is none"),
         ];
-        for (change, expected) in cases {
+        for (change, id, expected) in cases {
             let mut machine = machine();
             change(&mut machine);
-            let error = check(&header(), &machine).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
+            let error = check(&header(), &machine).unwrap_err();
+            assert!(error.id() == id && error.to_string().contains(expected), "{id}: {error}");
         }
     }
 }

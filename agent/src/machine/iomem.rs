@@ -20,12 +20,12 @@ pub enum IomemError {
         text: String,
     },
     /// All addresses are zero: this process may not see them.
-    #[error("/proc/iomem hides its addresses; run as root")]
+    #[error("/proc/iomem hides its addresses from users other than root")]
     Hidden,
     /// Memory that a driver has added, which the firmware's map does not show to the next boot.
     #[error(
         "/proc/iomem:{line}: `{name}`: memory that a driver has added (virtio-mem, persistent or CXL memory as RAM) \
-         cannot be hibernated; take it offline first"
+         cannot be hibernated"
     )]
     DriverMemory {
         /// Line number, from 1.

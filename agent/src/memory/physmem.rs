@@ -20,7 +20,7 @@ const DEVICES: [&str; 2] = ["/dev/oldmem", "/dev/mem"];
 #[non_exhaustive]
 pub enum PhysmemError {
     /// No device.
-    #[error("{path}: {source}; the restore kernel needs CONFIG_DEVMEM")]
+    #[error("{path}: cannot open it; the restore kernel needs CONFIG_DEVMEM")]
     Open {
         /// The device.
         path: &'static str,

@@ -29,7 +29,7 @@ const NOTES_MAX: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum VmcoreError {
     /// It cannot be opened or read.
-    #[error("{path}: {source}")]
+    #[error("{path}: cannot read it")]
     Io {
         /// The file.
         path: String,

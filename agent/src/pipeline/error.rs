@@ -11,12 +11,12 @@ use crate::pipeline::seams::StoreFailure;
 #[non_exhaustive]
 pub enum PipelineError {
     /// The threads could not be started.
-    #[error("cannot start {threads} worker threads: {source}")]
+    #[error("cannot start {threads} worker threads")]
     Threads {
         /// How many.
         threads: usize,
         /// What went wrong.
-        source: rayon::ThreadPoolBuildError,
+        source: io::Error,
     },
     /// A compression context could not be made.
     #[error("cannot set up compression: {0}")]
@@ -28,7 +28,7 @@ pub enum PipelineError {
     #[error("{0} bytes to be read at once")]
     Batch(usize),
     /// Memory could not be reached.
-    #[error("memory at page frame {pfn:#x}: {source}")]
+    #[error("memory at page frame {pfn:#x} cannot be reached")]
     Memory {
         /// The first page frame.
         pfn: u64,

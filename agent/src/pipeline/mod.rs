@@ -89,7 +89,8 @@ const IN_FLIGHT: usize = 2;
 
 fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|source| PipelineError::Threads { threads, source })
+    // rayon's own error repeats the text of its cause.
+    pool.map_err(|error| PipelineError::Threads { threads, source: std::io::Error::other(error.to_string()) })
 }
 
 /// The first failure of several workers, which stops the others.

@@ -12,11 +12,7 @@ use crate::policy::words::WordError;
 #[derive(Debug, Error)]
 pub enum PolicyError {
     /// There is no such file.
-    #[error(
-        "{}: there is no policy here: run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) \
-         to this place and set image.device in it to the device that `dormouse image init` prepared",
-        file.display()
-    )]
+    #[error("{}: there is no policy here", file.display())]
     Missing {
         /// The file that was looked for.
         file: PathBuf,
@@ -76,10 +72,7 @@ pub enum PolicyError {
         problem: Problem,
     },
     /// A key that has no default is missing.
-    #[error(
-        "{file}: {key} is missing, and it has no default: add {key} = \"/dev/...\" (or \"UUID=...\") with the \
-         device that `dormouse image init` prepared"
-    )]
+    #[error("{file}: {key} is missing, and it has no default")]
     MissingKey {
         /// The file's name.
         file: String,

@@ -236,7 +236,7 @@ fn files_that_cannot_be_read() {
     let error = Policy::load(&missing).unwrap_err();
     assert!(matches!(error, PolicyError::Missing { .. }));
     let message = error.to_string();
-    assert!(message.contains("none.toml") && message.contains("dormouse image init"), "{message}");
+    assert!(message.contains("none.toml"), "{message}");
     assert!(matches!(Policy::load(dir.path()), Err(PolicyError::Read { .. })));
 
     let there = dir.path().join("there.toml");

@@ -1,12 +1,16 @@
 //! What can go wrong with an image on its blocks. Every message names the device.
 
 use std::error::Error;
-use std::fmt::Write;
 use std::io;
 
 use dormouse_image::{FormatError, State};
 use dormouse_linux::units::mib;
 use thiserror::Error;
+
+/// An image that no boot may resume any more still exists: a context for the error that kept it from being discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the image could not be discarded")]
+pub struct NotDiscarded;
 
 /// Why an image could not be used. In each variant, `name` is what messages call its device.
 #[derive(Debug, Error)]
@@ -76,7 +80,7 @@ pub enum StoreError {
         name: String,
     },
     /// It carries no label.
-    #[error("image device {name}: not initialised; run `dormouse image init {name}`")]
+    #[error("image device {name}: not initialised")]
     NotInitialised {
         /// The device.
         name: String,
@@ -131,19 +135,4 @@ pub enum StoreError {
         /// The device.
         name: String,
     },
-}
-
-impl StoreError {
-    /// All of it in one line, with what caused it.
-    #[must_use]
-    pub fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // Writing to a string does not fail.
-            let _ = write!(text, ": {error}");
-            cause = error.source();
-        }
-        text
-    }
 }

@@ -135,6 +135,7 @@ impl ExtentMap {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use dormouse_linux::error_chain::in_full;
     use proptest::prelude::*;
 
     use super::*;
@@ -151,14 +152,14 @@ mod tests {
         assert!(device.bytes(69632..73728).iter().chain(&device.bytes(4096..8192)).all(|byte| *byte == 7));
         device.fail(Fault::Read(4096));
         disk.read(0, 8192).unwrap();
-        let error = disk.read(4096, 8192).unwrap_err().in_full();
+        let error = in_full(&disk.read(4096, 8192).unwrap_err());
         assert_eq!(
             error,
             "image device /dev/faulty (from byte 65536 on): reading 8192 bytes at offset 4096 failed: at byte 4096 of \
              the \
              device: Input/output error (os error 5)"
         );
-        let error = disk.read(12288, 8192).unwrap_err().in_full();
+        let error = in_full(&disk.read(12288, 8192).unwrap_err());
         assert!(error.ends_with("the image's file ends before"), "{error}");
     }
 

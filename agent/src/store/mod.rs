@@ -17,7 +17,7 @@ pub use blocks::Blocks;
 pub(crate) use device::NEITHER;
 pub use device::{Access, Device};
 pub use disk::Disk;
-pub use error::StoreError;
+pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
 pub use image::Image;
 pub use reader::Reader;

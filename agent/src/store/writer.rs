@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{BLOCK, Block, Chunk, Commit, Header, IndexBuilder, Locator, SaveStats, State, Totals};
+use dormouse_linux::error_chain::in_full;
 
 use crate::pipeline::seams::{Piece, PieceSink, StoreFailure};
 use crate::store::{Disk, Image, StoreError};
@@ -69,8 +70,8 @@ impl Writer {
         match self.commit(state, omitted_pages, check, stats) {
             Ok(()) => Ok(self.image),
             Err(error) => {
-                if let Err(second) = self.image.transition(State::Failed, &error.in_full()) {
-                    log::warn!("the image could not be marked as failed: {}", second.in_full());
+                if let Err(second) = self.image.transition(State::Failed, &in_full(&error)) {
+                    log::warn!("the image could not be marked as failed: {}", in_full(&second));
                 }
                 Err(error)
             }

@@ -5,16 +5,36 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use dormouse_image::State;
 use dormouse_linux::block;
 use dormouse_linux::units::mib;
 use serde::Serialize;
+use thiserror::Error;
 
 use crate::pipeline;
-use crate::store::{Access, Disk, Image, Reader, StoreError};
+use crate::store::{Access, Disk, Image, NotDiscarded, Reader, StoreError};
 use crate::target::signature::{self, Signature, Tail};
 use crate::target::{Target, new_label};
+
+/// Why a device is not made an image device without `--force`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InitRefusal {
+    /// Something else lives on it.
+    #[error("image device {device}: it carries {found}")]
+    Foreign {
+        /// The device.
+        device: String,
+        /// What was found.
+        found: String,
+    },
+    /// A session waits on it.
+    #[error("image device {device}: it holds a session that can be resumed, which this would lose")]
+    Waiting {
+        /// The device.
+        device: String,
+    },
+}
 
 /// A device that was made an image device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,10 +63,8 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     if force {
         wipe(&disk)?;
     } else {
-        let about = |error| {
-            anyhow!("image device {}: {error}, or --force where this is the disk of another machine", path.display())
-        };
-        block::refuse_virtual(path).map_err(about)?;
+        let about = || format!("image device {}: not without --force, for the disk of another machine", path.display());
+        block::refuse_virtual(path).with_context(about)?;
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;
     }
@@ -58,10 +76,9 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
 /// Refuses a device with a session that waits to be resumed.
 fn refuse_resumable(disk: &Disk) -> anyhow::Result<()> {
     match Image::open(disk.clone()) {
-        Ok(image) if image.commit().state.is_waiting() => bail!(
-            "image device {disk}: it holds a session that can be resumed, which this would lose; use --force if it \
-             may go"
-        ),
+        Ok(image) if image.commit().state.is_waiting() => {
+            bail!(InitRefusal::Waiting { device: disk.to_string() })
+        }
         // Anything else is about to be made an image, or has an error that the making will show.
         _ => Ok(()),
     }
@@ -81,7 +98,7 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
 /// Refuses a device on which something else lives.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     if let Some(found) = foreign(path)? {
-        bail!("image device {}: it carries {found}; use --force if that may go", path.display());
+        bail!(InitRefusal::Foreign { device: path.display().to_string(), found: found.to_string() });
     }
     Ok(())
 }
@@ -303,8 +320,8 @@ pub fn discard(path: &Path) -> anyhow::Result<Discarded> {
     let state = image.commit().state;
     let is_changed = !matches!(state, State::Consumed | State::Discarded | State::Empty);
     if is_changed {
-        image.transition(State::Discarded, "by `dormouse image discard`")?;
-        target.confirm(&image)?;
+        image.transition(State::Discarded, "by `dormouse image discard`").context(NotDiscarded)?;
+        target.confirm(&image).context(NotDiscarded)?;
     }
     Ok(Discarded { device: target.to_string(), was: state.to_string(), is_changed })
 }

@@ -21,11 +21,7 @@ pub enum TargetError {
         seconds: u64,
     },
     /// A file that is on no mounted filesystem.
-    #[error(
-        "image device {path}: the file does not exist. Make it with `dormouse image create --size auto {path}`; an \
-         initramfs, where its filesystem is not mounted, needs the policy that `dormouse config show --boot` prints",
-        path = .path.display()
-    )]
+    #[error("image device {path}: the file does not exist", path = .path.display())]
     NoFile {
         /// The file.
         path: PathBuf,
@@ -42,8 +38,7 @@ pub enum TargetError {
     },
     /// A file that is reached through its filesystem where nothing may be mounted yet.
     #[error(
-        "image device {path}: the filesystem that this file is on is mounted already, so nothing can be resumed; the \
-         initramfs needs the policy that `dormouse config show --boot` prints",
+        "image device {path}: the filesystem that this file is on is mounted already, so nothing can be resumed",
         path = .path.display()
     )]
     Mounted {

@@ -7,7 +7,7 @@ use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, is_under_way, lines_of_boot, reasons, save, session};
+use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, ids, is_under_way, lines_of_boot, reasons, save, session};
 
 pub(crate) fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
@@ -18,6 +18,8 @@ pub(crate) fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Res
     // The command itself, away from the hook that runs it and from the kernel log.
     let output = guest.run("dormouse resume")?;
     ensure!(output.status == 0 && output.stderr.is_empty() && output.stdout.lines().count() == 1, "{output:?}");
+    let json: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse resume --json")?)?;
+    ensure!(json["id"] == "no-image" && json["device"] == "/dev/vda", "{json}");
     Ok(())
 }
 
@@ -39,7 +41,7 @@ pub(crate) fn a_damaged_chunk_ends_in_an_ordinary_boot() -> Result<()> {
     demand(printed(Phase::RestoreConsume.to_string()) == 0, "D consumed the image")?;
     demand(printed(Phase::RestoreJump.to_string()) == 0, "D jumped")?;
     let reasons = reasons(&lines);
-    let one_reason = reasons.len() == 1 && reasons[0].contains(&named);
+    let one_reason = ids(&lines) == ["restore-failed"] && reasons[0].contains(&named);
     demand(one_reason, &format!("the boot after D prints {reasons:?}"))?;
 
     let boot_id = guest.succeed("cat /proc/sys/kernel/random/boot_id")?;
@@ -56,8 +58,7 @@ pub(crate) fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     save(&mut guest)?;
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: the kernel command line says so; the image is discarded";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Discarded, "{commit:?}");
@@ -72,8 +73,7 @@ pub(crate) fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     ensure!(commit.state == State::Saving, "{commit:?}");
 
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
     guest.cut_power();
     // Reported once.
     let lines = lines_of_boot(&mut guest)?;
@@ -105,7 +105,6 @@ pub(crate) fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
         guest.cut_power();
     }
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: 2 restores of it have already died; the image is discarded";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", reasons(&lines));
     Ok(())
 }

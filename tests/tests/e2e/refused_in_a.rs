@@ -85,7 +85,7 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
              until dmesg | grep -q hibernate/load; do :; done; kill -{signal} $pid; wait $pid"
         ))?;
         let expected = format!("stopped by SIG{signal} before the jump");
-        ensure!(output.status == 1 && output.stderr.contains(&expected), "{output:?}");
+        ensure!(output.status == 3 && output.stderr.contains(&expected), "{output:?}");
         nothing_is_loaded(&mut guest)?;
     }
     // While one of them is under way, and stopped where it is, another does not begin. Then it may.
@@ -94,7 +94,7 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
          until dmesg | grep -q hibernate/prepare; do :; done; kill -STOP $pid; \
          dormouse hibernate --then return; echo second $?; kill -TERM $pid; kill -CONT $pid; wait $pid",
     )?;
-    ensure!(output.status == 1 && output.stdout == "second 1\n", "{output:?}");
+    ensure!(output.status == 3 && output.stdout == "second 3\n", "{output:?}");
     for expected in ["is running; try again when it has finished", "stopped by SIGTERM before the jump"] {
         ensure!(output.stderr.contains(expected), "{output:?}");
     }
@@ -111,7 +111,7 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
 /// A command that must be refused with these messages, and leave nothing loaded.
 fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
     let output: Output = guest.run(command)?;
-    ensure!(output.status == 1, "{command}: {output:?}");
+    ensure!(output.status == 3, "{command}: {output:?}");
     for expected in expected {
         ensure!(output.stderr.contains(expected), "{command}: {expected:?} is not in {:?}", output.stderr);
     }

@@ -17,7 +17,7 @@ use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use dormouse_tests::{filesystem, image};
 
-use crate::{demand_proofs, lines_of_boot, power_cycle, reasons, save, session, session_with};
+use crate::{demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, session, session_with};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
@@ -112,18 +112,21 @@ pub(crate) fn another_machine() -> Result<()> {
     let saved = save(&mut guest)?;
 
     type Change = fn(&mut GuestConfig);
-    let cases: [(Change, &[&str]); 5] = [
-        (|c| c.memory.mib = 640, &["the image needs memory at 0x27", "-0x2ff", "memory map has changed"]),
-        (|c| c.cpu_model = "Nehalem".to_owned(), &["the image was saved on the CPU", "this is Intel Core i7"]),
-        (|c| c.cpu_model = "max,la57=off".to_owned(), &["uses 5-level paging, this one 4; boot without no5lvl"]),
-        (|c| c.cpu_model = "max,sse4.2=off".to_owned(), &["lacks what the saved kernel may use: sse4_2"]),
-        (|c| c.cpus = 1, &["saved with 2 CPUs, this machine has 1"]),
+    let cases: [(Change, &str, &[&str]); 5] = [
+        (|c| c.memory.mib = 640, "machine-memory", &["at 0x27", "-0x2ff"]),
+        (|c| c.cpu_model = "Nehalem".to_owned(), "machine-cpu", &["this is Intel Core i7"]),
+        (|c| c.cpu_model = "max,la57=off".to_owned(), "machine-paging", &["boot without no5lvl"]),
+        (|c| c.cpu_model = "max,sse4.2=off".to_owned(), "machine-features", &["sse4_2"]),
+        (|c| c.cpus = 1, "machine-cpus", &["2 CPUs", "has 1"]),
     ];
-    for (change, expected) in cases {
+    for (change, id, expected) in cases {
         guest.change(change);
         let lines = lines_of_boot(&mut guest)?;
         let reasons = reasons(&lines);
-        ensure!(reasons.len() == 1 && reasons[0].ends_with("the image is kept"), "{reasons:?}");
+        ensure!(
+            reasons.len() == 1 && reasons[0].contains(&format!("({id})")) && reasons[0].ends_with("the image is kept"),
+            "{id}: {reasons:?}"
+        );
         for expected in expected {
             ensure!(reasons[0].contains(expected), "{expected:?} is not in {reasons:?}");
         }
@@ -139,7 +142,7 @@ pub(crate) fn a_machine_with_less_memory_discards_by_default() -> Result<()> {
     save(&mut guest)?;
     guest.change(|config| config.memory.mib = 640);
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines).len() == 1 && reasons(&lines)[0].ends_with("the image is discarded"), "{lines:?}");
+    ensure!(ids(&lines) == ["machine-memory"] && reasons(&lines)[0].ends_with("the image is discarded"), "{lines:?}");
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Discarded && commit.reason.contains("memory map"), "{commit:?}");
@@ -152,8 +155,7 @@ pub(crate) fn a_policy_that_never_resumes() -> Result<()> {
     let mut guest = session_with(config, policy)?;
     save(&mut guest)?;
     let lines = lines_of_boot(&mut guest)?;
-    let expected = "not resuming from /dev/vda: the policy says so (resume.enabled); the image is discarded";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["policy-disabled"], "{:?}", reasons(&lines));
     Ok(())
 }
 
@@ -202,8 +204,7 @@ pub(crate) fn two_images_on_two_devices() -> Result<()> {
     copy_sparse(&good, &first)?;
     copy_sparse(&good, &second)?;
     let lines = lines_of_boot(&mut guest)?;
-    let printed = |line: &&str| line.contains("both /dev/vda and /dev/vdb match that name");
-    ensure!(reasons(&lines).iter().any(printed), "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["ambiguous-devices"], "{:?}", reasons(&lines));
     guest.cut_power();
     // A mounts nothing, so nothing was lost.
     ensure!(image::commit(&first)?.state == State::Complete, "{:?}", image::commit(&first)?);
@@ -274,7 +275,7 @@ fn written_elsewhere(config: GuestConfig, kinds: &[&str], own_modules: Vec<Strin
         let lines = lines_of_boot(&mut guest)?;
         let reasons = reasons(&lines);
         let expected = format!("the {kind} filesystem on {path}, which the session has mounted at /run/{kind}");
-        ensure!(reasons.len() == 1 && reasons[0].contains(&expected), "{kind}: {reasons:?}");
+        ensure!(ids(&lines) == ["filesystem-written"] && reasons[0].contains(&expected), "{kind}: {reasons:?}");
         ensure!(guest.run("workload check")?.status != 0, "{kind}: the workload still runs");
         guest.cut_power();
         let commit = image::commit(&disks[0])?;

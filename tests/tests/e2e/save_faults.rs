@@ -11,7 +11,7 @@ use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
 use dormouse_tests::{cycle, filesystem, image};
 
-use crate::{TWO_BOOTS, begin_save_and_write, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, begin_save_and_write, ids, lines_of_boot, reasons};
 
 pub(crate) fn a_header_that_cannot_be_written() -> Result<()> {
     let offset = HEADER_OFFSET;
@@ -162,11 +162,10 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
         lines.push(line.text.clone());
         (line.text.contains(READY_MARK) || line.text.contains("resume/load")).then_some(())
     })?;
-    let expected = "not resuming from /dev/vda: the last save never finished; the session is lost";
-    ensure!(reasons(&lines) == [expected], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
     guest.forget_requests()?;
-    let status = guest.succeed("dormouse status")?;
-    ensure!(status.contains("the last save never finished"), "{status}");
+    let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
+    ensure!(status["last"]["id"] == "save-unfinished", "{status}");
     // Filesystems were synced before the jump.
     let word = guest.succeed("mkdir -p /run/files && mount -t ext4 /dev/vdb /run/files && cat /run/files/word")?;
     ensure!(word == "not flushed\n", "{word:?}");
@@ -195,7 +194,9 @@ fn save_that_fails(guest: &mut Guest, expected: &[&str]) -> Result<Output> {
     let went_on = crate::stay_on(guest, "dormouse hibernate --json")?;
     crate::demand_proofs(guest, &went_on)?;
     let output = went_on.output;
-    ensure!(output.status == 1 && output.stdout.is_empty(), "{output:?}");
+    ensure!(output.status == 1, "{output:?}");
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(json["outcome"] == "failed" && json["id"] == "save-failed", "{output:?}");
     for expected in expected.iter().chain(&["the session was not touched"]) {
         ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
     }
@@ -212,6 +213,7 @@ fn answer(guest: &mut Guest, command: dormouse_tests::channel::client::Request) 
 /// What the command reported is what `dormouse status` reports.
 fn demand_status(guest: &mut Guest, output: &Output) -> Result<()> {
     let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
+    ensure!(status["last"]["id"] == "save-failed", "{status}");
     let text = status["last"]["text"].as_str().unwrap_or_default();
     ensure!(!text.is_empty() && output.stderr.contains(text), "{status} and {}", output.stderr);
     Ok(())

@@ -17,7 +17,7 @@ const SYSFS: &str = "/sys";
 #[non_exhaustive]
 pub enum NoHardware {
     /// There is no such block device.
-    #[error("{}: it is no block device that sysfs lists: {source}", place.display())]
+    #[error("{}: not a block device that sysfs lists", place.display())]
     NoDevice {
         /// Its node, or its place in sysfs.
         place: PathBuf,
@@ -25,7 +25,7 @@ pub enum NoHardware {
         source: io::Error,
     },
     /// It is not a disk or a partition of one.
-    #[error("{} is {what}: the save kernel does not have it; use a partition or a disk", node.display())]
+    #[error("{} is {what}: the save kernel does not have it", node.display())]
     Virtual {
         /// Its node.
         node: PathBuf,

@@ -17,8 +17,10 @@ use std::{fmt, io};
 
 use anyhow::{Context, bail};
 use dormouse_image::{Header, PfnRange, PhysRange};
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::units::mib;
 use dormouse_sys::PAGE_SIZE;
+use serde::Serialize;
 
 use self::elf::Load;
 use self::kernel::Kernel;
@@ -29,7 +31,7 @@ use crate::store::{Access, Reader};
 use crate::target::Target;
 
 /// What was exported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Export {
     /// The file.
     pub file: PathBuf,
@@ -109,7 +111,7 @@ fn describe(memory: &MemoryFile, header: &Header) -> io::Result<Vec<&'static str
     match SwapMap::find(memory, header.entry, swapped) {
         Ok(map) => memory.unswap(&map, swapped)?,
         Err(error) => {
-            log::debug!("{error}");
+            log::debug!("{}", in_full(&error));
             lacks.push("the list of swapped pages was not found, so the region and low memory are missing");
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, memory_watch};
@@ -254,7 +255,7 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     let of_store = |error: StoreError| match &error {
         StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Unseen::NeedsRoot,
-        _ => Unseen::Because(error.in_full()),
+        _ => Unseen::Because(in_full(&error)),
     };
     let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
@@ -264,7 +265,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     })?;
     target
         .refuse_virtual()
-        .map_err(|error| Unseen::Because(format!("image device {}: {error}", policy.image.device)))?;
+        .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (disk, is_busy) = match target.blocks(Access::Write) {
         Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),

@@ -2,11 +2,12 @@
 
 use std::time::SystemTime;
 
+use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
-use crate::cycle::refusal::{self, Obstacle};
+use crate::cycle::refusal::{self, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
@@ -92,9 +93,9 @@ impl Question {
         self.unknown("there is no policy that could be read", SETUP)
     }
 
-    /// As [`Obstacle`] has it.
-    fn obstacle(self, obstacle: &Obstacle) -> Check {
-        self.failed(obstacle.to_string(), obstacle.remedy())
+    /// Fails with what `dormouse hibernate` would refuse with.
+    fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
+        self.failed(in_full(refusal), refusal.remedy().unwrap_or_else(|| "see `dormouse hibernate`".to_owned()))
     }
 }
 
@@ -155,7 +156,7 @@ fn kernel_return(facts: &Facts) -> Check {
     let question = question("kernel-return", "A kernel that hangs when it is returned to loses the session.");
     match refusal::in_release(&facts.release) {
         None => question.ok(format!("Linux {} is new enough to be returned to", facts.release)),
-        Some(obstacle) => question.obstacle(&obstacle),
+        Some(obstacle) => question.refused(&obstacle),
     }
 }
 
@@ -170,7 +171,7 @@ fn hibernation(facts: &Facts) -> Check {
     };
     match refusal::in_power_disk(modes) {
         None => question.ok("the kernel allows hibernation"),
-        Some(obstacle) => question.obstacle(&obstacle),
+        Some(obstacle) => question.refused(&obstacle),
     }
 }
 
@@ -237,7 +238,7 @@ fn memory_encryption(facts: &Facts) -> Check {
     );
     match refusal::in_command_line(&facts.cmdline) {
         None => question.ok("not switched on"),
-        Some(obstacle) => question.obstacle(&obstacle),
+        Some(obstacle) => question.refused(&obstacle),
     }
 }
 
@@ -246,13 +247,7 @@ fn memory_map(facts: &Facts) -> Check {
     let iomem = match &facts.iomem {
         Ok(iomem) => iomem,
         Err(IomemError::Hidden) => return question.needs_root(),
-        Err(IomemError::DriverMemory { name, .. }) => {
-            return question.failed(
-                format!("a driver has added memory (`{name}`), which cannot be hibernated"),
-                "take it offline: `lsmem` and `chmem --disable`, or do not load the driver",
-            );
-        }
-        Err(error) => return question.failed(error.to_string(), "report it with the text of /proc/iomem"),
+        Err(error) => return question.refused(error),
     };
     let ram = iomem.whole_ram();
     let Ok(Policy { region, .. }) = &facts.policy else { return question.needs_policy() };
@@ -262,7 +257,7 @@ fn memory_map(facts: &Facts) -> Check {
     });
     match found {
         Ok(region) => question.ok(format!("the region has its place at {region}")),
-        Err(error) => question.failed(error.to_string(), "set another region.size or region.address in the policy"),
+        Err(error) => question.refused(&error),
     }
 }
 
@@ -271,7 +266,7 @@ fn memory(facts: &Facts) -> Check {
     let Ok(policy) = &facts.policy else { return question.needs_policy() };
     match refusal::in_memory(policy.region.size, facts.memory.available) {
         None => question.ok(format!("{} of memory are available", mib(facts.memory.available))),
-        Some(obstacle) => question.obstacle(&obstacle),
+        Some(obstacle) => question.refused(&obstacle),
     }
 }
 
@@ -541,7 +536,7 @@ fn resume_hook(facts: &Facts) -> Check {
 fn command_line(facts: &Facts) -> Check {
     let question = question("command-line", "`noresume` and `dormouse=off` discard the image at each boot.");
     match BootSwitches::parse(&facts.cmdline) {
-        Err(error) => question.failed(error.to_string(), "correct it in the boot loader's configuration"),
+        Err(error) => question.failed(in_full(&error), "correct it in the boot loader's configuration"),
         Ok(switches) if switches.noresume || switches.off => {
             let word = if switches.off { "dormouse=off" } else { "noresume" };
             question.warning(

@@ -83,6 +83,7 @@ fn ready() -> Facts {
         resume: Some(Last {
             event: Event::Resume,
             at_unix: 5,
+            id: "no-image".into(),
             text: "no image to resume: the one on /dev/vdb is empty".into(),
             report: None,
         }),

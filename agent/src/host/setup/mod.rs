@@ -20,6 +20,7 @@ use clap::Args;
 use dormouse_linux::kernels;
 use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
+use serde::Serialize;
 use steps::Step;
 use survey::{Candidate, Standing};
 
@@ -105,13 +106,45 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Goes through all of it, with the policy at `config`.
+/// What was done, or would be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// Where the image goes.
+    pub place: String,
+    /// The steps, each an order.
+    pub steps: Vec<String>,
+    /// What the doctor finds after them; `None` where nothing was done.
+    pub diagnosis: Option<Diagnosis>,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(diagnosis) = &self.diagnosis else {
+            write!(f, "The image goes to {}.", self.place)?;
+            return self.steps.iter().try_for_each(|step| write!(f, "\nwould {step}"));
+        };
+        diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
+        writeln!(f, "{}", diagnosis.verdict())?;
+        f.write_str(
+            "No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl hibernate`; and \
+             one reboot, by which the initramfs shows that it looks for an image",
+        )
+    }
+}
+
+/// Goes through all of it, with the policy at `config`. Names each step to `say` before it is done. With `is_quiet`, nothing is
+/// asked, and what other programs print goes to stderr.
 ///
 /// # Errors
 /// The step that failed, what it was to do, and how to go on.
-pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
+pub fn run(
+    config: &Path,
+    options: &Options,
+    is_quiet: bool,
+    say: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Done> {
     let stdin = io::stdin();
-    let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run;
+    let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run && !is_quiet;
     let policy = known_policy(config)?;
     let choice = match named(options)? {
         Some(choice) => choice,
@@ -136,21 +169,14 @@ pub fn run(config: &Path, options: &Options) -> anyhow::Result<()> {
         is_rebuilding: !options.no_initramfs,
         has_unit: systemd::has_unit(Path::new("/")),
     });
-    say(&format!("The image goes to {choice}."))?;
-    if options.dry_run {
-        for step in &steps {
-            say(&format!("would {step}"))?;
-        }
-        return Ok(());
+    let mut done =
+        Done { place: choice.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
+    if !options.dry_run {
+        say(&format!("The image goes to {choice}."))?;
+        perform(&steps, is_quiet, say)?;
+        done.diagnosis = Some(Diagnosis::of_this_machine(config));
     }
-    perform(&steps)?;
-    let diagnosis = Diagnosis::of_this_machine(config);
-    for problem in diagnosis.problems() {
-        say(&problem)?;
-    }
-    say(&diagnosis.verdict())?;
-    say("No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl hibernate`; \
-         and one reboot, by which the initramfs shows that it looks for an image")
+    Ok(done)
 }
 
 /// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong
@@ -163,10 +189,10 @@ fn known_policy(config: &Path) -> anyhow::Result<Option<Policy>> {
     }
 }
 
-fn perform(steps: &[Step]) -> anyhow::Result<()> {
+fn perform(steps: &[Step], is_quiet: bool, say: &mut dyn FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for (at, step) in steps.iter().enumerate() {
         say(&format!("* {step}"))?;
-        step.perform().with_context(|| {
+        step.perform(is_quiet).with_context(|| {
             let left: Vec<String> = steps[at..].iter().map(|step| format!("  {step}")).collect();
             format!(
                 "step {} of {} failed; what was done before it stays. Run `dormouse setup` again when it is mended, \
@@ -252,10 +278,6 @@ fn answer_of(input: &mut impl BufRead) -> anyhow::Result<String> {
         bail!("no answer; nothing was changed");
     }
     Ok(answer.trim().to_owned())
-}
-
-fn say(text: &str) -> anyhow::Result<()> {
-    writeln!(io::stdout(), "{text}").context("cannot write to stdout")
 }
 
 impl fmt::Display for Candidate {

@@ -1,8 +1,8 @@
 //! What setup does, step by step.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, io};
 
 use anyhow::{Context, bail, ensure};
 use dormouse_image::ImageDevice;
@@ -118,15 +118,15 @@ fn drop_in(device: &str) -> String {
 }
 
 impl Step {
-    /// Does it.
-    pub(super) fn perform(&self) -> anyhow::Result<()> {
+    /// Does it. With `is_quiet`, what another program prints goes to stderr.
+    pub(super) fn perform(&self, is_quiet: bool) -> anyhow::Result<()> {
         match self {
             // The same program, wherever it is.
             Step::Dormouse(words) => {
-                run(Command::new(std::env::current_exe().context("this program's own path")?).args(words))
+                run(Command::new(std::env::current_exe().context("this program's own path")?).args(words), is_quiet)
             }
             Step::Run(words) => match words.as_slice() {
-                [program, arguments @ ..] => run(Command::new(program).args(arguments)),
+                [program, arguments @ ..] => run(Command::new(program).args(arguments), is_quiet),
                 [] => Ok(()),
             },
             Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
@@ -150,8 +150,11 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     replace(file, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", file.display()))
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+fn run(command: &mut Command, is_quiet: bool) -> anyhow::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
+    if is_quiet {
+        command.stdout(io::stderr());
+    }
     let status = command.status().with_context(|| format!("{program} could not be started"))?;
     if !status.success() {
         bail!("{program}: {status}");
@@ -248,9 +251,9 @@ mod tests {
         write(&config, "").unwrap();
         let drop_in = policy::drop_in_dir(&config).join("50-setup.toml");
         let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
-        step.perform().unwrap();
+        step.perform(false).unwrap();
         write(&policy::drop_in_dir(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
-        let error = step.perform().unwrap_err().to_string();
+        let error = step.perform(false).unwrap_err().to_string();
         assert!(error.contains("image.device = \"/nonexistent\" all the same"), "{error}");
     }
 
@@ -275,9 +278,9 @@ mod tests {
     #[test]
     fn a_command_that_fails_says_how() {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        assert!(Step::Run(words(&["true"])).perform().is_ok());
-        let failed = Step::Run(words(&["sh", "-c", "exit 3"])).perform().unwrap_err().to_string();
+        assert!(Step::Run(words(&["true"])).perform(false).is_ok());
+        let failed = Step::Run(words(&["sh", "-c", "exit 3"])).perform(false).unwrap_err().to_string();
         assert!(failed.contains("exit status: 3"), "{failed}");
-        assert!(Step::Run(words(&["/nonexistent/tool"])).perform().is_err());
+        assert!(Step::Run(words(&["/nonexistent/tool"])).perform(false).is_err());
     }
 }

@@ -33,7 +33,7 @@ pub enum SelectError {
     #[error("VMCOREINFO's {0} is {1}")]
     Value(&'static str, u64),
     /// Memory cannot be read.
-    #[error("memory at {address:#x}: {source}")]
+    #[error("memory at {address:#x} cannot be read")]
     Memory {
         /// Its physical address.
         address: u64,

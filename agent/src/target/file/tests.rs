@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use dormouse_image::Label;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN};
+use dormouse_linux::error_chain::in_full;
 use proptest::prelude::*;
 
 use super::*;
@@ -91,7 +92,7 @@ fn an_image_is_found_by_the_map_in_its_label() {
     expected[12 << 20..(14 << 20) - 4096].copy_from_slice(&bytes[4096 + (1 << 20)..]);
     assert!(after[..] == expected[..]);
     assert_eq!(mapped.disk().read((1 << 20) - 4096, bytes.len()).unwrap()[..], bytes[..]);
-    let error = mapped.disk().write_copy((4 << 20) - 4096, &[1; 8192]).unwrap_err().in_full();
+    let error = in_full(&mapped.disk().write_copy((4 << 20) - 4096, &[1; 8192]).unwrap_err());
     assert!(error.contains("writing 8192 bytes") && error.contains("ends before"), "{error}");
 }
 
@@ -111,7 +112,7 @@ fn a_label_that_belongs_elsewhere_is_refused() {
     // A file's image that was copied to a device does not become the device's.
     device.write_copy(0, &label.encode().unwrap()).unwrap();
     assert!(matches!(device.label_at(0), Err(StoreError::Misplaced { offset: 0, .. })));
-    let error = stand.open_at(1 << 20, Access::Read).unwrap_err().in_full();
+    let error = in_full(&stand.open_at(1 << 20, Access::Read).unwrap_err());
     assert!(error.contains("no Dormouse label here"), "{error}");
 }
 

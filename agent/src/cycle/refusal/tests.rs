@@ -1,0 +1,273 @@
+//! Each refusal says what it is and what to do, once.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use dormouse_image::{Block, FormatError, ImageDevice, State};
+
+use super::*;
+use crate::cycle::last::Event;
+use crate::cycle::verdict::Reason;
+use crate::launch::arch::boot_params::BootParamsError;
+use crate::machine::compat::Mismatch;
+use crate::memory::physmem::PhysmemError;
+use crate::memory::select::SelectError;
+use crate::memory::vmcore::VmcoreError;
+use crate::pipeline::PipelineError;
+use crate::target::Target;
+
+#[test]
+fn each_obstacle_says_what_it_is_and_what_to_do() {
+    let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+    let cases = [
+        (in_jump(&Ok(false)), "kernel-jump", "CONFIG_KEXEC_JUMP; boot a kernel"),
+        (
+            in_jump(&Err(errno(Errno::EPERM))),
+            "kexec-allowed",
+            "kexec_load was refused: Operation not permitted; run as root",
+        ),
+        (in_jump(&Err(errno(Errno::ENOSYS))), "kernel-jump", "lacks CONFIG_KEXEC"),
+        (in_release("6.1.0-30-amd64"), "kernel-return", "kernel 6.1.0-30-amd64 hangs"),
+        (in_command_line("quiet mem_encrypt=on ro"), "memory-encryption", "memory encryption"),
+        (in_power_disk("[disabled]\n"), "kernel-hibernation", "/sys/power/disk says so"),
+        (in_boot(None, Then::PowerOff), "resume-hook", "and reboot once"),
+        (in_memory(128 << 20, 159 << 20), "memory", "159 MiB of memory are available, and 160 MiB are needed"),
+    ];
+    for (obstacle, id, expected) in cases {
+        let complaint = Complaint::of(&anyhow::Error::new(obstacle.unwrap()));
+        assert_eq!((complaint.class, complaint.id), (Class::Refused, Some(id)));
+        let text = complaint.to_string();
+        assert!(text.contains(expected), "{expected:?} is not in {text:?}");
+    }
+}
+
+#[test]
+fn a_machine_without_any_is_let_through() {
+    assert_eq!(in_jump(&Ok(true)), None);
+    assert_eq!(in_release("6.12.117"), None);
+    assert_eq!(in_command_line("quiet mem_encrypt=off"), None);
+    assert_eq!(in_power_disk("[platform] shutdown reboot suspend test_resume \n"), None);
+    assert_eq!(in_memory(128 << 20, 160 << 20), None);
+    assert_eq!(in_boot(None, Then::Return), None);
+    let looked = Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None };
+    assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
+}
+
+fn io_error() -> io::Error {
+    io::Error::from_raw_os_error(Errno::EIO as i32)
+}
+
+fn store_errors() -> Vec<StoreError> {
+    let name = || "/dev/x".to_owned();
+    let source = FormatError::Magic(Block::Header);
+    vec![
+        StoreError::Busy { name: name() },
+        StoreError::Open { name: name(), source: io_error() },
+        io_failure(),
+        StoreError::Flush { name: name(), source: io_error() },
+        StoreError::Format { name: name(), source },
+        StoreError::Misplaced { name: name(), offset: 0, expected: 1 },
+        StoreError::Gone { name: name() },
+        StoreError::NotInitialised { name: name() },
+        StoreError::TooSmall { name: name(), size: 0, needed: 1 },
+        StoreError::Incomplete { name: name(), state: State::Failed },
+        StoreError::Beyond { name: name(), end: 1, size: 0 },
+        StoreError::Unverified { name: name(), source: PipelineError::Memory { pfn: 1, source: io_error() }.into() },
+        StoreError::Threads { name: name(), source: io_error() },
+        StoreError::WriterGone { name: name() },
+    ]
+}
+
+fn io_failure() -> StoreError {
+    StoreError::Io { name: "/dev/x".into(), what: "writing", offset: 0, len: 1, source: io_error() }
+}
+
+fn target_errors() -> Vec<TargetError> {
+    let name = || ImageDevice::Path("/dev/x".into());
+    vec![
+        TargetError::NotFound { name: name(), seconds: 1 },
+        TargetError::NoFile { path: "/x".into() },
+        TargetError::Ambiguous { name: name(), first: Target::device("/dev/a"), second: Target::device("/dev/b") },
+        TargetError::Mounted { path: "/x".into() },
+        TargetError::Store(io_failure()),
+        TargetError::Moved(anyhow::Error::new(io_error()).context("image device /x: it was moved")),
+    ]
+}
+
+/// An error of every kind that has an identifier.
+fn refusals() -> Vec<anyhow::Error> {
+    let obstacles = [
+        Obstacle::NoJump,
+        Obstacle::NoReturn { release: "6.1".into() },
+        Obstacle::LoadRefused(Some(Errno::EPERM as i32)),
+        Obstacle::MemoryEncryption,
+        Obstacle::Forbidden,
+        Obstacle::NoHook,
+        Obstacle::LittleMemory { available: 1, needed: 2 },
+    ];
+    let regions = [
+        RegionError::NoPlace { size: 2, longest: 1 },
+        RegionError::AddressNotRam { address: 0, size: 1 },
+        RegionError::NoLowMemory,
+    ];
+    let maps = [
+        IomemError::Malformed { line: 1, text: "x".into() },
+        IomemError::Hidden,
+        IomemError::DriverMemory { line: 1, name: "x".into() },
+        IomemError::NoRam,
+    ];
+    let loaders = [
+        LoaderError::RegionTooSmall { region: 1, needed: 2 },
+        LoaderError::CommandLine { len: 2, max: 1 },
+        LoaderError::BootParams(BootParamsError::WrongLength(1)),
+        LoaderError::TooManySegments { low: 14, segments: 20 },
+        LoaderError::TooManyRanges(9),
+    ];
+    let hardware = [
+        NoHardware::NoDevice { place: "/x".into(), source: io_error() },
+        NoHardware::Virtual { node: "/dev/dm-0".into(), what: "made up" },
+    ];
+    let policies = [
+        PolicyError::Missing { file: "/x".into() },
+        PolicyError::Read { file: "/x".into(), source: io_error() },
+        PolicyError::MissingKey { file: "/x".into(), key: "image.device" },
+    ];
+    let unready = [
+        Unready::Busy,
+        Unready::Lock { path: "/x".into(), source: io_error() },
+        Unready::Stopped("SIGTERM"),
+        Unready::Machine,
+        Unready::ImageReplaced,
+    ];
+    let jumps = [
+        JumpError::Freeze,
+        JumpError::Jump(io_error()),
+        JumpError::NoReport(MailboxError::Empty),
+        JumpError::NotInvalidated { reason: "no room".into(), source: anyhow::Error::new(io_error()).into() },
+    ];
+    let devices = [
+        InitRefusal::Foreign { device: "/dev/x".into(), found: "ext4".into() },
+        InitRefusal::Waiting { device: "/dev/x".into() },
+    ];
+    let mut all: Vec<anyhow::Error> = vec![BzImageError::Not64Bit.into()];
+    all.extend(devices.map(Into::into));
+    all.push(FileError::Kernel { path: "/x".into(), source: io_error() }.into());
+    all.push(FileError::Initramfs { path: "/x".into(), source: io_error() }.into());
+    all.push(anyhow::Error::new(io_error()).context(NotDiscarded));
+    all.extend(obstacles.map(Into::into));
+    all.extend(regions.map(Into::into));
+    all.extend(maps.map(Into::into));
+    all.extend(loaders.map(Into::into));
+    all.extend(hardware.map(Into::into));
+    all.extend(policies.map(Into::into));
+    all.extend(unready.map(Into::into));
+    all.extend(jumps.map(Into::into));
+    all.extend(store_errors().into_iter().map(Into::into));
+    all.extend(target_errors().into_iter().map(Into::into));
+    all
+}
+
+/// Errors without an identifier, but with a cause.
+fn others() -> Vec<anyhow::Error> {
+    vec![
+        PipelineError::Threads { threads: 1, source: io_error() }.into(),
+        PipelineError::Memory { pfn: 1, source: io_error() }.into(),
+        PipelineError::Store(io_failure().into()).into(),
+        SelectError::Memory { address: 1, source: io_error() }.into(),
+        PhysmemError::Open { path: "/dev/mem", source: io_error() }.into(),
+        VmcoreError::Io { path: "/proc/vmcore".into(), source: io_error() }.into(),
+    ]
+}
+
+#[test]
+fn causes_are_printed_once() {
+    for error in refusals().into_iter().chain(others()) {
+        let complaint = Complaint::of(&error.context("what was tried"));
+        let text = complaint.to_string();
+        for cause in &complaint.causes {
+            assert_eq!(text.matches(cause.as_str()).count(), 1, "{cause:?} in {text:?}");
+        }
+        assert_eq!(complaint.message.matches("os error").count(), usize::from(text.contains("os error")), "{text}");
+    }
+}
+
+/// An error with a source must not print it: whoever prints the chain would print it twice.
+#[test]
+fn texts_of_errors_leave_out_their_sources() {
+    let mut files = 0;
+    for file in glob::glob(concat!(env!("CARGO_MANIFEST_DIR"), "/**/src/**/*.rs")).unwrap() {
+        let file = file.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        files += 1;
+        let is_text = |line: &&str| !line.trim_start().starts_with("//");
+        let bad = text.lines().find(|line| is_text(line) && line.contains(concat!("{sour", "ce}")));
+        assert_eq!(bad, None, "{}", file.display());
+    }
+    assert!(files > 100, "{files}");
+}
+
+#[test]
+fn remedies_are_printed_once() {
+    for error in refusals() {
+        let complaint = Complaint::of(&error);
+        let (text, remedy) = (complaint.to_string(), complaint.remedy.unwrap_or_else(|| complaint.message.clone()));
+        assert_eq!(text.matches(&remedy).count(), 1, "{text}");
+        assert!(complaint.id.is_some() && !text.contains('\n'), "{text}");
+    }
+}
+
+/// Programs go by them, so the manual lists them.
+#[test]
+fn identifiers_are_documented() {
+    let manual = include_str!("../../../../configs/man/dormouse.7").replace("\\-", "-");
+    let mismatches = [
+        Mismatch::Memory { start: 0, end: 0 },
+        Mismatch::Firmware { what: "", start: 0, end: 0, here: String::new() },
+        Mismatch::Cpu { saved: String::new(), here: String::new() },
+        Mismatch::Features { missing: String::new() },
+        Mismatch::Paging { saved: 4, here: 5 },
+        Mismatch::Cpus { saved: 2, here: 1 },
+    ];
+    let reasons = [
+        Reason::SaveUnfinished,
+        Reason::SaveFailed(String::new()),
+        Reason::RestoreFailed(String::new()),
+        Reason::BootArgument,
+        Reason::InvalidArgument(String::new()),
+        Reason::PolicyDisabled,
+        Reason::TooManyAttempts(2),
+        Reason::HeaderDamaged(String::new()),
+        Reason::HeaderUnreadable(String::new()),
+        Reason::MachineUnknown(String::new()),
+        Reason::FilesystemWritten(String::new()),
+        Reason::AmbiguousDevices(String::new()),
+        Reason::SessionGoesOn,
+        Reason::BootWentOn(String::new()),
+        Reason::BootDidNotAsk,
+    ];
+    let mut ids: BTreeSet<&str> = refusals().iter().filter_map(|error| Complaint::of(error).id).collect();
+    ids.extend(mismatches.iter().map(Mismatch::id));
+    ids.extend(reasons.iter().map(Reason::id));
+    ids.extend(["resumed", "returned", "no-image", "start-failed", "refused"]);
+    for id in ids {
+        assert!(manual.lines().any(|line| line == format!(".B {id}")), "{id} is not in dormouse.7");
+        assert!(id.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-'), "{id}");
+    }
+}
+
+#[test]
+fn what_must_be_undone_by_hand_comes_first() {
+    let error = anyhow::Error::new(io_failure()).context(NotDiscarded);
+    let complaint = Complaint::of(&error);
+    assert_eq!((complaint.class, complaint.id), (Class::DiscardByHand, Some("image-not-discarded")));
+    // Any error before the jump is a refusal, also one of a disk.
+    let refused = Complaint::refused(&io_failure().into());
+    assert_eq!((refused.class, refused.id), (Class::Refused, Some("image-io")));
+    assert_eq!(Complaint::refused(&anyhow::anyhow!("anything")).id, Some("refused"));
+    let json = serde_json::to_value(&complaint).unwrap();
+    assert_eq!((&json["outcome"], &json["id"]), (&"failed".into(), &"image-not-discarded".into()));
+    assert_eq!(json["causes"].as_array().unwrap().len(), 2);
+    // What travels as an error stays what it is.
+    assert_eq!(Complaint::of(&anyhow::Error::new(complaint.clone())), complaint);
+}

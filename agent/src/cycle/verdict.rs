@@ -1,0 +1,354 @@
+//! May the session in an image be resumed here and now? The riskiest decision of all, as a pure function of what is known.
+//!
+//! What is known comes in as [`Known`]. Out comes a [`Verdict`], or the one [`Fact`] that must be looked at first: some take
+//! seconds to find, and none is looked at that does not count. In order, the first that applies:
+//!
+//! ```text
+//!   in the initramfs         state says: no session            nothing
+//!                            state says: saving or failed      discard
+//!                            boot arguments, resume.enabled,
+//!                            too many attempts                 discard
+//!                            header cannot be read             discard
+//!                            another machine, or filesystems
+//!                            written since the save            keep by policy (*), else discard
+//!                            none of these                     resume
+//!   after it (missed)        no session waits                  nothing
+//!                            the session is this very boot     discard
+//!                            it is another one                 keep by policy (*), else discard
+//!   several devices          no session waits                  nothing
+//!   have the image's name    one waits                         keep (*), else discard
+//!
+//!   (*) and only if the next boot can tell whether this one writes to the session's filesystems
+//! ```
+
+use std::fmt;
+
+use dormouse_image::{Commit, Header, State};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::machine::compat::Mismatch;
+use crate::policy::{ResumePolicy, Unfit};
+
+/// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
+/// an image that kills its restore must not be tried forever.
+pub const ATTEMPTS: u32 = 2;
+
+/// What is known of an image, and of the boot that found it. `None` is a fact that has not been looked at.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// When the question is asked.
+    pub moment: Moment,
+    /// The image's commit record.
+    pub commit: &'a Commit,
+    /// The policy's `[resume]`.
+    pub policy: &'a ResumePolicy,
+    /// [`Fact::Header`].
+    pub header: Option<Result<Header, HeaderFault>>,
+    /// [`Fact::Machine`].
+    pub machine: Option<Result<(), Misfit>>,
+    /// [`Fact::Filesystems`]: the first that was written since the save, in words.
+    pub written: Option<Option<String>>,
+    /// [`Fact::Comparable`].
+    pub is_comparable: Option<bool>,
+}
+
+/// When the question is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moment {
+    /// In an initramfs, before anything is mounted; with what the kernel command line asks for.
+    Boot(Switches),
+    /// In a system that has mounted its filesystems, and found an image.
+    Missed {
+        /// The running kernel's boot_id.
+        boot_id: String,
+        /// What `dormouse resume` reported in this boot's initramfs, if it ran.
+        resume: Option<String>,
+    },
+    /// At any time, of an image that may not be the one that is meant: several devices have its name, as this text says.
+    Ambiguous(String),
+}
+
+/// What a boot's kernel command line says about resuming.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Switches {
+    /// Nothing.
+    Resume,
+    /// Not to: `noresume` or `dormouse=off`.
+    Off,
+    /// Something for Dormouse that cannot be understood. Whatever was meant, this boot is about to mount the session's
+    /// filesystems.
+    Invalid(String),
+}
+
+/// Something that is to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// The image's header, or why it cannot be read.
+    Header,
+    /// Whether this machine is the one that the session was saved on.
+    Machine,
+    /// Whether one of the session's filesystems was written since the save.
+    Filesystems,
+    /// Whether the next boot can tell if this one writes to the session's filesystems.
+    Comparable,
+}
+
+/// Why a header cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// It is not what was written, or needs a newer program.
+    Damaged(String),
+    /// The device does not give it back.
+    Unreadable(String),
+}
+
+/// Why a session cannot go on on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// The machine differs.
+    Differs(Mismatch),
+    /// It cannot be found out what this machine is.
+    Unknown(String),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// No session waits in the image.
+    Nothing,
+    /// The session goes on here.
+    Resume,
+    /// It does not.
+    Refuse {
+        /// Why.
+        reason: Reason,
+        /// What becomes of the image.
+        image: Fate,
+    },
+}
+
+/// What becomes of an image that is not resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Fate {
+    /// It waits for another boot.
+    #[serde(rename = "kept")]
+    Keep,
+    /// It is given up.
+    #[serde(rename = "discarded")]
+    Discard,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fate::Keep => "kept",
+            Fate::Discard => "discarded",
+        })
+    }
+}
+
+/// What [`verdict`] answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// This must be looked at first.
+    Look(Fact),
+    /// Enough is known.
+    Verdict(Verdict),
+}
+
+/// Why a session is not resumed. Its text is a clause that follows "not resuming:".
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Reason {
+    /// The save died.
+    #[error("the last save never finished")]
+    SaveUnfinished,
+    /// The save failed; why, as the image says.
+    #[error("{0}")]
+    SaveFailed(String),
+    /// A restore failed before its jump; why, as the image says.
+    #[error("{0}")]
+    RestoreFailed(String),
+    /// `noresume` or `dormouse=off`.
+    #[error("the kernel command line says so")]
+    BootArgument,
+    /// A kernel argument for Dormouse that cannot be understood.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// `resume.enabled` is false.
+    #[error("the policy says so (resume.enabled)")]
+    PolicyDisabled,
+    /// [`ATTEMPTS`] have died.
+    #[error("{0} restores of it have already died")]
+    TooManyAttempts(u32),
+    /// The header is damaged.
+    #[error("{0}")]
+    HeaderDamaged(String),
+    /// The header cannot be read from the device.
+    #[error("{0}")]
+    HeaderUnreadable(String),
+    /// Another machine.
+    #[error("{0}")]
+    Machine(Mismatch),
+    /// It cannot be found out what this machine is.
+    #[error("{0}")]
+    MachineUnknown(String),
+    /// Another system has written to a filesystem of the session.
+    #[error("{0}")]
+    FilesystemWritten(String),
+    /// Several devices have the name of the image device.
+    #[error("{0}")]
+    AmbiguousDevices(String),
+    /// The image is that of the running session.
+    #[error("the session in it goes on")]
+    SessionGoesOn,
+    /// A boot asked for the image, did not resume it, and mounted filesystems.
+    #[error("a boot went on without it and mounted filesystems ({0})")]
+    BootWentOn(String),
+    /// A boot mounted filesystems without asking for the image.
+    #[error("a boot mounted filesystems without asking for it: its initramfs does not run `dormouse resume`")]
+    BootDidNotAsk,
+}
+
+impl Reason {
+    /// Its identifier, which stays the same from version to version.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        match self {
+            Reason::SaveUnfinished => "save-unfinished",
+            Reason::SaveFailed(_) => "save-failed",
+            Reason::RestoreFailed(_) => "restore-failed",
+            Reason::BootArgument => "boot-argument",
+            Reason::InvalidArgument(_) => "invalid-argument",
+            Reason::PolicyDisabled => "policy-disabled",
+            Reason::TooManyAttempts(_) => "too-many-attempts",
+            Reason::HeaderDamaged(_) => "header-damaged",
+            Reason::HeaderUnreadable(_) => "header-unreadable",
+            Reason::Machine(mismatch) => mismatch.id(),
+            Reason::MachineUnknown(_) => "machine-unknown",
+            Reason::FilesystemWritten(_) => "filesystem-written",
+            Reason::AmbiguousDevices(_) => "ambiguous-devices",
+            Reason::SessionGoesOn => "session-goes-on",
+            Reason::BootWentOn(_) => "boot-went-on",
+            Reason::BootDidNotAsk => "boot-did-not-ask",
+        }
+    }
+}
+
+/// Decides, or names what must be looked at first. A fact that is known is not asked for again.
+#[must_use]
+pub fn verdict(known: &Known<'_>) -> Answer {
+    match &known.moment {
+        Moment::Boot(switches) => at_boot(known, switches),
+        Moment::Missed { boot_id, resume } => missed(known, boot_id, resume.as_deref()),
+        Moment::Ambiguous(text) => ambiguous(known, text),
+    }
+}
+
+fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
+    let Known { commit, policy, .. } = known;
+    match commit.state {
+        State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
+            return Answer::Verdict(Verdict::Nothing);
+        }
+        // Reported once; from then on the image is discarded.
+        State::Saving => return refuse(Reason::SaveUnfinished, Fate::Discard),
+        State::Failed if commit.attempts == 0 => {
+            return refuse(Reason::SaveFailed(commit.reason.clone()), Fate::Discard);
+        }
+        State::Failed => return refuse(Reason::RestoreFailed(commit.reason.clone()), Fate::Discard),
+        State::Complete | State::Restoring => {}
+    }
+    let refused = match switches {
+        Switches::Off => Some(Reason::BootArgument),
+        Switches::Invalid(text) => Some(Reason::InvalidArgument(text.clone())),
+        Switches::Resume if !policy.enabled => Some(Reason::PolicyDisabled),
+        Switches::Resume if commit.attempts >= ATTEMPTS => Some(Reason::TooManyAttempts(commit.attempts)),
+        Switches::Resume => None,
+    };
+    if let Some(reason) = refused {
+        return refuse(reason, Fate::Discard);
+    }
+    match &known.header {
+        None => return Answer::Look(Fact::Header),
+        Some(Err(fault)) => return refuse(fault.clone().into(), Fate::Discard),
+        Some(Ok(_)) => {}
+    }
+    match &known.machine {
+        None => return Answer::Look(Fact::Machine),
+        Some(Err(Misfit::Differs(mismatch))) => return keep_by_policy(known, Reason::Machine(mismatch.clone())),
+        Some(Err(Misfit::Unknown(text))) => return keep_by_policy(known, Reason::MachineUnknown(text.clone())),
+        Some(Ok(())) => {}
+    }
+    match &known.written {
+        None => Answer::Look(Fact::Filesystems),
+        Some(Some(written)) => keep_by_policy(known, Reason::FilesystemWritten(written.clone())),
+        Some(None) => Answer::Verdict(Verdict::Resume),
+    }
+}
+
+/// The filesystems are mounted by now.
+///
+/// A session that was resumed does not find its own image waiting: it was marked before the jump.
+fn missed(known: &Known<'_>, boot_id: &str, resume: Option<&str>) -> Answer {
+    if !known.commit.state.is_waiting() {
+        return Answer::Verdict(Verdict::Nothing);
+    }
+    let went_on = match resume {
+        Some(text) => Reason::BootWentOn(text.to_owned()),
+        None => Reason::BootDidNotAsk,
+    };
+    match &known.header {
+        None => Answer::Look(Fact::Header),
+        Some(Ok(header)) if header.session.boot_id.to_string() == boot_id => {
+            refuse(Reason::SessionGoesOn, Fate::Discard)
+        }
+        Some(Ok(_)) => keep_by_policy(known, went_on),
+        Some(Err(_)) => refuse(went_on, Fate::Discard),
+    }
+}
+
+/// Which of the devices is meant must not be guessed. What this boot goes on to do to the session's filesystems must not be
+/// lost on the next one.
+fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
+    if !known.commit.state.is_waiting() {
+        return Answer::Verdict(Verdict::Nothing);
+    }
+    let reason = Reason::AmbiguousDevices(text.to_owned());
+    match &known.header {
+        None => Answer::Look(Fact::Header),
+        Some(Ok(_)) => keep_if_comparable(known, reason),
+        Some(Err(_)) => refuse(reason, Fate::Discard),
+    }
+}
+
+fn keep_by_policy(known: &Known<'_>, reason: Reason) -> Answer {
+    match known.policy.mismatch {
+        Unfit::Discard => refuse(reason, Fate::Discard),
+        Unfit::Keep => keep_if_comparable(known, reason),
+    }
+}
+
+fn keep_if_comparable(known: &Known<'_>, reason: Reason) -> Answer {
+    match known.is_comparable {
+        None => Answer::Look(Fact::Comparable),
+        Some(true) => refuse(reason, Fate::Keep),
+        Some(false) => refuse(reason, Fate::Discard),
+    }
+}
+
+fn refuse(reason: Reason, image: Fate) -> Answer {
+    Answer::Verdict(Verdict::Refuse { reason, image })
+}
+
+impl From<HeaderFault> for Reason {
+    fn from(fault: HeaderFault) -> Reason {
+        match fault {
+            HeaderFault::Damaged(text) => Reason::HeaderDamaged(text),
+            HeaderFault::Unreadable(text) => Reason::HeaderUnreadable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
