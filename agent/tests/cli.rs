@@ -74,7 +74,7 @@ fn usage_errors_exit_with_2() {
         let complaint = fails(2, arguments);
         assert!(complaint.contains("--help"), "{arguments:?}: {complaint}");
     }
-    assert!(fails(2, &["hibernate", "--then", "sleep"]).contains("none of \"poweroff\", \"reboot\", \"return\""));
+    assert!(fails(2, &["hibernate", "--then", "sleep"]).contains("is not one of \"poweroff\", \"reboot\", \"return\""));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// [`FormatError`] says what is wrong with it.
+    /// [`FormatError`] describes what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Header, FormatError> {
         Header::decode_with(SESSION_KINDS, bytes)
     }

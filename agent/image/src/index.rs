@@ -129,7 +129,7 @@ impl IndexBlock {
     /// and itself.
     ///
     /// # Errors
-    /// [`FormatError`] says what is wrong with it.
+    /// [`FormatError`] describes what is wrong with it.
     pub fn decode(bytes: &[u8], at: u64) -> Result<IndexBlock, FormatError> {
         let frame = block::unframe(Block::Index, INDEX_MAGIC, bytes, INDEX_MAX)?;
         let field = |field, value, why| FormatError::Field { block: Block::Index, field, value, why };

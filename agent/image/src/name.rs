@@ -16,8 +16,8 @@ use crate::{BLOCK, Uuid};
 pub enum ImageDevice {
     /// `UUID=`: the UUID in the label that `dormouse image init` writes.
     ImageUuid(Uuid),
-    /// `UUID=...@<bytes>`: an image in a file, by its UUID and by the offset of its first block on whatever block device is under the
-    /// filesystem. What `dormouse config show --boot` makes of a [`ImageDevice::File`].
+    /// `UUID=...@<bytes>`: an image in a file, by its UUID and by the offset of its first block on whatever block
+    /// device is under the filesystem. What `dormouse config show --boot` makes of a [`ImageDevice::File`].
     ImageAt {
         /// The UUID in the label that `dormouse image create` writes.
         uuid: Uuid,
@@ -34,18 +34,27 @@ pub enum ImageDevice {
     File(PathBuf),
 }
 
+impl ImageDevice {
+    /// The name of the image with this UUID, whose first block is at `offset` of a block device.
+    #[must_use]
+    pub fn of_image(uuid: Uuid, offset: u64) -> ImageDevice {
+        if offset == 0 { ImageDevice::ImageUuid(uuid) } else { ImageDevice::ImageAt { uuid, offset } }
+    }
+}
+
 /// A text that does not name an image device.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageDeviceError {
     /// None of the forms.
     #[error(
-        "`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL=, a path below /dev or the absolute path of a file"
+        "`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL=, a path below /dev or the absolute path of a \
+         file"
     )]
     Form(String),
     /// `UUID=` with something that is not a UUID.
     #[error("`{0}` is not a UUID of the form 01234567-89ab-cdef-0123-456789abcdef (`dormouse image info` shows it)")]
     Uuid(String),
-    /// `UUID=...@` with something that is no place for an image in a file.
+    /// `UUID=...@` with something that is not the place of an image in a file.
     #[error("`{0}` is not where an image in a file begins: a number of bytes, a multiple of 4096 and not 0")]
     Offset(String),
     /// `PARTUUID=` with something that is neither a GPT nor an MBR partition's.

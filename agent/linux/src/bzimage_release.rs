@@ -1,4 +1,4 @@
-//! Which release a bzImage is of, so that modules are taken from the folder that belongs to it.
+//! Which release a bzImage is of, so that modules are taken from the directory that belongs to it.
 
 /// `kernel_version` of the setup header: where the version text is, counted from the second sector
 /// (Documentation/arch/x86/boot.rst).

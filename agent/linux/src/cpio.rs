@@ -1,4 +1,4 @@
-//! A writer of cpio archives in the `newc` form, which the kernel unpacks into its root file system.
+//! A writer of cpio archives in the `newc` form, which the kernel unpacks into its root filesystem.
 //!
 //! The same entries give the same bytes, whatever order they were added in: sorted names, no times, owner
 //! and group 0, inodes counted from 1. The form is described in the kernel's

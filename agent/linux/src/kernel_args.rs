@@ -2,16 +2,16 @@
 //!
 //! The splitting follows the kernel's own `next_arg` (lib/cmdline.c in 6.12): blanks separate arguments
 //! except between double quotes, quotes around a whole argument or a whole value do not belong to it, there
-//! is no way to escape a quote, and what follows `--` is not the kernel's.
+//! is no way to escape a quote, and whatever follows `--` is not the kernel's.
 
 /// One argument of a kernel command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argument<'a> {
     /// As written, quotes and all.
     pub raw: &'a str,
-    /// What is before the first equals sign.
+    /// What precedes the first equals sign.
     pub name: &'a str,
-    /// What is behind it, without quotes around the whole.
+    /// What follows it, without quotes around the whole.
     pub value: Option<&'a str>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Argument<'a> {
         Self { raw, name, value }
     }
 
-    /// Whether every quote that it opens is closed. One that is not swallows all arguments behind it.
+    /// Whether every quote that it opens is closed. One that is not swallows all arguments after it.
     pub fn is_closed(&self) -> bool {
         self.raw.matches('"').count().is_multiple_of(2)
     }
@@ -55,8 +55,8 @@ pub fn arguments(text: &str) -> impl Iterator<Item = Argument<'_>> {
             in_quotes ^= c == '"';
             is_blank(c) && !in_quotes
         });
-        let (raw, behind) = rest.split_at(end.unwrap_or(rest.len()));
-        rest = behind;
+        let (raw, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
         (!raw.is_empty()).then(|| Argument::new(raw))
     })
 }
@@ -68,7 +68,7 @@ fn is_blank(c: char) -> bool {
 
 /// Joins arguments to a command line.
 pub fn join<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
-    // What else Unicode has for blanks belongs to an argument.
+    // Other blanks of Unicode belong to an argument.
     let trimmed = arguments.into_iter().map(|argument| argument.trim_matches(is_blank));
     let present: Vec<&str> = trimmed.filter(|argument| !argument.is_empty()).collect();
     present.join(" ")
@@ -125,9 +125,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_quoted_value_is_read_back(value in "[^\"]{0,40}", behind in "[a-z]{1,8}") {
-            let line = join([quoted("name", &value).as_str(), behind.as_str()]);
-            prop_assert_eq!(split(&line), [("name", Some(value.as_str())), (behind.as_str(), None)]);
+        fn a_quoted_value_is_read_back(value in "[^\"]{0,40}", next in "[a-z]{1,8}") {
+            let line = join([quoted("name", &value).as_str(), next.as_str()]);
+            prop_assert_eq!(split(&line), [("name", Some(value.as_str())), (next.as_str(), None)]);
         }
 
         #[test]

@@ -37,7 +37,7 @@ impl KernelConfig {
         first(&places(release))
     }
 
-    /// Whether it has `option` (without `CONFIG_`), built in or as a module; `None` where it has no word of it.
+    /// Whether it has `option` (without `CONFIG_`), built in or as a module; `None` if it does not mention it.
     #[must_use]
     pub fn has(&self, option: &str) -> Option<bool> {
         self.0.lines().find_map(|line| {
@@ -56,7 +56,8 @@ fn places(release: &str) -> [PathBuf; 2] {
     [PathBuf::from(format!("/boot/config-{release}")), PathBuf::from(format!("/lib/modules/{release}/config"))]
 }
 
-/// The first of `places` that exists, the most trustworthy first. One that exists and cannot be read is as good as none.
+/// The first of `places` that exists, the most trustworthy first. One that exists and cannot be read is as good as
+/// none.
 fn first(places: &[PathBuf]) -> Option<KernelConfig> {
     let path = places.iter().find(|path| path.exists())?;
     read(path).map_err(|error| log::warn!("{}: {error}", path.display())).ok().map(KernelConfig)
@@ -93,8 +94,8 @@ mod tests {
 
     #[test]
     fn the_first_configuration_that_exists_is_read_plain_or_compressed() {
-        let folder = tempfile::tempdir().unwrap();
-        let [missing, packed, plain] = ["missing", "config.gz", "config"].map(|name| folder.path().join(name));
+        let dir = tempfile::tempdir().unwrap();
+        let [missing, packed, plain] = ["missing", "config.gz", "config"].map(|name| dir.path().join(name));
         let mut gzip = flate2::write::GzEncoder::new(File::create(&packed).unwrap(), flate2::Compression::fast());
         gzip.write_all(ON.as_bytes()).unwrap();
         gzip.finish().unwrap();

@@ -36,7 +36,7 @@ fn compare(a: &str, b: &str) -> Ordering {
     parts(a).cmp(parts(b))
 }
 
-/// The numbers of a release and the words between them; a number comes behind a word.
+/// The numbers of a release and the words between them; a number comes after a word.
 fn parts(release: &str) -> impl Iterator<Item = (bool, u64, &str)> {
     let runs = release.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
     runs.map(|run| {

@@ -1,6 +1,6 @@
 //! From the names of kernel modules to the modules themselves, in the order in which they must be loaded.
 //!
-//! The folder is one of depmod(8)'s: `modules.dep` says where each module is and what it needs,
+//! The directory is one of depmod(8)'s: `modules.dep` lists where each module is and what it needs,
 //! `modules.softdep` what should be loaded before it where it exists, `modules.builtin` what is part of the
 //! kernel itself, `modules.alias` which module drives a device. B and D insert modules as plain files, so that
 //! compressed ones are unpacked here.
@@ -33,11 +33,11 @@ pub struct Module {
 #[derive(Debug, Error)]
 pub enum ModulesError {
     /// One of depmod's files is missing or cannot be read.
-    #[error("{}: cannot read it; is this a kernel's module folder? `depmod` makes this file", file.display())]
+    #[error("{}: cannot read it; is this a kernel's module directory? `depmod` makes this file", file.display())]
     Index {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         source: io::Error,
     },
     /// A line of `modules.dep` without a colon.
@@ -49,12 +49,12 @@ pub enum ModulesError {
         line: usize,
     },
     /// No such module.
-    #[error("there is no kernel module `{name}` in {}, which has {}", folder.display(), listing(*count, similar))]
+    #[error("there is no kernel module `{name}` in {}, which has {}", dir.display(), listing(*count, similar))]
     Unknown {
         /// As asked for.
         name: String,
         /// Where it was looked for.
-        folder: PathBuf,
+        dir: PathBuf,
         /// How many modules there are.
         count: usize,
         /// Modules that begin alike, or the first ones.
@@ -65,10 +65,10 @@ pub enum ModulesError {
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system or the decompressor said.
+        /// What the system or the decompressor reported.
         source: io::Error,
     },
-    /// Something that is no module.
+    /// Something that is not a module.
     #[error("kernel module {}: this is not an ELF file", file.display())]
     NotElf {
         /// The file.
@@ -91,38 +91,38 @@ fn listing(count: usize, names: &[String]) -> String {
 /// with dashes or underscores; one that is built into the kernel needs nothing and is left out.
 ///
 /// # Errors
-/// The folder is not depmod's, a name is unknown, or a module's file cannot be used.
-pub fn resolve(folder: &Path, names: &[String]) -> Result<Vec<Module>, ModulesError> {
-    paths(folder, names)?.iter().map(|path| load(&folder.join(path))).collect()
+/// The directory is not depmod's, a name is unknown, or a module's file cannot be used.
+pub fn resolve(dir: &Path, names: &[String]) -> Result<Vec<Module>, ModulesError> {
+    paths(dir, names)?.iter().map(|path| load(&dir.join(path))).collect()
 }
 
-/// The file of a module, named as in an initramfs's list, anywhere under `folder`. This goes without depmod's files: of those,
-/// mkinitcpio keeps only the binary ones.
+/// The file of a module, named as in an initramfs's list, anywhere under `directory`. This goes without depmod's files:
+/// of those, mkinitcpio keeps only the binary ones.
 ///
 /// # Errors
 /// There is no such file.
-pub fn find(folder: &Path, name: &str) -> Result<PathBuf, ModulesError> {
-    let all = format!("{}/**/*.ko*", Pattern::escape(&folder.to_string_lossy()));
+pub fn find(dir: &Path, name: &str) -> Result<PathBuf, ModulesError> {
+    let all = format!("{}/**/*.ko*", Pattern::escape(&dir.to_string_lossy()));
     let files = glob::glob(&all).into_iter().flatten().flatten();
     let mut found: BTreeMap<String, PathBuf> =
         files.map(|file| (name_of_path(&file.to_string_lossy()), file)).collect();
-    found.remove(&name_of_path(name)).ok_or_else(|| unknown(folder, name, found.keys()))
+    found.remove(&name_of_path(name)).ok_or_else(|| unknown(dir, name, found.keys()))
 }
 
 /// The names of the same modules in the same order.
 ///
 /// # Errors
-/// The folder is not depmod's, or a name is unknown.
-pub fn order(folder: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
-    Ok(paths(folder, names)?.iter().map(|path| name_of_path(path)).collect())
+/// The directory is not depmod's, or a name is unknown.
+pub fn order(dir: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
+    Ok(paths(dir, names)?.iter().map(|path| name_of_path(path)).collect())
 }
 
-/// Where they are in the folder.
-fn paths(folder: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
+/// Where they are in the directory.
+fn paths(dir: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let index = Index::read(folder)?;
+    let index = Index::read(dir)?;
     let mut order = Order { index: &index, seen: BTreeSet::new(), paths: Vec::new() };
     for name in names {
         order.require(name)?;
@@ -130,12 +130,12 @@ fn paths(folder: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
     Ok(order.paths.into_iter().map(str::to_owned).collect())
 }
 
-/// The modules in `folder` that drive a device with this `modalias`, as sysfs has it.
+/// The modules in `directory` that drive a device with this `modalias`, as sysfs has it.
 ///
 /// # Errors
-/// depmod's file is there and cannot be read.
-pub fn by_alias(folder: &Path, modalias: &str) -> Result<Vec<String>, ModulesError> {
-    let text = optional(read_index(&folder.join("modules.alias")))?;
+/// depmod's file exists and cannot be read.
+pub fn by_alias(dir: &Path, modalias: &str) -> Result<Vec<String>, ModulesError> {
+    let text = optional(read_index(&dir.join("modules.alias")))?;
     let matching = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let (Some("alias"), Some(pattern), Some(name)) = (words.next(), words.next(), words.next()) else {
@@ -150,7 +150,7 @@ pub fn by_alias(folder: &Path, modalias: &str) -> Result<Vec<String>, ModulesErr
 /// depmod's files, by canonical module name.
 #[derive(Debug)]
 struct Index {
-    folder: PathBuf,
+    dir: PathBuf,
     modules: BTreeMap<String, Entry>,
     softdeps: BTreeMap<String, Vec<String>>,
     builtin: BTreeSet<String>,
@@ -165,8 +165,8 @@ struct Entry {
 }
 
 impl Index {
-    fn read(folder: &Path) -> Result<Self, ModulesError> {
-        let dep = folder.join("modules.dep");
+    fn read(dir: &Path) -> Result<Self, ModulesError> {
+        let dep = dir.join("modules.dep");
         let mut modules = BTreeMap::new();
         for (number, line) in read_index(&dep)?.lines().enumerate() {
             let Some((path, needs)) = line.split_once(':') else {
@@ -176,10 +176,10 @@ impl Index {
             modules.insert(name_of_path(path), Entry { path: path.to_owned(), needs });
         }
         // depmod always writes these two, but neither is needed to load what modules.dep names.
-        let builtin = optional(read_index(&folder.join("modules.builtin")))?;
-        let softdep = optional(read_index(&folder.join("modules.softdep")))?;
+        let builtin = optional(read_index(&dir.join("modules.builtin")))?;
+        let softdep = optional(read_index(&dir.join("modules.softdep")))?;
         Ok(Self {
-            folder: folder.to_owned(),
+            dir: dir.to_owned(),
             modules,
             softdeps: softdep.lines().filter_map(softdep_line).collect(),
             builtin: builtin.lines().map(name_of_path).collect(),
@@ -187,16 +187,16 @@ impl Index {
     }
 
     fn unknown(&self, name: &str) -> ModulesError {
-        unknown(&self.folder, name, self.modules.keys())
+        unknown(&self.dir, name, self.modules.keys())
     }
 }
 
-fn unknown<'a>(folder: &Path, name: &str, known: impl ExactSizeIterator<Item = &'a String> + Clone) -> ModulesError {
+fn unknown<'a>(dir: &Path, name: &str, known: impl ExactSizeIterator<Item = &'a String> + Clone) -> ModulesError {
     let beginning: String = canonical(name).chars().take(3).collect();
     let alike: Vec<String> =
         known.clone().filter(|known| known.starts_with(&beginning)).take(LISTED).cloned().collect();
     let similar = if alike.is_empty() { known.clone().take(LISTED).cloned().collect() } else { alike };
-    ModulesError::Unknown { name: name.to_owned(), folder: folder.to_owned(), count: known.len(), similar }
+    ModulesError::Unknown { name: name.to_owned(), dir: dir.to_owned(), count: known.len(), similar }
 }
 
 /// The load order in the making: a walk through the dependencies, deepest first.
@@ -266,7 +266,7 @@ fn name_of_path(path: &str) -> String {
 /// The module in a file, unpacked.
 ///
 /// # Errors
-/// The file cannot be read, or it is no module.
+/// The file cannot be read, or it is not a module.
 pub fn load(file: &Path) -> Result<Module, ModulesError> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let failed = |source| ModulesError::Read { file: file.to_owned(), source };

@@ -1,5 +1,5 @@
-//! What a Linux system reports about itself: its files, devices, kernels and modules. Nothing here knows what an image or
-//! a session is, and nothing here has unsafe code.
+//! What a Linux system reports about itself: its files, devices, kernels and modules. Nothing here knows what an image
+//! or a session is, and nothing here has unsafe code.
 
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// How often the memory that is available is looked at.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// What was seen, in KiB. Zero where the kernel does not say.
+/// What was seen, in KiB. Zero if the kernel does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Vitals {
     /// The process's peak resident memory.
@@ -40,7 +40,7 @@ impl Watch {
         Watch { stop, thread: thread.ok() }
     }
 
-    /// Stops, and tells what was seen.
+    /// Stops, and returns what was seen.
     #[must_use]
     pub fn stop(mut self) -> Vitals {
         let _ = self.stop.send(());
@@ -53,7 +53,7 @@ impl Watch {
     }
 }
 
-/// KiB of memory that programs could have now, where the kernel says so.
+/// KiB of memory that programs could have now, if the kernel reports it.
 #[must_use]
 pub fn available_kib() -> Option<u64> {
     field("/proc/meminfo", "MemAvailable:")

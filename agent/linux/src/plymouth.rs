@@ -1,9 +1,10 @@
-//! Plymouth, the splash screen of a boot, where it runs: it is told what happens, and makes way before the jump, so that the
-//! screen shows what the next kernel has to say.
+//! Plymouth, the splash screen of a boot, where it runs: it is told what happens, and makes way before the jump, so
+//! that the screen shows what the next kernel has to say.
 //!
 //! The protocol is that of plymouth's own client (src/ply-boot-protocol.h, src/client/ply-boot-client.c and
-//! src/ply-boot-server.c in plymouth): a request is a letter and a zero byte; or a letter, the byte 2, the length of a text with
-//! its zero byte, and the text. An answer begins with a byte, of which 6 means that it was done. Only root is listened to.
+//! src/ply-boot-server.c in plymouth): a request is a letter and a zero byte; or a letter, the byte 2, the length of a
+//! text with its zero byte, and the text. An answer begins with a byte, of which 6 means that it was done. Only root is
+//! listened to.
 //!
 //! It is a courtesy: whatever fails is logged and makes no difference.
 

@@ -1,4 +1,4 @@
-//! What the running kernel calls itself, and who asks.
+//! The name of the running kernel and the rights of this process.
 
 use std::ffi::OsStr;
 

@@ -1,4 +1,4 @@
-//! VMCOREINFO: what a kernel says of its own memory layout, as lines of `KEY=value` in an ELF note.
+//! VMCOREINFO: what a kernel reports about its own memory layout, as lines of `KEY=value` in an ELF note.
 //!
 //! Numbers are signed decimal, symbols hexadecimal without a prefix, sizes and offsets decimal
 //! (include/linux/vmcore_info.h, Linux 6.12).
@@ -37,7 +37,7 @@ pub struct VmcoreInfo {
 }
 
 impl VmcoreInfo {
-    /// Reads the note's text. What is no `KEY=value` is passed over; the first of two lines with one key holds.
+    /// Reads the note's text. Lines that are not `KEY=value` are skipped; the first of two lines with one key holds.
     #[must_use]
     pub fn parse(text: &[u8]) -> VmcoreInfo {
         let mut values = HashMap::new();

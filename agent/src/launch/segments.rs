@@ -135,12 +135,12 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
     let mut usable = request.low.to_vec();
     usable.push(PhysRange { start: request.region.start, end: own.range.start });
     usable.push(PhysRange { start: own.range.end, end: request.region.end });
-    let e820 = boot_params::memory_map(&usable, request.other_ram, request.firmware);
+    let memory_map = boot_params::memory_map(&usable, request.other_ram, request.firmware);
 
     let (cmdline, digits) = command_line(request, &own)?;
     let parameters = Parameters {
         template: request.boot_params,
-        e820: &e820,
+        memory: &memory_map,
         initrd: layout.initramfs,
         cmdline: own.cmdline,
         acpi_rsdp: request.acpi_rsdp,

@@ -10,7 +10,7 @@ use crate::machine::iomem::subtract;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Memory that the image fills is no memory here.
+    /// Memory that the image fills is not RAM here.
     #[error(
         "the image needs memory at {start:#x}-{end:#x}, which is not RAM on this machine now; \
          the firmware's memory map has changed since the save"
@@ -18,12 +18,12 @@ pub enum Mismatch {
     Memory {
         /// The first byte.
         start: u64,
-        /// The byte behind the last.
+        /// The byte after the last.
         end: u64,
     },
-    /// Something that the saved kernel knows to be at a place is elsewhere.
+    /// Something is not where the saved kernel knows it to be.
     #[error(
-        "the firmware had its {what} at {start:#x}-{end:#x} when the image was saved, and has not now ({here}); the \
+        "the firmware had its {what} at {start:#x}-{end:#x} when the image was saved, and no longer does ({here}); the \
          saved kernel would look for it there"
     )]
     Firmware {
@@ -31,12 +31,12 @@ pub enum Mismatch {
         what: &'static str,
         /// The first byte.
         start: u64,
-        /// The byte behind the last.
+        /// The byte after the last.
         end: u64,
         /// Where it is now.
         here: String,
     },
-    /// Another processor.
+    /// Another CPU.
     #[error("the image was saved on the CPU {saved}, this is {here}")]
     Cpu {
         /// As it was.
@@ -51,14 +51,17 @@ pub enum Mismatch {
         missing: String,
     },
     /// Page tables of another depth.
-    #[error("the saved kernel uses {saved}-level paging, this one {here}; boot with{} no5lvl", if *.saved == 4 { "" } else { "out" })]
+    #[error(
+        "the saved kernel uses {saved}-level paging, this one {here}; boot with{} no5lvl",
+        if *.saved == 4 { "" } else { "out" }
+    )]
     Paging {
         /// As it was.
         saved: u8,
         /// As it is.
         here: u8,
     },
-    /// Fewer processors.
+    /// Fewer CPUs.
     #[error("the image was saved with {saved} CPUs, this machine has {here}")]
     Cpus {
         /// As it was.
@@ -111,7 +114,7 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
     if saved.la57 != here.la57 {
         return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
     }
-    // Before the features: some of them tell how many there are.
+    // Before the features: some of them give the number of CPUs.
     if here.online < saved.online {
         return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
     }
@@ -124,7 +127,7 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
 }
 
 /// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
-/// addresses. Other reserved ranges may change: nobody reads them.
+/// addresses. Other reserved ranges may change: nothing reads them.
 fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let places = |mut ranges: Vec<(u64, u64)>| {
         ranges.dedup();
@@ -211,7 +214,7 @@ mod tests {
             (
                 |m| m.iomem.firmware[0].start += 0x1000,
                 "machine-firmware",
-                "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and has not now (now at \
+                "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and no longer does (now at \
                  0x30001000-0x30010000)",
             ),
             (|m| m.iomem.firmware.truncate(1), "machine-firmware", "ACPI NVS memory at 0x30010000-0x30020000"),

@@ -14,10 +14,10 @@ pub(super) fn read() -> anyhow::Result<Cpu> {
     Ok(Cpu { online: u32::try_from(online)?, ..arch::identify(&procfs::text("/proc/cpuinfo")?) })
 }
 
-/// The processors that are there and do not run, as a list such as `2-3`; empty where all do.
+/// The CPUs that are present and do not run, as a list such as `2,3`; empty if all run.
 ///
-/// Where this kernel came from, they wait in a loop in memory, which must not be overwritten: a processor that was started here
-/// waits in this kernel's.
+/// They wait in a loop in the memory of the kernel that started this one, and that loop must not be overwritten. A CPU
+/// that was started here waits in this kernel's own.
 ///
 /// # Errors
 /// The kernel's lists cannot be read.
@@ -26,8 +26,8 @@ pub fn idle_cpus() -> anyhow::Result<String> {
     Ok(idle_among(&read("present")?, &read("offline")?, &read("possible")?))
 }
 
-/// Those that are offline, but for places where one could be plugged in. What is offline and not even possible has found no
-/// room in the kernel's configuration (drivers/base/cpu.c, `print_cpus_offline`).
+/// Those that are offline, but for places where one could be plugged in. One that is offline and not even possible did
+/// not fit into the kernel's configuration (drivers/base/cpu.c, `print_cpus_offline`).
 fn idle_among(present: &str, offline: &str, possible: &str) -> String {
     let (present, possible) = (cpu_list(present), cpu_list(possible));
     let idle = cpu_list(offline).into_iter().filter(|cpu| present.contains(cpu) || !possible.contains(cpu));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processors_that_do_not_run_are_found() {
+    fn finds_cpus_that_do_not_run() {
         assert_eq!(idle_among("0-3\n", "\n", "0-3\n"), "");
         assert_eq!(idle_among("0-3", "2-3", "0-3"), "2,3");
         // Places for more.

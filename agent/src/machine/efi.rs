@@ -21,8 +21,8 @@ pub(super) fn runtime() -> anyhow::Result<Vec<EfiRange>> {
     runtime_map(Path::new("/sys/firmware/efi/runtime-map"))
 }
 
-/// The entries of `/sys/firmware/efi/runtime-map` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map): numbers in
-/// hexadecimal, one in a file. A kernel without runtime services does not have this directory.
+/// The entries of `/sys/firmware/efi/runtime-map` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map): numbers
+/// in hexadecimal, one in a file. A kernel without runtime services does not have this directory.
 fn runtime_map(dir: &Path) -> anyhow::Result<Vec<EfiRange>> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
     let mut ranges = Vec::new();

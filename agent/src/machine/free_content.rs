@@ -14,14 +14,14 @@ use dormouse_linux::kernel_config::KernelConfig;
 pub enum FreeContent {
     /// Nothing: what is in it does not matter.
     Anything,
-    /// Zeroes; or it is not known what, and zeroes are what leaks nothing.
+    /// Zeroes; or it is not known what, and zeroes leak nothing.
     Zero,
     /// A pattern, which only the page as it was surely has.
     Pattern,
 }
 
 impl FreeContent {
-    /// What the running kernel expects, whose command line is `cmdline` and whose release, as `uname -r` has it, `release`.
+    /// What the running kernel expects. `cmdline` is its command line, `release` its release as `uname -r` prints it.
     #[must_use]
     pub fn of_running_kernel(cmdline: &str, release: &str) -> FreeContent {
         FreeContent::new(cmdline, || KernelConfig::of_running(release))
@@ -29,12 +29,12 @@ impl FreeContent {
 
     /// What a kernel with this command line expects; `configuration` is asked for its configuration where that decides.
     fn new(cmdline: &str, configuration: impl FnOnce() -> Option<KernelConfig>) -> FreeContent {
-        // On x86 `debug_pagealloc` unmaps pages and does not fill them; other kernels fill them (`__kernel_map_pages`). Who
-        // debugs memory has time to store every page.
+        // On x86 `debug_pagealloc` unmaps pages and does not fill them; other kernels fill them
+        // (`__kernel_map_pages`). Debugging memory leaves time to store every page.
         if ["page_poison", "debug_pagealloc"].iter().any(|name| switch(cmdline, name) == Some(true)) {
             return FreeContent::Pattern;
         }
-        // Without a word of the option nothing is known: `None`.
+        // A configuration that does not mention the option leaves it unknown: `None`.
         let configured = || configuration()?.has("INIT_ON_FREE_DEFAULT_ON");
         let zeroed = switch(cmdline, "init_on_free").or_else(configured);
         if zeroed == Some(false) { FreeContent::Anything } else { FreeContent::Zero }
@@ -59,7 +59,7 @@ impl FreeContent {
     }
 }
 
-/// How many pages the kernel's page allocator holds free now; 0 where it does not say.
+/// How many pages the kernel's page allocator holds free now; 0 if it does not report it.
 #[must_use]
 pub fn free_pages() -> u64 {
     let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
@@ -67,8 +67,8 @@ pub fn free_pages() -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Whether the kernel's switch `name` is on, where the command line has it. The last one holds, and what is not surely off
-/// is on: kernels differ in what they read as off (`kstrtobool`, lib/kstrtox.c: `f` is new in 6.3).
+/// Whether the kernel's switch `name` is on, if the command line has it. The last one holds, and one that is not surely
+/// off is on: kernels differ in what they read as off (`kstrtobool`, lib/kstrtox.c: `f` is new in 6.3).
 fn switch(cmdline: &str, name: &str) -> Option<bool> {
     let last = arguments(cmdline)
         .take_while(|argument| argument.name != "--")
@@ -99,7 +99,7 @@ mod tests {
     fn the_configuration_decides_where_the_command_line_says_nothing() {
         assert_eq!(expects("quiet", Some(OFF)), FreeContent::Anything);
         assert_eq!(expects("quiet", Some(ON)), FreeContent::Zero);
-        // Neither a configuration nor one that has no word of it tells anything.
+        // A configuration that does not mention it is as good as none.
         assert_eq!(expects("quiet", Some("CONFIG_INIT_ON_FREE_DEFAULT_ONLY=y\n")), FreeContent::Zero);
         assert_eq!(expects("quiet", None), FreeContent::Zero);
     }

@@ -11,15 +11,15 @@ use thiserror::Error;
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IomemError {
-    /// A line that has not the form `start-end : name`.
+    /// A line that does not have the form `start-end : name`.
     #[error("/proc/iomem:{line}: not a range: `{text}`")]
     Malformed {
         /// Line number, from 1.
         line: usize,
-        /// What stands there.
+        /// The line.
         text: String,
     },
-    /// All addresses are shown as zero to who may not see them.
+    /// All addresses are zero: this process may not see them.
     #[error("/proc/iomem hides its addresses from users other than root")]
     Hidden,
     /// Memory that a driver has added, which the firmware's map does not show to the next boot.
@@ -33,7 +33,7 @@ pub enum IomemError {
         /// Its name there.
         name: String,
     },
-    /// There is no System RAM in it.
+    /// It lists no System RAM.
     #[error("/proc/iomem lists no System RAM")]
     NoRam,
 }
@@ -52,7 +52,7 @@ impl Iomem {
     /// Reads the text of `/proc/iomem`.
     ///
     /// # Errors
-    /// [`IomemError`] says what is wrong with it.
+    /// [`IomemError`] describes what is wrong with it.
     pub fn parse(text: &str) -> Result<Iomem, IomemError> {
         let mut iomem = Iomem::default();
         for (number, line) in text.lines().enumerate() {
@@ -79,7 +79,7 @@ impl Iomem {
                 "ACPI Non-volatile Storage" => FirmwareKind::AcpiNvs,
                 "Unusable memory" => FirmwareKind::Unusable,
                 "Persistent Memory" | "Persistent Memory (legacy)" => FirmwareKind::Persistent,
-                // What buses and drivers claim, not what the firmware's memory map says.
+                // What buses and drivers claim, which is not in the firmware's memory map.
                 _ => continue,
             };
             iomem.firmware.push(FirmwareRange { start: range.start, end: range.end, kind });
@@ -99,9 +99,9 @@ impl Iomem {
         PfnRange::merge(self.ram.iter().map(PhysRange::frames))
     }
 
-    /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must leave
-    /// alone. Below 1 MiB, memory belongs to the firmware and to the real-mode code of the kernel, which reserves all of it
-    /// (arch/x86/realmode/init.c, `reserve_real_mode`).
+    /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must
+    /// leave alone. Below 1 MiB, memory belongs to the firmware and to the real-mode code of the kernel, which reserves
+    /// all of it (arch/x86/realmode/init.c, `reserve_real_mode`).
     #[must_use]
     pub fn frames_outside(&self, region: &PhysRange) -> Vec<PfnRange> {
         let low = PfnRange { start: 0, end: (1 << 20) / PAGE_SIZE };
@@ -130,7 +130,7 @@ impl Iomem {
         bytes
             .iter()
             .filter_map(|range| {
-                // What begins in the last page of the address space has no whole one.
+                // A range that begins in the last page of the address space has no whole page.
                 let start = range.start.checked_next_multiple_of(PAGE_SIZE)?;
                 Some(PhysRange { start, end: range.end / PAGE_SIZE * PAGE_SIZE })
             })
@@ -224,7 +224,7 @@ fee00000-fee00fff : Local APIC
     }
 
     #[test]
-    fn ram_at_the_end_of_the_address_space_is_no_reason_to_panic() {
+    fn ram_may_end_with_the_address_space() {
         let iomem = Iomem::parse("00001000-00002fff : System RAM\nfffffffffffff001-ffffffffffffffff : System RAM\n");
         assert_eq!(iomem.unwrap().whole_ram(), [phys(0x1000, 0x3000)]);
     }
@@ -244,7 +244,7 @@ fee00000-fee00fff : Local APIC
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused() {
+    fn rejects_hidden_empty_and_malformed_lists() {
         assert_eq!(Iomem::parse("00000000-00000000 : System RAM\n"), Err(IomemError::Hidden));
         assert_eq!(Iomem::parse("00001000-00001fff : Reserved\n"), Err(IomemError::NoRam));
         for bad in [

@@ -22,7 +22,7 @@ use crate::machine::iomem::Iomem;
 pub struct Machine {
     /// Its physical address space.
     pub iomem: Iomem,
-    /// Its processor.
+    /// Its CPU.
     pub cpu: Cpu,
     /// The running kernel's boot_params.
     pub boot_params: Vec<u8>,

@@ -2,9 +2,9 @@
 
 /// Whether a kernel with this release, as `uname -r` gives it, survives being returned to.
 ///
-/// Kernels before Linux kernel commit 07fa619f2a40 ("x86/kexec: Restore GDT on return from ::preserve_context kexec", in
-/// v6.13 and v6.12.5) do not load their descriptor table again on the way back, and hang: the session would be lost. There is
-/// no way to ask a kernel for it, hence the one version check of this program.
+/// Kernels before Linux kernel commit 07fa619f2a40 ("x86/kexec: Restore GDT on return from ::preserve_context kexec",
+/// in v6.13 and v6.12.5) do not load their descriptor table again on the way back, and hang: the session would be lost.
+/// There is no way to ask a kernel for it, hence the one version check of this program.
 #[must_use]
 pub fn can_be_returned_to(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));

@@ -27,12 +27,12 @@ pub enum PhysmemError {
         /// What went wrong.
         source: io::Error,
     },
-    /// Memory that this kernel runs in, or that is no memory at all.
+    /// Memory that this kernel runs in, or that is not RAM.
     #[error("page frames {start:#x} to {end:#x} are {what}; they cannot be restored")]
     NotRestorable {
         /// The first page frame.
         start: u64,
-        /// The one behind the last.
+        /// The one after the last.
         end: u64,
         /// What they are.
         what: &'static str,
@@ -41,8 +41,8 @@ pub enum PhysmemError {
 
 /// Page frames that may be written: memory of the stopped kernel's, and none of the running one's.
 ///
-/// Writing anything else would be no memory error in Rust's sense and would bring the machine down all the same, so this
-/// type can only be made by the checks of [`Restorable::new`].
+/// Writing anything else would be no memory error in Rust's sense and would bring the machine down all the same, so
+/// this type can only be made by the checks of [`Restorable::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restorable(Vec<PfnRange>);
 
@@ -133,13 +133,13 @@ fe000000-feffffff : PCI Bus 0000:00
     }
 
     #[test]
-    fn what_the_loader_reserved_may_be_written() {
+    fn memory_that_the_loader_reserved_may_be_written() {
         assert!(check(0x100, 0x1000).is_ok());
         assert!(check(0x9000, 0x3_0000).is_ok());
     }
 
     #[test]
-    fn what_runs_and_what_is_no_memory_may_not() {
+    fn refuses_memory_in_use_and_addresses_without_ram() {
         for (start, end, what) in [
             (0xfff, 0x1001, "part of the region"),
             (0x8ff0, 0x9000, "part of the region"),

@@ -36,8 +36,8 @@ pub enum VmcoreError {
         /// What went wrong.
         source: io::Error,
     },
-    /// It is no ELF core file of this architecture.
-    #[error("{PATH} is no x86-64 ELF core: {0}")]
+    /// It is not an ELF core file of this architecture.
+    #[error("{PATH} is not an x86-64 ELF core: {0}")]
     NotCore(String),
     /// A segment that is not made of whole pages, or that overlaps another.
     #[error("{PATH}: memory {start:#x}, {size:#x} bytes at offset {offset:#x}: {why}")]
@@ -94,17 +94,17 @@ impl Vmcore {
         let headers = ProgramHeader::from_bytes(&table, count);
         let mut notes = Vec::new();
         if let Some(header) = headers.iter().find(|header| header.p_type == PT_NOTE) {
-            // The kernel limits a note to a page or two; what is longer is none.
+            // The kernel limits a note to a page or two; anything longer is not one.
             notes = vec![0; usize::try_from(header.p_filesz.min(NOTES_MAX)).unwrap_or(0)];
             file.read_exact_at(&mut notes, header.p_offset).map_err(error)?;
         }
-        // The kernel says how long it is (fs/proc/vmcore.c, `vmcore_init`, Linux 6.12); any other file does too.
+        // The kernel reports how long it is (fs/proc/vmcore.c, `vmcore_init`, Linux 6.12); any other file does too.
         let loads = loads(&headers, file.metadata().map_err(error)?.len())?;
         let windows = Windows::new(loads.iter().map(|load| load.frames).collect());
         Ok(Vmcore { file, loads, windows, notes })
     }
 
-    /// Its ELF notes, one behind the other.
+    /// Its ELF notes, consecutive.
     #[must_use]
     pub fn notes(&self) -> &[u8] {
         &self.notes
@@ -155,9 +155,9 @@ fn loads(headers: &[ProgramHeader], len: u64) -> Result<Vec<Load>, VmcoreError> 
         if start.checked_add(size).is_none_or(|end| end > 1 << 52) {
             return Err(broken("it is longer than an address space"));
         }
-        // What is mapped behind a file's end is there and cannot be read.
+        // What is mapped beyond the end of a file cannot be read.
         if offset.checked_add(size).is_none_or(|end| end > len) {
-            return Err(broken("it ends behind the end of the file"));
+            return Err(broken("it ends beyond the end of the file"));
         }
         loads.push(Load { frames: PfnRange { start: start / PAGE_SIZE, end: (start + size) / PAGE_SIZE }, offset });
     }
@@ -232,19 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_core_is_refused() {
+    fn rejects_files_that_are_not_cores() {
         let file = sample(&[PfnRange { start: 0x10, end: 0x20 }]);
         let good = std::fs::read(file.path()).unwrap();
         let segment = 64 + 56;
         let cases: [(usize, u8, &str); 8] = [
-            (0, 0, "no x86-64 ELF core"),
+            (0, 0, "not an x86-64 ELF core"),
             (16, 2, "type 2"),
             (18, 3, "machine 3"),
             (54, 57, "57 bytes"),
             (segment + 24, 1, "whole pages"),
             (segment + 39, 0xff, "longer than an address space"),
-            (segment + 9, 0x20, "behind the end of the file"),
-            (segment + 15, 0xff, "behind the end of the file"),
+            (segment + 9, 0x20, "beyond the end of the file"),
+            (segment + 15, 0xff, "beyond the end of the file"),
         ];
         for (at, value, expected) in cases {
             let mut bad = good.clone();

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_too_many_waits_for_who_gives_back() {
+    fn taking_waits_until_a_buffer_is_given_back() {
         let buffers = Buffers::new(2);
         let (first, _second) = (buffers.take().unwrap(), buffers.take().unwrap());
         assert_eq!((buffers.taken(), first.len()), (2, BUFFER_LEN));

@@ -30,8 +30,8 @@ impl Encoder {
         Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, level })
     }
 
-    /// Stores `raw` by `method` at the beginning of `out`, which must have [`room_for`] it, and returns how, and in how many
-    /// bytes. What does not get smaller by a thirty-second part is stored as it is: it is restored faster.
+    /// Stores `raw` by `method` at the beginning of `out`, which must have [`room_for`] it, and returns how, and in how
+    /// many bytes. A chunk that does not get smaller by a thirty-second part is stored as it is: it is restored faster.
     pub(super) fn encode(&mut self, method: Method, raw: &[u8], out: &mut [u8]) -> io::Result<(Codec, usize)> {
         let compressed = match method {
             Method::Store => None,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_too_short_or_cut_is_refused() {
+    fn rejects_chunks_that_are_too_long_too_short_or_cut() {
         let raw: Vec<u8> = (0..4096_u32).flat_map(|number| number.to_le_bytes()).collect();
         for method in [Method::Zstd(-5), Method::Zstd(1)] {
             let mut out = vec![0; room_for(raw.len())];

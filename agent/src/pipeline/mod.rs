@@ -1,9 +1,9 @@
 //! From pages to chunks and back, on all CPUs.
 //!
-//! Both directions have the same shape: workers, one for each thread of the pool and each with its own codec context and
-//! scratch memory, take work off a shared list; a few threads of the store's do the I/O, so that several requests are in
-//! flight. What is in flight lies in a fixed number of buffers ([`crate::pipeline::buffers`]), so memory use depends on the policy
-//! and the number of threads, and not on the size of what is saved.
+//! Both directions have the same shape: workers, one for each thread of the pool and each with its own codec context
+//! and scratch memory, take work off a shared list; a few threads of the store's do the I/O, so that several requests
+//! are in flight. What is in flight lies in a fixed number of buffers ([`crate::pipeline::buffers`]), so memory use
+//! depends on the policy and the number of threads, and not on the size of what is saved.
 
 pub mod buffers;
 mod codec;
@@ -75,7 +75,8 @@ impl Limits {
         Limits { threads, memory: (threads + 16) as u64 * BUFFER_LEN as u64 }
     }
 
-    /// The number of workers, and their buffers: there are never so many workers that no buffer is left for the device.
+    /// The number of workers, and their buffers: there are never that many workers that no buffer is left for the
+    /// device.
     fn resolve(self) -> (usize, Buffers) {
         let buffers = usize::try_from(self.memory).unwrap_or(usize::MAX) / BUFFER_LEN;
         let buffers = buffers.max(IN_FLIGHT + 1);

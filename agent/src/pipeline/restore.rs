@@ -20,7 +20,7 @@ enum Ready {
     Zero(Extent),
 }
 
-/// Writes everything that `source` has to `sink`, checking each chunk. `progress` is told what is done.
+/// Writes everything that `source` has to `sink`, checking each chunk. `progress` gets what is done.
 ///
 /// A chunk's checksum can only be compared when its pages have been decoded, and they are decoded in place: after an
 /// error, `sink` holds a mixture and must not be used.
@@ -124,14 +124,14 @@ impl<'a, S: PageSink> Worker<'a, S> {
     /// Works until there is no more, or until it fails.
     fn run(&mut self, receiver: &Mutex<Receiver<Ready>>) -> Result<(), PipelineError> {
         loop {
-            // Waits under the lock: the others have nothing to take meanwhile either.
+            // Waits under the lock: the others have nothing to take either.
             let ready = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(ready) = ready else { return Ok(()) };
             let step = match ready {
                 Ready::Zero(run) => self.zero(run)?,
                 Ready::Chunks(batch, buffer) => self.chunks(&batch, &buffer)?,
             };
-            // Who listens goes on to the end.
+            // The receiver listens to the end.
             let _ = self.done.send(step);
         }
     }

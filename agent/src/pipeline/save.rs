@@ -15,7 +15,7 @@ use crate::policy::Compression;
 /// Pages that a worker takes at once: 1 MiB. Spans begin at multiples of it, so none crosses a window's boundary.
 const SPAN_PAGES: u64 = 256;
 
-/// A piece is handed over when it has so many chunks or zero runs, even if there is room for more bytes: then what it
+/// A piece is handed over when it has that many chunks or zero runs, even if there is room for more bytes: then what it
 /// says of them always fits into one index block.
 const PIECE_CHUNKS: usize = 256;
 const PIECE_RUNS: usize = 4096;
@@ -40,7 +40,7 @@ impl<F> Task<'_, F> {
 
 /// Saves what `task` says from `source` to `sink`.
 ///
-/// `sink` is called on the calling thread; `progress` is told after each piece what is done.
+/// `sink` is called on the calling thread; `progress` gets what is done after each piece.
 ///
 /// # Errors
 /// [`PipelineError`]: the first failure of any thread.
@@ -82,7 +82,7 @@ pub fn save<S: PageSource>(
             // The last sender goes with this closure, which ends the loop below.
             drop(sender);
         });
-        // By value: when this returns early, the receiver is gone, and the workers notice that nobody listens.
+        // By value: when this returns early, the receiver is gone, and the workers notice that nothing receives.
         for piece in receiver {
             counts.stored += piece.stored();
             counts.zero += piece.zero.iter().map(|run| u64::from(run.pages)).sum::<u64>();
@@ -123,16 +123,16 @@ impl Chooser<'_> {
     }
 }
 
-/// What `auto` takes while the device has nothing to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time on
-/// vmcores and cost up to a quarter of the density. What `auto` does not do either is store what could be compressed, which
-/// would save time only on machines with few CPUs and a very fast device.
+/// What `auto` takes while the device has nothing to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time
+/// on vmcores and cost up to a quarter of the density. What `auto` does not do either is store what could be
+/// compressed, which would save time only on machines with few CPUs and a very fast device.
 const QUICK: Method = Method::Zstd(-1);
 
 /// What it takes while the device cannot keep up, and where there may be too little room.
 const DENSE: Method = Method::Zstd(3);
 
-/// The method that keeps the device busy and compresses as well as there is time for: `waiting` pieces of at most `most`
-/// are on their way to the device.
+/// The method that keeps the device busy and compresses as well as there is time for: `waiting` pieces of at most
+/// `most` are on their way to the device.
 fn by_queue(waiting: usize, most: usize) -> Method {
     match waiting * 8 / most.max(1) {
         0..3 => QUICK,
@@ -186,7 +186,7 @@ struct PartChunk {
     gathered: Vec<u8>,
 }
 
-/// What a worker is stopped by that is no failure of its own: nobody takes its pieces, because the sink has failed.
+/// What stops a worker that has not failed itself: nothing takes its pieces, because the sink has failed.
 enum Stop {
     NobodyListens,
     Failed(PipelineError),
@@ -228,7 +228,7 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
         self.hand_over()
     }
 
-    /// Goes through a span, whose bytes are there if any of them are to be stored.
+    /// Goes through a span. It has bytes if any of them are to be stored.
     fn pages(&mut self, span: PfnRange, bytes: Option<&[u8]>) -> Result<(), Stop> {
         // The run of pages to be stored that is being followed: its first page frame.
         let mut run: Option<u64> = None;
@@ -341,7 +341,7 @@ impl PartChunk {
     }
 }
 
-/// Memory that is not there though it was listed.
+/// Memory that is listed and missing.
 fn missing(pfn: u64) -> PipelineError {
     PipelineError::Memory { pfn, source: std::io::ErrorKind::UnexpectedEof.into() }
 }

@@ -61,7 +61,7 @@ impl PageFilter for Everything {
     }
 }
 
-/// What one worker has made of its share of memory: chunks, one behind the other, and runs of zero pages.
+/// What one worker has made of its share of memory: consecutive chunks, and runs of zero pages.
 #[derive(Debug, Default)]
 pub struct Piece {
     /// The bytes of the chunks, where there are any: the first `len` of the buffer.
@@ -70,7 +70,7 @@ pub struct Piece {
     pub len: usize,
     /// The chunks in the order of their bytes; their offsets count from the beginning of the piece.
     pub chunks: Vec<Chunk>,
-    /// Where the pages of the chunks come from, the chunks' one behind the other.
+    /// Where the pages of the chunks come from, the chunks' consecutive.
     pub extents: Vec<Extent>,
     /// For each chunk, how many of the extents are its.
     pub extent_counts: Vec<usize>,
@@ -106,10 +106,10 @@ impl Piece {
 
 /// Where pieces go.
 pub trait PieceSink {
-    /// Stores a piece behind all earlier ones. It may still be on its way when this returns.
+    /// Stores a piece after all earlier ones. It may still be on its way when this returns.
     ///
     /// # Errors
-    /// What the store says, also of earlier pieces.
+    /// What the store reports, also of earlier pieces.
     fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure>;
 
     /// How many bytes of pieces there is still room for.
@@ -163,7 +163,7 @@ pub trait ChunkSource: Send {
     /// The next piece of work, or `None` at the end.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn next(&mut self) -> Result<Option<Work>, StoreFailure>;
 }
 
@@ -172,6 +172,6 @@ pub trait BlockRead: Sync {
     /// Fills `bytes`, which are aligned to pages, from `offset`.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreFailure>;
 }

@@ -251,7 +251,7 @@ fn memory_that_is_shorter_than_it_should_be_stops_the_save() {
 }
 
 #[test]
-fn what_does_not_matter_is_restored_as_zeroes_or_not_at_all() {
+fn pages_without_content_are_restored_as_zeroes_or_not_at_all() {
     struct ByNumber;
     impl PageFilter for ByNumber {
         fn fate(&self, pfn: u64) -> Fate {
@@ -308,7 +308,7 @@ fn auto_uses_the_time_that_a_slow_device_takes_and_the_room_that_a_small_one_has
     assert!(tight * 50 < quick * 49, "{tight} {quick}");
 }
 
-/// A sink without a store behind it.
+/// A sink without a store.
 struct Taking<'a> {
     take: &'a mut dyn FnMut(Piece),
     room: u64,

@@ -1,8 +1,8 @@
 //! Windows of bounded size onto long ranges of physical memory.
 //!
-//! Mapping costs page tables (2 MiB for each GiB of 4 KiB entries), and each mapping and unmapping a lock and a flush on all
-//! CPUs. So memory is mapped in windows of 16 MiB that the workers share, only where it is touched, and the windows used
-//! last are kept.
+//! Mapping costs page tables (2 MiB for each GiB of 4 KiB entries), and each mapping and unmapping a lock and a flush
+//! on all CPUs. So memory is mapped in windows of 16 MiB that the workers share, only where it is touched, and the
+//! windows used last are kept.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,8 @@ impl<W> Windows<W> {
     /// The window that holds `run` whole, mapped with `map` if it is not mapped already, and the frames that it shows.
     ///
     /// # Errors
-    /// `InvalidInput` where `run` lies outside the ranges or across a window's boundary (see [`pieces`]); what `map` says.
+    /// `InvalidInput` where `run` lies outside the ranges or across a window's boundary (see [`pieces`]); what `map`
+    /// says.
     pub fn get(&self, run: PfnRange, map: impl FnOnce(PfnRange) -> io::Result<W>) -> io::Result<(PfnRange, Arc<W>)> {
         let at = self.ranges.partition_point(|range| range.end <= run.start);
         let aligned = run.start / WINDOW_PAGES * WINDOW_PAGES;
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_window_holds_is_refused() {
+    fn refuses_runs_outside_every_window() {
         let windows = Windows::new(vec![range(0x100, 0x1000), range(0x9000, 0x3_0000)]);
         for run in [range(0, 1), range(0xfff, 0x1001), range(0x9fff, 0xa001), range(0x3_0000, 0x3_0001)] {
             assert!(windows.get(run, Ok).is_err(), "{run:?}");

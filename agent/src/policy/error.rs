@@ -91,7 +91,7 @@ pub enum Problem {
     /// A text that does not name an image device.
     #[error(transparent)]
     Device(#[from] ImageDeviceError),
-    /// A word that is none of those that are allowed.
+    /// A text that is not one of the allowed words.
     #[error(transparent)]
     Word(#[from] WordError),
     /// A number or a size out of its bounds.

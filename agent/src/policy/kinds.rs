@@ -363,7 +363,7 @@ impl Kind for AbsolutePath {
     }
 }
 
-/// Arguments for a kernel, at most so many bytes of them.
+/// Arguments for a kernel, up to a number of bytes.
 pub(super) struct Arguments {
     pub(super) max: usize,
 }

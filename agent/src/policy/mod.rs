@@ -20,7 +20,7 @@ mod words;
 
 use std::path::Path;
 
-pub use dropin::{files, folder};
+pub use dropin::{drop_in_dir, files};
 pub use error::{PolicyError, Problem};
 pub use keys::{
     ConsolePolicy, GuardPolicy, ImagePolicy, KernelPolicy, PipelinePolicy, Policy, RegionPolicy, ResumePolicy,

@@ -94,8 +94,8 @@ fn named(last: &str) -> Option<&'static str> {
     KEYS.iter().map(|key| key.name).find(|name| name.rsplit('.').next() == Some(last))
 }
 
-/// The candidate that takes the fewest changes to become `text`, unless they are so many that it is hardly meant: more
-/// than a third of its letters.
+/// The candidate that takes the fewest changes to become `text`, unless it takes more changes than a third of its
+/// letters.
 fn nearest(text: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let name_length = |candidate: &str| candidate.rsplit('.').next().map_or(0, str::len);
     candidates

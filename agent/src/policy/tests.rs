@@ -62,7 +62,7 @@ fn defaults() {
 }
 
 #[test]
-fn every_key_is_read() {
+fn reads_every_key() {
     let text = "
         image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0 }
         [region]
@@ -140,16 +140,16 @@ fn refusals_name_file_line_and_key() {
         ("[pipeline]\nthreads = -1", "dormouse.toml:4: pipeline.threads: -1 is not a number of threads"),
         ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
         ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
-        ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is none of \"poweroff\""),
-        ("[save]\nverify = \"yes\"", "dormouse.toml:4: save.verify: `yes` is none of \"off\", \"checksum\""),
-        ("[resume]\nmismatch = \"ask\"", "dormouse.toml:4: resume.mismatch: `ask` is none of \"discard\""),
+        ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is not one of \"poweroff\""),
+        ("[save]\nverify = \"yes\"", "dormouse.toml:4: save.verify: `yes` is not one of \"off\", \"checksum\""),
+        ("[resume]\nmismatch = \"ask\"", "dormouse.toml:4: resume.mismatch: `ask` is not one of \"discard\""),
         ("[guard]\nstall = 9", "dormouse.toml:4: guard.stall: 9 is not a number of seconds from 10 to 3600"),
         ("[guard]\nstall = -1", "dormouse.toml:4: guard.stall: -1 is not a number of seconds"),
-        ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is none of \"auto\""),
+        ("[save]\ncompression = \"xz\"", "dormouse.toml:4: save.compression: `xz` is not one of \"auto\""),
         ("[pipeline]\nmemory = \"3M\"", "dormouse.toml:4: pipeline.memory: `3M` is not a size from 4M to 1G"),
         ("[pipeline]\nmemory = \"2G\"", "dormouse.toml:4: pipeline.memory: `2G` is not a size from 4M to 1G"),
         ("[pipeline]\nmemory = \"much\"", "dormouse.toml:4: pipeline.memory: `much` is not a size"),
-        ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is none of \"quiet\""),
+        ("[console]\nverbosity = \"loud\"", "dormouse.toml:4: console.verbosity: `loud` is not one of \"quiet\""),
         ("[region]\nsize = 128", "dormouse.toml:4: region.size: invalid type: integer `128`"),
         ("[region]\nsize = \"128 M\"", "dormouse.toml:4: region.size: `128 M` is not a size"),
         ("[region]\nsize = \"M\"", "dormouse.toml:4: region.size: `M` is not a size"),
@@ -177,12 +177,12 @@ fn refusals_name_file_line_and_key() {
     ];
     for (rest, expected) in table {
         let message = refusal(&format!("{LEAST}{rest}\n"));
-        assert!(message.contains(expected), "{rest:?}\n  said:     {message}\n  expected: {expected}");
+        assert!(message.contains(expected), "{rest:?}\n  found:    {message}\n  expected: {expected}");
     }
 }
 
 #[test]
-fn the_device_is_checked() {
+fn checks_the_device() {
     let table = [
         ("vda", "`vda` does not name a device"),
         ("", "`` does not name a device"),
@@ -231,15 +231,15 @@ fn the_device_has_no_default() {
 
 #[test]
 fn files_that_cannot_be_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let missing = folder.path().join("none.toml");
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none.toml");
     let error = Policy::load(&missing).unwrap_err();
     assert!(matches!(error, PolicyError::Missing { .. }));
     let message = error.to_string();
     assert!(message.contains("none.toml"), "{message}");
-    assert!(matches!(Policy::load(folder.path()), Err(PolicyError::Read { .. })));
+    assert!(matches!(Policy::load(dir.path()), Err(PolicyError::Read { .. })));
 
-    let there = folder.path().join("there.toml");
+    let there = dir.path().join("there.toml");
     fs::write(&there, LEAST).unwrap();
     assert_eq!(Policy::load(&there).unwrap(), parse(LEAST).unwrap());
     fs::write(&there, format!("{LEAST}what = 1\n")).unwrap();
@@ -253,12 +253,12 @@ fn merge(texts: &[(&str, &str)]) -> Result<Policy, PolicyError> {
 }
 
 #[test]
-fn a_later_file_counts_key_by_key() {
+fn later_files_override_key_by_key() {
     let main = "[image]\ndevice = \"/dev/vda\"\nwait = 3\n[save]\nlevel = 5\n";
     let merged = merge(&[("main", main), ("a", "[save]\ncompression = \"zstd\"\n"), ("b", "[image]\nwait = 4\n")]);
     let all_in_one = "[image]\ndevice = \"/dev/vda\"\nwait = 4\n[save]\nlevel = 5\ncompression = \"zstd\"\n";
     assert_eq!(merged.unwrap(), parse(all_in_one).unwrap());
-    // A value that does not count may be one that is impossible; it cannot be one that is no value of this key.
+    // An overridden value may be out of bounds, but must have the type of its key.
     let replaced = merge(&[("main", &format!("{LEAST}wait = 601\n")), ("a", "[image]\nwait = 4\n")]);
     assert_eq!(replaced.unwrap().image.wait, Duration::from_secs(4));
     let no_number = merge(&[("main", &format!("{LEAST}wait = \"\"\n")), ("a", "[image]\nwait = 4\n")]);
@@ -295,10 +295,10 @@ fn a_refusal_names_the_file_that_the_value_is_in() {
 }
 
 #[test]
-fn drop_ins_go_on_with_a_file_or_take_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let main = folder.path().join("dormouse.toml");
-    let drop_ins = folder.path().join("dormouse.toml.d");
+fn drop_ins_extend_or_replace_the_main_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("dormouse.toml");
+    let drop_ins = dir.path().join("dormouse.toml.d");
     fs::create_dir(&drop_ins).unwrap();
     assert!(matches!(Policy::load(&main), Err(PolicyError::Missing { .. })));
     fs::write(drop_ins.join("10-device.toml"), LEAST).unwrap();

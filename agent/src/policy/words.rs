@@ -14,9 +14,9 @@ pub trait Word: Copy + FromStr<Err = WordError> + 'static {
     fn word(self) -> &'static str;
 }
 
-/// A text that is none of the words.
+/// A text that is not one of the words.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{word}` is none of {allowed}")]
+#[error("`{word}` is not one of {allowed}")]
 pub struct WordError {
     /// As written.
     pub word: String,
@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(then.to_string().parse(), Ok(then));
         }
         let error = "Poweroff".parse::<Then>().unwrap_err();
-        assert_eq!(error.to_string(), "`Poweroff` is none of \"poweroff\", \"reboot\", \"return\"");
+        assert_eq!(error.to_string(), "`Poweroff` is not one of \"poweroff\", \"reboot\", \"return\"");
         assert_eq!(Verify::all(), Verify::ALL);
     }
 }

@@ -97,10 +97,7 @@ impl Image {
     /// The name by which it is found where nothing is mounted.
     #[must_use]
     pub fn name(&self) -> ImageDevice {
-        match self.label.offset() {
-            0 => ImageDevice::ImageUuid(self.label.uuid),
-            offset => ImageDevice::ImageAt { uuid: self.label.uuid, offset },
-        }
+        ImageDevice::of_image(self.label.uuid, self.label.offset())
     }
 
     /// The newest commit record.

@@ -1,32 +1,22 @@
 //! Which block device a name means.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dormouse_image::layout::DEVICE_MIN;
 use dormouse_image::{BLOCK, ImageDevice, Uuid};
 use dormouse_linux::block::{self, BlockDevice, Hardware};
+use dormouse_linux::wait::wait_for;
 
 use crate::store::{Access, Disk};
 use crate::target::{Target, TargetError};
-
-/// How long to wait between two looks for a device that has not appeared yet.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The target called `name`, waiting up to `wait` for it to appear. A file is not waited for.
 ///
 /// # Errors
 /// [`TargetError::NotFound`], and those of [`resolve`].
 pub fn find(name: &ImageDevice, wait: Duration) -> Result<Target, TargetError> {
-    let began = Instant::now();
-    loop {
-        if let Some(target) = resolve(name)? {
-            return Ok(target);
-        }
-        if began.elapsed() >= wait {
-            return Err(TargetError::NotFound { name: name.clone(), seconds: wait.as_secs() });
-        }
-        std::thread::sleep(PAUSE);
-    }
+    let not_found = || Err(TargetError::NotFound { name: name.clone(), seconds: wait.as_secs() });
+    wait_for(wait, || resolve(name).transpose()).unwrap_or_else(not_found)
 }
 
 /// The target called `name` as things are now, or `None` where there is none.

@@ -1,4 +1,4 @@
-//! What a block device says of itself.
+//! What a block device reports about itself.
 
 #![expect(unsafe_code, reason = "ioctl(2)")]
 
@@ -12,10 +12,10 @@ mod raw {
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
 }
 
-/// The size of the block device behind `device`, in bytes.
+/// The size of the block device `device`, in bytes.
 ///
 /// # Errors
-/// `ENOTTY` where it is no block device.
+/// `ENOTTY` where it is not a block device.
 pub fn size(device: &File) -> io::Result<u64> {
     let mut bytes: libc::size_t = 0;
     // SAFETY: the descriptor is open for the whole call, and the kernel writes one u64 to `bytes`.
@@ -23,10 +23,10 @@ pub fn size(device: &File) -> io::Result<u64> {
     u64::try_from(bytes).map_err(io::Error::other)
 }
 
-/// The logical sector size of the block device behind `device`, in bytes: the alignment of direct I/O.
+/// The logical sector size of the block device `device`, in bytes: the alignment of direct I/O.
 ///
 /// # Errors
-/// `ENOTTY` where it is no block device.
+/// `ENOTTY` where it is not a block device.
 pub fn sector_size(device: &File) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open for the whole call, and the kernel writes one int to `bytes`.

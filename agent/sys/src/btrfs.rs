@@ -1,4 +1,5 @@
-//! Where a btrfs volume's addresses are on its disks. FIEMAP answers with addresses of the volume, which its chunk tree maps.
+//! Where a btrfs volume's addresses are on its disks. FIEMAP answers with addresses of the volume, which its chunk tree
+//! maps.
 
 #![expect(unsafe_code, reason = "ioctl(2)")]
 
@@ -60,7 +61,8 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// All bits of [`Chunk::kind`] that say that it is spread over devices or kept twice (`BTRFS_BLOCK_GROUP_PROFILE_MASK`).
+    /// All bits of [`Chunk::kind`] of a chunk that is spread over devices or kept twice
+    /// (`BTRFS_BLOCK_GROUP_PROFILE_MASK`).
     pub const PROFILES: u64 = 0x7f8;
 }
 
@@ -98,7 +100,8 @@ pub fn chunks(file: &File) -> io::Result<Vec<Chunk>> {
             later: [0; 4],
             found: [0; 4096 - 104],
         });
-        // SAFETY: the descriptor is open for the whole call, and the kernel reads and writes the 4096 bytes of `search`.
+        // SAFETY: the descriptor is open for the whole call, and the kernel reads and writes the 4096 bytes of
+        // `search`.
         unsafe { raw::btrfs_ioc_tree_search(file.as_raw_fd(), &raw mut *search) }?;
         let found =
             parse(&search.found, search.items).ok_or_else(|| io::Error::other("a chunk that cannot be read"))?;
@@ -108,8 +111,8 @@ pub fn chunks(file: &File) -> io::Result<Vec<Chunk>> {
     Ok(chunks)
 }
 
-/// Reads `items` items that a search has found, those that are chunks: a `struct btrfs_ioctl_search_header` before each, and
-/// `struct btrfs_chunk`.
+/// Reads `items` items that a search has found, those that are chunks: a `struct btrfs_ioctl_search_header` before
+/// each, and `struct btrfs_chunk`.
 fn parse(mut bytes: &[u8], items: u32) -> Option<Vec<Chunk>> {
     let number = |bytes: &[u8], at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let mut chunks = Vec::new();

@@ -1,4 +1,4 @@
-//! Where a file lies on its disk, as the filesystem says (Documentation/filesystems/fiemap.rst).
+//! Where a file lies on its disk, as the filesystem reports it (Documentation/filesystems/fiemap.rst).
 
 #![expect(unsafe_code, reason = "ioctl(2)")]
 
@@ -23,7 +23,7 @@ mod raw {
         pub(super) reserved: [u32; 3],
     }
 
-    /// The head of a request. What the kernel fills lies behind it.
+    /// The head of a request. What the kernel fills follows it.
     #[repr(C)]
     #[derive(Clone, Copy, Default)]
     pub(super) struct Fiemap {
@@ -61,15 +61,15 @@ mod raw {
 pub struct Extent {
     /// Its offset in the file, in bytes.
     pub logical: u64,
-    /// Its offset in what the filesystem takes for its disk, in bytes. Means something only where no flag says otherwise.
+    /// Its offset in what the filesystem takes for its disk, in bytes. It has a meaning unless a flag denies it.
     pub physical: u64,
     /// Its length in bytes.
     pub len: u64,
-    /// What else there is to say of it: the constants of [`flag`].
+    /// Its properties: the constants of [`flag`].
     pub flags: u32,
 }
 
-/// What may be said of an extent: `FIEMAP_EXTENT_*`.
+/// Properties of an extent: `FIEMAP_EXTENT_*`.
 pub mod flag {
     /// It is the last of the file.
     pub const LAST: u32 = 0x1;
@@ -95,7 +95,7 @@ pub mod flag {
     pub const SHARED: u32 = 0x2000;
 }
 
-/// What may be said of a file: `FS_*_FL` of include/uapi/linux/fs.h.
+/// Properties of a file: `FS_*_FL` of include/uapi/linux/fs.h.
 pub mod attribute {
     /// It is compressed.
     pub const COMPRESSED: u32 = 0x4;
@@ -110,7 +110,7 @@ pub mod attribute {
 /// Writes `file` back and returns its extents in the order of the file, at most `limit` and some hundreds more.
 ///
 /// # Errors
-/// What the filesystem says: `EOPNOTSUPP` where it has no such thing as extents.
+/// Those of the filesystem: `EOPNOTSUPP` where it has no such thing as extents.
 pub fn extents(file: &File, limit: usize) -> io::Result<Vec<Extent>> {
     // FIEMAP_FLAG_SYNC: what has no place on the disk yet gets one.
     const SYNC: u32 = 1;
@@ -126,7 +126,7 @@ pub fn extents(file: &File, limit: usize) -> io::Result<Vec<Extent>> {
         };
         let mut request = Box::new(raw::Request { head, extents: [raw::FiemapExtent::default(); raw::BATCH] });
         // SAFETY: the descriptor is open for the whole call, and the kernel writes to the head and to at most
-        // `extent_count` extents behind it, for which the request has room.
+        // `extent_count` extents after it, for which the request has room.
         unsafe { raw::fs_ioc_fiemap(file.as_raw_fd(), &raw mut *request) }?;
         let count = usize::try_from(request.head.mapped_extents).map_err(io::Error::other)?;
         let batch = request.extents.iter().take(count);
@@ -154,7 +154,7 @@ pub fn extents(file: &File, limit: usize) -> io::Result<Vec<Extent>> {
 /// The attributes of a file, those that `lsattr` shows.
 ///
 /// # Errors
-/// What the filesystem says: `ENOTTY` where it has none.
+/// Those of the filesystem: `ENOTTY` where it has none.
 pub fn attributes(file: &File) -> io::Result<u32> {
     let mut attributes: libc::c_int = 0;
     // SAFETY: the descriptor is open for the whole call, and the kernel writes one int.
@@ -165,7 +165,7 @@ pub fn attributes(file: &File) -> io::Result<u32> {
 /// Gives a file attributes in place of those that it has.
 ///
 /// # Errors
-/// What the filesystem says.
+/// Those of the filesystem.
 pub fn set_attributes(file: &File, attributes: u32) -> io::Result<()> {
     let attributes: libc::c_int = attributes.cast_signed();
     // SAFETY: the descriptor is open for the whole call, and the kernel reads one int.
@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// On whatever filesystem the tests run: some have extents and some have not.
+    /// On whatever filesystem the tests run: some have extents and some do not.
     #[test]
     fn the_extents_of_a_file_cover_it_or_there_are_none() {
         let mut file = tempfile::tempfile().unwrap();

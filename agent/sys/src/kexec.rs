@@ -28,7 +28,7 @@ pub struct Segment {
 /// What becomes of the running kernel at the jump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Context {
-    /// It is frozen and goes on when the other kernel jumps back: every destination page is swapped.
+    /// It is frozen and continues when the other kernel jumps back: every destination page is swapped.
     Preserve,
     /// It is shut down and gone.
     Discard,
@@ -78,9 +78,9 @@ pub fn unload() -> io::Result<()> {
 
 /// Whether this kernel takes images that preserve its context, that is, has `CONFIG_KEXEC_JUMP`.
 ///
-/// Without the option the kernel refuses the flag before it looks at the segments (`kexec_load_check`,
-/// kernel/kexec.c); with it, it fails to copy the list of segments, which is at an address of its own. Nothing is loaded or
-/// unloaded. Where `kernel.kexec_load_limit_reboot` is set, the question counts as a load.
+/// Without the option the kernel refuses the flag before it looks at the segments (`kexec_load_check`, kernel/kexec.c);
+/// with it, it fails to copy the list of segments, which is at an address of its own. Nothing is loaded or unloaded.
+/// Where `kernel.kexec_load_limit_reboot` is set, the question counts as a load.
 ///
 /// # Errors
 /// Everything but these two answers: `EPERM` in the main.

@@ -1,7 +1,7 @@
-//! The system calls, memory maps and machine code that Dormouse needs, behind safe signatures.
+//! The system calls, memory maps and machine code that Dormouse needs, with safe signatures.
 //!
 //! This is the only crate of the project with `unsafe` code. Each module opts in by name, and each block
-//! says what makes it sound. Nothing here knows what an image or a session is.
+//! states what makes it sound. Nothing here knows what an image or a session is.
 
 mod arch;
 pub mod blockdev;

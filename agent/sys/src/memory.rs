@@ -1,4 +1,4 @@
-//! The C library's allocator, told how little memory there is.
+//! The C library's allocator, set up for little memory.
 
 #![expect(unsafe_code, reason = "mallopt(3)")]
 

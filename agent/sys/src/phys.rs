@@ -23,11 +23,11 @@ impl ReadWindow {
     /// Maps `len` bytes of `file` from `offset`, both multiples of the page size.
     ///
     /// # Errors
-    /// What `mmap(2)` says.
+    /// Those of `mmap(2)`.
     pub fn map(file: &File, offset: u64, len: usize) -> io::Result<ReadWindow> {
         // SAFETY: the file is /proc/vmcore: the memory of a kernel that no longer runs, on pages that this
         // kernel does not manage, so nothing changes them while they are mapped. (A test's stand-in is a
-        // file that nobody else writes.)
+        // file that nothing else writes.)
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) }?;
         Ok(ReadWindow { map })
     }
@@ -56,7 +56,7 @@ impl WriteWindow {
     /// (Linux 6.12, arch/x86/mm/pat/memtype.c).
     ///
     /// # Errors
-    /// What `mmap(2)` says: `EPERM` where the kernel guards the range (`CONFIG_STRICT_DEVMEM`, lockdown).
+    /// Those of `mmap(2)`: `EPERM` where the kernel guards the range (`CONFIG_STRICT_DEVMEM`, lockdown).
     pub fn map(file: &File, offset: u64, len: usize) -> io::Result<WriteWindow> {
         let map = MmapOptions::new().offset(offset).len(len).map_raw(file)?;
         Ok(WriteWindow { map, borrowed: Mutex::new(Vec::new()) })
@@ -75,7 +75,7 @@ impl WriteWindow {
         }
         let _claim = Claim::new(&self.borrowed, range.clone())?;
         // SAFETY: the range lies inside the mapping, which lives as long as `self`, and the claim keeps every
-        // other borrower out of it until the slice is gone. The memory behind it is RAM that this kernel
+        // other borrower out of it until the slice is gone. The memory under it is RAM that this kernel
         // does not manage (a caller that maps anything else breaks no Rust rule, only its machine).
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().wrapping_add(range.start), range.len()) };

@@ -19,9 +19,9 @@ const BATCH: usize = 256;
 
 /// A locked page that cannot be migrated.
 ///
-/// Locking keeps the page in memory but not in place: compaction may move it. A pipe that holds a reference to it does the
-/// rest, because a page with a reference that the page tables do not explain is not moved (Linux 6.12, mm/migrate.c,
-/// `folio_migrate_mapping`).
+/// Locking keeps the page in memory but not in place: compaction may move it. A pipe that holds a reference to it does
+/// the rest, because a page with a reference that the page tables do not explain is not moved (Linux 6.12,
+/// mm/migrate.c, `folio_migrate_mapping`).
 #[derive(Debug)]
 pub struct PinnedPage {
     map: MmapMut,
@@ -32,12 +32,12 @@ pub struct PinnedPage {
 }
 
 impl PinnedPage {
-    /// Allocates pages until `accept` takes the page frame number of one, pins that one and frees the others. It starts with
-    /// `content`; the rest is zero. At most `limit` bytes are allocated.
+    /// Allocates pages until `accept` takes the page frame number of one, pins that one and frees the others. It starts
+    /// with `content`; the rest is zero. At most `limit` bytes are allocated.
     ///
     /// # Errors
-    /// Out of memory or of locked memory; `InvalidInput` where `content` is longer than a page; a pagemap without page frame
-    /// numbers (they need `CAP_SYS_ADMIN`); `OutOfMemory` where `accept` takes none.
+    /// Out of memory or of locked memory; `InvalidInput` where `content` is longer than a page; a pagemap without page
+    /// frame numbers (they need `CAP_SYS_ADMIN`); `OutOfMemory` where `accept` takes none.
     pub fn new(content: &[u8], limit: usize, accept: impl Fn(u64) -> bool) -> io::Result<PinnedPage> {
         if content.len() > PAGE_LEN {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than a page of content"));
@@ -64,8 +64,8 @@ impl PinnedPage {
     fn pin(mut map: MmapMut, offset: usize, pfn: u64) -> io::Result<PinnedPage> {
         let pipe = nix::unistd::pipe()?;
         let vector = libc::iovec { iov_base: map[offset..].as_mut_ptr().cast(), iov_len: PAGE_LEN };
-        // SAFETY: the vector describes one page that is mapped for as long as the pipe is open; the pipe is never read, so
-        // the kernel only keeps its reference.
+        // SAFETY: the vector describes one page that is mapped for as long as the pipe is open; the pipe is never read,
+        // so the kernel only keeps its reference.
         let spliced = unsafe { libc::vmsplice(pipe.1.as_fd().as_raw_fd(), &raw const vector, 1, 0) };
         if spliced < 0 {
             return Err(io::Error::last_os_error());
@@ -83,7 +83,7 @@ impl PinnedPage {
         self.pfn
     }
 
-    /// Writes `bytes` at `offset`. What leaves the page is not written.
+    /// Writes `bytes` at `offset`, or nothing if they would leave the page.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let page = &mut self.map[self.offset..self.offset + PAGE_LEN];
         if let Some(place) = offset.checked_add(bytes.len()).and_then(|end| page.get_mut(offset..end)) {
@@ -105,7 +105,7 @@ impl PinnedPage {
     }
 }
 
-/// The page frame behind a virtual address of this process (Documentation/admin-guide/mm/pagemap.rst).
+/// The page frame at a virtual address of this process (Documentation/admin-guide/mm/pagemap.rst).
 fn page_frame(address: u64) -> io::Result<u64> {
     const PRESENT: u64 = 1 << 63;
     const PFN: u64 = (1 << 55) - 1;

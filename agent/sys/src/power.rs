@@ -21,7 +21,7 @@ pub enum Command {
 ///
 /// # Errors
 /// `EPERM`; from [`Command::Kexec`] also `EINVAL` (nothing is loaded) and `EBUSY` (a process or a device
-/// could not be frozen; everything goes on as before).
+/// could not be frozen; everything continues as before).
 pub fn reboot(command: Command) -> io::Result<()> {
     let how = match command {
         Command::PowerOff => libc::RB_POWER_OFF,

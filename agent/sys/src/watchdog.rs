@@ -1,4 +1,4 @@
-//! A hardware watchdog: a timer that restarts the machine unless somebody keeps setting it back.
+//! A hardware watchdog: a timer that restarts the machine unless it is set back in time.
 
 #![expect(unsafe_code, reason = "ioctl(2)")]
 
@@ -26,11 +26,11 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the machine's watchdog with about this timeout. `None` where there is none, or where it is not certain that it
-    /// can be stopped again.
+    /// Starts the machine's watchdog with about this timeout. `None` where there is none, or where it is not certain
+    /// that it can be stopped again.
     ///
     /// # Errors
-    /// It is there and cannot be used.
+    /// It exists and cannot be used.
     pub fn start(timeout: Duration) -> io::Result<Option<Watchdog>> {
         if std::fs::read_to_string(NO_WAY_OUT).ok().is_none_or(|text| text.trim() != "0") {
             return Ok(None);
@@ -51,7 +51,7 @@ impl Watchdog {
     /// Sets it back.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Those of the driver.
     pub fn set_back(&mut self) -> io::Result<()> {
         self.device.write_all(b"\0")
     }
@@ -60,7 +60,7 @@ impl Watchdog {
     /// (Documentation/watchdog/watchdog-api.rst, 'Magic Close').
     ///
     /// # Errors
-    /// What the driver says.
+    /// Those of the driver.
     pub fn stop(mut self) -> io::Result<()> {
         self.device.write_all(b"V")
     }

@@ -151,7 +151,7 @@ impl SessionRecord {
     /// Reads a session record.
     ///
     /// # Errors
-    /// [`FormatError`] says what is wrong with it.
+    /// [`FormatError`] describes what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<SessionRecord, FormatError> {
         let frame = block::unframe(Block::Session, SESSION_MAGIC, bytes, SESSION_MAX)?;
         let session = SessionRecord::read(&frame, SESSION_KINDS, frame.body)?;

@@ -1,5 +1,5 @@
-//! Which block devices the kernels that save and restore have as soon as they have their drivers: disks and partitions of disks.
-//! These kernels put nothing together (device-mapper, RAID) and reach nothing over a network.
+//! Which block devices the kernels that save and restore have as soon as they have their drivers: disks and partitions
+//! of disks. These kernels put nothing together (device-mapper, RAID) and reach nothing over a network.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ pub enum NoHardware {
     NoDevice {
         /// Its node, or its place in sysfs.
         place: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         source: io::Error,
     },
-    /// It is none of a disk's.
+    /// It is not a disk or a partition of one.
     #[error("{} is {what}: the save kernel does not have it", node.display())]
     Virtual {
         /// Its node.
         node: PathBuf,
-        /// What it is in place of a disk.
+        /// What it is instead.
         what: &'static str,
     },
 }
@@ -39,14 +39,14 @@ pub enum NoHardware {
 pub struct Hardware {
     /// Its node.
     pub node: PathBuf,
-    /// The folders in sysfs of the devices at which the ways to it end: its own, but for a namespace of NVMe that may have several
-    /// controllers.
+    /// The directories in sysfs of the devices at which the ways to it end: its own, but for a namespace of NVMe that
+    /// may have several controllers.
     ends: Vec<PathBuf>,
     sysfs: PathBuf,
 }
 
 impl Hardware {
-    /// What is behind a block device's node.
+    /// The hardware of a block device's node.
     ///
     /// # Errors
     /// [`NoHardware`].
@@ -60,7 +60,7 @@ impl Hardware {
         Hardware::of_number(&format!("{major}:{minor}"))
     }
 
-    /// What is behind the block device with this number, written `major:minor`.
+    /// The hardware of the block device with this number, written `major:minor`.
     ///
     /// # Errors
     /// [`NoHardware`].
@@ -68,26 +68,27 @@ impl Hardware {
         Hardware::at(Path::new(SYSFS), &Path::new("dev/block").join(number))
     }
 
-    /// What is behind the block device whose folder in `sysfs`, or a link to it, is `place`.
+    /// The hardware of the block device whose directory in `sysfs`, or a link to it, is `place`.
     pub fn at(sysfs: &Path, place: &Path) -> Result<Hardware, NoHardware> {
         let real = |path: PathBuf| path.canonicalize().map_err(|source| NoHardware::NoDevice { place: path, source });
         let (device, sysfs) = (real(sysfs.join(place))?, real(sysfs.to_owned())?);
         let node = node(device.file_name().unwrap_or_default());
         let ends = controllers(&sysfs, &device).unwrap_or_else(|| vec![device.clone()]);
-        match ends.iter().find_map(|end| made_up(&sysfs, end)) {
+        match ends.iter().find_map(|end| virtual_kind(&sysfs, end)) {
             Some(what) => Err(NoHardware::Virtual { node, what }),
             None => Ok(Hardware { node, ends, sysfs }),
         }
     }
 
-    /// The folders in sysfs on the ways to the device, its own and that of each bus among them.
+    /// The directories in sysfs on the ways to the device, its own and that of each bus among them.
     pub fn ways(&self) -> impl Iterator<Item = &Path> {
-        let is_below = |folder: &&Path| folder.parent() != Some(&self.sysfs);
+        let is_below = |dir: &&Path| dir.parent() != Some(&self.sysfs);
         self.ends.iter().flat_map(move |end| end.ancestors().take_while(is_below))
     }
 }
 
-/// Refuses a block device that the kernels that save and restore would not have. What is none, such as a file, passes.
+/// Refuses a block device that the kernels that save and restore would not have. Anything that is not a block device,
+/// such as a file, passes.
 ///
 /// # Errors
 /// [`NoHardware::Virtual`].
@@ -98,16 +99,16 @@ pub fn refuse_virtual(path: &Path) -> Result<(), NoHardware> {
     }
 }
 
-/// Where things are that no driver has found (Linux 6.12, drivers/base/core.c, `virtual_device_parent`).
+/// The directory of devices that no driver has found (Linux 6.12, drivers/base/core.c, `virtual_device_parent`).
 fn virtuals(sysfs: &Path) -> PathBuf {
     sysfs.join("devices/virtual")
 }
 
-/// The controllers of a namespace of NVMe's multipath, which hangs in its subsystem, in which links lead to them (Linux 6.12,
-/// drivers/nvme/host/multipath.c).
+/// The controllers of a namespace of NVMe's multipath, which hangs in its subsystem, in which links lead to them (Linux
+/// 6.12, drivers/nvme/host/multipath.c).
 fn controllers(sysfs: &Path, device: &Path) -> Option<Vec<PathBuf>> {
     let subsystems = virtuals(sysfs).join("nvme-subsystem");
-    let subsystem = device.ancestors().find(|folder| folder.parent() == Some(&subsystems))?;
+    let subsystem = device.ancestors().find(|dir| dir.parent() == Some(&subsystems))?;
     let links = fs::read_dir(subsystem).ok()?.flatten().filter(|entry| {
         entry.file_name().to_string_lossy().starts_with("nvme") && entry.file_type().is_ok_and(|kind| kind.is_symlink())
     });
@@ -115,18 +116,18 @@ fn controllers(sysfs: &Path, device: &Path) -> Option<Vec<PathBuf>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// What is at the end of a way, where it is no hardware of this machine.
-fn made_up(sysfs: &Path, end: &Path) -> Option<&'static str> {
+/// What is at the end of a way, if it is not hardware of this machine.
+fn virtual_kind(sysfs: &Path, end: &Path) -> Option<&'static str> {
     const NETWORK: &str = "on the network";
     if end.starts_with(virtuals(sysfs).join("nvme-fabrics"))
-        || end.ancestors().any(|folder| folder.join("iscsi_session").is_dir())
+        || end.ancestors().any(|dir| dir.join("iscsi_session").is_dir())
     {
         return Some(NETWORK);
     }
     if !end.starts_with(virtuals(sysfs)) {
         return None;
     }
-    // A partition's folder lies in its disk's.
+    // A partition's directory lies in its disk's.
     let disk = if end.join("partition").exists() { end.parent().unwrap_or(end) } else { end };
     Some(match disk.file_name().unwrap_or_default().to_string_lossy() {
         name if name.starts_with("dm-") => "a device-mapper device (LVM, LUKS, multipath)",
@@ -147,20 +148,20 @@ mod tests {
     const VIRTUAL: &str = "devices/virtual/block";
     const PCI: &str = "devices/pci0000:00/0000:00:04.0";
 
-    fn sysfs(folders: &[&str]) -> tempfile::TempDir {
+    fn sysfs(dirs: &[&str]) -> tempfile::TempDir {
         let sysfs = tempfile::tempdir().unwrap();
-        folders.iter().for_each(|folder| fs::create_dir_all(sysfs.path().join(folder)).unwrap());
+        dirs.iter().for_each(|dir| fs::create_dir_all(sysfs.path().join(dir)).unwrap());
         sysfs
     }
 
-    /// What is behind the one device of a machine, in the words of the refusal.
-    fn refusal(place: &str, folders: &[&str]) -> String {
-        let folders = [&[place], folders].concat();
-        Hardware::at(sysfs(&folders).path(), Path::new(place)).unwrap_err().to_string()
+    /// The refusal of the one device of a machine.
+    fn refusal(place: &str, dirs: &[&str]) -> String {
+        let dirs = [&[place], dirs].concat();
+        Hardware::at(sysfs(&dirs).path(), Path::new(place)).unwrap_err().to_string()
     }
 
     #[test]
-    fn disks_and_their_partitions_will_do() {
+    fn accepts_disks_and_their_partitions() {
         for (place, node) in [
             ("virtio1/block/vda", "/dev/vda"),
             ("virtio1/block/vda/vda1", "/dev/vda1"),
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_together_or_made_up_will_not() {
+    fn refuses_virtual_devices() {
         for (name, what) in [
             ("dm-0", "/dev/dm-0 is a device-mapper device"),
             ("md0", "a software RAID"),
@@ -189,23 +190,23 @@ mod tests {
             ("nbd0", "on the network"),
             ("zram0", "no disk of its own"),
         ] {
-            let said = refusal(&format!("{VIRTUAL}/{name}"), &[]);
-            assert!(said.contains(what), "{said}");
+            let text = refusal(&format!("{VIRTUAL}/{name}"), &[]);
+            assert!(text.contains(what), "{text}");
         }
         let partition = refusal(&format!("{VIRTUAL}/md0/md0p1"), &[&format!("{VIRTUAL}/md0/md0p1/partition")]);
         assert!(partition.contains("/dev/md0p1 is a software RAID"), "{partition}");
     }
 
     #[test]
-    fn disks_behind_a_network_will_not() {
+    fn refuses_disks_on_a_network() {
         let session = "devices/platform/host3/session1";
-        let said = refusal(
+        let text = refusal(
             &format!("{session}/target3:0:0/3:0:0:1/block/sdb/sdb1"),
             &[&format!("{session}/iscsi_session/session1")],
         );
-        assert!(said.contains("/dev/sdb1 is on the network"), "{said}");
-        let said = refusal("devices/virtual/nvme-fabrics/ctl/nvme0/nvme0n1", &[]);
-        assert!(said.contains("/dev/nvme0n1 is on the network"), "{said}");
+        assert!(text.contains("/dev/sdb1 is on the network"), "{text}");
+        let text = refusal("devices/virtual/nvme-fabrics/ctl/nvme0/nvme0n1", &[]);
+        assert!(text.contains("/dev/nvme0n1 is on the network"), "{text}");
     }
 
     #[test]
@@ -221,12 +222,12 @@ mod tests {
         assert_eq!((found.node, found.ends), ("/dev/nvme0n1p3".into(), vec![root.join(&local)]));
         // Which of its controllers another kernel finds is not certain.
         link(remote, "nvme1");
-        let said = Hardware::at(&root, Path::new(&partition)).unwrap_err().to_string();
-        assert!(said.contains("on the network"), "{said}");
+        let text = Hardware::at(&root, Path::new(&partition)).unwrap_err().to_string();
+        assert!(text.contains("on the network"), "{text}");
     }
 
     #[test]
-    fn what_is_no_block_device_is_refused() {
+    fn refuses_anything_that_is_not_a_block_device() {
         for path in ["/proc/self/status", "/dev/null", "/nonexistent"] {
             let error = Hardware::of_node(Path::new(path)).unwrap_err();
             assert!(matches!(error, NoHardware::NoDevice { .. }), "{error}");

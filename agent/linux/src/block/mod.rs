@@ -1,4 +1,4 @@
-//! Block devices: what the kernel lists, and what is behind each.
+//! Block devices: which ones the kernel lists, and the hardware of each.
 
 mod hardware;
 
@@ -23,7 +23,7 @@ pub fn node(name: &OsStr) -> PathBuf {
     Path::new("/dev").join(name.to_string_lossy().replace('!', "/"))
 }
 
-/// Whether there is something at `path` that can be opened, now or never: a disk's node may be there before the disk is.
+/// Whether something at `path` can be opened, or never will be: a disk's node may exist before the disk does.
 #[must_use]
 pub fn exists(path: &Path) -> bool {
     let not_yet = [Errno::ENXIO, Errno::ENODEV, Errno::ENOMEDIUM];
@@ -60,7 +60,7 @@ impl BlockDevice {
         devices
     }
 
-    /// Its size in bytes, without opening it; 0 where sysfs does not say.
+    /// Its size in bytes, without opening it; 0 if sysfs does not list it.
     #[must_use]
     pub fn size(&self) -> u64 {
         let sectors = std::fs::read_to_string(self.sysfs.join("size")).ok().and_then(|text| text.trim().parse().ok());
@@ -71,13 +71,13 @@ impl BlockDevice {
     #[must_use]
     pub fn partition(&self) -> Option<Partition> {
         let number: u32 = std::fs::read_to_string(self.sysfs.join("partition")).ok()?.trim().parse().ok()?;
-        // A partition's folder lies in its disk's.
+        // A partition's directory lies in its disk's.
         let disk = node(self.sysfs.canonicalize().ok()?.parent()?.file_name()?);
         Partition::read(&disk, number)
     }
 }
 
-/// What a partition table says of one partition.
+/// A partition's entry in the partition table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Partition {
     /// Its own UUID.

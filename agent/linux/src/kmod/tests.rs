@@ -50,9 +50,9 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A tree in which every module's contents are its own file name without compression.
 fn tree() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for path in DEP.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path) {
-        let file = folder.path().join(path);
+        let file = dir.path().join(path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
         let bytes = match name {
@@ -68,15 +68,15 @@ fn tree() -> TempDir {
         };
         fs::write(file, bytes).unwrap();
     }
-    fs::write(folder.path().join("modules.dep"), DEP).unwrap();
-    fs::write(folder.path().join("modules.softdep"), SOFTDEP).unwrap();
-    fs::write(folder.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme-core.ko\n").unwrap();
-    folder
+    fs::write(dir.path().join("modules.dep"), DEP).unwrap();
+    fs::write(dir.path().join("modules.softdep"), SOFTDEP).unwrap();
+    fs::write(dir.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme-core.ko\n").unwrap();
+    dir
 }
 
-fn ask(folder: &Path, names: &[&str]) -> Result<Vec<String>, ModulesError> {
+fn ask(dir: &Path, names: &[&str]) -> Result<Vec<String>, ModulesError> {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let modules = resolve(folder, &names)?;
+    let modules = resolve(dir, &names)?;
     for module in &modules {
         assert_eq!(module.bytes, elf(&module.file_name));
     }
@@ -133,13 +133,13 @@ fn a_device_is_driven_by_the_modules_whose_alias_it_matches() {
 }
 
 #[test]
-fn what_is_built_in_is_left_out() {
+fn built_in_modules_are_left_out() {
     let tree = tree();
     assert!(ask(tree.path(), &["ext4", "nvme_core"]).unwrap().is_empty());
 }
 
 #[test]
-fn nothing_asked_for_needs_no_folder() {
+fn no_names_need_no_directory() {
     assert!(resolve(Path::new("/nonexistent"), &[]).unwrap().is_empty());
 }
 
@@ -170,27 +170,27 @@ fn files_that_cannot_be_used_say_why() {
 }
 
 #[test]
-fn a_folder_that_is_not_depmods_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let message = ask(folder.path(), &["ext4"]).unwrap_err().to_string();
+fn refuses_a_directory_without_depmods_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = ask(dir.path(), &["ext4"]).unwrap_err().to_string();
     assert!(message.contains("modules.dep: cannot read it") && message.contains("depmod"), "{message}");
-    fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\nkernel/b.ko\n").unwrap();
-    assert!(matches!(ask(folder.path(), &["a"]), Err(ModulesError::Line { line: 2, .. })));
+    fs::write(dir.path().join("modules.dep"), "kernel/a.ko:\nkernel/b.ko\n").unwrap();
+    assert!(matches!(ask(dir.path(), &["a"]), Err(ModulesError::Line { line: 2, .. })));
     // Without the other two files, what modules.dep names can still be loaded.
-    fs::create_dir(folder.path().join("kernel")).unwrap();
-    fs::write(folder.path().join("modules.dep"), "kernel/a.ko:\n").unwrap();
-    fs::write(folder.path().join("kernel/a.ko"), elf("a.ko")).unwrap();
-    assert_eq!(ask(folder.path(), &["a"]).unwrap(), ["a.ko"]);
+    fs::create_dir(dir.path().join("kernel")).unwrap();
+    fs::write(dir.path().join("modules.dep"), "kernel/a.ko:\n").unwrap();
+    fs::write(dir.path().join("kernel/a.ko"), elf("a.ko")).unwrap();
+    assert_eq!(ask(dir.path(), &["a"]).unwrap(), ["a.ko"]);
 }
 
 #[test]
 fn the_bound_on_a_module_is_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("modules.dep"), "big.ko.zst:\n").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("modules.dep"), "big.ko.zst:\n").unwrap();
     let zeroes = io::repeat(0).take(MAX_MODULE + 4096);
     let packed = zstd::encode_all(zeroes, 1).unwrap();
-    fs::write(folder.path().join("big.ko.zst"), packed).unwrap();
-    assert!(matches!(ask(folder.path(), &["big"]), Err(ModulesError::TooLarge { .. })));
+    fs::write(dir.path().join("big.ko.zst"), packed).unwrap();
+    assert!(matches!(ask(dir.path(), &["big"]), Err(ModulesError::TooLarge { .. })));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_listed_module_is_found_without_depmods_files() {
     ] {
         assert_eq!(found(name).unwrap(), Path::new(file));
     }
-    let said = found("usb_none").unwrap_err().to_string();
-    assert!(said.starts_with("there is no kernel module `usb_none` in "), "{said}");
-    assert!(said.ends_with("modules: usb_common, usb_storage, usbcore, ..."), "{said}");
+    let text = found("usb_none").unwrap_err().to_string();
+    assert!(text.starts_with("there is no kernel module `usb_none` in "), "{text}");
+    assert!(text.ends_with("modules: usb_common, usb_storage, usbcore, ..."), "{text}");
 }

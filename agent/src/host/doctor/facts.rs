@@ -248,7 +248,7 @@ fn changed(path: &Path) -> Result<SystemTime, Unseen> {
 /// removed.
 fn policy_changed(config: &Path) -> Option<SystemTime> {
     let mut files = policy::files(config);
-    files.push(policy::folder(config));
+    files.push(policy::drop_in_dir(config));
     files.iter().filter_map(|path| changed(path).ok()).max()
 }
 

@@ -73,7 +73,7 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     if !wanted.config.exists() {
         steps.push(Step::WritePolicy { file, place });
     } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
-        let drop_in = policy::folder(&file).join("50-setup.toml");
+        let drop_in = policy::drop_in_dir(&file).join("50-setup.toml");
         steps.push(Step::WriteDropIn { file: drop_in, config: file, place });
     }
     let config = path_text(wanted.config);
@@ -249,10 +249,10 @@ mod tests {
         std::fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
         device::init(&device, false).unwrap();
         write(&config, "").unwrap();
-        let drop_in = policy::folder(&config).join("50-setup.toml");
+        let drop_in = policy::drop_in_dir(&config).join("50-setup.toml");
         let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
         step.perform(false).unwrap();
-        write(&policy::folder(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
+        write(&policy::drop_in_dir(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
         let error = step.perform(false).unwrap_err().to_string();
         assert!(error.contains("image.device = \"/nonexistent\" all the same"), "{error}");
     }

@@ -36,8 +36,8 @@ impl<'a, M: Physical> Virtual<'a, M> {
 
 /// Memory of which the pages that were read are kept.
 ///
-/// Page tables, arrays of sections and `struct page`s lie far apart, and each change from one to the other may cost a new
-/// window onto the memory (`crate::pipeline::window`).
+/// Page tables, arrays of sections and `struct page`s lie far apart, and each change from one to the other may cost a
+/// new window onto the memory (`crate::pipeline::window`).
 struct Kept<'a, M> {
     memory: &'a M,
     pages: RefCell<HashMap<u64, Vec<u8>>>,

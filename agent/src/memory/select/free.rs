@@ -22,7 +22,7 @@ const SECTION_FLAGS: u64 = 0xfff;
 pub struct Selection {
     /// What becomes of the free ones.
     free_fate: Fate,
-    /// Page frames whose content nobody needs, by the frame that holds it now.
+    /// Page frames whose content nothing needs, by the frame that holds it now.
     free: Frames,
     /// Page frames that must be neither read nor written.
     untouchable: Frames,
@@ -48,8 +48,8 @@ impl Selection {
         self.free_fate
     }
 
-    /// Compares with `expected`, what the kernel counted itself, of `ram_pages` in all. Some pages come and go while it freezes;
-    /// more than that means that its data were misread.
+    /// Compares with `expected`, which the kernel counted itself, of `ram_pages` in all. Some pages come and go while
+    /// it freezes; a larger difference means that its data were misread.
     ///
     /// # Errors
     /// [`SelectError::Count`].
@@ -109,8 +109,8 @@ impl Frames {
 
 /// Reads from the stopped kernel's own data which of its pages are free.
 ///
-/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it. `free_fate` is what is to
-/// become of the free pages.
+/// `ram` is all of its memory, the swapped ranges included. `memory` shows it as the kernel left it. `free_fate` is
+/// what is to become of the free pages.
 ///
 /// # Errors
 /// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
@@ -121,7 +121,7 @@ pub fn select(
     swapped: &SwapMap,
     free_fate: Fate,
 ) -> Result<Selection, SelectError> {
-    // A list that is followed anywhere else is none, and a set of page frames is as long as its last one demands.
+    // A list that leads anywhere else is not one, and a set of page frames is as long as its last frame demands.
     swapped.check(ram)?;
     let mut selection = Selection::new(free_fate);
     let kernel = Virtual::new(memory, layout);
@@ -178,7 +178,7 @@ fn scan<M: Physical>(
         let first = scan.next;
         kernel.memory.look(physical, len.min((frames.end - first) * size), |bytes| scan.pages(bytes))?;
         if scan.next == first {
-            // It crosses a boundary, behind which memory may go on elsewhere.
+            // It crosses a boundary, after which memory may continue elsewhere.
             let mut page = vec![0; layout.page_size];
             read_across(kernel, &mut mapped, address, &mut page)?;
             scan.pages(&page);
@@ -208,7 +208,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Looks at one `struct page`, and goes on to the next that says something new.
+    /// Looks at one `struct page`, and moves on to the next one of interest.
     fn page(&mut self, page: &[u8]) {
         let u32_at = |at: usize| page.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
         let u64_at = |at: usize| page.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);

@@ -41,8 +41,8 @@ pub struct KernelLayout {
 
 /// A value of `_mapcount` that stands for a type of page.
 ///
-/// Up to Linux 6.11 these are bit masks in which one bit is clear; the value that VMCOREINFO gives is what a
-/// page of that type and no other property has. From kernel commit 4ffca5a96678 ("mm: support only one page_type per page", in
+/// Up to Linux 6.11 these are bit masks in which one bit is clear; the value that VMCOREINFO gives is what a page of
+/// that type and no other property has. From kernel commit 4ffca5a96678 ("mm: support only one page_type per page", in
 /// v6.12) on, the type is the topmost byte, and the rest may be anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageType {
@@ -72,7 +72,7 @@ impl KernelLayout {
     /// Reads it.
     ///
     /// # Errors
-    /// [`SelectError::Missing`] and [`SelectError::Value`] name what is not there or cannot be.
+    /// [`SelectError::Missing`] and [`SelectError::Value`] name what is missing or impossible.
     pub fn new(info: &VmcoreInfo) -> Result<KernelLayout, SelectError> {
         let number = |name| info.number(name).ok_or(SelectError::Missing(name));
         let symbol = |name| info.symbol(name).ok_or(SelectError::Missing(name));

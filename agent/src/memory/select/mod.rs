@@ -1,8 +1,9 @@
 //! Which pages of a stopped kernel matter.
 //!
-//! A page that the kernel's page allocator holds free is not stored: nobody reads it before writing it. It is left alone
-//! in the restore too, unless the kernel has `init_on_free`, or may have: then it expects its free pages to be zero, and
-//! they are restored as zeroes ([`crate::machine::free_content`]). Nothing else is left out, and whatever is uncertain is stored.
+//! A page that the kernel's page allocator holds free is not stored: nothing reads it before writing it. It is left
+//! alone in the restore too, unless the kernel has `init_on_free`, or may have: then it expects its free pages to be
+//! zero, and they are restored as zeroes ([`crate::machine::free_content`]). Nothing else is left out, and whatever is
+//! uncertain is stored.
 //!
 //! The kernel's own data say which pages those are: its `struct page` array, found from VMCOREINFO through its page
 //! tables. Some of that data lies in the region, whose content the jump has swapped out; [`swap_map`] knows where to.
@@ -28,7 +29,7 @@ pub enum SelectError {
     /// VMCOREINFO lacks something.
     #[error("VMCOREINFO has no {0}")]
     Missing(&'static str),
-    /// VMCOREINFO has a value that cannot be.
+    /// VMCOREINFO has an impossible value.
     #[error("VMCOREINFO's {0} is {1}")]
     Value(&'static str, u64),
     /// Memory cannot be read.
@@ -46,28 +47,28 @@ pub enum SelectError {
     #[error("no list of swapped pages hangs off the kexec control page at {0:#x}")]
     NoSwapMap(u64),
     /// The list of swapped pages leads out of memory.
-    #[error("the list of swapped pages names page frame {0:#x}, which is no memory")]
+    #[error("the list of swapped pages names page frame {0:#x}, which is not RAM")]
     Holder(u64),
     /// The kernel checks a pattern in its free pages.
     #[error("the kernel may check a pattern in its free pages (page_poison or debug_pagealloc on its command line)")]
     Poisoning,
-    /// The kernel did not say how many free pages it has, and what it expects of them.
-    #[error("the kernel left no word of its free pages")]
+    /// The kernel did not report how many free pages it has, and what it expects of them.
+    #[error("the kernel did not report its free pages")]
     NothingSaid,
     /// The free pages do not add up.
     #[error("{found} free pages were found, the kernel counted {expected}")]
     Count {
         /// Pages found.
         found: u64,
-        /// Pages that the kernel said it had.
+        /// Pages that the kernel counted.
         expected: u64,
     },
 }
 
 /// The stopped kernel's memory by physical address, with the swapped pages where it left them.
 pub trait Physical {
-    /// Calls `look` with memory from physical address `address` on: `len` bytes, or fewer where not so much lies together, but
-    /// not fewer than up to the page's end.
+    /// Calls `look` with memory from physical address `address` on: `len` bytes, or fewer where less is contiguous, but
+    /// at least up to the end of the page.
     ///
     /// # Errors
     /// The memory is not part of what was saved.

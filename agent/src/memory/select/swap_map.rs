@@ -1,9 +1,9 @@
 //! Where the jump has put the pages that it swapped.
 //!
-//! The kexec image of the stopped kernel has a list of entries: a destination, then the source pages that go there one
-//! behind the other, the next destination, and so on (kernel/kexec_core.c: `IND_DESTINATION` 1, `IND_INDIRECTION` 2,
-//! `IND_DONE` 4, `IND_SOURCE` 8 in the low bits, a page's address above). The control page holds the list's head, for the
-//! way back. Kernel versions keep it at different places in that page, so each word of it is tried, and only a list
+//! The kexec image of the stopped kernel has a list of entries: a destination, then the source pages that go there
+//! consecutively, the next destination, and so on (kernel/kexec_core.c: `IND_DESTINATION` 1, `IND_INDIRECTION` 2,
+//! `IND_DONE` 4, `IND_SOURCE` 8 in the low bits, a page's address above). The control page holds the list's head, for
+//! the way back. Kernel versions keep it at different places in that page, so each word of it is tried, and only a list
 //! whose destinations are exactly the pages that were loaded is believed.
 
 use dormouse_image::PfnRange;
@@ -16,8 +16,8 @@ const INDIRECTION: u64 = 2;
 const DONE: u64 = 4;
 const SOURCE: u64 = 8;
 
-/// Pages that are swapped at most, 8 GiB of them: no region and low memory are so large, and what an image's header claims
-/// is no reason to take memory and time.
+/// Pages that are swapped at most, 8 GiB of them: no region and low memory are so large, and what an image's header
+/// claims is no reason to take memory and time.
 const MOST: u64 = 1 << 21;
 
 /// For each swapped page frame, the page frame that holds its content now.
@@ -104,7 +104,8 @@ impl SwapMap {
         }
     }
 
-    /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of one.
+    /// The page frames that hold the content of the first pages of `run` now: of as many as lie together, at least of
+    /// one.
     #[must_use]
     pub fn holders(&self, run: PfnRange) -> PfnRange {
         if self.ranges.iter().any(|range| (range.start..range.end).contains(&run.start)) {

@@ -65,14 +65,14 @@ impl Memory {
         self.put_word(table + ((from >> 12) & 511) * 8, to | 1 << 63 | 0x63);
     }
 
-    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on, each other page of it the
-    /// wrong way round.
+    /// Writes the `struct page` of a page frame. The array lies in physical memory from 2 MiB on, each other page of it
+    /// the wrong way round.
     fn page(&mut self, layout: &KernelLayout, pfn: u64, flags: u64, mapcount: u32, private: u64) {
         let at = pfn * layout.page_size as u64;
         let physical = |at: u64| 0x20_0000 + (at ^ 4096);
         for at in [at, at + layout.page_size as u64 - 1] {
             self.map(layout, VMEMMAP + at / 4096 * 4096, physical(at) / 4096 * 4096);
-            // A page that holds no field is there too.
+            // Pages without a field exist too.
             self.put(physical(at), &[]);
         }
         self.put_word(physical(at + layout.page_flags as u64), flags);
@@ -239,7 +239,8 @@ fn a_count_that_is_far_off_stops_the_selection() {
 
 #[test]
 fn kernels_of_three_kinds_mark_their_free_pages() {
-    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks elsewhere).
+    // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks
+    // elsewhere).
     for (note, free, offline, slab) in [
         (LINUX_6_1, 0xffff_ff7f_u32, 0xffff_feff, None),
         (LINUX_6_11, 0xbfff_ffff, 0xdfff_ffff, Some(0xfdff_ffff)),
@@ -312,8 +313,8 @@ fn a_vmcoreinfo_that_lacks_something_or_lies_is_refused() {
     }
 }
 
-/// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the control
-/// page at 0x9000.
+/// Writes a list that swaps one page each at the page frames `low` and `region`, with these sources, hung off the
+/// control page at 0x9000.
 fn swapped(low: u64, region: u64, memory: &mut Memory, sources: &[u64]) -> Swapped<'static> {
     let range = |pfn: u64| PhysRange { start: pfn * 4096, end: (pfn + 1) * 4096 };
     memory.put_word(0x9000 + 0x830, 0xa000 | 2);

@@ -92,7 +92,7 @@ fn mount_of(file: &File) -> anyhow::Result<Mount> {
     mount.with_context(|| format!("{}: there is no mount {id}", mountinfo::PATH))
 }
 
-/// Refuses kinds of filesystems that are not known to keep the content of a file where a disk can be written.
+/// Refuses filesystems that are not known to keep the content of a file in plain blocks.
 fn refuse_kind(kind: &str) -> anyhow::Result<()> {
     match kind {
         "ext4" | "xfs" | "btrfs" => Ok(()),

@@ -117,7 +117,7 @@ pub struct Parameters<'a> {
     /// A's own page.
     pub template: &'a [u8],
     /// The memory map.
-    pub e820: &'a [E820Entry],
+    pub memory: &'a [E820Entry],
     /// Where the initramfs lies, in bytes.
     pub initrd: PhysRange,
     /// Physical address of the command line, which ends with a zero byte.
@@ -134,8 +134,8 @@ pub fn build(kernel: &BzImage<'_>, parameters: &Parameters<'_>) -> Result<Vec<u8
     if parameters.template.len() != SIZE {
         return Err(BootParamsError::WrongLength(parameters.template.len()));
     }
-    let Some(entries) = u8::try_from(parameters.e820.len()).ok().filter(|n| usize::from(*n) <= E820_MAX) else {
-        return Err(BootParamsError::TooManyRanges(parameters.e820.len()));
+    let Some(entries) = u8::try_from(parameters.memory.len()).ok().filter(|n| usize::from(*n) <= E820_MAX) else {
+        return Err(BootParamsError::TooManyRanges(parameters.memory.len()));
     };
     let mut page = parameters.template.to_vec();
     page[bzimage::HEADER..0x290].fill(0);
@@ -159,7 +159,7 @@ pub fn build(kernel: &BzImage<'_>, parameters: &Parameters<'_>) -> Result<Vec<u8
 
     page[E820_ENTRIES] = entries;
     page[E820_TABLE..E820_TABLE + E820_MAX * E820_ENTRY].fill(0);
-    for (entry, place) in parameters.e820.iter().zip(page[E820_TABLE..].chunks_exact_mut(E820_ENTRY)) {
+    for (entry, place) in parameters.memory.iter().zip(page[E820_TABLE..].chunks_exact_mut(E820_ENTRY)) {
         place[..8].copy_from_slice(&entry.range.start.to_le_bytes());
         place[8..16].copy_from_slice(&(entry.range.end - entry.range.start).to_le_bytes());
         place[16..].copy_from_slice(&(entry.kind as u32).to_le_bytes());
@@ -212,7 +212,7 @@ mod tests {
         let e820 = [E820Entry { range: phys(0x1000, 0x9f000), kind: E820Kind::Ram }];
         let parameters = Parameters {
             template: &[0xaa; SIZE],
-            e820: &e820,
+            memory: &e820,
             initrd: phys(0x1_2345_0000, 0x1_2346_0000),
             cmdline: 0x77_0000,
             acpi_rsdp: Some(0x7f00_0014),
@@ -232,7 +232,7 @@ mod tests {
         );
         let many = [e820[0]; 129];
         assert_eq!(
-            build(&kernel, &Parameters { template: &[0; SIZE], e820: &many, ..parameters }).unwrap_err(),
+            build(&kernel, &Parameters { template: &[0; SIZE], memory: &many, ..parameters }).unwrap_err(),
             BootParamsError::TooManyRanges(129)
         );
     }

@@ -4,10 +4,10 @@ use dormouse_image::Cpu;
 
 use crate::machine::arch::x86_64::features;
 
-/// The first processor of `/proc/cpuinfo`.
+/// The first CPU of `/proc/cpuinfo`.
 ///
 /// A kernel that runs with 4 levels of page tables clears `la57` there (arch/x86/kernel/cpu/common.c,
-/// `setup_clear_cpu_cap(X86_FEATURE_LA57)`), so the flag tells the mode and not only the ability.
+/// `setup_clear_cpu_cap(X86_FEATURE_LA57)`), so the flag is the mode and not only the ability.
 pub fn identify(cpuinfo: &str) -> Cpu {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let field = |name: &str| {

@@ -1,5 +1,5 @@
-//! What the processor can do, by CPUID and not by `/proc/cpuinfo`: which flags that has depends on the kernel that writes it, and
-//! another one may be looking for the session than the one that was saved.
+//! What the CPU can do, by CPUID and not by `/proc/cpuinfo`: its flags depend on the kernel that writes it, and the
+//! kernel that looks for a session may be another than the one that was saved.
 
 /// A register that CPUID answers in, as an index of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ struct Word {
     leaf: u32,
     subleaf: u32,
     register: Register,
-    /// Bits that tell no feature: state that the kernel sets, or part of a number.
+    /// Bits that are not a feature: state that the kernel sets, or part of a number.
     ignored: u32,
     /// The features' names from bit 0 on, `-` for one that has none here.
     names: &'static str,
@@ -34,8 +34,8 @@ const WORDS: [Word; 14] = [
         Register::Edx,
         // The local APIC, as it is switched on.
         1 << 9,
-        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts acpi mmx fxsr sse sse2 ss ht tm \
-         ia64 pbe",
+        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts acpi mmx fxsr \
+         sse sse2 ss ht tm ia64 pbe",
     ),
     word(
         1,
@@ -43,16 +43,17 @@ const WORDS: [Word; 14] = [
         Register::Ecx,
         // OSXSAVE, which is CR4.OSXSAVE.
         1 << 27,
-        "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - pcid dca sse4_1 sse4_2 x2apic movbe \
-         popcnt tsc_deadline_timer aes xsave osxsave avx f16c rdrand hypervisor",
+        "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - pcid dca sse4_1 \
+         sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave osxsave avx f16c rdrand hypervisor",
     ),
     word(
         7,
         0,
         Register::Ebx,
         0,
-        "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm zero_fcs_fds mpx rdt_a avx512f avx512dq \
-         rdseed adx smap avx512ifma - clflushopt clwb intel_pt avx512pf avx512er avx512cd sha_ni avx512bw avx512vl",
+        "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm zero_fcs_fds mpx rdt_a \
+         avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb intel_pt avx512pf avx512er avx512cd sha_ni \
+         avx512bw avx512vl",
     ),
     word(
         7,
@@ -60,17 +61,18 @@ const WORDS: [Word; 14] = [
         Register::Ecx,
         // OSPKE, which is CR4.PKE; and MAWAU, a number in five bits.
         1 << 4 | 0x1f << 17,
-        "prefetchwt1 avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq avx512_vnni avx512_bitalg tme \
-         avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b enqcmd sgx_lc pks",
+        "prefetchwt1 avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq avx512_vnni \
+         avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b \
+         enqcmd sgx_lc pks",
     ),
     word(
         7,
         0,
         Register::Edx,
         0,
-        "- - avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl md_clear rtm_always_abort - tsx_force_abort \
-         serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt - amx_bf16 avx512_fp16 amx_tile amx_int8 spec_ctrl intel_stibp flush_l1d \
-         arch_capabilities core_capabilities spec_ctrl_ssbd",
+        "- - avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl md_clear rtm_always_abort - \
+         tsx_force_abort serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt - amx_bf16 avx512_fp16 amx_tile \
+         amx_int8 spec_ctrl intel_stibp flush_l1d arch_capabilities core_capabilities spec_ctrl_ssbd",
     ),
     word(7, 1, Register::Eax, 0, "- - - - avx_vnni avx512_bf16 - cmpccxadd - - fzrm fsrs fsrc"),
     word(7, 1, Register::Edx, 0, ""),
@@ -88,8 +90,8 @@ const WORDS: [Word; 14] = [
         0,
         Register::Ecx,
         0,
-        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp fma4 tce - \
-         nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext ptsc perfctr_llc mwaitx",
+        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp \
+         fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext ptsc perfctr_llc mwaitx",
     ),
     word(0x8000_0007, 0, Register::Edx, 0, "- - - - - - - hw_pstate constant_tsc cpb"),
     word(0x8000_0008, 0, Register::Ebx, 0, "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd"),
@@ -103,8 +105,8 @@ const WORDS: [Word; 14] = [
     word(0x8000_0021, 0, Register::Eax, 0, ""),
 ];
 
-/// The names of the features that `cpuid` tells of, separated by spaces, in the order of the table. One without a name is called by its
-/// place, such as `cpuid_7_1_edx_4`.
+/// The names of the features that `cpuid` reports, separated by spaces, in the order of the table. One without a name
+/// is named by its place, such as `cpuid_7_1_edx_4`.
 pub(super) fn list(cpuid: impl Fn(u32, u32) -> [u32; 4]) -> String {
     let mut list = Vec::new();
     for word in &WORDS {
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn features_have_names_and_the_kernels_own_state_is_none() {
+    fn features_have_names_and_state_of_the_kernel_is_left_out() {
         let answer = |leaf, subleaf| match (leaf, subleaf) {
             (1, 0) => [0xffff_ffff, 0xffff_ffff, 1 << 20 | 1 << 27, 1 | 1 << 9],
             (7, 0) => [0, 1 << 5, 1 << 4 | 1 << 16 | 1 << 18, 0],
@@ -143,7 +145,7 @@ mod tests {
         assert_eq!(list(answer), "fpu sse4_2 avx2 la57 cpuid_7_1_edx_4 lm cpuid_80000001_0_ecx_31");
     }
 
-    /// A name too few or too many would shift all that follow.
+    /// One name too few or too many would shift all that follow.
     #[test]
     fn the_names_are_where_they_belong() {
         let at = |leaf, register: Register, name: &str| {
@@ -173,9 +175,9 @@ mod tests {
         assert!(WORDS.iter().all(|word| word.names.split_whitespace().count() <= 32));
     }
 
-    /// The program runs on what it asks for.
+    /// This test runs on the CPU that it asks.
     #[test]
-    fn this_processor_is_an_x86_64() {
+    fn this_cpu_is_an_x86_64() {
         let list = list(dormouse_sys::cpuid::read);
         for name in ["fpu", "sse2", "fxsr", "lm"] {
             assert!(list.split(' ').any(|feature| feature == name), "{list}");
