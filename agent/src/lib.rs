@@ -1,7 +1,7 @@
 //! Dormouse hibernates a running Linux machine through a second kernel.
 //!
-//! Kernel A (the user's) jumps by kexec into kernel B, which saves A's memory and powers off; after power-on, kernel C's
-//! initramfs starts kernel D, which writes the memory back and jumps into A. This crate is what runs in each of the
+//! Kernel A (the user's) jumps by kexec into kernel B, which saves A's memory and powers off; after power-on, kernel
+//! C's initramfs starts kernel D, which writes the memory back and jumps into A. This crate is what runs in each of the
 //! four; `docs/ARCHITECTURE.md` is its map.
 //!
 //! ```text

@@ -151,7 +151,7 @@ fn a_bad_policy_exits_with_1_and_names_the_place() {
 }
 
 #[test]
-fn a_missing_policy_says_how_to_make_one() {
+fn a_missing_policy_has_a_remedy() {
     let complaint = fails(3, &["hibernate", "--config", "/nonexistent/dormouse.toml"]);
     assert!(complaint.starts_with("dormouse: /nonexistent/dormouse.toml: "), "{complaint}");
     assert!(complaint.contains("copy dormouse.toml") && complaint.lines().count() == 1, "{complaint}");
@@ -202,8 +202,8 @@ fn programs_get_one_object() {
     assert_eq!((status, &missing["outcome"], &missing["id"]), (Some(1), &"failed".into(), &"policy-missing".into()));
 }
 
-/// Whatever this machine lacks first, it is refused by its name, and nothing is changed. Where nothing is lacking, this would
-/// hibernate the machine: the image device of the policy does not exist.
+/// Whatever this machine lacks first, it is refused by its name, and nothing is changed. Where nothing is lacking, this
+/// would hibernate the machine: the image device of the policy does not exist.
 #[test]
 fn hibernate_is_refused_with_an_identifier() {
     let (_folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=no-such-device\"\nwait = 0\n");
@@ -246,7 +246,7 @@ fn the_initramfs_is_built_and_reproducible() {
 }
 
 #[test]
-fn modules_are_found_and_named() {
+fn finds_and_lists_modules() {
     let (folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=none\"\n");
     let init = static_program(folder.path());
     let modules = folder.path().join("modules");
@@ -273,7 +273,7 @@ fn modules_are_found_and_named() {
 }
 
 #[test]
-fn what_cannot_become_pid_1_is_refused() {
+fn rejects_programs_that_cannot_become_pid_1() {
     let (folder, policy) = folder_with_policy(POLICY);
     let output = folder.path().join("initramfs.img");
     let build = |init: &str| {
@@ -286,7 +286,7 @@ fn what_cannot_become_pid_1_is_refused() {
 }
 
 #[test]
-fn the_doctor_needs_no_policy_and_says_how_to_get_one() {
+fn doctor_without_a_policy_names_the_remedy() {
     let output = dormouse(&["doctor", "--config", "/nonexistent/dormouse.toml"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "");
@@ -318,7 +318,7 @@ fn systemctl_hibernate_is_routed_in_another_root() {
 
 /// Files stand for a device and a kernel.
 #[test]
-fn setup_says_what_it_would_do_and_does_nothing() {
+fn setup_dry_run_prints_steps_and_changes_nothing() {
     let (folder, policy) = folder_with_policy("");
     let (device, kernel) = (folder.path().join("device"), folder.path().join("vmlinuz"));
     fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();

@@ -1,4 +1,5 @@
-//! The packages' lists of files, against what `scripts/install` makes: nothing is forgotten, nothing listed that is not made.
+//! The packages' lists of files, against what `scripts/install` makes: nothing is forgotten, nothing listed that is not
+//! made.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -40,7 +41,8 @@ fn install(root: &Path) -> BTreeMap<String, u32> {
     files.map(entry).collect()
 }
 
-/// A package's list of files: the path in the tree, which may be a pattern, the folder that it goes to, and its permissions.
+/// A package's list of files: the path in the tree, which may be a pattern, the folder that it goes to, and its
+/// permissions.
 fn assets(package: &str) -> Vec<(String, String, u32)> {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     let manifest: Table = text.parse().unwrap();
@@ -55,8 +57,8 @@ fn assets(package: &str) -> Vec<(String, String, u32)> {
     manifest["package"]["metadata"][package]["assets"].as_array().unwrap().iter().map(asset).collect()
 }
 
-/// Each line of a package's list names files of the tree, with their permissions, to where they are there; and all files but
-/// those `of_others` are on it, once.
+/// Each line of a package's list names files of the tree, with their permissions, to where they are there; and all
+/// files but those `of_others` are on it, once.
 fn check(package: &str, of_others: &[&str], elsewhere: &[(&str, &str)]) {
     let root = tempfile::tempdir().unwrap();
     let tree = install(root.path());

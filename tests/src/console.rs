@@ -28,7 +28,8 @@ pub enum Next {
     Closed,
 }
 
-/// A cause that a line prints twice in a row, where a chain of causes is separated by colons. Short words may well be repeated.
+/// A cause that a line prints twice in a row, where a chain of causes is separated by colons. Short words may well be
+/// repeated.
 #[must_use]
 pub fn repeated_cause(line: &str) -> Option<&str> {
     const SHORTEST: usize = 15;

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// The text of `error` and of each of its causes, outermost first, separated by colons: what anyhow prints with `{:#}`, for
-/// an error that is only borrowed.
+/// The text of `error` and of each of its causes, outermost first, separated by colons: what anyhow prints with `{:#}`,
+/// for an error that is only borrowed.
 #[must_use]
 pub fn in_full(error: &(dyn Error + 'static)) -> String {
     std::iter::successors(Some(error), |error| (*error).source())

@@ -1,7 +1,7 @@
 //! The `dormouse` command: its arguments, and which conductor each one starts.
 //!
-//! Results go to stdout: text, or with `--json` one object. An error goes to stderr as one line, and with `--json` to stdout
-//! as an object too. What the exit status says is an [`ExitStatus`].
+//! Results go to stdout: text, or with `--json` one object. An error goes to stderr as one line, and with `--json` to
+//! stdout as an object too. What the exit status says is an [`ExitStatus`].
 
 mod exit;
 pub mod generate;
@@ -54,7 +54,7 @@ enum Command {
     Hibernate(HibernateArgs),
     /// Resume the saved session, if there is one; for the initramfs
     ///
-    /// Run it in the initramfs before any file system is mounted. It does not return if it resumes. Otherwise
+    /// Run it in the initramfs before any filesystem is mounted. It does not return if it resumes. Otherwise
     /// it prints in one line why it does not, and the boot goes on. `noresume` or `dormouse=off` on the kernel
     /// command line keep it from resuming.
     Resume,
@@ -79,7 +79,7 @@ enum Command {
     /// space, and enables dormouse.service. Inhibitors, polkit and the system-sleep hooks work as before;
     /// hybrid-sleep and suspend-then-hibernate stay systemd's own.
     Enable(RootArgs),
-    /// Take back what `dormouse enable` has done
+    /// Undo what `dormouse enable` has done
     ///
     /// Removes exactly the files that it has written.
     Disable(RootArgs),
@@ -99,11 +99,11 @@ enum Command {
     BuildInitramfs(BuildArgs),
     /// Bring the save kernel and its initramfs up to date
     ///
-    /// Copies the newest installed kernel that can hibernate and builds the initramfs that belongs to it. Packages run it
-    /// when a kernel was installed or removed, before the boot's initramfs is made. Does nothing on a machine that has no
-    /// policy.
+    /// Copies the newest installed kernel that can hibernate and builds the initramfs that belongs to it. Packages run
+    /// it when a kernel was installed or removed, before the boot's initramfs is made. Does nothing on a machine that
+    /// has no policy.
     Update {
-        /// Say nothing of what went well
+        /// Print errors only
         #[arg(long)]
         quiet: bool,
     },
@@ -153,8 +153,8 @@ struct RootArgs {
 enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
-    /// Refuses a device that carries anything else: a file system, swap space, a partition table, a RAID or
-    /// encrypted volume, an image that can be resumed; and one that the save kernel would not have, such as an LVM volume.
+    /// Refuses a device that carries anything else: a filesystem, swap space, a partition table, a RAID or encrypted
+    /// volume, an image that can be resumed; and devices that the save kernel cannot see, such as LVM volumes.
     Init {
         /// A partition, a disk or a file
         device: PathBuf,
@@ -171,7 +171,7 @@ enum ImageCommand {
         /// Its size, as 16G or 6000M; auto is what this machine's memory takes at most
         #[arg(long, value_name = "auto|SIZE")]
         size: file::Size,
-        /// The file; it must not be there yet
+        /// The file; it must not exist yet
         file: PathBuf,
     },
     /// Show what is on an image device
@@ -191,7 +191,7 @@ enum ImageCommand {
     Export {
         /// The image device
         device: PathBuf,
-        /// The file to write; it must not be there yet
+        /// The file to write; it must not exist yet
         file: PathBuf,
     },
     /// Give up the saved session: it will not be resumed
@@ -212,7 +212,7 @@ struct BuildArgs {
     init: PathBuf,
 
     /// A kernel that is to save and restore: it is copied to the policy's kernel.image first. Where the policy has
-    /// kernel.image elsewhere than Dormouse, a kernel that is there is not replaced
+    /// kernel.image elsewhere than Dormouse, an existing kernel is not replaced
     #[arg(long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
 
@@ -222,7 +222,7 @@ struct BuildArgs {
     modules: Vec<String>,
 
     /// Where they are [default: /lib/modules/RELEASE, of the release of the kernel]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     modules_dir: Option<PathBuf>,
 
     /// Only print the names of the modules, in the order in which they are loaded
@@ -237,17 +237,17 @@ struct FilesArgs {
     small: bool,
 
     /// The modules of the kernel that the initramfs is for
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     modules_dir: PathBuf,
 
-    /// A folder for files that are made for it; keep it until the initramfs is built
-    #[arg(long, value_name = "FOLDER")]
+    /// A directory for files that are made for it; keep it until the initramfs is built
+    #[arg(long, value_name = "DIR")]
     scratch: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum ConfigCommand {
-    /// Check the policy: every key is known, every value possible; and name its files
+    /// Check the policy: every key is known, every value valid; and name its files
     Check,
     /// Print the whole policy, drop-ins and defaults included
     Show {
@@ -261,13 +261,13 @@ enum ConfigCommand {
 enum GenCommand {
     /// Write the man pages, of sections 5, 7 and 8
     Man {
-        /// The folder to write to; it is made where it is not there
-        folder: PathBuf,
+        /// The directory to write to; made if it does not exist
+        directory: PathBuf,
     },
     /// Write completions for bash, zsh and fish
     Completions {
-        /// The folder to write to; it is made where it is not there
-        folder: PathBuf,
+        /// The directory to write to; made if it does not exist
+        directory: PathBuf,
     },
 }
 
@@ -326,8 +326,8 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         }
         Command::Gen(command) => {
             let files = match command {
-                GenCommand::Man { folder } => generate::man(Cli::command(), folder)?,
-                GenCommand::Completions { folder } => generate::completions(Cli::command(), folder)?,
+                GenCommand::Man { directory } => generate::man(Cli::command(), directory)?,
+                GenCommand::Completions { directory } => generate::completions(Cli::command(), directory)?,
             };
             output.list("files", files.iter().map(|file| file.display()))
         }
@@ -339,8 +339,8 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
-/// How a hibernation ended, for programs. What was refused, or has failed without a report, is a [`Complaint`], which has the
-/// same keys but for the report.
+/// How a hibernation ended, for programs. What was refused, or has failed without a report, is a [`Complaint`], which
+/// has the same keys but for the report.
 #[derive(Debug, Serialize)]
 struct Hibernation<'a> {
     outcome: &'static str,
@@ -439,13 +439,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_holds_together() {
+    fn the_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 
     /// Every command, option and argument says what it is for.
     #[test]
-    fn everything_has_a_help_text() {
+    fn every_command_and_argument_has_a_help_text() {
         fn check(command: &clap::Command) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {

@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::target;
 use crate::target::device::{self, Info};
 
-/// What there is to say.
+/// What there is to report.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// What happened last in the running system.
@@ -62,9 +62,9 @@ impl fmt::Display for Status {
     }
 }
 
-/// A time for people, in UTC: what is said in an initramfs has no time zone.
+/// A time for people, in UTC: an initramfs has no time zone.
 fn time(unix: u64) -> String {
-    // Any 64-bit number of seconds may come from a device; what no calendar has is shown as it is.
+    // Any 64-bit number of seconds may come from a device; a time beyond any calendar is shown as it is.
     match UNIX_EPOCH.checked_add(Duration::from_secs(unix)).filter(|_| unix < 253_402_300_800) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
         None => format!("second {unix}"),
@@ -79,7 +79,7 @@ mod tests {
     use crate::store::StoreError;
 
     #[test]
-    fn what_happened_is_said_in_a_few_lines() {
+    fn reports_what_happened_in_a_few_lines() {
         let text = "failed: no room".to_owned();
         let last =
             Last { event: Event::Hibernate, at_unix: 1_800_000_000, id: "save-failed".into(), text, report: None };

@@ -1,4 +1,4 @@
-//! The conductor in A: loads B, jumps, and tells on return how it went.
+//! The conductor in A: loads B, jumps, and reports on return how it went.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -48,7 +48,8 @@ const MAILBOX_SLACK: u64 = 16 << 20;
 /// which the report says.
 ///
 /// # Errors
-/// Whatever is found before the jump: nothing has changed then, and the [`Complaint`] is a refusal. After it, a [`JumpError`].
+/// Whatever is found before the jump: nothing has changed then, and the [`Complaint`] is a refusal. After it, a
+/// [`JumpError`].
 pub fn run(policy: &Policy, options: Options) -> Result<Report, Complaint> {
     kmsg::init();
     let _lock = Lock::take().map_err(|error| complaint_of(&error))?;
@@ -143,7 +144,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if let Some(splash) = &mut splash {
         splash.hide();
     }
-    // Behind whatever may take its time: where an image in a file lies must still hold when B writes there.
+    // After whatever may take its time: where an image in a file lies must still hold when B writes there.
     if self::image(policy)?.name() != name {
         bail!(Unready::ImageReplaced);
     }
@@ -156,7 +157,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: this session goes on", Phase::HibernateReturn);
     drop(splash);
     signals.forget();
-    // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads anew.
+    // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
+    // again.
     drop(loaded);
     jumped.map_err(|error| match error.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
@@ -175,8 +177,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the device
-/// failed it at just that moment, with the image complete in one of the commit record's slots.
+/// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the
+/// device failed it at just that moment, with the image complete in one of the commit record's slots.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
     let Opened { target, mut image } = target::open(&policy.image.device, how)?;
@@ -204,8 +206,8 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
     Ok(refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))?)
 }
 
-/// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls it, must
-/// lie where its label says: B writes there, whatever the filesystem has put there meanwhile.
+/// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls
+/// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
     Ok(target::open(&policy.image.device, how)?.image)

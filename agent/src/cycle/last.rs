@@ -1,7 +1,7 @@
 //! What happened last, for `dormouse status`: a file that lives as long as the running system.
 //!
-//! The image's commit record says the same of most ends, and outlives the system; but where the image device is what failed, or
-//! where nothing was written to it yet, only this file knows.
+//! The image's commit record has the same for most ends, and outlives the system; but where the image device is what
+//! failed, or where nothing was written to it yet, only this file knows.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::handoff::report::Report;
 
 /// Where files of the running system are.
-pub(crate) const FOLDER: &str = "/run/dormouse";
+pub(crate) const DIRECTORY: &str = "/run/dormouse";
 
 /// What was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,16 +43,16 @@ pub struct Last {
 }
 
 impl Last {
-    /// Records what has just ended. A system without a place for it goes without.
+    /// Records what has just ended. A system without a place for it has no record.
     pub fn record(event: Event, id: &str, text: &str, report: Option<&Report>) {
         let (id, text) = (id.to_owned(), text.to_owned());
         let last = Last { event, at_unix: procfs::now_unix(), id, text, report: report.cloned() };
         let names: &[&str] = if event == Event::Resume { &[LAST, RESUME] } else { &[LAST] };
         for name in names {
-            let write = |bytes: Vec<u8>| replace(&Path::new(FOLDER).join(name), &bytes, 0o644);
+            let write = |bytes: Vec<u8>| replace(&Path::new(DIRECTORY).join(name), &bytes, 0o644);
             let written = serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(write);
             if let Err(error) = written {
-                log::debug!("{FOLDER}/{name}: {error}");
+                log::debug!("{DIRECTORY}/{name}: {error}");
             }
         }
     }
@@ -63,8 +63,8 @@ impl Last {
         read(LAST)
     }
 
-    /// What `dormouse resume` said when this system booted, whatever happened since. `None` where the initramfs has not
-    /// run it, or has not passed on its `/run`.
+    /// What `dormouse resume` reported when this system booted, whatever happened since. `None` where the initramfs has
+    /// not run it, or has not passed on its `/run`.
     #[must_use]
     pub fn resume_of_this_boot() -> Option<Last> {
         read(RESUME)
@@ -73,9 +73,9 @@ impl Last {
 
 /// What happened last.
 const LAST: &str = "last.json";
-/// What `dormouse resume` said, which no hibernation writes over.
+/// What `dormouse resume` reported, which no hibernation writes over.
 const RESUME: &str = "resume.json";
 
 fn read(name: &str) -> Option<Last> {
-    serde_json::from_slice(&fs::read(Path::new(FOLDER).join(name)).ok()?).ok()
+    serde_json::from_slice(&fs::read(Path::new(DIRECTORY).join(name)).ok()?).ok()
 }

@@ -35,9 +35,9 @@ impl Lock {
 }
 
 fn lock(how: FlockArg) -> anyhow::Result<Lock> {
-    let path = Path::new(last::FOLDER).join("lock");
+    let path = Path::new(last::DIRECTORY).join("lock");
     let open = || {
-        std::fs::create_dir_all(last::FOLDER)?;
+        std::fs::create_dir_all(last::DIRECTORY)?;
         OpenOptions::new().create(true).truncate(false).write(true).open(&path)
     };
     let file = open().map_err(|source| Unready::Lock { path: path.clone(), source })?;

@@ -1,5 +1,5 @@
-//! The five conductors: one for each kernel of a hibernation, and `export`. Each reads as its half of the protocol does and
-//! wires the stages together; they do not import one another.
+//! The five conductors: one for each kernel of a hibernation, and `export`. Each reads as its half of the protocol does
+//! and wires the stages together; they do not import one another.
 
 pub mod export;
 pub mod hibernate;

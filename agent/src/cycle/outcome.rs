@@ -160,7 +160,8 @@ mod tests {
             ),
             (
                 refused(Reason::PolicyDisabled, Fate::Discard),
-                "not resuming from /dev/vda (policy-disabled): the policy says so (resume.enabled); the image is discarded",
+                "not resuming from /dev/vda (policy-disabled): the policy says so (resume.enabled); the image is \
+                 discarded",
             ),
             (
                 refused(Reason::MachineUnknown("no /proc".into()), Fate::Keep),
@@ -180,7 +181,8 @@ mod tests {
             ),
             (
                 ResumeOutcome::Missed { device: device(), reason: Reason::SessionGoesOn, image: Fate::Discard },
-                "the image on /dev/vda is discarded (session-goes-on): the session in it goes on; see `dormouse doctor`",
+                "the image on /dev/vda is discarded (session-goes-on): the session in it goes on; see `dormouse \
+                 doctor`",
             ),
         ];
         for (outcome, expected) in cases {

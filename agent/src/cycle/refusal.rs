@@ -1,8 +1,8 @@
 //! What refuses, in one place: each reason with an identifier that programs can go by, a text, and a remedy.
 //!
-//! An [`Obstacle`] is what keeps this machine from being hibernated: `dormouse hibernate` refuses with it, and `dormouse doctor`
-//! shows it before it matters. A [`Refusal`] is any error that has an identifier, whatever room it comes from; a
-//! [`Complaint`] is an error as the user is told of it. All of this is pure.
+//! An [`Obstacle`] is what keeps this machine from being hibernated: `dormouse hibernate` refuses with it, and
+//! `dormouse doctor` shows it before it matters. A [`Refusal`] is any error that has an identifier, whatever room it
+//! comes from; a [`Complaint`] is an error as it is reported to the user. All of this is pure.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
 
-/// Something that keeps this machine from being hibernated. Its text says what was found.
+/// Something that keeps this machine from being hibernated. Its text is what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Obstacle {
@@ -42,11 +42,11 @@ pub enum Obstacle {
     /// `kexec_load(2)` was refused.
     #[error("kexec_load was refused{}", of_errno(*.0))]
     LoadRefused(Option<i32>),
-    /// What is in memory can be read with a key that the next power-on has not.
+    /// What is in memory can be read with a key that the next power-on does not have.
     #[error("memory encryption (mem_encrypt=on) is not supported: the next power-on has another key")]
     MemoryEncryption,
-    /// The kernel says that it must not be hibernated.
-    #[error("the kernel does not allow hibernation now (/sys/power/disk says so)")]
+    /// The kernel reports that it must not be hibernated.
+    #[error("the kernel does not allow hibernation now (/sys/power/disk)")]
     Forbidden,
     /// Nothing shows that the next boot will look for the image.
     #[error(
@@ -55,7 +55,8 @@ pub enum Obstacle {
     NoHook,
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
-        "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available), mib(*needed)
+        "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
+        mib(*needed)
     )]
     LittleMemory {
         /// Bytes.
@@ -96,12 +97,13 @@ impl Refusal for Obstacle {
         let remedy = match self {
             Obstacle::NoJump => "boot a kernel that has it (Fedora's and RHEL's do; Debian's does not)",
             Obstacle::NoReturn { .. } => {
-                "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which is in \
-                 Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"
+                "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which \
+                 is in Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"
             }
             Obstacle::LoadRefused(errno) => match errno.map(Errno::from_raw) {
                 Some(Errno::EPERM) => {
-                    "run as root, with kernel.kexec_load_disabled=0 and Secure Boot's lockdown off (it forbids kexec_load)"
+                    "run as root, with kernel.kexec_load_disabled=0 and Secure Boot's lockdown off (it forbids \
+                     kexec_load)"
                 }
                 Some(Errno::ENOSYS) => "this kernel lacks CONFIG_KEXEC",
                 Some(Errno::ENOMEM) => {
@@ -113,7 +115,8 @@ impl Refusal for Obstacle {
             },
             Obstacle::MemoryEncryption => "boot without mem_encrypt=on",
             Obstacle::Forbidden => {
-                "a program uses memfd_secret(2), CXL memory is in use, or lockdown or `nohibernate` forbid it: undo that"
+                "a program uses memfd_secret(2), CXL memory is in use, or lockdown or `nohibernate` forbid it: undo \
+                 that"
             }
             Obstacle::NoHook => {
                 "build the boot's initramfs with Dormouse's hook, as `dormouse setup` does, and reboot once; see \
@@ -160,14 +163,15 @@ pub fn in_command_line(cmdline: &str) -> Option<Obstacle> {
 
 /// What is in the way in the text of `/sys/power/disk`.
 ///
-/// kernel/power/hibernate.c, `hibernation_available`: with secret memory or CXL memory in use, what would be saved is not
-/// all, or not to be saved; and lockdown or `nohibernate` forbid it.
+/// kernel/power/hibernate.c, `hibernation_available`: with secret memory or CXL memory in use, what would be saved is
+/// not all, or not to be saved; and lockdown or `nohibernate` forbid it.
 #[must_use]
 pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
     modes.contains("[disabled]").then_some(Obstacle::Forbidden)
 }
 
-/// What is in the way with what `dormouse resume` said in the initramfs of this boot. Who goes on in this session needs no next boot.
+/// What is in the way with what `dormouse resume` reported in the initramfs of this boot. A session that goes on needs
+/// no next boot.
 #[must_use]
 pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
     (resume.is_none() && then != Then::Return).then_some(Obstacle::NoHook)
@@ -349,8 +353,8 @@ impl Refusal for TargetError {
     fn remedy(&self) -> Option<String> {
         match self {
             TargetError::NoFile { path } => Some(format!(
-                "make it with `dormouse image create --size auto {}`; an initramfs, where its filesystem is not mounted, \
-                 needs the policy that `dormouse config show --boot` prints",
+                "make it with `dormouse image create --size auto {}`; an initramfs, where its filesystem is not \
+                 mounted, needs the policy that `dormouse config show --boot` prints",
                 path.display()
             )),
             TargetError::Mounted { .. } => {
@@ -400,8 +404,8 @@ impl Refusal for PolicyError {
     fn remedy(&self) -> Option<String> {
         match self {
             PolicyError::Missing { .. } => Some(
-                "run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) to this place and set \
-                 image.device in it to the device that `dormouse image init` prepared"
+                "run `dormouse setup`, or copy dormouse.toml (in the project's configs directory) to this place and \
+                 set image.device in it to the device that `dormouse image init` prepared"
                     .to_owned(),
             ),
             PolicyError::MissingKey { key, .. } => Some(format!(
@@ -434,8 +438,8 @@ impl Refusal for NotDiscarded {
     }
 }
 
-/// What has an identifier in an error: itself, one of its contexts, or one of its causes. What must be undone by hand comes first,
-/// then the most particular.
+/// What has an identifier in an error: itself, one of its contexts, or one of its causes. What must be undone by hand
+/// comes first, then the most particular.
 fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
     fn of<T: Refusal + Send + Sync + 'static>(error: &anyhow::Error) -> Option<&dyn Refusal> {
         let cause = || error.chain().find_map(|cause| cause.downcast_ref::<T>());
@@ -549,7 +553,7 @@ impl Refusal for JumpError {
     }
 }
 
-/// An error as people and programs are told of it. Its text is one line, with what can be done.
+/// An error as it is reported to people and programs. Its text is one line, with what can be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Complaint {
     /// How things are.

@@ -24,7 +24,7 @@ use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
 /// Resumes the saved session, or returns why there is nothing to resume.
 ///
-/// An image that is there and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
+/// An image that exists and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
 /// destroy them.
 ///
 /// # Errors
@@ -76,8 +76,9 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     }
 }
 
-/// Gives up an image that waits although this boot is over with its initramfs; `None` where none does. The filesystems are
-/// mounted by now, so that it stays only by policy, and only where the next boot can tell what this one has done to them.
+/// Gives up an image that waits although this boot is over with its initramfs; `None` where none does. The filesystems
+/// are mounted by now, so that it stays only by policy, and only where the next boot can tell what this one has done to
+/// them.
 ///
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
@@ -98,8 +99,8 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
     }
 }
 
-/// Several devices have the name of the image device: an image stays only where the next boot can tell what this one does
-/// to the session's filesystems.
+/// Several devices have the name of the image device: an image stays only where the next boot can tell what this one
+/// does to the session's filesystems.
 fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeOutcome> {
     let text = in_full(error);
     let mut discarded = Vec::new();
@@ -165,7 +166,7 @@ fn written(header: &Header, policy: &Policy) -> Option<String> {
     let filesystems = filesystems::compare_within(&header.session.filesystems, policy.image.wait, filesystems::devices);
     if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
         let list = filesystems.unsure.join(", ");
-        log::warn!("{}: whether another system has written to them cannot be told: {list}", Phase::ResumeCheck);
+        log::warn!("{}: it is not known whether another system has written to them: {list}", Phase::ResumeCheck);
     }
     filesystems.changed
 }

@@ -1,7 +1,8 @@
-//! May the session in an image be resumed here and now? The riskiest decision of all, as a pure function of what is known.
+//! May the session in an image be resumed here and now? The riskiest decision of all, as a pure function of what is
+//! known.
 //!
-//! What is known comes in as [`Known`]. Out comes a [`Verdict`], or the one [`Fact`] that must be looked at first: some take
-//! seconds to find, and none is looked at that does not count. In order, the first that applies:
+//! What is known comes in as [`Known`]. Out comes a [`Verdict`], or the one [`Fact`] that must be looked at first: some
+//! take seconds to find, and none is looked at that does not count. In order, the first that applies:
 //!
 //! ```text
 //!   in the initramfs         state says: no session            nothing
@@ -65,11 +66,12 @@ pub enum Moment {
         /// What `dormouse resume` reported in this boot's initramfs, if it ran.
         resume: Option<String>,
     },
-    /// At any time, of an image that may not be the one that is meant: several devices have its name, as this text says.
+    /// At any time, of an image that may not be the one that is meant: several devices have its name, as this text
+    /// says.
     Ambiguous(String),
 }
 
-/// What a boot's kernel command line says about resuming.
+/// What a boot's kernel command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Switches {
     /// Nothing.
@@ -308,8 +310,8 @@ fn missed(known: &Known<'_>, boot_id: &str, resume: Option<&str>) -> Answer {
     }
 }
 
-/// Which of the devices is meant must not be guessed. What this boot goes on to do to the session's filesystems must not be
-/// lost on the next one.
+/// Which of the devices is meant must not be guessed. What this boot goes on to do to the session's filesystems must
+/// not be lost on the next one.
 fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
     if !known.commit.state.is_waiting() {
         return Answer::Verdict(Verdict::Nothing);

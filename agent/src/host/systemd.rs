@@ -107,8 +107,8 @@ impl fmt::Display for Rerouted {
         }
         f.write_str(match self.is_dormouse {
             true => {
-                "`systemctl hibernate` is Dormouse's now. logind stops asking for swap space at the next boot, or after \
-                 `systemctl restart systemd-logind`"
+                "`systemctl hibernate` is Dormouse's now. logind stops asking for swap space at the next boot, or \
+                 after `systemctl restart systemd-logind`"
             }
             false => "`systemctl hibernate` is systemd's own again; logind asks for swap space from the next boot on",
         })

@@ -63,7 +63,8 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     if force {
         wipe(&disk)?;
     } else {
-        let about = || format!("image device {}: not without --force, for the disk of another machine", path.display());
+        let about =
+            || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
         block::refuse_virtual(path).with_context(about)?;
         refuse_foreign(path)?;
         refuse_resumable(&disk)?;

@@ -184,7 +184,7 @@ pub(crate) fn files_that_will_not_do() -> Result<()> {
     guest.succeed(&format!("cd {FILES} && dd if=/dev/zero of=image bs=1M count=64 && dormouse image init image"))?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "dormouse image init"])?;
     guest.succeed(&format!("cd {FILES} && rm image"))?;
-    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "there is no such file"])?;
+    refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "the file does not exist"])?;
     guest.succeed(&format!("cd {FILES} && mv good image && dormouse --config {POLICY} config show --boot"))?;
     // Too late to resume, and that is no way to name the image in an initramfs.
     let output = guest.run(&format!("dormouse --config {POLICY} resume"))?;

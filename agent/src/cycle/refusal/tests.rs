@@ -1,4 +1,4 @@
-//! Each refusal says what it is and what to do, once.
+//! Each refusal has an identifier, a text and a remedy, and each is printed once.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ use crate::pipeline::PipelineError;
 use crate::target::Target;
 
 #[test]
-fn each_obstacle_says_what_it_is_and_what_to_do() {
+fn each_obstacle_has_a_text_and_a_remedy() {
     let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
     let cases = [
         (in_jump(&Ok(false)), "kernel-jump", "CONFIG_KEXEC_JUMP; boot a kernel"),
@@ -30,7 +30,7 @@ fn each_obstacle_says_what_it_is_and_what_to_do() {
         (in_jump(&Err(errno(Errno::ENOSYS))), "kernel-jump", "lacks CONFIG_KEXEC"),
         (in_release("6.1.0-30-amd64"), "kernel-return", "kernel 6.1.0-30-amd64 hangs"),
         (in_command_line("quiet mem_encrypt=on ro"), "memory-encryption", "memory encryption"),
-        (in_power_disk("[disabled]\n"), "kernel-hibernation", "/sys/power/disk says so"),
+        (in_power_disk("[disabled]\n"), "kernel-hibernation", "hibernation now (/sys/power/disk)"),
         (in_boot(None, Then::PowerOff), "resume-hook", "and reboot once"),
         (in_memory(128 << 20, 159 << 20), "memory", "159 MiB of memory are available, and 160 MiB are needed"),
     ];
@@ -43,7 +43,7 @@ fn each_obstacle_says_what_it_is_and_what_to_do() {
 }
 
 #[test]
-fn a_machine_without_any_is_let_through() {
+fn a_machine_without_obstacles_passes() {
     assert_eq!(in_jump(&Ok(true)), None);
     assert_eq!(in_release("6.12.117"), None);
     assert_eq!(in_command_line("quiet mem_encrypt=off"), None);
@@ -257,7 +257,7 @@ fn identifiers_are_documented() {
 }
 
 #[test]
-fn what_must_be_undone_by_hand_comes_first() {
+fn an_image_left_to_discard_by_hand_comes_first() {
     let error = anyhow::Error::new(io_failure()).context(NotDiscarded);
     let complaint = Complaint::of(&error);
     assert_eq!((complaint.class, complaint.id), (Class::DiscardByHand, Some("image-not-discarded")));

@@ -252,7 +252,7 @@ fn every_combination_follows_the_rules() {
 }
 
 #[test]
-fn what_must_hold_of_every_verdict() {
+fn invariants_of_every_verdict() {
     for case in cases() {
         let (verdict, looked_at) = judge(&case);
         match &verdict {
@@ -277,7 +277,7 @@ fn what_must_hold_of_every_verdict() {
 }
 
 #[test]
-fn facts_that_do_not_count_are_not_looked_at() {
+fn looks_only_at_facts_that_count() {
     let looked_at = |change: fn(&mut Case)| {
         let mut case = fitting();
         change(&mut case);

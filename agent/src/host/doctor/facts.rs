@@ -368,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn distributions_say_what_they_are() {
+    fn reads_the_distribution() {
         assert_eq!(distribution("NAME=x\nID=debian\n"), "debian");
         assert_eq!(distribution("ID=\"linuxmint\"\nID_LIKE=\"ubuntu debian\"\n"), "linuxmint ubuntu debian");
         assert_eq!(distribution(""), "");
     }
 
     #[test]
-    fn the_last_word_on_hibernation_holds() {
+    fn the_last_allow_hibernation_counts() {
         let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = directory.path().join(path);

@@ -147,8 +147,8 @@ fn kernel_with_jump(facts: &Facts) -> String {
                 or use a distribution whose kernel has it, such as Fedora or RHEL"
             .to_owned();
     }
-    "build this distribution's kernel with CONFIG_KEXEC_JUMP=y (it needs KEXEC and HIBERNATION), or use a distribution whose \
-     kernel has it, such as Fedora or RHEL"
+    "build this distribution's kernel with CONFIG_KEXEC_JUMP=y (it needs KEXEC and HIBERNATION), or use a \
+     distribution whose kernel has it, such as Fedora or RHEL"
         .to_owned()
 }
 
@@ -179,7 +179,7 @@ fn vmcoreinfo(facts: &Facts) -> Check {
     let question =
         question("kernel-vmcoreinfo", "The save kernel learns from it how this kernel's memory is laid out.");
     match facts.has_vmcoreinfo {
-        true => question.ok("/sys/kernel/vmcoreinfo is there"),
+        true => question.ok("/sys/kernel/vmcoreinfo exists"),
         false => question.failed(
             "/sys/kernel/vmcoreinfo is missing: the kernel lacks CONFIG_CRASH_DUMP",
             "boot a kernel with CONFIG_CRASH_DUMP=y",
@@ -273,7 +273,7 @@ fn memory(facts: &Facts) -> Check {
 fn policy(facts: &Facts) -> Check {
     let question = question("policy", "The policy says where the image goes and what saves it.");
     match &facts.policy {
-        Ok(_) => question.ok("every key is known and every value possible"),
+        Ok(_) => question.ok("every key is known and every value valid"),
         Err(fault) if fault.is_missing => question.failed("there is none yet", SETUP),
         Err(fault) => question.failed(&fault.text, "correct the file that is named, then `dormouse config check`"),
     }
@@ -351,8 +351,8 @@ fn image_state(facts: &Facts) -> Check {
         Ok((state @ (Image::Complete | Image::Restoring), _)) => question.warning(
             format!("the image on {path} is {state}: a session waits in it, which this boot has not resumed"),
             format!(
-                "`dormouse prepare` gives it up, unless the policy keeps it (resume.mismatch) and the next boot can tell what \
-                 this one writes; `dormouse image discard {path}` gives it up in any case"
+                "`dormouse prepare` gives it up, unless the policy keeps it (resume.mismatch) and the next boot can \
+                 tell what this one writes; `dormouse image discard {path}` gives it up in any case"
             ),
         ),
         Ok((state, reason)) if reason.is_empty() => question.ok(format!("the image on {path} is {state}")),
@@ -474,7 +474,8 @@ fn boot_hook(facts: &Facts) -> Check {
         (Some(tool), Ok(())) => question.ok(format!("{} has the hook", tool.name())),
         (Some(Tool::Mkinitcpio), Err(missing)) => question.failed(
             missing,
-            "add `dormouse` to HOOKS in /etc/mkinitcpio.conf, behind `block` and before `filesystems`; then `mkinitcpio -P`",
+            "add `dormouse` to HOOKS in /etc/mkinitcpio.conf, after `block` and before `filesystems`; then \
+             `mkinitcpio -P`",
         ),
         (Some(_), Err(missing)) => question.failed(missing, "install the package of Dormouse, which has it"),
     }
@@ -483,7 +484,7 @@ fn boot_hook(facts: &Facts) -> Check {
 fn boot_initramfs(facts: &Facts) -> Check {
     let question = question("boot-initramfs", "It carries the save kernel and its initramfs, and restores with those.");
     let rebuild =
-        facts.tool.map_or_else(|| "build the boot's initramfs anew".to_owned(), |tool| tool.rebuild().join(" "));
+        facts.tool.map_or_else(|| "build the boot's initramfs again".to_owned(), |tool| tool.rebuild().join(" "));
     let Some((path, built)) = &facts.boot_initramfs else {
         return question.unknown(format!("the initramfs of Linux {} was not found", facts.release), rebuild);
     };
@@ -553,9 +554,10 @@ fn command_line(facts: &Facts) -> Check {
 fn kernel_resume(facts: &Facts) -> Check {
     let question = question(
         "kernel-resume",
-        "The kernel's own hibernation has a second session on the swap space, and of two sessions on one set of filesystems the later one resumed destroys them.",
+        "The kernel's own hibernation has a second session on the swap space, and of two sessions on one set of \
+         filesystems the later one resumed destroys them.",
     );
-    let is_told = arguments(&facts.cmdline)
+    let is_set = arguments(&facts.cmdline)
         .take_while(|argument| argument.name != "--")
         .any(|argument| argument.name == "resume" && argument.value.is_some_and(|value| !value.is_empty()));
     if facts.swap.has_session {
@@ -565,26 +567,27 @@ fn kernel_resume(facts: &Facts) -> Check {
         );
     }
     let is_routed = facts.systemd.as_ref().is_some_and(|systemd| systemd.routing.is_dormouse);
-    match (is_told || facts.swap.is_resume_set, is_routed) {
+    match (is_set || facts.swap.is_resume_set, is_routed) {
         (false, _) => question.ok("the kernel's own hibernation is not set up"),
         (true, true) => question.ok("`resume=` is set up, but `systemctl hibernate` is Dormouse's"),
         (true, false) => question.warning(
-            "`resume=` is set up beside Dormouse, and `systemctl hibernate` uses it: only one of them may hold a session at a time",
-            "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's configuration, \
-             which Dormouse does not need",
+            "`resume=` is set up beside Dormouse, and `systemctl hibernate` uses it: only one of them may hold a \
+             session at a time",
+            "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's \
+             configuration, which Dormouse does not need",
         ),
     }
 }
 
 fn nvidia(facts: &Facts) -> Check {
     let question =
-        question("nvidia", "The proprietary driver loses what is in video memory, unless it is told before.");
+        question("nvidia", "The proprietary driver loses what is in video memory, unless it is notified before.");
     match facts.has_nvidia {
         false => question.ok("the proprietary driver is not loaded"),
         true => question.warning(
             "the nvidia driver is loaded",
-            "set NVreg_PreserveVideoMemoryAllocations=1 for it, enable nvidia-hibernate.service and nvidia-resume.service, and \
-             hibernate by `systemctl hibernate`, which starts them",
+            "set NVreg_PreserveVideoMemoryAllocations=1 for it, enable nvidia-hibernate.service and \
+             nvidia-resume.service, and hibernate by `systemctl hibernate`, which starts them",
         ),
     }
 }
@@ -623,7 +626,7 @@ fn systemd_swap(facts: &Facts, systemd: &Systemd) -> Check {
             "there is swap space without `resume=` on a machine without UEFI: systemd 255 and newer refuse that",
             "if `systemctl hibernate` says so, use `dormouse hibernate --system-sleep`, or boot without swap space",
         ),
-        (true, true) => question.ok("logind has been told not to ask for swap space"),
+        (true, true) => question.ok("logind is configured not to ask for swap space"),
         (true, false) if is_enough => question.ok("there is enough swap space for logind"),
         (true, false) => {
             question.warning("there is not enough swap space, and logind asks for it", "dormouse enable, then reboot")

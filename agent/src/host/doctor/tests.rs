@@ -170,7 +170,7 @@ fn a_machine_that_is_set_up_is_ready() {
 }
 
 #[test]
-fn debians_own_kernel_is_named_with_what_it_lacks_and_how_to_get_another() {
+fn debians_kernel_fails_with_how_to_get_another() {
     let facts = debian();
     assert_eq!(ids(&facts, State::Failed), ["kernel-jump", "kernel-return", "policy", "resume-hook"]);
     assert_eq!(ids(&facts, State::Warning), ["kernel-resume"]);
@@ -267,7 +267,7 @@ fn warns_of_what_is_older_than_its_parts() {
 }
 
 #[test]
-fn a_save_kernel_that_will_not_do() {
+fn judges_the_save_kernel() {
     let with = |change: fn(&mut SaveKernel)| {
         let mut facts = ready();
         if let Some(Ok(kernel)) = &mut facts.save_kernel {
@@ -287,7 +287,7 @@ fn a_save_kernel_that_will_not_do() {
 }
 
 #[test]
-fn settings_that_are_in_the_way() {
+fn fails_settings_that_prevent_hibernation() {
     let failed = |change: fn(&mut Facts)| {
         let mut facts = ready();
         change(&mut facts);
@@ -312,7 +312,7 @@ fn settings_that_are_in_the_way() {
 }
 
 #[test]
-fn settings_to_look_at() {
+fn warns_of_settings() {
     let warned = |change: fn(&mut Facts)| {
         let mut facts = ready();
         change(&mut facts);

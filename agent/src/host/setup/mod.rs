@@ -126,14 +126,14 @@ impl fmt::Display for Done {
         diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
         writeln!(f, "{}", diagnosis.verdict())?;
         f.write_str(
-            "No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl hibernate`; and \
-             one reboot, by which the initramfs shows that it looks for an image",
+            "No kernel argument is needed. See `dormouse doctor`. Next: `dormouse enable`, for `systemctl \
+             hibernate`; and one reboot, by which the initramfs shows that it looks for an image",
         )
     }
 }
 
-/// Goes through all of it, with the policy at `config`. Names each step to `say` before it is done. With `is_quiet`, nothing is
-/// asked, and what other programs print goes to stderr.
+/// Goes through all of it, with the policy at `config`. Names each step to `say` before it is done. With `is_quiet`,
+/// nothing is asked, and what other programs print goes to stderr.
 ///
 /// # Errors
 /// The step that failed, what it was to do, and how to go on.

@@ -201,7 +201,9 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn no_file_makes_it_panic(flips in proptest::collection::vec((0_usize..1600, any::<u8>()), 0..8), len in 0_usize..1600) {
+        fn no_file_makes_it_panic(
+            flips in proptest::collection::vec((0_usize..1600, any::<u8>()), 0..8), len in 0_usize..1600,
+        ) {
             let mut file = sample(600);
             for (at, value) in flips {
                 if let Some(byte) = file.get_mut(at) { *byte = value; }
