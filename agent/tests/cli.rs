@@ -186,7 +186,7 @@ fn programs_get_one_object() {
         (Some(3), &"refused".into(), &"image-not-initialised".into())
     );
     assert_eq!(error["remedy"], format!("run `dormouse image init {device}`"));
-    assert!(error["message"].as_str().unwrap().contains(device) && error["causes"].is_array(), "{error}");
+    assert!(error["message"].as_str().unwrap().contains(device), "{error}");
 
     assert_eq!(json(&["image", "init", device]).0, Some(0));
     let (status, info) = json(&["image", "info", device]);

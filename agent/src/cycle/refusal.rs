@@ -565,8 +565,6 @@ pub struct Complaint {
     pub message: String,
     /// What can be done.
     pub remedy: Option<String>,
-    /// The causes alone, the nearest first.
-    pub causes: Vec<String>,
 }
 
 impl Complaint {
@@ -582,7 +580,6 @@ impl Complaint {
             id: refusal.map(Refusal::id),
             message: format!("{error:#}"),
             remedy: refusal.and_then(Refusal::remedy),
-            causes: error.chain().skip(1).map(ToString::to_string).collect(),
         }
     }
 

@@ -14,13 +14,7 @@ const TOO_SMALL: u64 = 64 * MIB;
 
 pub(crate) fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<()> {
     let mut guest = session(GuestConfig::new(2, "768M".parse()?))?;
-    // The kernel unpacks consecutive archives, and a later file replaces an earlier one.
-    guest.succeed(
-        "mkdir -p /run/bad/etc && cd /run/bad && echo 'nonsense = 1' >etc/dormouse.toml && \
-         image=/var/lib/dormouse/initramfs0.img && cp $image /run/bad/good.img && \
-         head -c $((512 - $(stat -c %s $image) % 512)) /dev/zero >>$image && \
-         echo etc/dormouse.toml | cpio -o -H newc >>$image",
-    )?;
+    replace_in_b(&mut guest, "etc/dormouse.toml", "nonsense = 1")?;
     let aborted = stay_on(&mut guest, "dormouse hibernate --json")?;
     demand_proofs(&guest, &aborted)?;
     let output = &aborted.output;
@@ -29,8 +23,26 @@ pub(crate) fn a_policy_that_b_cannot_honour_brings_the_session_back() -> Result<
         ensure!(output.stderr.contains(expected), "{expected:?} is not in {:?}", output.stderr);
     }
 
-    guest.succeed("cp /run/bad/good.img /var/lib/dormouse/initramfs0.img")?;
+    // Without an order it is not known where the report goes, and the way back is known all the same.
+    replace_in_b(&mut guest, "dormouse-order", "nonsense")?;
+    let aborted = stay_on(&mut guest, "dormouse hibernate --json")?;
+    demand_proofs(&guest, &aborted)?;
+    let output = &aborted.output;
+    ensure!(output.status == 1 && output.stdout.contains("\"no-report\""), "{output:?}");
+
+    guest.succeed("cp /run/good.img /var/lib/dormouse/initramfs0.img")?;
     power_cycle(&mut guest)?;
+    Ok(())
+}
+
+/// Gives B this file. The kernel unpacks consecutive archives, and a later file replaces an earlier one.
+fn replace_in_b(guest: &mut Guest, path: &str, content: &str) -> Result<()> {
+    guest.succeed(&format!(
+        "image=/var/lib/dormouse/initramfs0.img; [ -e /run/good.img ] || cp $image /run/good.img && \
+         mkdir -p /run/bad/etc && cd /run/bad && echo '{content}' >{path} && cp /run/good.img $image && \
+         head -c $((512 - $(stat -c %s $image) % 512)) /dev/zero >>$image && \
+         echo {path} | cpio -o -H newc >>$image"
+    ))?;
     Ok(())
 }
 
