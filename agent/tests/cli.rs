@@ -34,21 +34,21 @@ fn fails(status: i32, arguments: &[&str]) -> String {
     text(&output.stderr).to_owned()
 }
 
-fn folder_with_policy(policy: &str) -> (TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("dormouse.toml");
+fn directory_with_policy(policy: &str) -> (TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dormouse.toml");
     fs::write(&file, policy).unwrap();
     let name = file.to_str().unwrap().to_owned();
-    (folder, name)
+    (directory, name)
 }
 
 /// The least ELF64 header of a static program.
-fn static_program(folder: &Path) -> String {
+fn static_program(directory: &Path) -> String {
     let mut bytes = vec![0; 64];
     bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
     bytes[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
     bytes[52] = 64;
-    let file = folder.join("init");
+    let file = directory.join("init");
     fs::write(&file, bytes).unwrap();
     file.to_str().unwrap().to_owned()
 }
@@ -116,7 +116,7 @@ fn help_is_everywhere() {
 
 #[test]
 fn a_good_policy_is_checked_and_shown() {
-    let (_folder, file) = folder_with_policy(POLICY);
+    let (_folder, file) = directory_with_policy(POLICY);
     let said = succeeds(&["config", "check", "--config", &file]);
     assert_eq!(said, format!("{file}: every key is known and every value valid\n"));
     let shown = succeeds(&["--config", &file, "config", "show"]);
@@ -126,7 +126,7 @@ fn a_good_policy_is_checked_and_shown() {
 
 #[test]
 fn drop_ins_are_checked_and_shown() {
-    let (folder, file) = folder_with_policy(POLICY);
+    let (directory, file) = directory_with_policy(POLICY);
     let drop_in = format!("{file}.d/50-level.toml");
     fs::create_dir(format!("{file}.d")).unwrap();
     fs::write(&drop_in, "[save]\ncompression = \"zstd\"\nlevel = 9\n").unwrap();
@@ -135,12 +135,12 @@ fn drop_ins_are_checked_and_shown() {
     assert!(succeeds(&["config", "show", "--config", &file]).contains("level = 9\n"));
     fs::write(&drop_in, "[save]\nlevel = 40\n").unwrap();
     assert!(fails(1, &["config", "check", "--config", &file]).contains("50-level.toml:2: save.level: 40"));
-    drop(folder);
+    drop(directory);
 }
 
 #[test]
 fn a_bad_policy_exits_with_1_and_names_the_place() {
-    let (_folder, file) = folder_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
+    let (_folder, file) = directory_with_policy(&format!("{POLICY}\n[save]\nlevel = 40\n"));
     let complaint = fails(1, &["config", "check", "--config", &file]);
     assert_eq!(complaint, format!("dormouse: {file}:5: save.level: 40 is not a zstd level from -7 to 19\n"));
     for (status, command) in
@@ -175,8 +175,8 @@ fn json(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
 
 #[test]
 fn programs_get_one_object() {
-    let (folder, policy) = folder_with_policy(POLICY);
-    let device = folder.path().join("device");
+    let (directory, policy) = directory_with_policy(POLICY);
+    let device = directory.path().join("device");
     fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
     let device = device.to_str().unwrap();
 
@@ -195,7 +195,7 @@ fn programs_get_one_object() {
     assert_eq!((status, &checked["files"][0]), (Some(0), &policy.as_str().into()));
     let (status, shown) = json(&["config", "show", "--config", &policy]);
     assert!(status == Some(0) && shown["toml"].as_str().unwrap().starts_with("[image]\n"), "{shown}");
-    let root = folder.path().join("root");
+    let root = directory.path().join("root");
     let (status, enabled) = json(&["enable", "--root", root.to_str().unwrap()]);
     assert_eq!((status, &enabled["changes"][0]["what"]), (Some(0), &"written".into()));
     let (status, missing) = json(&["status", "--config", "/nonexistent/dormouse.toml"]);
@@ -206,7 +206,7 @@ fn programs_get_one_object() {
 /// would hibernate the machine: the image device of the policy does not exist.
 #[test]
 fn hibernate_is_refused_with_an_identifier() {
-    let (_folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=no-such-device\"\nwait = 0\n");
+    let (_folder, policy) = directory_with_policy("[image]\ndevice = \"PARTLABEL=no-such-device\"\nwait = 0\n");
     let (status, refused) = json(&["hibernate", "--config", &policy]);
     let id = refused["id"].as_str().unwrap();
     let known = [
@@ -230,10 +230,10 @@ fn hibernate_is_refused_with_an_identifier() {
 
 #[test]
 fn the_initramfs_is_built_and_reproducible() {
-    let (folder, policy) = folder_with_policy(POLICY);
-    let init = static_program(folder.path());
+    let (directory, policy) = directory_with_policy(POLICY);
+    let init = static_program(directory.path());
     let build = |name: &str| {
-        let output = folder.path().join(name);
+        let output = directory.path().join(name);
         let output_name = output.to_str().unwrap();
         let files = ["--config", &policy, "--init", &init, "--output", output_name];
         let arguments = [&["build-initramfs", "--modules", "none"][..], &files].concat();
@@ -247,15 +247,15 @@ fn the_initramfs_is_built_and_reproducible() {
 
 #[test]
 fn finds_and_lists_modules() {
-    let (folder, policy) = folder_with_policy("[image]\ndevice = \"PARTLABEL=none\"\n");
-    let init = static_program(folder.path());
-    let modules = folder.path().join("modules");
+    let (directory, policy) = directory_with_policy("[image]\ndevice = \"PARTLABEL=none\"\n");
+    let init = static_program(directory.path());
+    let modules = directory.path().join("modules");
     fs::create_dir(&modules).unwrap();
     fs::write(modules.join("modules.dep"), "usb-storage.ko: usbcore.ko\nusbcore.ko:\n").unwrap();
     for name in ["usb-storage.ko", "usbcore.ko"] {
         fs::write(modules.join(name), b"\x7fELF").unwrap();
     }
-    let output = folder.path().join("initramfs.img");
+    let output = directory.path().join("initramfs.img");
     let build = ["build-initramfs", "--config", &policy, "--init", &init, "--output", output.to_str().unwrap()];
     let named = |names| [&build[..], &["--modules-dir", modules.to_str().unwrap(), "--modules", names]].concat();
     assert!(succeeds(&named("usb_storage,usbcore")).ends_with(", with usbcore.ko usb-storage.ko\n"));
@@ -267,15 +267,15 @@ fn finds_and_lists_modules() {
         complaint.contains("name the modules with --modules: image device PARTLABEL=none: not found"),
         "{complaint}"
     );
-    // Without a folder, the release is that of the policy's kernel, which is not there.
+    // Without a directory, the release is that of the policy's kernel, which is not there.
     let complaint = fails(1, &[&build[..], &["--modules", "zfs"]].concat());
     assert!(complaint.contains("/var/lib/dormouse/vmlinuz: cannot tell this kernel's release"), "{complaint}");
 }
 
 #[test]
 fn rejects_programs_that_cannot_become_pid_1() {
-    let (folder, policy) = folder_with_policy(POLICY);
-    let output = folder.path().join("initramfs.img");
+    let (directory, policy) = directory_with_policy(POLICY);
+    let output = directory.path().join("initramfs.img");
     let build = |init: &str| {
         let files = ["--config", &policy, "--init", init, "--output", output.to_str().unwrap()];
         fails(1, &[&["build-initramfs", "--modules", "none"][..], &files].concat())
@@ -305,10 +305,10 @@ fn doctor_without_a_policy_names_the_remedy() {
 
 #[test]
 fn systemctl_hibernate_is_routed_in_another_root() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().to_str().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().to_str().unwrap();
     let said = succeeds(&["enable", "--root", root]);
-    let drop_in = folder.path().join("etc/systemd/system/systemd-hibernate.service.d/50-dormouse.conf");
+    let drop_in = directory.path().join("etc/systemd/system/systemd-hibernate.service.d/50-dormouse.conf");
     assert!(said.contains(&format!("{}: written\n", drop_in.display())), "{said}");
     let written = fs::read_to_string(&drop_in).unwrap();
     assert!(written.ends_with("ExecStart=\nExecStart=/usr/bin/dormouse hibernate --system-sleep\n"), "{written}");
@@ -319,8 +319,8 @@ fn systemctl_hibernate_is_routed_in_another_root() {
 /// Files stand for a device and a kernel.
 #[test]
 fn setup_dry_run_prints_steps_and_changes_nothing() {
-    let (folder, policy) = folder_with_policy("");
-    let (device, kernel) = (folder.path().join("device"), folder.path().join("vmlinuz"));
+    let (directory, policy) = directory_with_policy("");
+    let (device, kernel) = (directory.path().join("device"), directory.path().join("vmlinuz"));
     fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
     let (device, kernel) = (device.to_str().unwrap(), kernel.to_str().unwrap());
     let flags = ["setup", "--config", &policy, "--device", device, "--kernel", kernel, "--no-initramfs"];

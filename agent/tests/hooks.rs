@@ -1,9 +1,9 @@
 //! The hooks in `initramfs/`, run against recorded stubs of the tools that run them: which of the tool's functions and
 //! which programs they call, with what, in which order. The stubs are in `tests/hooks`, and so is, per hook, what is
-//! expected of it. To write that anew: `DORMOUSE_BLESS=1 cargo test -p dormouse --test hooks`.
+//! expected of it. To write that again: `DORMOUSE_BLESS=1 cargo test -p dormouse --test hooks`.
 //!
-//! Hooks name programs and files by absolute paths, where packages install them. Here they are installed into a folder,
-//! and the paths under `/usr` in them with them.
+//! Hooks name programs and files by absolute paths, where packages install them. Here they are installed into a
+//! directory, and the paths under `/usr` in them with them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,16 +19,16 @@ const STUBS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hooks");
 
 /// A machine with one hook on it, the stubs, and a file of what was called and said.
 struct Machine {
-    folder: TempDir,
+    directory: TempDir,
     hook: PathBuf,
 }
 
 impl Machine {
     fn with(hook: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        for folder in ["usr/bin", "usr/lib/dormouse", "usr/share/initramfs-tools"] {
-            fs::create_dir_all(root.join(folder)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for directory in ["usr/bin", "usr/lib/dormouse", "usr/share/initramfs-tools"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
         }
         let stubs = Path::new(STUBS);
         symlink(stubs.join("bin/dormouse"), root.join("usr/bin/dormouse")).unwrap();
@@ -43,19 +43,19 @@ impl Machine {
         // As mkinitcpio knows it.
         let hook = root.join("dormouse");
         fs::write(&hook, moved).unwrap();
-        Self { folder, hook }
+        Self { directory, hook }
     }
 
     /// Removes an installed file.
     fn without(self, file: &str) -> Self {
-        fs::remove_file(self.folder.path().join(file)).unwrap();
+        fs::remove_file(self.directory.path().join(file)).unwrap();
         self
     }
 
     /// Runs `interpreter [STUB] HOOK ARGUMENTS...`, on a machine that is `ready`, `bare` or `broken`; then the calls,
     /// what was said, and how it ended, a line each.
     fn run(self, command: &[&str], arguments: &[&str], case: &str) -> String {
-        let root = self.folder.path();
+        let root = self.directory.path();
         let calls = root.join("calls");
         let said = || fs::OpenOptions::new().append(true).open(&calls).unwrap();
         let path = format!("{}/usr/bin:{}", root.display(), std::env::var("PATH").unwrap());
@@ -73,7 +73,7 @@ impl Machine {
             .stderr(said())
             .status()
             .unwrap();
-        assert!(!root.join("scratch").exists(), "the hook leaves its scratch folder behind");
+        assert!(!root.join("scratch").exists(), "the hook leaves its scratch directory behind");
         let text = fs::read_to_string(&calls).unwrap().replace(root.to_str().unwrap(), "");
         format!("{text}{status}\n")
     }

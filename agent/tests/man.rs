@@ -6,8 +6,8 @@ use std::process::Command;
 
 #[test]
 fn the_pages_are_written_without_a_fault() {
-    let folder = tempfile::tempdir().unwrap();
-    let gen_man = ["gen".as_ref(), "man".as_ref(), folder.path().as_os_str()];
+    let directory = tempfile::tempdir().unwrap();
+    let gen_man = ["gen".as_ref(), "man".as_ref(), directory.path().as_os_str()];
     let output = Command::new(env!("CARGO_BIN_EXE_dormouse")).args(gen_man).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     for file in String::from_utf8(output.stdout).unwrap().lines() {

@@ -41,7 +41,7 @@ fn install(root: &Path) -> BTreeMap<String, u32> {
     files.map(entry).collect()
 }
 
-/// A package's list of files: the path in the tree, which may be a pattern, the folder that it goes to, and its
+/// A package's list of files: the path in the tree, which may be a pattern, the directory that it goes to, and its
 /// permissions.
 fn assets(package: &str) -> Vec<(String, String, u32)> {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
@@ -51,8 +51,8 @@ fn assets(package: &str) -> Vec<(String, String, u32)> {
     };
     let asset = |asset: &Value| {
         let source = field(asset, 0, "source").strip_prefix(TREE).unwrap().to_owned();
-        let folder = field(asset, 1, "dest").trim_start_matches('/').to_owned();
-        (source, folder, u32::from_str_radix(&field(asset, 2, "mode"), 8).unwrap())
+        let directory = field(asset, 1, "dest").trim_start_matches('/').to_owned();
+        (source, directory, u32::from_str_radix(&field(asset, 2, "mode"), 8).unwrap())
     };
     manifest["package"]["metadata"][package]["assets"].as_array().unwrap().iter().map(asset).collect()
 }
@@ -63,7 +63,7 @@ fn check(package: &str, of_others: &[&str], elsewhere: &[(&str, &str)]) {
     let root = tempfile::tempdir().unwrap();
     let tree = install(root.path());
     let mut packed = BTreeSet::new();
-    for (source, folder, mode) in assets(package) {
+    for (source, directory, mode) in assets(package) {
         let pattern = Pattern::new(&source).unwrap();
         // cargo-deb and cargo-generate-rpm do as glob(3), whose star ends at a slash.
         let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
@@ -72,7 +72,11 @@ fn check(package: &str, of_others: &[&str], elsewhere: &[(&str, &str)]) {
         for (path, installed) in files {
             let there = &path[..=path.rfind('/').unwrap()];
             let moved = elsewhere.iter().find(|(from, _)| *from == there).map_or(there, |(_, to)| to);
-            assert_eq!((folder.as_str(), format!("{mode:o}")), (moved, format!("{installed:o}")), "{package}: {path}");
+            assert_eq!(
+                (directory.as_str(), format!("{mode:o}")),
+                (moved, format!("{installed:o}")),
+                "{package}: {path}"
+            );
             assert!(packed.insert(path), "{package}: {path} is listed twice");
         }
     }
@@ -95,7 +99,7 @@ fn the_pkgbuild_removes_what_is_debians() {
     let text = fs::read_to_string(Path::new(CHECKOUT).join("configs/package/arch/PKGBUILD")).unwrap();
     let removed = text.lines().find_map(|line| line.trim().strip_prefix("rm -r ")).unwrap();
     let removed = removed.split_whitespace().map(|word| word.trim_matches('"').trim_start_matches("${pkgdir:?}/"));
-    assert_eq!(removed.collect::<Vec<_>>(), DEBIAN.map(|folder| folder.trim_end_matches('/')));
+    assert_eq!(removed.collect::<Vec<_>>(), DEBIAN.map(|directory| directory.trim_end_matches('/')));
     assert!(text.contains("scripts/install \"$pkgdir\""));
 }
 

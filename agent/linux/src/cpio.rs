@@ -43,7 +43,7 @@ pub enum CpioError {
         length: usize,
     },
     /// Two entries have the same name.
-    #[error("cpio archive: `{path}` is there twice")]
+    #[error("cpio archive: `{path}` is in it twice")]
     Twice {
         /// The entry.
         path: String,

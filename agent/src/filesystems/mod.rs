@@ -112,7 +112,7 @@ pub fn compare(filesystems: &[Filesystem], devices: &[PathBuf]) -> Comparison {
     comparison
 }
 
-/// Compares the filesystems of a session with those on the devices that `devices` lists, until all of them are there or
+/// Compares the filesystems of a session with those on the devices that `devices` lists, until all of them exist or
 /// `wait` is over: disks turn up in their own time.
 #[must_use]
 pub fn compare_within(filesystems: &[Filesystem], wait: Duration, devices: impl Fn() -> Vec<PathBuf>) -> Comparison {

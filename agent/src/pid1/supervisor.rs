@@ -36,7 +36,7 @@ pub(super) struct Guard {
     pub(super) escape: bool,
     /// How long the work may take without any progress.
     pub(super) stall: Option<Duration>,
-    /// How much longer the beginning may take, until the image device is there.
+    /// How much longer the beginning may take, until the image device exists.
     pub(super) wait: Duration,
     /// Whether the hardware watchdog is used.
     pub(super) watchdog: bool,
@@ -150,7 +150,7 @@ fn how_it_ended(status: ExitStatus) -> String {
 /// The worker's messages.
 struct Pipe {
     file: File,
-    /// What has come of a line that has not ended.
+    /// The beginning of a line whose end has yet to come.
     bytes: Vec<u8>,
     is_closed: bool,
 }

@@ -67,7 +67,7 @@ impl Limits {
         Limits { memory: policy.memory, ..Limits::of_threads(policy.threads) }
     }
 
-    /// So many threads, or one for each CPU where that is 0, and memory that is enough for any device.
+    /// That many threads, or one for each CPU where that is 0, and memory that is enough for any device.
     #[must_use]
     pub fn of_threads(threads: usize) -> Limits {
         let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -111,7 +111,7 @@ impl ChunkSource for Reader {
 impl BlockRead for Stream {
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreFailure> {
         let start = usize::try_from(offset - DATA_OFFSET)?;
-        bytes.copy_from_slice(self.0.get(start..start + bytes.len()).ok_or("behind the end")?);
+        bytes.copy_from_slice(self.0.get(start..start + bytes.len()).ok_or("past the end")?);
         Ok(())
     }
 }
@@ -178,7 +178,7 @@ fn restore_all(store: Store, memory: &Memory, threads: usize) -> Result<Counts, 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn what_was_saved_comes_back(
+    fn saved_pages_come_back(
         kinds in proptest::collection::vec(0_u8..3, 1..200),
         lens in proptest::collection::vec((1_u64..300, 1_u64..400), 1..4),
         compression in prop_oneof![

@@ -11,7 +11,7 @@
 //!
 //! Every block of an image is checksummed, and points to others by their checksums. So that not every change ends
 //! there, what was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit
-//! what is there.
+//! what exists.
 
 mod device;
 mod whole;

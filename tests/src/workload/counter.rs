@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-use super::FOLDER;
+use super::DIRECTORY;
 use super::report::Counter;
 use super::role::{self, Answer};
 
@@ -28,7 +28,7 @@ pub const CONSOLE_MARK: &str = "workload: tick ";
 /// # Errors
 /// Fails where its file cannot be written.
 pub fn run() -> Result<()> {
-    let path = Path::new(FOLDER).join("counter");
+    let path = Path::new(DIRECTORY).join("counter");
     let count = Arc::new(Mutex::new(0_u64));
     tick(&count, &path)?;
     std::thread::spawn({
@@ -49,7 +49,7 @@ pub fn run() -> Result<()> {
             }
         }
     });
-    role::serve(Path::new(FOLDER), "counter", || {
+    role::serve(Path::new(DIRECTORY), "counter", || {
         let count = count.lock().unwrap_or_else(PoisonError::into_inner);
         let file = fs::read_to_string(&path).unwrap_or_default();
         let fault =

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::report::Data;
 use super::role::{self, Answer};
-use super::{FOLDER, pattern};
+use super::{DIRECTORY, pattern};
 
 const BLOCK: usize = 1 << 20;
 
@@ -18,10 +18,10 @@ const BLOCK: usize = 1 << 20;
 /// # Errors
 /// Fails where the file cannot be written.
 pub fn run(megabytes: u64, seed: u64) -> Result<()> {
-    let (file, note) = (Path::new(FOLDER).join("data"), Path::new(FOLDER).join("data.xxh3"));
+    let (file, note) = (Path::new(DIRECTORY).join("data"), Path::new(DIRECTORY).join("data.xxh3"));
     let kept = write(&file, megabytes, seed).with_context(|| format!("{}: cannot be written", file.display()))?;
     fs::write(&note, &kept.checksum).with_context(|| format!("{}: cannot be written", note.display()))?;
-    role::serve(Path::new(FOLDER), "data", || {
+    role::serve(Path::new(DIRECTORY), "data", || {
         let evidence = read(&file).unwrap_or_default();
         let noted = fs::read_to_string(&note).unwrap_or_default();
         let fault = if evidence != kept {

@@ -7,7 +7,7 @@ use memmap2::MmapMut;
 
 use super::report::Mapping;
 use super::role::{self, Answer};
-use super::{FOLDER, pattern};
+use super::{DIRECTORY, pattern};
 
 /// Fills the mapping and keeps it, for ever.
 ///
@@ -20,7 +20,7 @@ pub fn run(megabytes: u64, seed: u64) -> Result<()> {
     pattern::fill(&mut mapping, seed, 0);
     // The address is evidence only; nothing is read through it.
     let address = u64::try_from(mapping.as_ptr().addr())?;
-    role::serve(Path::new(FOLDER), "mapping", || Answer {
+    role::serve(Path::new(DIRECTORY), "mapping", || Answer {
         evidence: Mapping { bytes, address },
         fault: pattern::mismatch(&mapping, seed, 0)
             .map(|place| format!("the word {place} of {} is not the pattern's", bytes / 8)),

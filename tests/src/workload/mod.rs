@@ -42,7 +42,7 @@ use report::{Proof, Report, Work};
 use serde::{Deserialize, Serialize};
 
 /// Where the workload keeps its files, on a tmpfs.
-pub const FOLDER: &str = "/run/workload";
+pub const DIRECTORY: &str = "/run/workload";
 
 /// How long `start` waits for each process to be ready. Making random data under emulation takes a while.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -136,7 +136,7 @@ impl Role {
 /// # Errors
 /// Fails where one of them cannot be started or does not become ready.
 pub fn start(settings: &Settings) -> Result<()> {
-    fs::create_dir_all(FOLDER).with_context(|| format!("{FOLDER}: cannot be created"))?;
+    fs::create_dir_all(DIRECTORY).with_context(|| format!("{DIRECTORY}: cannot be created"))?;
     let program = std::env::current_exe().context("this program's own path")?;
     let seed = pattern::random_seed()?;
     for role in Role::KEEPING.into_iter().chain(Role::CHURNING).filter(|role| role.is_wanted(settings)) {
@@ -161,7 +161,7 @@ pub fn start(settings: &Settings) -> Result<()> {
             .stderr(console())
             .spawn()
             .with_context(|| format!("the workload's {} cannot be started", role.name()))?;
-        role::wait_until_ready(Path::new(FOLDER), role.name(), START_TIMEOUT)?;
+        role::wait_until_ready(Path::new(DIRECTORY), role.name(), START_TIMEOUT)?;
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ pub fn check() -> Result<Report> {
         in_flight,
         churn: Role::CHURNING
             .into_iter()
-            .filter(|role| role::was_started(Path::new(FOLDER), role.name()))
+            .filter(|role| role::was_started(Path::new(DIRECTORY), role.name()))
             .map(|role| Work { role, proof: ask(role) })
             .collect(),
     };
@@ -196,6 +196,6 @@ pub fn check() -> Result<Report> {
 }
 
 fn ask<T: for<'a> Deserialize<'a> + Default>(role: Role) -> Proof<T> {
-    role::ask(Path::new(FOLDER), role.name())
+    role::ask(Path::new(DIRECTORY), role.name())
         .unwrap_or_else(|error| Proof { fault: Some(format!("{error:#}")), ..Proof::default() })
 }

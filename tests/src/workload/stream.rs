@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::report::{Receiver, Sender};
 use super::role::{self, Answer};
-use super::{FOLDER, pattern};
+use super::{DIRECTORY, pattern};
 
 const PORT: u16 = 4040;
 const BLOCK: usize = 16 << 10;
@@ -72,7 +72,7 @@ pub fn send(seed: u64) -> Result<()> {
     let connection = ends(&stream)?;
     let shared = Arc::new(Shared::default());
     start_sender(&shared, stream, seed)?;
-    role::serve(Path::new(FOLDER), "sender", || {
+    role::serve(Path::new(DIRECTORY), "sender", || {
         let progress = shared.lock();
         let (sent, acknowledged) = (progress.sent, progress.received);
         Answer {
@@ -100,7 +100,7 @@ pub fn receive(seed: u64) -> Result<()> {
             receive_blocks(shared, stream, seed, REST)
         }
     });
-    role::serve(Path::new(FOLDER), "receiver", || {
+    role::serve(Path::new(DIRECTORY), "receiver", || {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let progress = shared.lock();
         Answer { evidence: Receiver { connection, received: progress.received }, fault: progress.fault.clone() }

@@ -65,7 +65,7 @@ fn records_lie_as_the_format_says() {
 }
 
 #[test]
-fn what_follows_the_records_is_left_to_the_caller() {
+fn rest_after_the_records_is_left_to_the_caller() {
     let (count, mut bytes) = written(2);
     bytes.extend(b"rest");
     assert_eq!(Records::read(KINDS, version(2), count, &bytes).unwrap().rest, b"rest");

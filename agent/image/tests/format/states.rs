@@ -36,7 +36,7 @@ fn a_change_that_the_table_does_not_list_is_refused() {
 }
 
 #[test]
-fn what_was_consumed_is_never_resumed_without_a_new_save() {
+fn consumed_image_is_never_resumed_without_a_new_save() {
     // Everything that can be reached from there without saving.
     let mut reached = vec![Consumed];
     let mut at = 0;

@@ -85,7 +85,7 @@ fn every_page_is_at_its_place_and_zero_pages_are_holes() {
 }
 
 #[test]
-fn what_is_not_memory_is_neither_written_nor_read() {
+fn ranges_outside_memory_are_neither_written_nor_read() {
     let memory = Memory::new(&[range(0x100, 0x1000), range(0x2000, 0x3000)]);
     for run in [range(0xff, 0x101), range(0xfff, 0x1001), range(0xfff, 0x2001), range(0x3000, 0x3001)] {
         assert!(memory.0.write(run, |_| ()).is_err(), "{run:?}");
@@ -127,7 +127,7 @@ fn unswap(memory: &Memory) -> io::Result<()> {
 }
 
 #[test]
-fn what_was_swapped_is_put_back() {
+fn swapped_pages_are_put_back() {
     // Some together, some one by one and backwards, one in its own place.
     let holder = |pfn| match pfn {
         1 | 2 => 0x2fff - pfn,
@@ -304,7 +304,7 @@ fn a_note_in_the_region_is_found_where_it_belongs() {
 }
 
 #[test]
-fn what_cannot_be_found_is_said_and_the_rest_is_a_core_all_the_same() {
+fn missing_kernel_facts_are_reported_and_the_rest_is_a_core() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let ranges = [range(1, 3), range(0x20, 0x30), range(0x1000, 0x1400)];
     let memory = MemoryFile::new(file.reopen().unwrap(), elf::room(3, kernel::NOTE_MAX).unwrap(), &ranges).unwrap();
@@ -355,7 +355,7 @@ fn a_full_disk_is_told_from_other_failures() {
 }
 
 #[test]
-fn what_is_said() {
+fn summary_is_one_line() {
     let mut export = Export { file: "core".into(), memory: 3 << 30, segments: 1, on_disk: 5 << 20, lacks: Vec::new() };
     assert_eq!(export.to_string(), "core: 3,072 MiB of memory in 1 segment, 5 MiB on disk");
     export.segments = 2;

@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 
 /// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
 ///
-/// The file tier saves and restores vmcores of real workloads on this machine's processor. The guest tier hibernates
+/// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it
 /// is free.
 #[derive(Debug, Parser)]

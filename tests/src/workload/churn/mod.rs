@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::FOLDER;
+use super::DIRECTORY;
 use super::report::Churn;
 use super::role::{self, Answer};
 
@@ -42,7 +42,7 @@ fn run(name: &str, rest: Duration, mut operation: impl FnMut() -> Result<()> + S
             }
         }
     });
-    role::serve(Path::new(FOLDER), name, || {
+    role::serve(Path::new(DIRECTORY), name, || {
         let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         Answer { evidence: progress.churn.clone(), fault: progress.fault.clone() }
     })

@@ -176,7 +176,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_is_refused_with_its_reason() {
+    fn files_that_cannot_be_started_are_refused_with_the_reason() {
         type Change = fn(&mut Vec<u8>);
         let cases: [(Change, BzImageError); 8] = [
             (|f| f.truncate(100), BzImageError::NotBzImage("no boot sector")),

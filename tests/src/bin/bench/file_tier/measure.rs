@@ -1,4 +1,4 @@
-//! What a process takes: time, processor time, memory.
+//! What a process takes: time, CPU time, memory.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -60,7 +60,7 @@ impl Clock {
     }
 }
 
-/// Runs a command that must succeed to its end. No other child may be running meanwhile.
+/// Runs a command that must succeed to its end. No other child may be running at the same time.
 pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
     let mut output = tempfile::tempfile().context("a file for a command's output")?;
     let errors = tempfile::tempfile().context("a file for a command's errors")?;
@@ -100,7 +100,7 @@ pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
 }
 
 fn cpu_seconds(who: UsageWho) -> Result<f64> {
-    let usage: Usage = getrusage(who).context("the processor time used")?;
+    let usage: Usage = getrusage(who).context("the CPU time used")?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     // Far below 2^52.
     Ok(micros as f64 / 1e6)

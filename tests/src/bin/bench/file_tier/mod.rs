@@ -1,4 +1,4 @@
-//! The file tier: vmcores of real workloads, packed and unpacked by every contender on this machine's processor.
+//! The file tier: vmcores of real workloads, packed and unpacked by every contender on this machine's CPUs.
 //!
 //! ```text
 //!   workloads ──> capture ──> a vmcore, kept from run to run
