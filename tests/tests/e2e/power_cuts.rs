@@ -14,11 +14,17 @@ use dormouse_tests::qemu::copy_sparse;
 
 use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, ids, lines_of_boot, reasons};
 
-const CUTS: u32 = 20;
+pub(crate) fn at_ten_moments_of_a_save() -> Result<()> {
+    at_moments_of_a_save(10)
+}
+
+pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
+    at_moments_of_a_save(20)
+}
 
 /// Whenever the power goes, what is on the device is either no image, and the next boot says so, or a whole one, and
 /// the next boot resumes it.
-pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
+fn at_moments_of_a_save(cuts: u32) -> Result<()> {
     let mut guest = Guest::standard(GuestConfig::new(2, "512M".parse()?), &Artifacts::from_environment()?)?;
     let disk = guest.disk_file(0);
     let up = format!("dormouse: {}", Phase::SaveStart);
@@ -33,7 +39,7 @@ pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
     copy_sparse(&disk, &complete)?;
 
     let (mut none, mut unfinished, mut resumed) = (0, 0, 0);
-    for cut in 0..CUTS {
+    for cut in 0..cuts {
         // The image of the first session is still there when a session of another boot begins to save: nothing has run
         // `dormouse resume`, as from a boot without the hook.
         copy_sparse(&complete, &disk)?;
@@ -46,7 +52,7 @@ pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
         // A boot that nothing shows to have looked for an image is not hibernated unasked.
         let (command, mut cursor) = begin_save_with(&mut guest, "--trust-boot")?;
         guest.follow_during(command, &mut cursor, TWO_BOOTS, &up, |line| line.text.contains(&up).then_some(()))?;
-        let percent = cut * 7 % CUTS * (100 / CUTS);
+        let percent = cut * 7 % cuts * (100 / cuts);
         // Gone before it was that far: past the commit point.
         let _ = guest.follow(&mut cursor, TWO_BOOTS, "progress of the save", |line| {
             let done = line.text.split_once("save/write: ").and_then(|(_, rest)| rest.split_once(" %"));
@@ -82,8 +88,8 @@ pub(crate) fn at_twenty_moments_of_a_save() -> Result<()> {
             _ => anyhow::bail!("at {percent} %: {commit:?}"),
         }
     }
-    println!("{CUTS} cuts: {none} before the save, {unfinished} during it, {resumed} past its commit point");
-    ensure!(unfinished >= CUTS / 2, "hardly any cut hit the save itself");
+    println!("{cuts} cuts: {none} before the save, {unfinished} during it, {resumed} past its commit point");
+    ensure!(unfinished >= cuts / 2, "hardly any cut hit the save itself");
     Ok(())
 }
 
