@@ -132,8 +132,8 @@ struct HibernateArgs {
     #[arg(long)]
     trust_kernel: bool,
 
-    /// Power off although this boot's initramfs has not looked for an image, so that the next one may not either; for
-    /// an initramfs that does, and does not pass on its /run
+    /// Power off although this boot's initramfs has not looked for an image, or was told not to resume, so that the
+    /// next one may not either; for an initramfs that does look, and does not pass on its /run
     #[arg(long)]
     trust_boot: bool,
 

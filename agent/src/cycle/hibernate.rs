@@ -37,7 +37,7 @@ pub struct Options {
     pub then: Option<Then>,
     /// Whether to jump although this kernel's version is older than the fix that lets it be returned to.
     pub trust_kernel: bool,
-    /// Whether to jump although this boot has not looked for an image.
+    /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
 }
 
@@ -112,7 +112,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
-    refusal::refuse(refusal::in_boot(Last::resume_of_this_boot().as_ref(), then).filter(|_| !options.trust_boot))?;
+    let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
+        .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
+    refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
         (image.label().uuid, image.name())
@@ -122,7 +124,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
     let memory = machine.iomem.frames_outside(&region);
-    let (mut page, mailbox) = mailbox_page(&[region, low])?;
+    let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
+    let (mut page, mailbox) = mailbox_page(&swapped)?;
     let session = session(&machine, image, region, low, memory, mailbox)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
@@ -218,7 +221,7 @@ fn session(
     machine: &Machine,
     image: Uuid,
     region: PhysRange,
-    low: PhysRange,
+    low: Vec<PhysRange>,
     memory: Vec<PfnRange>,
     mailbox: Mailbox,
 ) -> anyhow::Result<SessionRecord> {
@@ -235,7 +238,7 @@ fn session(
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,
-        low: vec![low],
+        low,
         mailbox: Some(mailbox),
         ram: memory,
         firmware: machine.iomem.firmware.clone(),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::cycle::last::Last;
+use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
 use crate::launch::region::RegionError;
@@ -53,6 +54,14 @@ pub enum Obstacle {
         "this boot has not looked for an image, so that the next one may not either, and the session would be lost"
     )]
     NoHook,
+    /// The running kernel's command line forbids a resume, or cannot be understood.
+    #[error(
+        "the kernel command line keeps this boot from resuming; if it does so at the next boot, the session is lost"
+    )]
+    BootForbids,
+    /// The policy forbids a resume.
+    #[error("the policy never resumes (resume.enabled = false): the next boot would discard the image")]
+    PolicyForbids,
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
@@ -89,6 +98,8 @@ impl Refusal for Obstacle {
             Obstacle::MemoryEncryption => "memory-encryption",
             Obstacle::Forbidden => "kernel-hibernation",
             Obstacle::NoHook => "resume-hook",
+            Obstacle::BootForbids => "command-line",
+            Obstacle::PolicyForbids => "resume-disabled",
             Obstacle::LittleMemory { .. } => "memory",
         }
     }
@@ -122,6 +133,11 @@ impl Refusal for Obstacle {
                 "build the boot's initramfs with Dormouse's hook, as `dormouse setup` does, and reboot once; see \
                  `dormouse doctor`. If you know that it looks for the image, use --trust-boot"
             }
+            Obstacle::BootForbids => {
+                "see `dormouse doctor`: take noresume, dormouse=off and what is not valid out of the boot loader's \
+                 configuration. If they were meant for this boot alone, use --trust-boot"
+            }
+            Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
         Some(remedy.to_owned())
@@ -175,6 +191,19 @@ pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
 #[must_use]
 pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
     (resume.is_none() && then != Then::Return).then_some(Obstacle::NoHook)
+}
+
+/// What is in the way in this kernel's command line and in the policy's `resume.enabled`: the next boot is most likely
+/// told the same, and would discard the image. A session that goes on needs no next boot.
+#[must_use]
+pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle> {
+    let resumes = BootSwitches::parse(cmdline).is_ok_and(|switches| !switches.off && !switches.noresume);
+    match (resumes, is_enabled) {
+        _ if then == Then::Return => None,
+        (false, _) => Some(Obstacle::BootForbids),
+        (true, false) => Some(Obstacle::PolicyForbids),
+        (true, true) => None,
+    }
 }
 
 /// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.

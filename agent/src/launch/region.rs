@@ -10,9 +10,11 @@ pub const ALIGNMENT: u64 = 2 << 20;
 /// Where the choice begins, in bytes: where a boot loader puts a kernel, so that D can be started by one.
 pub const LOWEST: u64 = 16 << 20;
 
-/// The end of low memory in a PC: the video memory begins here.
+/// The beginning of low memory in a PC: the first page is the firmware's.
+const LOW_START: u64 = 0x1000;
+/// Its end: the video memory begins here.
 const LOW_END: u64 = 0xa_0000;
-/// The least low memory that a kernel can put its real-mode trampoline into.
+/// The least low memory in one piece that a kernel can put its real-mode trampoline into.
 const LOW_LEAST: u64 = 64 << 10;
 
 /// Why the region has no place.
@@ -69,17 +71,21 @@ pub fn choose(ram: &[PhysRange], size: u64, address: Option<u64>) -> Result<Phys
         })
 }
 
-/// The low memory that B and D get, and that the swap saves: without it A's real-mode trampoline is lost, and with it
-/// A's other CPUs.
+/// The low memory that B and D get, and that the swap saves: every piece of RAM below 640 KiB. Firmware may leave it in
+/// several. A's real-mode trampoline is in one of them (arch/x86/realmode/init.c, `reserve_real_mode`: the highest with
+/// room for it), B's and D's may be in any, and without its own A loses its other CPUs.
+///
+/// `ram` must be whole pages, ascending and merged.
 ///
 /// # Errors
 /// [`RegionError::NoLowMemory`].
-pub fn low_memory(ram: &[PhysRange]) -> Result<PhysRange, RegionError> {
-    ram.iter()
-        .map(|range| PhysRange { start: range.start.max(0x1000), end: range.end.min(LOW_END) })
-        .filter(|range| range.start < range.end && range.end - range.start >= LOW_LEAST)
-        .max_by_key(|range| range.end - range.start)
-        .ok_or(RegionError::NoLowMemory)
+pub fn low_memory(ram: &[PhysRange]) -> Result<Vec<PhysRange>, RegionError> {
+    let pieces: Vec<PhysRange> = ram
+        .iter()
+        .map(|range| PhysRange { start: range.start.max(LOW_START), end: range.end.min(LOW_END) })
+        .filter(|range| range.start < range.end)
+        .collect();
+    if pieces.iter().any(|range| range.len() >= LOW_LEAST) { Ok(pieces) } else { Err(RegionError::NoLowMemory) }
 }
 
 #[cfg(test)]
@@ -96,7 +102,7 @@ mod tests {
     fn region_begins_at_16_mib() {
         let ram = [range(0x1000, 0x9f000), range(MIB, 768 * MIB)];
         assert_eq!(choose(&ram, 128 * MIB, None), Ok(range(16 * MIB, 144 * MIB)));
-        assert_eq!(low_memory(&ram), Ok(range(0x1000, 0x9f000)));
+        assert_eq!(low_memory(&ram), Ok(vec![range(0x1000, 0x9f000)]));
     }
 
     #[test]
@@ -122,7 +128,30 @@ mod tests {
 
     #[test]
     fn low_memory_under_uefi() {
-        assert_eq!(low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]), Ok(range(0x1000, 0xa_0000)));
+        assert_eq!(low_memory(&[range(0, 0xa_0000), range(MIB, 9 * MIB)]), Ok(vec![range(0x1000, 0xa_0000)]));
         assert_eq!(low_memory(&[range(0x1000, 0x8000), range(MIB, 9 * MIB)]), Err(RegionError::NoLowMemory));
+    }
+
+    /// As UEFI firmware for Intel's CPUs leaves it, and some of its neighbours: every piece counts, however small.
+    #[test]
+    fn low_memory_in_pieces() {
+        let cases: [(&[(u64, u64)], &[(u64, u64)]); 4] = [
+            (&[(0, 0x5_8000), (0x5_9000, 0x9_e000)], &[(0x1000, 0x5_8000), (0x5_9000, 0x9_e000)]),
+            (&[(0x1000, 0x5_8000), (0x5_9000, 0x8_7000)], &[(0x1000, 0x5_8000), (0x5_9000, 0x8_7000)]),
+            (
+                &[(0, 0x6000), (0x8000, 0x9000), (0x2_0000, 0x9_f000)],
+                &[(0x1000, 0x6000), (0x8000, 0x9000), (0x2_0000, 0x9_f000)],
+            ),
+            // The first page alone is none, and what crosses the end is cut.
+            (&[(0, 0x1000), (0x2000, 0xb_0000)], &[(0x2000, 0xa_0000)]),
+        ];
+        for (ram, expected) in cases {
+            let ranges =
+                |pairs: &[(u64, u64)]| pairs.iter().map(|(start, end)| range(*start, *end)).collect::<Vec<_>>();
+            let ram = [ranges(ram), vec![range(MIB, 768 * MIB)]].concat();
+            assert_eq!(low_memory(&ram), Ok(ranges(expected)), "{ram:?}");
+        }
+        let crumbs: Vec<_> = (0..9).map(|piece| range(piece * 0x1_0000 + 0x1000, piece * 0x1_0000 + 0x9000)).collect();
+        assert_eq!(low_memory(&crumbs), Err(RegionError::NoLowMemory));
     }
 }

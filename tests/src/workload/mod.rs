@@ -172,6 +172,7 @@ pub fn start(settings: &Settings) -> Result<()> {
 /// Fails where the boot's own identity cannot be read. A process that is gone is a proof that does not hold.
 pub fn check() -> Result<Report> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("boot_id")?;
+    let online_cpus = fs::read_to_string("/sys/devices/system/cpu/online").context("online CPUs")?;
     // The receiver before the sender: what was received then can never be more than what was sent.
     let receiver: Proof<report::Receiver> = ask(Role::Receiver);
     let sender: Proof<report::Sender> = ask(Role::Sender);
@@ -179,6 +180,7 @@ pub fn check() -> Result<Report> {
     let mut report = Report {
         ok: false,
         boot_id: boot_id.trim().to_owned(),
+        online_cpus: online_cpus.trim().to_owned(),
         data: ask(Role::Data),
         counter: ask(Role::Counter),
         mapping: ask(Role::Mapping),

@@ -87,6 +87,8 @@ pub struct Report {
     pub ok: bool,
     /// The boot's own number, which a resume keeps and a boot changes.
     pub boot_id: String,
+    /// The CPUs that are online, as the kernel lists them.
+    pub online_cpus: String,
     /// The tmpfs file.
     pub data: Proof<Data>,
     /// The process that counts.
@@ -217,6 +219,11 @@ impl Report {
                 detail: format!("boot_id {}", changed(&before.boot_id, &self.boot_id)),
             },
             Verdict {
+                claim: "every CPU is online",
+                holds: self.online_cpus == before.online_cpus && !self.online_cpus.is_empty(),
+                detail: format!("CPUs {}", changed(&before.online_cpus, &self.online_cpus)),
+            },
+            Verdict {
                 claim: "the same processes",
                 holds: self.processes() == before.processes() && self.processes().iter().all(|process| process.0 > 0),
                 detail: format!("pids {}", changed(&pids(before), &pids(self))),
@@ -297,6 +304,7 @@ mod tests {
         Report {
             ok: true,
             boot_id: "b".to_owned(),
+            online_cpus: "0-1".to_owned(),
             data: proof(1, Data { bytes: 5, checksum: "c".to_owned() }),
             counter: proof(2, Counter { count }),
             sender: proof(3, Sender { connection: ends, sent: count * 100, acknowledged: count * 90 }),
@@ -328,6 +336,7 @@ mod tests {
     #[test]
     fn each_loss_breaks_its_own_claim() {
         assert_eq!(broken(|after| after.boot_id = "x".to_owned()), ["the same boot"]);
+        assert_eq!(broken(|after| after.online_cpus = "0".to_owned()), ["every CPU is online"]);
         assert_eq!(broken(|after| after.counter.started += 1), ["the same processes"]);
         assert_eq!(broken(|after| after.mapping.pid = 77), ["the same processes"]);
         assert_eq!(broken(|after| after.data.evidence.checksum = "x".to_owned()), ["the tmpfs file is intact"]);

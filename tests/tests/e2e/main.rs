@@ -12,6 +12,7 @@ mod export;
 mod free_pages;
 mod image_file;
 mod images;
+mod machines;
 mod power_cuts;
 mod refusals;
 mod refused_in_a;
@@ -106,6 +107,15 @@ fn begin_save(guest: &mut Guest) -> Result<(Request, Cursor)> {
 fn begin_save_with(guest: &mut Guest, options: &str) -> Result<(Request, Cursor)> {
     let cursor = guest.console().end();
     Ok((guest.send(&format!("dormouse hibernate --then poweroff --json {options}"))?, cursor))
+}
+
+/// A hibernation that is refused with this identifier, with nothing changed.
+fn demand_refusal(guest: &mut Guest, id: &str) -> Result<()> {
+    let output = guest.run("dormouse hibernate --then poweroff --json")?;
+    let json: serde_json::Value = serde_json::from_str(&output.stdout)?;
+    ensure!(output.status == 3 && json["outcome"] == "refused" && json["id"] == id, "not {id}: {output:?}");
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
+    Ok(())
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

@@ -17,7 +17,7 @@ use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use dormouse_tests::{filesystem, image};
 
-use crate::{demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, session, session_with};
+use crate::{demand_proofs, demand_refusal, ids, lines_of_boot, power_cycle, reasons, save, session, session_with};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
@@ -153,7 +153,10 @@ pub(crate) fn a_policy_that_never_resumes() -> Result<()> {
     let config = GuestConfig::new(1, "512M".parse()?);
     let policy = "[resume]\nenabled = false\n";
     let mut guest = session_with(config, policy)?;
-    save(&mut guest)?;
+    demand_refusal(&mut guest, "resume-disabled")?;
+    let before = cycle::check_workload(&mut guest)?;
+    let hibernate = "dormouse hibernate --then poweroff --json --trust-boot";
+    cycle::save(&mut guest, before, hibernate, &mut unobserved)?;
     let lines = lines_of_boot(&mut guest)?;
     ensure!(ids(&lines) == ["policy-disabled"], "{:?}", reasons(&lines));
     Ok(())

@@ -32,6 +32,10 @@ fn each_obstacle_has_a_text_and_a_remedy() {
         (in_command_line("quiet mem_encrypt=on ro"), "memory-encryption", "memory encryption"),
         (in_power_disk("[disabled]\n"), "kernel-hibernation", "hibernation now (/sys/power/disk)"),
         (in_boot(None, Then::PowerOff), "resume-hook", "and reboot once"),
+        (in_resume("quiet noresume", true, Then::PowerOff), "command-line", "take noresume"),
+        (in_resume("dormouse=off", true, Then::Reboot), "command-line", "--trust-boot"),
+        (in_resume("dormouse=maybe", true, Then::PowerOff), "command-line", "what is not valid"),
+        (in_resume("quiet", false, Then::PowerOff), "resume-disabled", "resume.enabled = true"),
         (in_memory(128 << 20, 159 << 20), "memory", "159 MiB of memory are available, and 160 MiB are needed"),
     ];
     for (obstacle, id, expected) in cases {
@@ -50,6 +54,8 @@ fn a_machine_without_obstacles_passes() {
     assert_eq!(in_power_disk("[platform] shutdown reboot suspend test_resume \n"), None);
     assert_eq!(in_memory(128 << 20, 160 << 20), None);
     assert_eq!(in_boot(None, Then::Return), None);
+    assert_eq!(in_resume("quiet dormouse=on", true, Then::PowerOff), None);
+    assert_eq!(in_resume("noresume", false, Then::Return), None);
     let looked = Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None };
     assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
 }
@@ -104,6 +110,8 @@ fn refusals() -> Vec<anyhow::Error> {
         Obstacle::MemoryEncryption,
         Obstacle::Forbidden,
         Obstacle::NoHook,
+        Obstacle::BootForbids,
+        Obstacle::PolicyForbids,
         Obstacle::LittleMemory { available: 1, needed: 2 },
     ];
     let regions = [
