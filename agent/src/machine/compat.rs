@@ -115,8 +115,8 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
         return Err(Mismatch::Paging { saved: levels(saved.la57), here: levels(here.la57) });
     }
     // Before the features: some of them give the number of CPUs.
-    if here.online < saved.online {
-        return Err(Mismatch::Cpus { saved: saved.online, here: here.online });
+    if machine.cpus_present < saved.online {
+        return Err(Mismatch::Cpus { saved: saved.online, here: machine.cpus_present });
     }
     let is_missing = |feature: &&str| !here.features.split(' ').any(|other| other == *feature);
     let missing: Vec<&str> = saved.features.split(' ').filter(is_missing).collect();
@@ -169,7 +169,8 @@ mod tests {
                      30020000-3002ffff : Reserved\n";
         Machine {
             iomem: Iomem::parse(iomem).unwrap(),
-            cpu: cpu(),
+            cpu: Cpu { online: 1, ..cpu() },
+            cpus_present: 2,
             boot_params: Vec::new(),
             acpi_rsdp: None,
             efi: vec![EfiRange { start: 0x3002_0000, end: 0x3002_4000, mapped: 0xffff_fffe_ff00_0000 }],
@@ -196,7 +197,7 @@ mod tests {
         larger.iomem.ram.push(PhysRange { start: 1 << 32, end: 2 << 32 });
         larger.iomem.firmware[2].end += 0x1000;
         larger.iomem.firmware[0].end += 0x1000;
-        larger.cpu.online = 4;
+        larger.cpus_present = 4;
         larger.cpu.features.push_str(" new");
         assert_eq!(check(&header(), &larger), Ok(()));
     }
@@ -209,7 +210,7 @@ mod tests {
             (|m| m.cpu.model = 1, "machine-cpu", "model 1"),
             (|m| m.cpu.la57 = true, "machine-paging", "uses 4-level paging, this one 5; boot with no5lvl"),
             (|m| m.cpu.features = "fpu nx".into(), "machine-features", "may use: lm"),
-            (|m| m.cpu.online = 1, "machine-cpus", "2 CPUs, this machine has 1"),
+            (|m| m.cpus_present = 1, "machine-cpus", "2 CPUs, this machine has 1"),
             (|m| m.iomem.ram.remove(0).end = 0, "machine-memory", "0x1000-0x9f000"),
             (
                 |m| m.iomem.firmware[0].start += 0x1000,

@@ -5,13 +5,33 @@ use dormouse_linux::procfs;
 
 use crate::machine::arch;
 
-/// The CPU, with what distinguishes it from others.
+/// Where the kernel lists its CPUs.
+const LISTS: &str = "/sys/devices/system/cpu";
+
+/// The CPU, with what distinguishes it from others, and how many of them are online: whether this process may run on
+/// them (`isolcpus=`, cpusets) does not matter.
 ///
 /// # Errors
 /// The kernel's description of it cannot be read.
 pub(super) fn read() -> anyhow::Result<Cpu> {
-    let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Ok(Cpu { online: u32::try_from(online)?, ..arch::identify(&procfs::text("/proc/cpuinfo")?) })
+    Ok(Cpu { online: count("online")?, ..arch::identify(&procfs::text("/proc/cpuinfo")?) })
+}
+
+/// How many CPUs the machine has, whether or not this kernel has started them (`maxcpus=`): the restore kernel starts
+/// all of them.
+///
+/// # Errors
+/// The kernel's list cannot be read.
+pub(super) fn present() -> anyhow::Result<u32> {
+    count("present")
+}
+
+fn list(name: &str) -> anyhow::Result<String> {
+    procfs::text(format!("{LISTS}/{name}"))
+}
+
+fn count(name: &str) -> anyhow::Result<u32> {
+    Ok(u32::try_from(cpu_list(&list(name)?).len())?)
 }
 
 /// The CPUs that are present and do not run, as a list such as `2,3`; empty if all run.
@@ -22,8 +42,7 @@ pub(super) fn read() -> anyhow::Result<Cpu> {
 /// # Errors
 /// The kernel's lists cannot be read.
 pub fn idle_cpus() -> anyhow::Result<String> {
-    let read = |name: &str| procfs::text(format!("/sys/devices/system/cpu/{name}"));
-    Ok(idle_among(&read("present")?, &read("offline")?, &read("possible")?))
+    Ok(idle_among(&list("present")?, &list("offline")?, &list("possible")?))
 }
 
 /// Those that are offline, but for places where one could be plugged in. One that is offline and not even possible did

@@ -24,6 +24,8 @@ pub struct Machine {
     pub iomem: Iomem,
     /// Its CPU.
     pub cpu: Cpu,
+    /// How many CPUs it has, whether or not the running kernel has started them.
+    pub cpus_present: u32,
     /// The running kernel's boot_params.
     pub boot_params: Vec<u8>,
     /// ACPI's root pointer, where only UEFI knows it.
@@ -43,6 +45,7 @@ impl Machine {
         Ok(Machine {
             iomem: Iomem::parse(&procfs::text("/proc/iomem")?)?,
             cpu: cpu::read()?,
+            cpus_present: cpu::present()?,
             boot_params: procfs::read("/sys/kernel/boot_params/data")?,
             acpi_rsdp: efi::acpi_rsdp(),
             efi: efi::runtime()?,

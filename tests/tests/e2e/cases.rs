@@ -52,6 +52,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard free_pages::a_kernel_that_checks_its_free_pages_finds_them_as_they_were,
     Standard free_pages::a_count_that_does_not_fit_makes_b_store_every_page,
     Standard image_file::files_that_will_not_do,
+    Standard machines::a_cpu_that_user_space_brings_up,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,

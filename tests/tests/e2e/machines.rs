@@ -28,3 +28,12 @@ pub(crate) fn noresume_on_the_command_line() -> Result<()> {
     let snapshot = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
     demand_proofs(&guest, &snapshot)
 }
+
+/// The boot starts one CPU, and user space the other, as on machines that bring CPUs up when they are needed. The next
+/// boot starts one again, and has both all the same.
+pub(crate) fn a_cpu_that_user_space_brings_up() -> Result<()> {
+    let mut guest = session(machine(2, "maxcpus=1")?)?;
+    guest.succeed("[ $(cat /sys/devices/system/cpu/online) = 0 ] && echo 1 >/sys/devices/system/cpu/cpu1/online")?;
+    power_cycle(&mut guest)?;
+    Ok(())
+}
