@@ -95,7 +95,13 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         least_available_kib: vitals.least_available_kib,
     });
     // The point of no return: an image is resumed at most once, whatever happens after this line.
-    image.transition(State::Consumed, "").context("the image could not be marked as consumed")?;
+    if let Some(error) = image.consume().context("the image could not be marked as consumed")? {
+        log::warn!(
+            "{}: the second copy of the image's state was not written: {}",
+            Phase::RestoreConsume,
+            in_full(&error)
+        );
+    }
     if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }

@@ -120,18 +120,43 @@ impl Image {
         Image { disk: self.disk.clone(), label: self.label.clone(), commit, slot: self.slot }
     }
 
-    /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
+    /// Marks that the session goes on, so that no boot resumes it again. One durable slot is enough for that: an error
+    /// of the other one is returned as a value, and need not keep the session from going on.
+    ///
+    /// # Errors
+    /// As [`Image::transition`]; no slot is known to have the new state then.
+    pub fn consume(&mut self) -> Result<Option<StoreError>, StoreError> {
+        let commit = self.commit.transition(State::Consumed, "").map_err(|source| self.format(source))?;
+        let (commit, error) = self.put(commit)?;
+        self.slot = self.slot.other();
+        self.commit = commit;
+        Ok(error)
+    }
+
+    /// Writes a commit record to both slots. If either fails, the next record begins with the same slot again, so that
+    /// what is half done does not stay.
     pub(super) fn record(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let (commit, error) = self.put(commit)?;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        self.slot = self.slot.other();
+        self.commit = commit;
+        Ok(())
+    }
+
+    /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
+    /// Returns it as it was written, and the error of the second slot.
+    fn put(&self, commit: Commit) -> Result<(Commit, Option<StoreError>), StoreError> {
         let commit = Commit { changed_unix: procfs::now_unix(), ..commit };
         let bytes = commit.encode().map_err(|source| self.format(source))?;
-        let first = self.slot.other();
-        for slot in [first, first.other()] {
+        let write = |slot: Slot| -> Result<(), StoreError> {
             self.disk.write_copy(slot.offset(), &bytes)?;
-            self.disk.flush()?;
-        }
-        self.commit = commit;
-        self.slot = first;
-        Ok(())
+            self.disk.flush()
+        };
+        write(self.slot.other())?;
+        let error = write(self.slot).err();
+        Ok((commit, error))
     }
 
     /// Marks that a restore begins, and counts it.

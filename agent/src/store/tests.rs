@@ -175,6 +175,35 @@ fn a_torn_slot_does_not_bring_an_older_state_back() {
     }
 }
 
+/// Memory is A's by then. A slot that has the new state, durably, keeps every boot from resuming it again.
+#[test]
+fn one_durable_slot_consumes_an_image() {
+    for (fault, is_consumed) in [(0, false), (1, true)] {
+        let device = Faulty::new(16 << 20);
+        let mut image = write(&device, 10, State::Complete).unwrap();
+        image.begin_restore().unwrap();
+        device.fail(Fault::Flush(fault));
+        let result = image.consume();
+        assert_eq!(matches!(result, Ok(Some(StoreError::Flush { .. }))), is_consumed, "{result:?}");
+        assert_eq!(result.is_err(), !is_consumed);
+        assert_eq!(image.commit().state == State::Consumed, is_consumed);
+        if is_consumed {
+            device.power_cycle(true);
+            assert_eq!(open(&device).unwrap().commit().state, State::Consumed);
+        }
+    }
+    for slot in SLOT_OFFSETS {
+        let device = Faulty::new(16 << 20);
+        let mut image = write(&device, 10, State::Complete).unwrap();
+        image.begin_restore().unwrap();
+        device.fail(Fault::Write(slot + 100));
+        let is_consumed = image.consume().is_ok();
+        device.power_cycle(true);
+        let state = open(&device).unwrap().commit().state;
+        assert_eq!(state, if is_consumed { State::Consumed } else { State::Restoring });
+    }
+}
+
 #[test]
 fn rejects_a_device_that_was_cut_short() {
     let device = Faulty::new(16 << 20);

@@ -143,7 +143,8 @@ fn reasons(lines: &[String]) -> Vec<&str> {
 /// The identifiers of the reasons for which `dormouse resume` let a boot go on without its session.
 fn ids(lines: &[String]) -> Vec<&str> {
     let refused = reasons(lines).into_iter().filter(|reason| reason.starts_with("not resuming"));
-    refused.filter_map(|reason| Some(reason.split_once(" (")?.1.split_once("): ")?.0)).collect()
+    // The name of a device may have parentheses too.
+    refused.filter_map(|reason| Some(reason.split_once("): ")?.0.rsplit_once('(')?.1)).collect()
 }
 
 /// Gives the command that saves and powers off, and waits until a tenth or more is written.
