@@ -135,7 +135,8 @@ mod tests {
     /// As UEFI firmware for Intel's CPUs leaves it, and some of its neighbours: every piece counts, however small.
     #[test]
     fn low_memory_in_pieces() {
-        let cases: [(&[(u64, u64)], &[(u64, u64)]); 4] = [
+        type Ranges = &'static [(u64, u64)];
+        let cases: [(Ranges, Ranges); 4] = [
             (&[(0, 0x5_8000), (0x5_9000, 0x9_e000)], &[(0x1000, 0x5_8000), (0x5_9000, 0x9_e000)]),
             (&[(0x1000, 0x5_8000), (0x5_9000, 0x8_7000)], &[(0x1000, 0x5_8000), (0x5_9000, 0x8_7000)]),
             (
