@@ -53,7 +53,9 @@ pub(crate) fn a_device_that_is_pulled_out() -> Result<()> {
     let (command, _) = begin_save_and_write(&mut guest)?;
     guest.monitor()?.unplug("disk0-device")?;
     let output = answer(&mut guest, command)?;
-    ensure!(output.status == 1 && output.stderr.contains("/dev/sda"), "{output:?}");
+    // A cannot look at what is on it.
+    ensure!(output.status == 4 && output.stdout.contains("\"image-not-invalidated\""), "{output:?}");
+    ensure!(output.stderr.contains("/dev/sda"), "{output:?}");
     demand_status(&mut guest, &output)?;
     // What was written of it is on the stick.
     guest.cut_power();
