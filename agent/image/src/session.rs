@@ -230,6 +230,12 @@ impl SessionRecord {
         self.ram.iter().map(PfnRange::pages).sum()
     }
 
+    /// What the jump swaps, and the image therefore does not account for: low memory, and the region.
+    #[must_use]
+    pub fn swapped(&self) -> Vec<PhysRange> {
+        self.low.iter().copied().chain([self.region]).collect()
+    }
+
     /// Whether the image accounts for a page.
     pub(crate) fn saves(&self, pfn: u64) -> bool {
         self.ram.iter().any(|range| (range.start..range.end).contains(&pfn))

@@ -63,7 +63,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         );
     }
     let mut reader = Reader::open(image, &header)?;
-    let own: Vec<_> = header.session.low.iter().copied().chain([header.session.region]).collect();
+    let own = header.session.swapped();
     let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
     let memory = PhysicalMemory::open(&frames)?;
 

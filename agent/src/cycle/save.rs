@@ -236,7 +236,7 @@ pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fa
 fn free_pages(vmcore: &Vmcore, header: &Header) -> Result<FreePages, SelectError> {
     let missing = SelectError::NothingSaid;
     let Some(mailbox) = &header.session.mailbox else { return Err(missing) };
-    let mut page = vec![0; 4096];
+    let mut page = vec![0; mailbox::SIZE];
     OldMemory { vmcore, swapped: None }.read(mailbox.pfn * PAGE_SIZE, &mut page)?;
     mailbox::free_pages(&page, &mailbox.nonce).ok_or(missing)
 }

@@ -67,8 +67,7 @@ impl SecondKernel {
         let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
         let (purpose, caller) = match order {
             Order::Save(order) => {
-                let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
-                let note = vmcoreinfo_note(&swapped)?;
+                let note = vmcoreinfo_note(&order.session.swapped())?;
                 (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
             }
             Order::Restore(_) => (Purpose::Restore, Caller::Discard),

@@ -92,7 +92,7 @@ impl Mismatch {
 /// The first [`Mismatch`].
 pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let mut needed = header.ram.clone();
-    needed.extend(header.low.iter().chain([&header.region]).map(PhysRange::frames));
+    needed.extend(header.swapped().iter().map(PhysRange::frames));
     needed.sort_by_key(|range| range.start);
     if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
         let page = dormouse_sys::PAGE_SIZE;

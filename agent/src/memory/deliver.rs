@@ -17,8 +17,7 @@ use crate::pipeline::seams::PageSink;
 pub fn to_stopped(session: &SessionRecord, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &session.mailbox else { return Ok(()) };
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
-    let own: Vec<_> = session.low.iter().copied().chain([session.region]).collect();
-    let frames = Restorable::new(&[page(mailbox)], &own, &running)?;
+    let frames = Restorable::new(&[page(mailbox)], &session.swapped(), &running)?;
     to_memory(session, &PhysicalMemory::open(&frames)?, report)
 }
 
@@ -28,10 +27,9 @@ pub fn to_stopped(session: &SessionRecord, report: &Report) -> anyhow::Result<()
 /// The page cannot be reached, or is not the one that the session pinned.
 pub fn to_memory(session: &SessionRecord, memory: &impl PageSink, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &session.mailbox else { return Ok(()) };
-    memory
-        .write(page(mailbox), |bytes| mailbox::write(bytes, &mailbox.nonce, report))
-        .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))?
-        .with_context(|| format!("the mailbox at page frame {:#x}", mailbox.pfn))
+    let about = || format!("the mailbox at page frame {:#x}", mailbox.pfn);
+    let written = memory.write(page(mailbox), |bytes| mailbox::write(bytes, &mailbox.nonce, report));
+    written.with_context(about)?.with_context(about)
 }
 
 fn page(mailbox: &Mailbox) -> PfnRange {

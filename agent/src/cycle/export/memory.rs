@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
 
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{BLOCK, PfnRange, PhysRange};
+use dormouse_image::{BLOCK, PfnRange};
 use dormouse_linux::vmcoreinfo;
 use dormouse_sys::PAGE_SIZE;
 use nix::errno::Errno;
@@ -90,9 +90,9 @@ impl MemoryFile {
     /// # Errors
     /// The file cannot be written, or the map names a page that is not in it. Some pages may have been moved then.
     pub(super) fn unswap(&self, map: &SwapMap, swapped: Swapped<'_>) -> io::Result<()> {
-        let ranges = || swapped.low.iter().chain([&swapped.region]).map(PhysRange::frames);
-        let frames = || ranges().flat_map(frames_of);
-        let is_swapped = |pfn| ranges().any(|range| contains(&range, pfn));
+        let ranges = swapped.ranges();
+        let frames = || ranges.iter().copied().flat_map(frames_of);
+        let is_swapped = |pfn| ranges.iter().any(|range| contains(range, pfn));
         let mut moves: Vec<Move> = Vec::new();
         for pfn in frames() {
             let holder = map.holder(pfn);

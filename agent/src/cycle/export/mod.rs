@@ -64,8 +64,8 @@ pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let session = &header.session;
-    let swapped = session.low.iter().chain([&session.region]).map(PhysRange::frames);
-    let ranges: Vec<PfnRange> = session.ram.iter().copied().chain(swapped).collect();
+    let swapped = session.swapped();
+    let ranges: Vec<PfnRange> = session.ram.iter().copied().chain(swapped.iter().map(PhysRange::frames)).collect();
     let Some(start) = elf::room(ranges.len(), kernel::NOTE_MAX) else {
         bail!("the saved memory has {} ranges, more than an ELF file can describe", ranges.len());
     };

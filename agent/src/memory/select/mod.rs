@@ -104,8 +104,8 @@ pub struct Swapped<'a> {
 }
 
 impl Swapped<'_> {
-    /// Both, ascending.
-    fn ranges(&self) -> Vec<PfnRange> {
+    /// Both, low memory first.
+    pub(crate) fn ranges(&self) -> Vec<PfnRange> {
         self.low.iter().chain([&self.region]).map(PhysRange::frames).collect()
     }
 }
