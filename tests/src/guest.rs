@@ -72,7 +72,7 @@ impl Guest {
             initramfs: directory.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
-        userland.with_drivers_of(&config.disks).build(artifacts, directory.path(), &files.initramfs)?;
+        userland.for_machine(&config).build(artifacts, directory.path(), &files.initramfs)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
@@ -124,7 +124,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::new`].
     pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
-        userland.with_drivers_of(&self.config.disks).build(artifacts, &self.files.directory, &self.files.initramfs)
+        userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
     }
 
     /// What the machine is made of.

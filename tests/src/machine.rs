@@ -200,6 +200,10 @@ pub struct GuestConfig {
     pub disks: Vec<Disk>,
     /// Arguments for the kernel beside those that the harness needs.
     pub kernel_arguments: Vec<String>,
+    /// Modules that A and C load at boot and B and D do not, beside those of their disks.
+    pub modules: Vec<String>,
+    /// QEMU's arguments after those that this describes.
+    pub qemu_arguments: Vec<String>,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
     /// Whether there is a watchdog that restarts the machine (a 6300ESB).
@@ -224,6 +228,8 @@ impl GuestConfig {
             memory,
             disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
             kernel_arguments: Vec::new(),
+            modules: Vec::new(),
+            qemu_arguments: Vec::new(),
             faults: Vec::new(),
             watchdog: false,
             screen: false,

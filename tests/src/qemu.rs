@@ -242,6 +242,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     let mut command_line = vec![format!("{screen}console=ttyS0,115200 no_timer_check")];
     command_line.extend(config.kernel_arguments.iter().cloned());
     add("-append", command_line.join(" ").into());
+    arguments.extend(config.qemu_arguments.iter().map(Into::into));
     Ok(arguments)
 }
 

@@ -9,7 +9,7 @@ use dormouse_linux::cpio::Archive;
 use dormouse_linux::kmod::{self, Module};
 
 use crate::artifacts::Artifacts;
-use crate::machine::Disk;
+use crate::machine::GuestConfig;
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
@@ -53,11 +53,14 @@ pub struct Userland {
 }
 
 impl Userland {
-    /// The same userland with the drivers of these disks: for B and D too, unless they are A's own.
+    /// The same userland with what this machine needs: the drivers of its disks and of its watchdog, for B and D too
+    /// unless they are A's own, and A's other modules.
     #[must_use]
-    pub fn with_drivers_of(&self, disks: &[Disk]) -> Userland {
+    pub fn for_machine(&self, config: &GuestConfig) -> Userland {
         let mut userland = self.clone();
-        for &name in disks.iter().flat_map(|disk| disk.kind.modules()) {
+        userland.own_modules.extend(config.modules.iter().cloned());
+        let watchdog = if config.watchdog { &["i6300esb"][..] } else { &[] };
+        for &name in config.disks.iter().flat_map(|disk| disk.kind.modules()).chain(watchdog) {
             if ![&userland.modules, &userland.own_modules].into_iter().flatten().any(|known| known == name) {
                 userland.modules.push(name.to_owned());
             }
