@@ -154,11 +154,57 @@ debian_package() {
     debian_package "$1" "$2"
 }
 
-# What guests run on, and the kernel that they run, whose directory is exported as DORMOUSE_KERNEL.
+# prepare_guests [KERNEL]: what guests run on, and the kernel that they run, whose directory is exported as
+# DORMOUSE_KERNEL. KERNEL is a series of Linux, which is built, or a directory of a kernel.
 prepare_guests() {
     need_packages qemu-system-x86 ovmf busybox-static
-    DORMOUSE_KERNEL=$(scripts/build-kernel)
+    case ${1:-6.12} in
+    [1-9]*.[0-9]*) DORMOUSE_KERNEL=$(scripts/build-kernel "${1:-6.12}") ;;
+    *) DORMOUSE_KERNEL=$(realpath -e "$1") || die "$1: there is no such directory of a kernel" ;;
+    esac
     export DORMOUSE_KERNEL
+}
+
+# kernel_of DIRECTORY ARGUMENT...: what the option --kernel of a command line names that was given in a directory.
+kernel_of() {
+    local here=$1 kernel=''
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --kernel=*) kernel=${1#--kernel=} ;;
+        --kernel) [ $# -lt 2 ] || kernel=$2 ;;
+        esac
+        shift
+    done
+    case $kernel in
+    '' | /* | [1-9]*.[0-9]*) echo "$kernel" ;;
+    *) echo "$here/$kernel" ;;
+    esac
+}
+
+# prepare_kernels FILE: the other kernels that the end-to-end cases whose names are in FILE need, each exported as
+# Artifacts of the harness look for it.
+prepare_kernels() {
+    if grep -q linux_7_2 "$1"; then
+        DORMOUSE_KERNEL_7_2=$(scripts/build-kernel 7.2)
+        export DORMOUSE_KERNEL_7_2
+    fi
+    if grep -q the_big_kernel "$1"; then
+        DORMOUSE_KERNEL_BIG=$(scripts/build-kernel --big)
+        export DORMOUSE_KERNEL_BIG
+    fi
+    if grep -q kernel_of_debian_12 "$1"; then
+        DORMOUSE_KERNEL_BOOKWORM=$(scripts/stock-kernel bookworm)
+        export DORMOUSE_KERNEL_BOOKWORM
+    fi
+    if grep -q kernel_of_debian_13 "$1"; then
+        DORMOUSE_KERNEL_TRIXIE=$(scripts/stock-kernel trixie)
+        export DORMOUSE_KERNEL_TRIXIE
+    fi
+    if grep -q kernel_of_backports "$1"; then
+        DORMOUSE_KERNEL_TRIXIE_BACKPORTS=$(scripts/stock-kernel trixie-backports)
+        export DORMOUSE_KERNEL_TRIXIE_BACKPORTS
+    fi
 }
 
 # The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as
