@@ -55,13 +55,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if found != ordered {
         bail!("the image holds the session {found}, this kernel was started for {ordered}");
     }
-    let idle = machine::idle_cpus()?;
-    if !idle.is_empty() {
-        bail!(
-            "CPUs {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
-             and nosmt off the kernel command line, and check that CONFIG_NR_CPUS is large enough"
-        );
-    }
+    machine::demand_all_cpus(header.session.cpu.online)?;
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
     let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;

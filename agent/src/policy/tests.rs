@@ -38,7 +38,7 @@ fn mentions(text: &str, term: &str) -> bool {
 fn defaults() {
     let expected = Policy {
         image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
-        region: RegionPolicy { size: 128 << 20, address: None },
+        region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
             initramfs: PathBuf::from("/var/lib/dormouse/initramfs.img"),
@@ -97,7 +97,7 @@ fn reads_every_key() {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             wait: Duration::ZERO,
         },
-        region: RegionPolicy { size: 1 << 30, address: Some(4 << 30) },
+        region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {
             image: PathBuf::from("/boot/k"),
             initramfs: PathBuf::from("/boot/i"),

@@ -58,6 +58,7 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
+        region_size: Some(Ok(128 << 20)),
         has_nvidia: false,
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
