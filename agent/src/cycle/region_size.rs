@@ -19,7 +19,7 @@ const LEAST: u64 = 128 * MIB;
 /// What "auto" takes is a multiple of this, so that it does not change with each update of the kernel.
 const STEP: u64 = 16 * MIB;
 /// What a kernel takes for itself once it runs, beside its image and what grows with CPUs.
-const KERNEL: u64 = 16 * MIB;
+const KERNEL: u64 = 12 * MIB;
 /// For each CPU that runs: its part of the per-CPU memory, its threads' stacks, what allocators keep for it.
 const CPU: u64 = 768 << 10;
 /// For each CPU that could be plugged in: its part of the per-CPU memory.
