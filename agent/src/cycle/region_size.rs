@@ -120,14 +120,8 @@ mod tests {
     use super::*;
 
     /// A test kernel with two CPUs.
-    const SMALL: Needs = Needs {
-        kernel: 24 * MIB,
-        initramfs: 2 * MIB,
-        unpacked: 6 * MIB,
-        cpus: 2,
-        possible_cpus: 2,
-        agent: 36 * MIB,
-    };
+    const SMALL: Needs =
+        Needs { kernel: 24 * MIB, initramfs: 2 * MIB, unpacked: 6 * MIB, cpus: 2, possible_cpus: 2, agent: 36 * MIB };
 
     /// A distribution's kernel with as many CPUs.
     fn distribution(cpus: u32) -> Needs {

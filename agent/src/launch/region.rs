@@ -133,7 +133,10 @@ mod tests {
         assert_eq!(choose(&ram, &[], 128 * MIB, None), Ok(range(102 * MIB, 230 * MIB)));
         assert_eq!(choose(&ram, &[], 298 * MIB, None), Ok(range(102 * MIB, 400 * MIB)));
         assert_eq!(choose(&ram, &[], 300 * MIB, None), Ok(range(4096 * MIB, 4396 * MIB)));
-        assert_eq!(choose(&ram, &[], 8192 * MIB, None), Err(RegionError::NoPlace { size: 8192 * MIB, longest: 4096 * MIB }));
+        assert_eq!(
+            choose(&ram, &[], 8192 * MIB, None),
+            Err(RegionError::NoPlace { size: 8192 * MIB, longest: 4096 * MIB })
+        );
     }
 
     #[test]
@@ -152,7 +155,8 @@ mod tests {
     fn region_keeps_off_the_kernel_where_it_can() {
         let ram = [range(MIB, 400 * MIB), range(4096 * MIB, 4300 * MIB)];
         let kernel = |start: u64| [range(start, start + 8 * MIB), range(start + 9 * MIB, start + 13 * MIB + 4096)];
-        let at = |kernel: &[PhysRange], size: u64| choose(&ram, kernel, size * MIB, None).map(|place| place.start / MIB);
+        let at =
+            |kernel: &[PhysRange], size: u64| choose(&ram, kernel, size * MIB, None).map(|place| place.start / MIB);
         // Without KASLR, it begins where the region would; elsewhere it does not matter.
         assert_eq!(at(&kernel(16 * MIB), 128), Ok(30));
         assert_eq!(at(&kernel(300 * MIB), 128), Ok(16));

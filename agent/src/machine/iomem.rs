@@ -67,7 +67,9 @@ impl Iomem {
                 return Err(IomemError::DriverMemory { line: number + 1, name: name.to_string() });
             }
             if line.starts_with(' ') || line.is_empty() {
-                if KERNEL.contains(&name) && let Some((Some(range), _)) = self::range(line.trim_start()) {
+                if KERNEL.contains(&name)
+                    && let Some((Some(range), _)) = self::range(line.trim_start())
+                {
                     iomem.kernel.push(range);
                 }
                 continue;

@@ -262,7 +262,9 @@ fn memory_map(facts: &Facts) -> Check {
     });
     match found {
         Ok(region) if !region::is_off(&region, &iomem.kernel) => question.warning(
-            format!("the region at {region} lies over the running kernel's own code, where parked CPUs of Intel's wait"),
+            format!(
+                "the region at {region} lies over the running kernel's own code, where parked CPUs of Intel's wait"
+            ),
             "set a smaller region.size or another region.address, or boot without `nokaslr`",
         ),
         Ok(region) => question.ok(format!("the region has its place at {region}")),

@@ -19,7 +19,9 @@ pub fn cpus(table: &[u8]) -> u32 {
     let (mut local, mut extended) = (BTreeSet::new(), BTreeSet::new());
     let mut rest = table.get(FIXED..).unwrap_or_default();
     while let [kind, len, ..] = *rest {
-        let Some((entry, after)) = rest.split_at_checked(len.into()).filter(|(entry, _)| entry.len() >= 2) else { break };
+        let Some((entry, after)) = rest.split_at_checked(len.into()).filter(|(entry, _)| entry.len() >= 2) else {
+            break;
+        };
         let word = |at: usize| {
             let bytes = entry.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
             bytes.map_or(0, u32::from_le_bytes)
