@@ -274,7 +274,11 @@ fn memory_map(facts: &Facts) -> Check {
 
 fn memory(facts: &Facts) -> Check {
     let question = question("memory", "What the region holds is set aside in free memory while the save kernel works.");
-    let Some(Ok(size)) = facts.region_size else { return question.needs_policy() };
+    let size = match facts.region_size {
+        Some(Ok(size)) => size,
+        Some(Err(_)) => return question.unknown("how large the region will be is not known", "mend memory-map first"),
+        None => return question.needs_policy(),
+    };
     match refusal::in_memory(size, facts.memory.available) {
         None => question.ok(format!("{} of memory are available", mib(facts.memory.available))),
         Some(obstacle) => question.refused(&obstacle),
