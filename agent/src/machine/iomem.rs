@@ -74,7 +74,8 @@ impl Iomem {
                     iomem.ram.push(range);
                     continue;
                 }
-                "Reserved" => FirmwareKind::Reserved,
+                // The latter is memory that the firmware sets aside for a purpose: to a second kernel it is no hole.
+                "Reserved" | "Soft Reserved" => FirmwareKind::Reserved,
                 "ACPI Tables" => FirmwareKind::AcpiTables,
                 "ACPI Non-volatile Storage" => FirmwareKind::AcpiNvs,
                 "Unusable memory" => FirmwareKind::Unusable,
@@ -92,11 +93,12 @@ impl Iomem {
         Ok(iomem)
     }
 
-    /// The page frames of System RAM, ascending and merged, each range rounded outward: a frame that is partly RAM may
-    /// hold data of the kernel's.
+    /// The page frames of [`Iomem::whole_ram`]. A frame that is partly RAM is none of them: the kernel never uses it
+    /// (arch/x86/kernel/e820.c, `e820__memblock_setup` trims memory to whole pages, Linux 6.12 and 7.2), and the rest of
+    /// it, such as ACPI's, is the firmware's to write.
     #[must_use]
     pub fn ram_frames(&self) -> Vec<PfnRange> {
-        PfnRange::merge(self.ram.iter().map(PhysRange::frames))
+        PfnRange::merge(self.whole_ram().iter().map(PhysRange::frames))
     }
 
     /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must
@@ -211,7 +213,7 @@ fee00000-fee00fff : Local APIC
         let iomem = Iomem::parse(PC).unwrap();
         assert_eq!(iomem.ram, [phys(0x1000, 0x9fc00), phys(0x10_0000, 0x2ffe_0000), phys(1 << 32, 6 << 30)]);
         assert_eq!(iomem.firmware.len(), 4);
-        assert_eq!(iomem.ram_frames(), [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
+        assert_eq!(iomem.ram_frames(), [pfn(1, 0x9f), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
         assert_eq!(iomem.whole_ram()[0], phys(0x1000, 0x9f000));
     }
 
@@ -221,6 +223,28 @@ fee00000-fee00fff : Local APIC
         let iomem = Iomem::parse(text).unwrap();
         assert_eq!(iomem.ram_frames(), [pfn(0x3d000, 0x3e001)]);
         assert_eq!(iomem.whole_ram(), [phys(0x3d00_0000, 0x3e00_1000)]);
+    }
+
+    #[test]
+    fn memory_for_a_purpose_is_reserved() {
+        let iomem = Iomem::parse(&format!("{PC}180000000-1ffffffff : Soft Reserved\n  180000000-1ffffffff : dax0.0\n"));
+        assert_eq!(iomem.unwrap().reserved_frames().last(), Some(&pfn(6 << 18, 8 << 18)));
+    }
+
+    /// An i865 of 2004: ACPI's storage ends where RAM goes on, in mid-page. The firmware may write all of that page.
+    #[test]
+    fn page_that_acpi_and_ram_share_is_not_ram() {
+        let text = "00100000-1fe2ffff : System RAM\n1fe30000-1fe4149f : ACPI Non-volatile Storage\n\
+                    1fe414a0-1ff2ffff : System RAM\n1ff30000-1ff3ffff : ACPI Tables\n";
+        let iomem = Iomem::parse(text).unwrap();
+        assert_eq!(iomem.ram_frames(), [pfn(0x100, 0x1fe30), pfn(0x1fe42, 0x1ff30)]);
+        let region = phys(0x100_0000, 0x900_0000);
+        assert_eq!(iomem.frames_outside(&region).last(), Some(&pfn(0x1fe42, 0x1ff30)));
+        // The same for what ends there, and for a reserved range within a page.
+        let text = "00100000-00200fff : System RAM\n00201000-00201c00 : System RAM\n00201c01-00204fff : Reserved\n\
+                    00205000-00206233 : System RAM\n00206234-00206343 : Reserved\n00206344-00208fff : System RAM\n";
+        let frames = Iomem::parse(text).unwrap().ram_frames();
+        assert_eq!(frames, [pfn(0x100, 0x201), pfn(0x205, 0x206), pfn(0x207, 0x209)]);
     }
 
     #[test]
