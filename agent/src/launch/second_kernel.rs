@@ -153,7 +153,8 @@ fn command_line(own: &str, policy: &Policy) -> String {
     };
     let mut arguments = inherited(own);
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
-    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
+    // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
+    arguments.extend([loglevel, "panic=5", "watchdog.stop_on_reboot=0", &policy.kernel.arguments]);
     join(arguments)
 }
 
@@ -186,6 +187,6 @@ mod tests {
             "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
         let policy = Policy::merge("a policy", &[("a policy", text)]);
         let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap());
-        assert_eq!(line, "console=ttyS0 loglevel=8 panic=5 nosmp");
+        assert_eq!(line, "console=ttyS0 loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp");
     }
 }
