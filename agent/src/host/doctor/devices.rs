@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use dormouse_linux::system;
 use dormouse_linux::volatile_memory::{self, Used};
 use dormouse_linux::watchdogs::HardwareWatchdog;
 
@@ -18,6 +19,8 @@ const UPDATE: &str = "run `dormouse update`";
 /// What is known of them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeviceFacts {
+    /// Whether only root would see the rest.
+    pub(super) needs_root: bool,
     /// What the save kernel cannot drive, where its initramfs shows what it holds.
     pub(super) undriven: Option<Undriven>,
     /// Nodes of the disks that are in use.
@@ -34,6 +37,7 @@ impl DeviceFacts {
         let disks = drivers::disks_of_session();
         let watchdogs = HardwareWatchdog::all(Path::new("/sys"));
         DeviceFacts {
+            needs_root: !system::is_root(),
             undriven: policy.and_then(drivers::undriven),
             volatile: volatile_memory::in_use(&disks),
             disks: disks.iter().map(|disk| disk.hardware.node.display().to_string()).collect(),
@@ -50,6 +54,9 @@ pub(super) fn checks(facts: &Facts) -> [Check; 4] {
 fn disks(facts: &DeviceFacts) -> Check {
     let question =
         question("disks", "A disk that is switched off with a full cache loses what was written to it last.");
+    if facts.needs_root {
+        return question.needs_root();
+    }
     let Some(undriven) = &facts.undriven else {
         return question.unknown("the save kernel's initramfs does not show which drivers it holds", UPDATE);
     };
@@ -118,6 +125,7 @@ mod tests {
     fn names_what_the_save_kernel_cannot_drive() {
         let missing = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let facts = DeviceFacts {
+            needs_root: false,
             undriven: Some(Undriven {
                 disks: vec![("/dev/sdb".into(), missing(&["usb_storage", "xhci_pci"]))],
                 watchdogs: vec![("watchdog0".into(), missing(&["sp5100_tco"]))],
@@ -132,6 +140,7 @@ mod tests {
         let all = DeviceFacts { undriven: Some(Undriven::default()), ..facts };
         assert_eq!((disks(&all).state, watchdog(&all).state), (State::Ok, State::Ok));
         assert_eq!(disks(&DeviceFacts::default()).state, State::Unknown);
+        assert_eq!(disks(&DeviceFacts { needs_root: true, ..all.clone() }).found, "only root can see it");
         let pmem = Used { node: "/dev/pmem0".into(), by: "a filesystem or swap on it is in use".into() };
         let check = volatile(&DeviceFacts { volatile: Some(pmem), ..all });
         assert!(check.state == State::Failed && check.found.contains("/dev/pmem0"));

@@ -87,7 +87,7 @@ impl Question {
         self.check(State::Unknown, found, Some(remedy.into()))
     }
 
-    fn needs_root(self) -> Check {
+    pub(super) fn needs_root(self) -> Check {
         self.unknown("only root can see it", AS_ROOT)
     }
 
