@@ -1,5 +1,6 @@
 //! What is mounted: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -30,6 +31,21 @@ pub struct Mount {
 /// The kernel's list cannot be read.
 pub fn read() -> anyhow::Result<Vec<Mount>> {
     Ok(parse(&procfs::read(PATH)?))
+}
+
+/// The mounts that any process sees, each mount namespace once. What cannot be read is left out.
+#[must_use]
+pub fn of_all_processes() -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    let mut seen = BTreeSet::new();
+    for process in glob::glob("/proc/[0-9]*").into_iter().flatten().flatten() {
+        if let Ok(namespace) = std::fs::read_link(process.join("ns/mnt"))
+            && seen.insert(namespace)
+        {
+            mounts.extend(parse(&procfs::read(process.join("mountinfo")).unwrap_or_default()));
+        }
+    }
+    mounts
 }
 
 /// The mounts of a text. Lines that lack a field are left out.

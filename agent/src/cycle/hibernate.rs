@@ -9,19 +9,20 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
+use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
 use crate::cycle::region_size;
 use crate::filesystems;
-use crate::handoff::mailbox::{self, FreePages};
+use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
@@ -134,7 +135,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let low = session.low.clone();
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
+    let disks = drivers::disks_of_session();
+    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
+    drivers::warn_of_undriven(policy);
+    let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
@@ -153,6 +158,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if self::image(policy)?.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
+    drivers::flush(&disks);
+    let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
+    page.write(mailbox::WATCHDOG, &watchdog);
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());

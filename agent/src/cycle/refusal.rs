@@ -10,6 +10,7 @@ use std::{fmt, io};
 
 use dormouse_linux::block::NoHardware;
 use dormouse_linux::units::mib;
+use dormouse_linux::volatile_memory::Used;
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
@@ -63,6 +64,14 @@ pub enum Obstacle {
     /// The policy forbids a resume.
     #[error("the policy never resumes (resume.enabled = false): the next boot would discard the image")]
     PolicyForbids,
+    /// Memory that is not saved and loses its content with the power.
+    #[error("{} is memory that loses its content with the power and is not saved, and {by}", node.display())]
+    VolatileMemory {
+        /// Its device.
+        node: PathBuf,
+        /// What uses it, as a clause.
+        by: String,
+    },
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
@@ -101,6 +110,7 @@ impl Refusal for Obstacle {
             Obstacle::NoHook => "resume-hook",
             Obstacle::BootForbids => "command-line",
             Obstacle::PolicyForbids => "resume-disabled",
+            Obstacle::VolatileMemory { .. } => "volatile-memory",
             Obstacle::LittleMemory { .. } => "memory",
         }
     }
@@ -139,6 +149,9 @@ impl Refusal for Obstacle {
                  configuration. If they were meant for this boot alone, use --trust-boot"
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
+            Obstacle::VolatileMemory { .. } => {
+                "unmount it and end what uses it, or boot without memmap=...! so that it is RAM, which is saved"
+            }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
         Some(remedy.to_owned())
@@ -185,6 +198,13 @@ pub fn in_command_line(cmdline: &str) -> Option<Obstacle> {
 #[must_use]
 pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
     modes.contains("[disabled]").then_some(Obstacle::Forbidden)
+}
+
+/// What is in the way with memory that is neither RAM nor kept without power. A session that goes on keeps it.
+#[must_use]
+pub fn in_volatile_memory(used: Option<Used>, then: Then) -> Option<Obstacle> {
+    let used = used.filter(|_| then != Then::Return);
+    used.map(|Used { node, by }| Obstacle::VolatileMemory { node, by })
 }
 
 /// What is in the way with what `dormouse resume` reported in the initramfs of this boot. A session that goes on needs

@@ -17,6 +17,7 @@ use dormouse_sys::PAGE_SIZE;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::drivers;
 use crate::cycle::rehearsal;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
@@ -84,6 +85,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
     }
 
+    drivers::settle(&task.order.disks, began + policy.image.wait, alive);
     log::info!("{}: flushing {place}", Phase::SaveCommit);
     let state = if task.order.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;

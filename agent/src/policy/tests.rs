@@ -52,6 +52,7 @@ fn defaults() {
             verify: Verify::Off,
             escape: true,
             then: Then::PowerOff,
+            power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
@@ -80,6 +81,7 @@ fn reads_every_key() {
         verify = 'memory'
         escape = false
         then = 'return'
+        power = 'platform'
         [pipeline]
         threads = 256
         memory = '1G'
@@ -111,6 +113,7 @@ fn reads_every_key() {
             verify: Verify::Memory,
             escape: false,
             then: Then::Return,
+            power: Power::Platform,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },

@@ -92,6 +92,15 @@ words! {
         Return = "return",
     }
 
+    /// How the power is switched off after a save.
+    pub enum Power {
+        /// As by `poweroff`.
+        #[default]
+        Shutdown = "shutdown",
+        /// The firmware is told that the machine hibernates: ACPI's sleep state S4.
+        Platform = "platform",
+    }
+
     /// How the pages of an image are stored.
     pub enum Method {
         /// Each chunk as well as the device leaves time for.

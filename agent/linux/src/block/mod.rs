@@ -1,6 +1,7 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
 mod hardware;
+mod in_use;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
+pub use in_use::{Disk, all_disks, disks_in_use};
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";

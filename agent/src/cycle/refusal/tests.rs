@@ -112,6 +112,7 @@ fn refusals() -> Vec<anyhow::Error> {
         Obstacle::NoHook,
         Obstacle::BootForbids,
         Obstacle::PolicyForbids,
+        Obstacle::VolatileMemory { node: "/dev/pmem0".into(), by: "it is in use".into() },
         Obstacle::LittleMemory { available: 1, needed: 2 },
     ];
     let regions = [

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::host::boot_initramfs::{self, Tool};
+use crate::host::doctor::devices::DeviceFacts;
 use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
@@ -74,6 +75,7 @@ pub(super) struct Facts {
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
+    pub(super) devices: DeviceFacts,
 }
 
 /// Bytes.
@@ -191,6 +193,7 @@ impl Facts {
                 is_allowed: allow_hibernation(root),
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
+            devices: DeviceFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),

@@ -9,9 +9,11 @@ use dormouse_image::State as Image;
 use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
+use crate::cycle::drivers::Undriven;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::region_size::TooSmall;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
 use crate::host::systemd::Routing;
@@ -96,6 +98,7 @@ fn ready() -> Facts {
             is_allowed: None,
         }),
         is_efi: false,
+        devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
     }
 }
 
