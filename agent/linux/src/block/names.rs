@@ -50,6 +50,11 @@ impl Names {
         names.iter().map(String::as_str).find(|name| counts.get(name) == Some(&1))
     }
 
+    /// The nodes of all devices.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(node, _)| node.as_path())
+    }
+
     /// The nodes of all devices with this name: more than one where a disk was copied.
     pub fn nodes<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Path> {
         let has_it = move |(_, names): &&(PathBuf, Vec<String>)| names.iter().any(|other| other == name);

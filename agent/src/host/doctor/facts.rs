@@ -13,7 +13,9 @@ use dormouse_sys::kexec;
 use nix::errno::Errno;
 
 use crate::cycle::last::Last;
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::{self, Tool};
+use crate::host::doctor::mounted;
 use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
@@ -56,6 +58,7 @@ pub(super) struct Facts {
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
     pub(super) has_nvidia: bool,
+    pub(super) mounted: Result<Mounted, Unseen>,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -166,6 +169,7 @@ impl Facts {
             },
             iomem: Iomem::parse(&text("/proc/iomem")),
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
+            mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),

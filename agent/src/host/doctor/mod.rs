@@ -10,6 +10,7 @@
 
 mod facts;
 mod judge;
+mod mounted;
 
 use std::fmt;
 use std::path::Path;
