@@ -287,7 +287,9 @@ impl ExFat {
         let place = |cluster: u32| u64::from(cluster.saturating_sub(2)) * self.cluster + self.heap;
         let root = add(place(self.root), self.cluster)?;
         let map = root.chunks_exact(32).find(|entry| entry[0] == 0x81);
-        if let Some((first, len)) = map.and_then(|entry| Some((le32(entry, 20)?, u64::from_le_bytes(bytes(entry, 24)?)))) {
+        if let Some((first, len)) =
+            map.and_then(|entry| Some((le32(entry, 20)?, u64::from_le_bytes(bytes(entry, 24)?))))
+        {
             add(place(first), len)?;
         }
         let number = u32::from_le_bytes(self.id);

@@ -325,7 +325,9 @@ nonsense
     let found = session::mounted(&dormouse_linux::mountinfo::parse(text.as_bytes()), numbers.path());
     let found: Vec<_> = found
         .iter()
-        .map(|found| (found.kind.as_str(), found.mount.as_str(), found.device.to_str().unwrap(), found.number.as_deref()))
+        .map(|found| {
+            (found.kind.as_str(), found.mount.as_str(), found.device.to_str().unwrap(), found.number.as_deref())
+        })
         .collect();
     assert_eq!(
         found,

@@ -155,14 +155,7 @@ impl Layers<'_> {
 
     /// Of a RAID of md's: each leg of a mirror that is up to date holds the same at the same offset of its data
     /// (drivers/md/md.c, `rdev_offset`, Linux 6.12).
-    fn mirrored(
-        &self,
-        directory: &Path,
-        node: &Path,
-        offset: u64,
-        len: u64,
-        depth: usize,
-    ) -> Result<Place, NoPlace> {
+    fn mirrored(&self, directory: &Path, node: &Path, offset: u64, len: u64, depth: usize) -> Result<Place, NoPlace> {
         let unknown = |source| NoPlace::Unknown { node: node.to_owned(), source };
         let md = directory.join("md");
         let level = text(&md.join("level")).map_err(unknown)?;
@@ -172,9 +165,11 @@ impl Layers<'_> {
         let mut whole = Place { legs: Vec::new(), is_encrypted: false };
         for entry in fs::read_dir(&md).map_err(unknown)?.flatten() {
             let leg = entry.path();
-            let is_leg = entry.file_name().to_str().and_then(|name| name.strip_prefix("rd")).is_some_and(|number| {
-                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-            });
+            let is_leg = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("rd"))
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
             let state = text(&leg.join("state")).unwrap_or_default();
             if !is_leg || state.contains("faulty") || !state.contains("in_sync") {
                 continue;

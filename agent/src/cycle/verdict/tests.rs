@@ -267,7 +267,8 @@ fn invariants_of_every_verdict() {
             Verdict::Resume => {
                 assert!(case.commit.state.is_waiting() && case.commit.attempts < ATTEMPTS && case.policy.enabled);
                 assert!(case.header.is_ok() && case.machine.is_ok(), "{case:?}");
-                let may_be_written = matches!(case.written, Written::Perhaps(_)) && case.policy.unsure == Unsure::Resume;
+                let may_be_written =
+                    matches!(case.written, Written::Perhaps(_)) && case.policy.unsure == Unsure::Resume;
                 assert!(case.written == Written::No || may_be_written, "{case:?}");
                 assert_eq!(looked_at, [Fact::Header, Fact::Machine, Fact::Filesystems]);
             }
