@@ -143,8 +143,8 @@ impl Refusal for Obstacle {
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
             Obstacle::NotComparable(_) => {
-                "unmount it, or set resume.unsure = \"resume\" if no other system ever writes to it, and run `dormouse \
-                 update`"
+                "unmount it, or set resume.unsure = \"resume\" and build both initramfs again, if no other system ever \
+                 writes to it"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
