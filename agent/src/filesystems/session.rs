@@ -179,8 +179,8 @@ fn is_local(file: &Path) -> bool {
     statfs::statfs(file).is_ok_and(|found| {
         let kind = found.filesystem_type();
         let is_named = [statfs::NFS_SUPER_MAGIC, statfs::SMB_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC].contains(&kind);
-        // A magic number has 32 bits, whatever its type here.
-        !is_named && !OTHERS.iter().any(|other| kind.0 as u64 & 0xffff_ffff == u64::from(*other))
+        // A magic number has 32 bits, whatever its type is here.
+        !is_named && !OTHERS.iter().any(|other| kind.0.cast_unsigned() & 0xffff_ffff == u64::from(*other))
     })
 }
 
@@ -197,7 +197,7 @@ fn number_of(metadata: &fs::Metadata) -> String {
 }
 
 /// The mounts that are on block devices, each device once, whose numbers `numbers` (`/sys/dev/block`) knows by name.
-/// btrfs and bcachefs show a number that is no device's, and are found by their source.
+/// btrfs and bcachefs show a number that is of no device, and are found by their source.
 pub(super) fn mounted(mounts: &[Mount], numbers: &Path) -> Vec<OnDevice> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -210,16 +210,20 @@ pub(super) fn mounted(mounts: &[Mount], numbers: &Path) -> Vec<OnDevice> {
             found.push(entry(Some(mount.number.clone()), device));
             continue;
         }
-        if !mount.source.starts_with("/dev") {
+        // What has the number of a device that is gone is not going to be written to.
+        if !mount.source.starts_with("/dev") || !mount.number.starts_with("0:") {
             continue;
         }
         // bcachefs names all of its devices, with colons between them.
         let source = mount.source.to_string_lossy();
         let parts: Vec<&str> = if mount.kind == "bcachefs" { source.split(':').collect() } else { vec![&source] };
-        found.extend(parts.into_iter().map(|part| {
+        let entries = parts.into_iter().map(|part| {
             let metadata = fs::metadata(part).ok().filter(|metadata| metadata.file_type().is_block_device());
             entry(metadata.as_ref().map(number_of), part.into())
-        }));
+        });
+        // Others call whatever they like their source, such as /dev/fuse.
+        let has_devices = matches!(mount.kind.as_str(), "btrfs" | "bcachefs");
+        found.extend(entries.filter(|entry| has_devices || entry.number.is_some()));
     }
     found.retain(|entry| seen.insert(entry.number.clone().unwrap_or_else(|| entry.device.display().to_string())));
     found

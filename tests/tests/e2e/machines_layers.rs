@@ -29,7 +29,7 @@ const SWAP: usize = 5;
 
 /// The guest's commands that put the devices together. They leave their paths in variables.
 fn assemble() -> String {
-    let (sectors, start, key) = (SIZE / 512, START / 512, "5a".repeat(64));
+    let (sectors, start, key) = (SIZE / 512, START / 512, "5a".repeat(32) + &"a5".repeat(32));
     let leg = |disk: &str, slot: u32| {
         format!(
             "cat $n/{disk}/dev >$m/new_dev && echo {start} >$m/dev-{disk}/offset && echo {} >$m/dev-{disk}/size && \
@@ -42,8 +42,9 @@ fn assemble() -> String {
          linear=$(workload map l {sectors} linear \"$(cat $n/vdb/dev) {start}\") && \
          crypt=$(workload map c {sectors} crypt \"aes-xts-plain64 {key} 0 $(cat $n/vdc/dev) {start}\") && \
          echo md0 >/sys/module/md_mod/parameters/new_array && echo none >$m/metadata_version && \
-         echo raid1 >$m/level && echo 2 >$m/raid_disks && {} && {} && echo clean >$m/array_state && \
+         echo raid1 >$m/level && echo 2 >$m/raid_disks && echo {} >$m/component_size && {} && {} && echo clean >$m/array_state && \
          mkdir -p /run/l /run/c /run/m /run/file",
+        SIZE / 1024,
         leg("vdd", 0),
         leg("vde", 1)
     )
@@ -92,7 +93,7 @@ pub(crate) fn written_below_layers_and_in_a_swap_area() -> Result<()> {
     let out = swapped_kib(&mut guest)?;
     ensure!(out > 8 << 10, "no more than {out} KiB were swapped out");
     let doctor = guest.run("dormouse doctor")?.stdout;
-    ensure!(doctor.contains("4 filesystems and 1 swap areas can be compared"), "{doctor}");
+    ensure!(doctor.contains("filesystems: 3, swap areas: 1; all can be compared"), "{doctor}");
     let saved = save(&mut guest)?;
 
     let disks: Vec<PathBuf> = (LINEAR..=SWAP).map(|disk| guest.disk_file(disk)).collect();
@@ -118,7 +119,6 @@ pub(crate) fn written_below_layers_and_in_a_swap_area() -> Result<()> {
     for (bad, expected) in [
         (&[LINEAR][..], filesystem("/dev/vdb", "/run/l")),
         (&[CRYPT], filesystem("/dev/vdc", "/run/c")),
-        (&LEGS, filesystem("/dev/vdd", "/run/m")),
         // A leg that was written by itself.
         (&LEGS[1..], filesystem("/dev/vde", "/run/m")),
         (&[SWAP], "on /dev/vdf, which the session uses,".to_owned()),
@@ -159,7 +159,7 @@ pub(crate) fn what_cannot_be_compared() -> Result<()> {
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     config.disks.push(Disk { kind: DiskKind::Usb, bytes: 320 * MIB });
     config.modules = ["dm_mod", "xfs"].map(str::to_owned).to_vec();
-    let text = "[image]\ndevice = \"/dev/vda\"\n";
+    let text = "[image]\ndevice = \"/dev/vda\"\nwait = 3\n";
     let allowing = format!("{text}[resume]\nunsure = \"resume\"\n");
     let policies =
         vec![GuestPolicy::standard(text.to_owned()), GuestPolicy { path: ALLOWING.to_owned(), text: allowing }];
@@ -183,8 +183,6 @@ pub(crate) fn what_cannot_be_compared() -> Result<()> {
     let row = doctor["checks"].as_array().into_iter().flatten().find(|check| check["id"] == "filesystems");
     let row = row.context("the doctor has no such check")?;
     ensure!(row["state"] == "failed" && row["found"].to_string().contains("striped"), "{row}");
-    let snapshot = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
-    demand_proofs(&guest, &snapshot)?;
 
     guest.succeed("umount /run/s")?;
     guest

@@ -1,5 +1,7 @@
 //! Whether the next boot could tell that another system has written to what is mounted now.
 
+use std::collections::HashSet;
+
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::system;
 
@@ -38,8 +40,11 @@ pub(super) fn check(facts: &Facts) -> Check {
     match refusal::in_filesystems(&mounted.unsure, policy, Then::PowerOff) {
         Some(refused) => check(State::Failed, in_full(&refused), refused.remedy()),
         None if mounted.unsure.is_empty() => {
-            let (filesystems, areas) = (mounted.filesystems.len(), mounted.swap_areas.len());
-            check(State::Ok, format!("{filesystems} filesystems and {areas} swap areas can be compared"), None)
+            // One on several disks that are alike is listed with each.
+            let filesystems: HashSet<&str> = mounted.filesystems.iter().map(|found| &*found.mount).collect();
+            let areas: HashSet<&str> = mounted.swap_areas.iter().map(|found| &*found.uuid).collect();
+            let (filesystems, areas) = (filesystems.len(), areas.len());
+            check(State::Ok, format!("filesystems: {filesystems}, swap areas: {areas}; all can be compared"), None)
         }
         None => {
             let found = format!("writes by another system will not be noticed: {}", mounted.unsure.join(", "));
