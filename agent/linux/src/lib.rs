@@ -18,6 +18,7 @@ pub mod memory_watch;
 pub mod mountinfo;
 pub mod plymouth;
 pub mod procfs;
+pub mod swaps;
 pub mod system;
 pub mod units;
 pub mod vmcoreinfo;

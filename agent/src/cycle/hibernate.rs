@@ -9,7 +9,7 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs, volatile_memory};
+use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
@@ -21,7 +21,7 @@ use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
 use crate::cycle::region_size;
-use crate::filesystems;
+use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
@@ -129,7 +129,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let memory = machine.iomem.frames_outside(&region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
-    let session = session(&machine, image, region, low, memory, mailbox)?;
+    let mounted = mounted(policy, then)?;
+    let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
@@ -227,6 +228,20 @@ fn image(policy: &Policy) -> anyhow::Result<Image> {
     Ok(target::open(&policy.image.device, how)?.image)
 }
 
+/// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
+/// its filesystems, unless the policy takes that upon itself or nothing is ever resumed.
+fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let mounted = filesystems::of_session()?;
+    refusal::refuse(refusal::in_filesystems(&mounted.unsure, policy.resume.unsure, then))?;
+    if !mounted.unsure.is_empty() {
+        let list = mounted.unsure.join(", ");
+        log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
+    }
+    Ok(mounted)
+}
+
 /// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
 fn session(
     machine: &Machine,
@@ -235,12 +250,10 @@ fn session(
     low: Vec<PhysRange>,
     memory: Vec<PfnRange>,
     mailbox: Mailbox,
+    mounted: Mounted,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = Uname::read()?;
-    // What is still to be written could be a superblock.
-    nix::unistd::sync();
-    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
@@ -254,8 +267,8 @@ fn session(
         ram: memory,
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
-        filesystems,
-        swap_areas: Vec::new(),
+        filesystems: mounted.filesystems,
+        swap_areas: mounted.swap_areas,
         cpu: machine.cpu.clone(),
         kernel_release: uname.release,
         kernel_version: uname.version,

@@ -24,7 +24,7 @@ use crate::launch::region::RegionError;
 use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
-use crate::policy::{PolicyError, Then};
+use crate::policy::{PolicyError, Then, Unsure};
 use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
@@ -72,6 +72,9 @@ pub enum Obstacle {
         /// What uses it, as a clause.
         by: String,
     },
+    /// No boot could tell whether another system has written to what the session has mounted.
+    #[error("no boot could tell whether another system has written to {0}")]
+    NotComparable(String),
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
@@ -111,6 +114,7 @@ impl Refusal for Obstacle {
             Obstacle::BootForbids => "command-line",
             Obstacle::PolicyForbids => "resume-disabled",
             Obstacle::VolatileMemory { .. } => "volatile-memory",
+            Obstacle::NotComparable(_) => "filesystems",
             Obstacle::LittleMemory { .. } => "memory",
         }
     }
@@ -151,6 +155,10 @@ impl Refusal for Obstacle {
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
             Obstacle::VolatileMemory { .. } => {
                 "unmount it and end what uses it, or boot without memmap=...! so that it is RAM, which is saved"
+            }
+            Obstacle::NotComparable(_) => {
+                "unmount it, or set resume.unsure = \"resume\" and build both initramfs again, if no other system ever \
+                 writes to it"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
@@ -225,6 +233,13 @@ pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle
         (true, false) => Some(Obstacle::PolicyForbids),
         (true, true) => None,
     }
+}
+
+/// What is in the way with filesystems and swap areas that cannot be compared. A session that goes on is never resumed.
+#[must_use]
+pub fn in_filesystems(unsure: &[String], policy: Unsure, then: Then) -> Option<Obstacle> {
+    let is_refused = !unsure.is_empty() && policy == Unsure::Refuse && then != Then::Return;
+    is_refused.then(|| Obstacle::NotComparable(unsure.join(", ")))
 }
 
 /// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.

@@ -55,7 +55,7 @@ fn defaults() {
             power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -88,6 +88,7 @@ fn reads_every_key() {
         [resume]
         enabled = false
         mismatch = 'keep'
+        unsure = 'resume'
         [guard]
         stall = 0
         watchdog = false
@@ -116,7 +117,7 @@ fn reads_every_key() {
             power: Power::Platform,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
-        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
+        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };

@@ -132,6 +132,16 @@ words! {
         Keep = "keep",
     }
 
+    /// What happens to a session with a filesystem or a swap area of which it cannot be found out whether another
+    /// system has written to it.
+    pub enum Unsure {
+        /// It is not saved: the reason comes before the jump, or the session goes on.
+        #[default]
+        Refuse = "refuse",
+        /// It is saved and resumed all the same.
+        Resume = "resume",
+    }
+
     /// How much B and D print on their consoles. Their kernel log gets everything in any case.
     pub enum Verbosity {
         /// What begins, a bar, and how it ended; of the kernel, only errors.

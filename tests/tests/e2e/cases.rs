@@ -4,8 +4,8 @@
 use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_devices,
-    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak,
-    system, verify,
+    machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
+    shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -41,6 +41,8 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard exactness::of_1_gib_all_but_the_free_pages_comes_back,
     Standard exactness::of_1_gib_every_page_comes_back,
     Standard resume_checks::filesystems_that_were_written_elsewhere,
+    Standard machines_layers::written_below_layers_and_in_a_swap_area,
+    Standard machines_layers::what_cannot_be_compared,
     Standard aborts::a_policy_that_b_cannot_honour_brings_the_session_back,
     Quick aborts::a_device_that_is_too_small_and_then_one_that_is_not,
     Standard cycles::one_cpu_and_768_mib,

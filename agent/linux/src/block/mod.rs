@@ -2,6 +2,8 @@
 
 mod hardware;
 mod in_use;
+pub mod layers;
+mod names;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,6 +14,7 @@ use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
 pub use in_use::{Disk, all_disks, disks_in_use};
+pub use names::Names;
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";

@@ -12,7 +12,7 @@ use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State};
+use crate::host::doctor::{Check, State, mounted};
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
 use crate::policy::Policy;
@@ -50,6 +50,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         command_line(facts),
         kernel_resume(facts),
         nvidia(facts),
+        mounted::check(facts),
     ];
     checks.extend(devices::checks(facts));
     checks.extend(systemd(facts));

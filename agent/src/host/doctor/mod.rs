@@ -11,6 +11,7 @@
 mod devices;
 mod facts;
 mod judge;
+mod mounted;
 
 use std::fmt;
 use std::path::Path;
