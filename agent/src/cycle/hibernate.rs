@@ -234,7 +234,7 @@ fn session(
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
-        machine: machine::product_uuid(),
+        machine: machine.product,
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,

@@ -43,11 +43,11 @@ pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
 }
 
 fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
-    let switches = match BootSwitches::parse(&procfs::text("/proc/cmdline")?) {
-        Ok(switches) if switches.off || switches.noresume => Switches::Off,
-        Ok(_) => Switches::Resume,
-        Err(error) => Switches::Invalid(in_full(&error)),
-    };
+    let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
+    if let Some(mistake) = &switches.mistake {
+        log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
+    }
+    let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
     let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {

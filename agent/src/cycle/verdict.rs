@@ -78,9 +78,6 @@ pub enum Switches {
     Resume,
     /// Not to: `noresume` or `dormouse=off`.
     Off,
-    /// Something for Dormouse that cannot be understood. Whatever was meant, this boot is about to mount the session's
-    /// filesystems.
-    Invalid(String),
 }
 
 /// Something that is to be looked at.
@@ -174,9 +171,6 @@ pub enum Reason {
     /// `noresume` or `dormouse=off`.
     #[error("the kernel command line says so")]
     BootArgument,
-    /// A kernel argument for Dormouse that cannot be understood.
-    #[error("{0}")]
-    InvalidArgument(String),
     /// `resume.enabled` is false.
     #[error("the policy says so (resume.enabled)")]
     PolicyDisabled,
@@ -221,7 +215,6 @@ impl Reason {
             Reason::SaveFailed(_) => "save-failed",
             Reason::RestoreFailed(_) => "restore-failed",
             Reason::BootArgument => "boot-argument",
-            Reason::InvalidArgument(_) => "invalid-argument",
             Reason::PolicyDisabled => "policy-disabled",
             Reason::TooManyAttempts(_) => "too-many-attempts",
             Reason::HeaderDamaged(_) => "header-damaged",
@@ -263,7 +256,6 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     }
     let refused = match switches {
         Switches::Off => Some(Reason::BootArgument),
-        Switches::Invalid(text) => Some(Reason::InvalidArgument(text.clone())),
         Switches::Resume if !policy.enabled => Some(Reason::PolicyDisabled),
         Switches::Resume if commit.attempts >= ATTEMPTS => Some(Reason::TooManyAttempts(commit.attempts)),
         Switches::Resume => None,

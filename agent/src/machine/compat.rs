@@ -1,6 +1,6 @@
 //! Whether this machine is the one that an image was saved on. Pure.
 
-use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord};
+use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord, Uuid};
 use thiserror::Error;
 
 use crate::machine::Machine;
@@ -10,6 +10,14 @@ use crate::machine::iomem::subtract;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Mismatch {
+    /// Another machine, of the same model perhaps.
+    #[error("the image was saved on the machine {saved} (DMI product_uuid), this is {here}")]
+    Identity {
+        /// As it was.
+        saved: Uuid,
+        /// As it is.
+        here: Uuid,
+    },
     /// Memory that the image fills is not RAM here.
     #[error(
         "the image needs memory at {start:#x}-{end:#x}, which is not RAM on this machine now; \
@@ -76,6 +84,7 @@ impl Mismatch {
     #[must_use]
     pub fn id(&self) -> &'static str {
         match self {
+            Mismatch::Identity { .. } => "machine-identity",
             Mismatch::Memory { .. } => "machine-memory",
             Mismatch::Firmware { .. } => "machine-firmware",
             Mismatch::Cpu { .. } => "machine-cpu",
@@ -91,6 +100,7 @@ impl Mismatch {
 /// # Errors
 /// The first [`Mismatch`].
 pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
+    identity(header.machine, machine.product)?;
     let mut needed = header.ram.clone();
     needed.extend(header.swapped().iter().map(PhysRange::frames));
     needed.sort_by_key(|range| range.start);
@@ -124,6 +134,15 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
         return Err(Mismatch::Features { missing: missing.join(" ") });
     }
     Ok(())
+}
+
+/// Two machines of one model have the same CPU and the same memory map. A machine without an identity can be any.
+fn identity(saved: Uuid, here: Uuid) -> Result<(), Mismatch> {
+    let is_known = |uuid| uuid != Uuid::default();
+    match is_known(saved) && is_known(here) && saved != here {
+        true => Err(Mismatch::Identity { saved, here }),
+        false => Ok(()),
+    }
 }
 
 /// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
@@ -171,6 +190,7 @@ mod tests {
             iomem: Iomem::parse(iomem).unwrap(),
             cpu: Cpu { online: 1, ..cpu() },
             cpus_present: 2,
+            product: Uuid([3; 16]),
             boot_params: Vec::new(),
             acpi_rsdp: None,
             efi: vec![EfiRange { start: 0x3002_0000, end: 0x3002_4000, mapped: 0xffff_fffe_ff00_0000 }],
@@ -180,6 +200,7 @@ mod tests {
 
     fn header() -> SessionRecord {
         SessionRecord {
+            machine: Uuid([3; 16]),
             region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
             low: vec![PhysRange { start: 0x1000, end: 0x9f000 }],
             ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
@@ -203,9 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn accepts_a_machine_without_an_identity() {
+        let mut nameless = machine();
+        nameless.product = Uuid::default();
+        assert_eq!(check(&header(), &nameless), Ok(()));
+        let nameless = SessionRecord { machine: Uuid::default(), ..header() };
+        assert_eq!(check(&nameless, &machine()), Ok(()));
+    }
+
+    #[test]
     fn each_difference_is_named() {
         type Change = fn(&mut Machine);
-        let cases: [(Change, &str, &str); 11] = [
+        let cases: [(Change, &str, &str); 12] = [
+            (|m| m.product = Uuid([4; 16]), "machine-identity", "this is 04040404-"),
             (|m| m.iomem.ram[1].end = 0x2fff_f000, "machine-memory", "0x2ffff000-0x30000000"),
             (|m| m.cpu.model = 1, "machine-cpu", "model 1"),
             (|m| m.cpu.la57 = true, "machine-paging", "uses 4-level paging, this one 5; boot with no5lvl"),

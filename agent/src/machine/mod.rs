@@ -26,6 +26,8 @@ pub struct Machine {
     pub cpu: Cpu,
     /// How many CPUs it has, whether or not the running kernel has started them.
     pub cpus_present: u32,
+    /// The machine's identity by DMI; zero where it has none.
+    pub product: Uuid,
     /// The running kernel's boot_params.
     pub boot_params: Vec<u8>,
     /// ACPI's root pointer, where only UEFI knows it.
@@ -46,6 +48,7 @@ impl Machine {
             iomem: Iomem::parse(&procfs::text("/proc/iomem")?)?,
             cpu: cpu::read()?,
             cpus_present: cpu::present()?,
+            product: product_uuid(),
             boot_params: procfs::read("/sys/kernel/boot_params/data")?,
             acpi_rsdp: efi::acpi_rsdp(),
             efi: efi::runtime()?,
@@ -54,9 +57,9 @@ impl Machine {
     }
 }
 
-/// The machine's identity by DMI, as only root may read it; zero where it has none.
-#[must_use]
-pub fn product_uuid() -> Uuid {
+/// The machine's identity by DMI, as only root may read it; zero where it has none. The kernel takes firmware's
+/// placeholders of all zeroes or all ones for none (drivers/firmware/dmi_scan.c, `dmi_save_uuid`).
+fn product_uuid() -> Uuid {
     let text = procfs::text("/sys/class/dmi/id/product_uuid").unwrap_or_default();
     text.trim().parse().unwrap_or_default()
 }

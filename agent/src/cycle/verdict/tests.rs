@@ -74,9 +74,10 @@ fn short(verdict: &Verdict) -> (&'static str, Option<Fate>) {
     }
 }
 
-fn mismatches() -> [Mismatch; 6] {
+fn mismatches() -> [Mismatch; 7] {
     let (saved, here) = (String::new, String::new);
     [
+        Mismatch::Identity { saved: OWN, here: OTHER },
         Mismatch::Memory { start: 0, end: 1 },
         Mismatch::Firmware { what: "", start: 0, end: 1, here: here() },
         Mismatch::Cpu { saved: saved(), here: here() },
@@ -91,7 +92,6 @@ fn moments() -> Vec<Moment> {
     vec![
         Moment::Boot(Switches::Resume),
         Moment::Boot(Switches::Off),
-        Moment::Boot(Switches::Invalid("?".into())),
         missed(None),
         missed(Some(LAST)),
         Moment::Ambiguous("two".into()),
@@ -175,12 +175,16 @@ const RULES: [Rule; 29] = [
     (|case| is_boot(case) && case.commit.state == State::Failed, "restore-failed", Outcome::Discard),
     // By what the user and the policy want.
     (|case| case.moment == Moment::Boot(Switches::Off), "boot-argument", Outcome::Discard),
-    (|case| matches!(case.moment, Moment::Boot(Switches::Invalid(_))), "invalid-argument", Outcome::Discard),
     (|case| is_boot(case) && !case.policy.enabled, "policy-disabled", Outcome::Discard),
     (|case| is_boot(case) && case.commit.attempts >= 2, "too-many-attempts", Outcome::Discard),
     // By what does not fit.
     (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Damaged(_))), "header-damaged", Outcome::Discard),
     (|case| is_boot(case) && case.header.is_err(), "header-unreadable", Outcome::Discard),
+    (
+        |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Identity { .. })),
+        "machine-identity",
+        Outcome::ByPolicy,
+    ),
     (
         |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Memory { .. })),
         "machine-memory",
@@ -240,7 +244,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 6 * 8 * 4 * 4 * 4 * 8 * 2 * 2);
+    assert_eq!(cases.len(), 5 * 8 * 4 * 4 * 4 * 9 * 2 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");

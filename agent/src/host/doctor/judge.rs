@@ -536,18 +536,19 @@ fn resume_hook(facts: &Facts) -> Check {
 
 fn command_line(facts: &Facts) -> Check {
     let question = question("command-line", "`noresume` and `dormouse=off` discard the image at each boot.");
-    match BootSwitches::parse(&facts.cmdline) {
-        Err(error) => question.failed(in_full(&error), "correct it in the boot loader's configuration"),
-        Ok(switches) if switches.noresume || switches.off => {
-            let word = if switches.off { "dormouse=off" } else { "noresume" };
-            question.warning(
-                format!("this boot has `{word}`"),
-                format!(
-                    "remove `{word}` from the boot loader's configuration, if it was not meant for this boot alone"
-                ),
-            )
+    let switches = BootSwitches::parse(&facts.cmdline);
+    if switches.forbids() {
+        let word = if switches.off { "dormouse=off" } else { "noresume" };
+        return question.warning(
+            format!("this boot has `{word}`"),
+            format!("remove `{word}` from the boot loader's configuration, if it was not meant for this boot alone"),
+        );
+    }
+    match &switches.mistake {
+        Some(mistake) => {
+            question.warning(format!("{mistake}; it changes nothing"), "correct it in the boot loader's configuration")
         }
-        Ok(_) => question.ok("nothing on it keeps a boot from resuming"),
+        None => question.ok("nothing on it keeps a boot from resuming"),
     }
 }
 
