@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::disk;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
@@ -213,7 +214,7 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open(&policy.image.device, how)?.image)
+    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
 }
 
 /// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.

@@ -373,6 +373,7 @@ impl Refusal for TargetError {
             TargetError::NotFound { .. } => "image-not-found",
             TargetError::NoFile { .. } => "image-no-file",
             TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
@@ -389,6 +390,11 @@ impl Refusal for TargetError {
             TargetError::Mounted { .. } => {
                 Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
             }
+            TargetError::OtherDisk { .. } => Some(
+                "attach the disk that it was put on; where the image was moved to this one for good, build both \
+                 initramfs again (`dormouse update`, then the boot's)"
+                    .to_owned(),
+            ),
             TargetError::Store(error) => error.remedy(),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }

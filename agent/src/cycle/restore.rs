@@ -30,7 +30,7 @@ use crate::{launch, machine, pipeline};
 /// boot is an ordinary one and reports why.
 pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
+    let Opened { target: place, mut image } = target::open_on(&task.order.image, policy.image.disk.as_ref(), how)?;
     alive();
     screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);

@@ -7,6 +7,7 @@ use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
 
 use crate::console::phase::Phase;
+use crate::cycle::disk;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
@@ -31,6 +32,7 @@ use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 /// The image device could not be read, or an image not be discarded. The boot goes on all the same.
 pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     kmsg::init();
+    disk::record(policy);
     let result = look_and_resume(policy);
     match &result {
         Ok(outcome) => Last::record(Event::Resume, outcome.id(), &outcome.to_string(), None),
@@ -54,6 +56,7 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
             return Ok(ResumeOutcome::NoImage { device, state: None });
         }
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error),
+        Err(error @ TargetError::OtherDisk { .. }) => return Ok(ResumeOutcome::OtherDisk { reason: in_full(&error) }),
         result => result?,
     };
     let device = target.to_string();
@@ -84,7 +87,11 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
     let Opened { target, mut image } = match open(policy, IfFile::Trust) {
-        Err(TargetError::NotFound { .. } | TargetError::Store(StoreError::NotInitialised { .. })) => return Ok(None),
+        Err(
+            TargetError::NotFound { .. }
+            | TargetError::OtherDisk { .. }
+            | TargetError::Store(StoreError::NotInitialised { .. }),
+        ) => return Ok(None),
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
         result => result?,
     };
@@ -181,7 +188,8 @@ fn can_tell(header: &Header) -> bool {
 }
 
 fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
-    target::open(&policy.image.device, Opening { access: Access::Write, wait: policy.image.wait, if_file })
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file };
+    target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)
 }
 
 fn carry_out(target: &Target, image: &mut Image, reason: &Reason, fate: Fate) -> anyhow::Result<()> {

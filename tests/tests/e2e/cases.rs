@@ -3,8 +3,8 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, power_cuts, refusals,
-    refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_identity, power_cuts,
+    refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -55,6 +55,8 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines::a_cpu_that_user_space_brings_up,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
+    Standard machines_identity::a_clone_that_is_there_first,
+    Standard machines_identity::restores_that_die_and_a_disk_that_takes_no_writes,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,
     Standard refusals::without_an_image_the_boot_goes_on_and_says_so_in_one_line,
     Quick refusals::a_damaged_chunk_ends_in_an_ordinary_boot,

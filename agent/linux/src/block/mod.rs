@@ -1,6 +1,8 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
 mod hardware;
+mod identity;
+mod settle;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
+pub use identity::{DiskIdentity, Likeness, NoIdentity};
+pub use settle::Settling;
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use dormouse_linux::block::Likeness;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
@@ -10,7 +11,7 @@ use dormouse_linux::units::mib;
 use crate::cycle::refusal::{self, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
-use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
+use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
 use crate::host::doctor::{Check, State};
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
@@ -296,9 +297,27 @@ fn image_device(facts: &Facts) -> Check {
             "unmount it, `swapoff` it, or name another device with `dormouse setup`",
         ),
         Ok(image) => match &image.state {
-            Ok(_) => question.ok(format!("{}, {}", image.target, mib(image.size))),
+            Ok(_) => on_its_disk(question, image),
             Err(error) => question.failed(error, image.target.how_to_make_again()),
         },
+    }
+}
+
+/// Whether a boot takes the disk for the image's.
+fn on_its_disk(question: Question, image: &ImageFacts) -> Check {
+    let ImageFacts { target, size, disk, expected, .. } = image;
+    let found = format!("{target}, {}", mib(*size));
+    let Some(disk) = disk else { return question.ok(found) };
+    if let Some(expected) = expected.as_ref().filter(|expected| expected.likeness(disk) == Likeness::Other) {
+        return question.failed(
+            format!("{target} is on the disk `{disk}`, and this boot's initramfs looks for it on `{expected}`"),
+            "attach that disk; where the image was moved for good, run `dormouse update`, build the boot's initramfs \
+             and reboot once",
+        );
+    }
+    match disk.is_unique() {
+        true => question.ok(format!("{found}, on the disk `{disk}`")),
+        false => question.ok(format!("{found}, on the disk `{disk}`, which nothing tells from a copy of it")),
     }
 }
 

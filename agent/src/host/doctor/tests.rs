@@ -67,6 +67,8 @@ fn ready() -> Facts {
             is_busy: false,
             made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
+            disk: "nvme serial=one".parse().ok(),
+            expected: "nvme serial=one".parse().ok(),
         })),
         save_kernel: Some(Ok(SaveKernel {
             fault: None,
@@ -287,6 +289,25 @@ fn judges_the_save_kernel() {
 }
 
 #[test]
+fn fails_an_image_on_a_disk_that_boots_do_not_take() {
+    let on = |disk: &str, expected: &str| {
+        let mut facts = ready();
+        if let Some(Ok(image)) = &mut facts.image {
+            (image.disk, image.expected) = (disk.parse().ok(), expected.parse().ok());
+        }
+        let check = check(&facts, "image-device");
+        (ids(&facts, State::Failed) == ["image-device"], check.found)
+    };
+    assert!(
+        matches!(on("usb serial=b", "usb serial=a"), (true, text) if text.contains("looks for it on `usb serial=a`"))
+    );
+    assert!(
+        matches!(on("usb serial=a", "usb serial=a"), (false, text) if text.ends_with("on the disk `usb serial=a`"))
+    );
+    assert!(matches!(on("virtio", ""), (false, text) if text.contains("tells from a copy")));
+}
+
+#[test]
 fn fails_settings_that_prevent_hibernation() {
     let failed = |change: fn(&mut Facts)| {
         let mut facts = ready();
@@ -320,6 +341,7 @@ fn warns_of_settings() {
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
     assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
+    assert_eq!(warned(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
