@@ -25,6 +25,7 @@ use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
+use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -124,7 +125,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let region = region::choose(&ram, policy.region.size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
-    let memory = machine.iomem.frames_outside(&region);
+    let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
     let session = session(&machine, image, region, low, memory, mailbox)?;

@@ -14,13 +14,24 @@ use crate::console::screen;
 use crate::handoff::arguments::WayBack;
 use crate::handoff::report::{Half, Outcome, Report};
 use crate::handoff::task::RestoreTask;
-use crate::machine::iomem::Iomem;
+use crate::machine::acpi::UnderTables;
+use crate::machine::iomem::{Iomem, subtract};
 use crate::memory::deliver;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
+use crate::memory::under_tables::KeptAside;
 use crate::policy::Policy;
 use crate::store::{Access, Image, Reader};
 use crate::target::{self, IfFile, Opened, Opening};
 use crate::{launch, machine, pipeline};
+
+/// A session that is back in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Where it goes on.
+    pub way: WayBack,
+    /// Whether the way is loaded together with memory that only the jump may write: no other jump will do.
+    pub is_loaded: bool,
+}
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
 /// but to jump. `alive` is called whenever something got done.
@@ -28,7 +39,7 @@ use crate::{launch, machine, pipeline};
 /// # Errors
 /// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
 /// boot is an ordinary one and reports why.
-pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, mut image } = target::open_on(&task.order.image, policy.image.disk.as_ref(), how)?;
     alive();
@@ -43,7 +54,7 @@ pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::
     result
 }
 
-fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
@@ -64,8 +75,10 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     }
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
-    let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
-    let memory = PhysicalMemory::open(&frames)?;
+    let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
+    let under = UnderTables::of(&header.session, &running.firmware);
+    let frames = Restorable::new(&subtract(&header.session.ram, &under.all()), &own, &running)?;
+    let memory = KeptAside::new(PhysicalMemory::open(&frames)?, &under);
 
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
@@ -83,7 +96,13 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };
-    launch::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
+    let by_jump = memory.by_jump();
+    let is_loaded = !by_jump.is_empty();
+    if is_loaded {
+        let bytes: u64 = by_jump.iter().map(|segment| segment.size).sum();
+        log::info!("{}: {bytes} bytes under ACPI tables that have moved come with the jump", Phase::RestoreWrite);
+    }
+    launch::load_bridge(way, by_jump).context("the bridge into the saved kernel could not be loaded")?;
 
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
@@ -105,5 +124,5 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(way)
+    Ok(Restored { way, is_loaded })
 }

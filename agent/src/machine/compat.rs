@@ -4,6 +4,7 @@ use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange,
 use thiserror::Error;
 
 use crate::machine::Machine;
+use crate::machine::acpi::{self, UnderTables};
 use crate::machine::iomem::subtract;
 
 /// How this machine differs, with both values.
@@ -43,6 +44,12 @@ pub enum Mismatch {
         end: u64,
         /// Where it is now.
         here: String,
+    },
+    /// ACPI's tables have moved, and the session cannot go on with its own.
+    #[error("the firmware's ACPI tables have moved since the save, and {why}")]
+    Tables {
+        /// Why it cannot, as a clause.
+        why: String,
     },
     /// Another CPU.
     #[error("the image was saved on the CPU {saved}, this is {here}")]
@@ -86,7 +93,7 @@ impl Mismatch {
         match self {
             Mismatch::Identity { .. } => "machine-identity",
             Mismatch::Memory { .. } => "machine-memory",
-            Mismatch::Firmware { .. } => "machine-firmware",
+            Mismatch::Firmware { .. } | Mismatch::Tables { .. } => "machine-firmware",
             Mismatch::Cpu { .. } => "machine-cpu",
             Mismatch::Features { .. } => "machine-features",
             Mismatch::Paging { .. } => "machine-paging",
@@ -104,7 +111,10 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
     let mut needed = header.ram.clone();
     needed.extend(header.swapped().iter().map(PhysRange::frames));
     needed.sort_by_key(|range| range.start);
-    if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
+    // What lies under tables is seen to below, but not the region: the restore kernel runs there.
+    let missing = subtract(&needed, &machine.iomem.ram_frames());
+    let under = UnderTables::of(header, &machine.iomem.firmware);
+    if let Some(PfnRange { start, end }) = subtract(&missing, &under.all()).first() {
         let page = dormouse_sys::PAGE_SIZE;
         return Err(Mismatch::Memory { start: start * page, end: end * page });
     }
@@ -145,23 +155,24 @@ fn identity(saved: Uuid, here: Uuid) -> Result<(), Mismatch> {
     }
 }
 
-/// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
-/// addresses. Other reserved ranges may change: nothing reads them.
+/// ACPI's storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their addresses.
+/// ACPI's tables may have moved if they alone have ([`acpi`]). Other reserved ranges may change: nothing reads them.
 fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let places = |mut ranges: Vec<(u64, u64)>| {
         ranges.dedup();
         let texts: Vec<String> = ranges.iter().map(|(start, end)| format!("{start:#x}-{end:#x}")).collect();
         if texts.is_empty() { "there is none".to_string() } else { format!("now at {}", texts.join(", ")) }
     };
-    for (kind, what) in [(FirmwareKind::AcpiTables, "ACPI tables"), (FirmwareKind::AcpiNvs, "ACPI NVS memory")] {
-        let of_kind = |range: &&FirmwareRange| range.kind == kind;
-        let here = || machine.iomem.firmware.iter().filter(of_kind);
-        // Neighbours may be listed as one.
-        let covered = |range: &FirmwareRange| here().any(|here| here.start <= range.start && range.end <= here.end);
-        if let Some(range) = header.firmware.iter().filter(of_kind).find(|range| !covered(range)) {
-            let here = places(here().map(|here| (here.start, here.end)).collect());
-            return Err(Mismatch::Firmware { what, start: range.start, end: range.end, here });
-        }
+    if let Err(why) = acpi::check_move(header, &machine.iomem.firmware, machine.acpi_root) {
+        return Err(Mismatch::Tables { why });
+    }
+    let is_nvs = |range: &&FirmwareRange| range.kind == FirmwareKind::AcpiNvs;
+    let here = || machine.iomem.firmware.iter().filter(is_nvs);
+    // Neighbours may be listed as one.
+    let covered = |range: &FirmwareRange| here().any(|here| here.start <= range.start && range.end <= here.end);
+    if let Some(range) = header.firmware.iter().filter(is_nvs).find(|range| !covered(range)) {
+        let here = places(here().map(|here| (here.start, here.end)).collect());
+        return Err(Mismatch::Firmware { what: "ACPI NVS memory", start: range.start, end: range.end, here });
     }
     if let Some(EfiRange { start, end, .. }) = header.efi.iter().find(|range| !machine.efi.contains(range)) {
         let here = places(machine.efi.iter().map(|here| (here.start, here.end)).collect());
@@ -175,6 +186,7 @@ fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::machine::acpi::AcpiRoot;
     use crate::machine::iomem::Iomem;
     use dormouse_image::Cpu;
 
@@ -193,6 +205,7 @@ mod tests {
             product: Uuid([3; 16]),
             boot_params: Vec::new(),
             acpi_rsdp: None,
+            acpi_root: AcpiRoot::default(),
             efi: vec![EfiRange { start: 0x3002_0000, end: 0x3002_4000, mapped: 0xffff_fffe_ff00_0000 }],
             cmdline: String::new(),
         }
@@ -246,8 +259,7 @@ mod tests {
             (
                 |m| m.iomem.firmware[0].start += 0x1000,
                 "machine-firmware",
-                "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and no longer does (now at \
-                 0x30001000-0x30010000)",
+                "ACPI tables have moved since the save, and the image does not hold them",
             ),
             (|m| m.iomem.firmware.truncate(1), "machine-firmware", "ACPI NVS memory at 0x30010000-0x30020000"),
             (|m| m.efi[0].mapped += 0x1000, "machine-firmware", "UEFI runtime services at 0x30020000-0x30024000"),

@@ -1,5 +1,6 @@
 //! What A and C know of the machine that they run on.
 
+pub mod acpi;
 pub mod arch;
 pub mod compat;
 mod cpu;
@@ -15,6 +16,7 @@ pub use cpu::idle_cpus;
 pub use free_content::free_pages;
 pub use release::can_be_returned_to;
 
+use crate::machine::acpi::AcpiRoot;
 use crate::machine::iomem::Iomem;
 
 /// The machine, and the kernel that runs on it.
@@ -32,6 +34,8 @@ pub struct Machine {
     pub boot_params: Vec<u8>,
     /// ACPI's root pointer, where only UEFI knows it.
     pub acpi_rsdp: Option<u64>,
+    /// The same pointer, whoever knows it, and what it leads to.
+    pub acpi_root: AcpiRoot,
     /// What UEFI's runtime services use, and where; empty without them.
     pub efi: Vec<EfiRange>,
     /// The running kernel's command line.
@@ -44,13 +48,15 @@ impl Machine {
     /// # Errors
     /// A file that is missing or unreadable, named; most of them are for root alone.
     pub fn read() -> anyhow::Result<Machine> {
+        let (boot_params, acpi_rsdp) = (procfs::read("/sys/kernel/boot_params/data")?, efi::acpi_rsdp());
         Ok(Machine {
             iomem: Iomem::parse(&procfs::text("/proc/iomem")?)?,
             cpu: cpu::read()?,
             cpus_present: cpu::present()?,
             product: product_uuid(),
-            boot_params: procfs::read("/sys/kernel/boot_params/data")?,
-            acpi_rsdp: efi::acpi_rsdp(),
+            acpi_root: arch::acpi_root(acpi_rsdp, &boot_params),
+            boot_params,
+            acpi_rsdp,
             efi: efi::runtime()?,
             cmdline: procfs::text("/proc/cmdline")?.trim().to_string(),
         })

@@ -12,6 +12,8 @@ use crate::launch;
 pub enum Ending {
     /// Go on in A.
     JumpBack(WayBack),
+    /// The same, by the bridge that is loaded together with the rest of A's memory.
+    JumpLoaded,
     /// Switch the machine off.
     PowerOff,
     /// Restart the machine; an ordinary boot follows.
@@ -25,6 +27,7 @@ pub enum Ending {
 pub fn end(ending: Ending) -> ! {
     match ending {
         Ending::JumpBack(way) => launch::jump_back(way),
+        Ending::JumpLoaded => launch::jump_loaded(),
         Ending::PowerOff => {
             if let Err(error) = power::reboot(Command::PowerOff) {
                 log::error!("could not power off: {error}; the image is complete, the power may be cut");

@@ -131,14 +131,15 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
     let restored = policy.and_then(|policy| {
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
         caught(|| match supervisor::run(errand, &guard(&policy))? {
-            Message::Restored(entry) => Ok(WayBack { entry, bridge: task.bridge }),
+            Message::Restored(entry) => Ok((entry, Ending::JumpBack(WayBack { entry, bridge: task.bridge }))),
+            Message::Loaded(entry) => Ok((entry, Ending::JumpLoaded)),
             other => bail!("the worker ended with {other:?}"),
         })
     });
     match restored {
-        Ok(way) => {
-            log::info!("{}: entering the saved kernel at {:#x}", Phase::RestoreJump, way.entry);
-            Ending::JumpBack(way)
+        Ok((entry, ending)) => {
+            log::info!("{}: entering the saved kernel at {entry:#x}", Phase::RestoreJump);
+            ending
         }
         Err(error) => reboot(&error.context("the session was not resumed"), verbosity),
     }

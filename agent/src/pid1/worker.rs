@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::cycle::{restore, save};
+use crate::cycle::restore::{self, Restored};
+use crate::cycle::save;
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::order::{self, Order};
 use crate::handoff::report::Report;
@@ -62,6 +63,8 @@ pub(super) enum Message {
     Saved(Report),
     /// D: memory is A's, and the image is used up. What is left is the jump to this entry.
     Restored(u64),
+    /// D: the same, and the jump that is loaded writes the rest of memory.
+    Loaded(u64),
     /// It failed, for this reason.
     Failed(String),
 }
@@ -91,7 +94,10 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
     modules::load()?;
     Ok(match task {
         Task::Save(task) => Message::Saved(save::run(task, &policy, alive)?),
-        Task::Restore(task) => Message::Restored(restore::run(task, &policy, alive)?.entry),
+        Task::Restore(task) => match restore::run(task, &policy, alive)? {
+            Restored { way, is_loaded: false } => Message::Restored(way.entry),
+            Restored { way, is_loaded: true } => Message::Loaded(way.entry),
+        },
     })
 }
 

@@ -55,6 +55,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines::a_cpu_that_user_space_brings_up,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
+    Standard machines_identity::acpi_data_that_slide_by_pages,
     Standard machines_identity::a_clone_that_is_there_first,
     Standard machines_identity::restores_that_die_and_a_disk_that_takes_no_writes,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,

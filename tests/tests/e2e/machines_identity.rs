@@ -1,5 +1,7 @@
 //! Only the right image, on the right machine: clones of the image's disk, and boots that must never be a trap.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use serde_json::json;
 
-use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, reasons, save, session};
+use crate::{LITTER, TWO_BOOTS, demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, session};
 
 /// What QEMU's USB disk reports of itself, with this serial number.
 fn usb_disk(serial: &str) -> String {
@@ -120,5 +122,40 @@ pub(crate) fn restores_that_die_and_a_disk_that_takes_no_writes() -> Result<()> 
     ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", reasons(&lines));
     guest.cut_power();
     ensure!(image::commit(&guest.disk_file(0))?.state == State::Discarded, "it was not given up");
+    Ok(())
+}
+
+/// At the next power-on the firmware has its ACPI data three pages further down, and everything else where it was. What
+/// A had in the old pages comes back, although ten of them hold D's tables until the jump.
+pub(crate) fn acpi_data_that_slide_by_pages() -> Result<()> {
+    let (start, len) = (0x2ff0_0000_u64, 52 << 10);
+    let tables = |start: u64| vec![format!("memmap=52K#{start:#x}")];
+    let mut config = GuestConfig::new(2, "768M".parse()?);
+    config.memory_is_a_file = true;
+    config.kernel_arguments = tables(start);
+    let mut guest = session(config)?;
+    let iomem = guest.succeed("grep ACPI /proc/iomem")?;
+    ensure!(iomem.trim() == "2ff00000-2ff0cfff : ACPI Tables", "{iomem}");
+    // Below 4 GiB, memory is where it is in the file.
+    let pattern: Vec<u8> = (0..len).map(|at: u64| (at / 4096 * 16 + at % 251 + 1) as u8).collect();
+    File::options().write(true).open(guest.memory_file())?.write_all_at(&pattern, start)?;
+    let saved = save(&mut guest)?;
+
+    let mut moved = tables(start - 0x3000);
+    moved.push(LITTER.to_owned());
+    guest.set_kernel_arguments(moved);
+    let mut by_jump = 0;
+    let went_on = cycle::resume(&mut guest, saved, &mut |line| {
+        by_jump += usize::from(line.text.contains("53248 bytes under ACPI tables that have moved come with the jump"));
+    })?;
+    demand_proofs(&guest, &went_on)?;
+    ensure!(by_jump == 1, "nothing came with the jump");
+    let mut found = vec![0; pattern.len()];
+    File::open(guest.memory_file())?.read_exact_at(&mut found, start)?;
+    let differs = found.iter().zip(&pattern).position(|(found, expected)| found != expected);
+    ensure!(differs.is_none(), "the tables differ from byte {differs:?} on");
+    // The session saves itself once more, and comes back to the map that it knows.
+    guest.set_kernel_arguments(tables(start));
+    power_cycle(&mut guest)?;
     Ok(())
 }
