@@ -17,6 +17,7 @@ use crate::cycle::disk;
 use crate::cycle::last::Last;
 use crate::host::boot_initramfs::{self, Tool};
 use crate::host::initramfs::needs;
+use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
@@ -57,6 +58,8 @@ pub(super) struct Facts {
     pub(super) is_crash_loaded: bool,
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
+    /// The memory maps of the last boots, where they are recorded.
+    pub(super) maps: Option<History>,
     pub(super) has_nvidia: bool,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
@@ -170,6 +173,7 @@ impl Facts {
                 available: meminfo("MemAvailable:"),
             },
             iomem: Iomem::parse(&text("/proc/iomem")),
+            maps: map_history::read(),
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             policy_changed: policy_changed(config_path),
             image: known.map(image),

@@ -13,6 +13,7 @@ use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
 use crate::host::doctor::{Check, State};
+use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
 use crate::policy::Policy;
@@ -35,6 +36,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         kexec_loaded(facts),
         memory_encryption(facts),
         memory_map(facts),
+        memory_map_history(facts),
         memory(facts),
         policy(facts),
         image_device(facts),
@@ -259,6 +261,26 @@ fn memory_map(facts: &Facts) -> Check {
     match found {
         Ok(region) => question.ok(format!("the region has its place at {region}")),
         Err(error) => question.refused(&error),
+    }
+}
+
+fn memory_map_history(facts: &Facts) -> Check {
+    let question = question(
+        "memory-map-history",
+        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on keeps it from that.",
+    );
+    match &facts.maps {
+        None if matches!(facts.iomem, Err(IomemError::Hidden)) => question.needs_root(),
+        None => question.ok("no boot is recorded yet: `dormouse prepare` does so at each"),
+        Some(History::Same(boots)) => question.ok(format!("it was the same in the last {boots} boots")),
+        Some(History::Slides(boots, text)) => question.ok(format!(
+            "of the last {boots} boots, some had ACPI tables elsewhere ({text}), with which a session goes on"
+        )),
+        Some(History::Differs(boots, text)) => question.warning(
+            format!("of the last {boots} boots, some had another: {text}"),
+            "look for an update of the firmware, and for its settings of memory, graphics and docks; until then, a \
+             session may be refused at a boot",
+        ),
     }
 }
 

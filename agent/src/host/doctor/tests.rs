@@ -13,6 +13,7 @@ use crate::cycle::last::{Event, Last};
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
+use crate::host::map_history::History;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::Policy;
@@ -58,6 +59,7 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
+        maps: Some(History::Same(3)),
         has_nvidia: false,
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
@@ -341,6 +343,8 @@ fn warns_of_settings() {
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
     assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Differs(3, String::new()))), ["memory-map-history"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Slides(3, String::new()))), [""; 0]);
     assert_eq!(warned(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
