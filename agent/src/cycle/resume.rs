@@ -63,6 +63,11 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     match judge(&image, Moment::Boot(switches), policy) {
         (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
         (Verdict::Refuse { reason, image: fate }, _) => {
+            if fate == Fate::Keep {
+                // Durably, before the boot goes on.
+                image.keep().context(NotCounted)?;
+                target.confirm(&image)?;
+            }
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
@@ -123,6 +128,11 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
     }
     Ok(ResumeOutcome::SeveralDevices { reason: Reason::AmbiguousDevices(text), discarded })
 }
+
+/// A boot that keeps an image could not be counted.
+#[derive(Debug, thiserror::Error)]
+#[error("the image is kept, and that could not be counted")]
+struct NotCounted;
 
 /// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
 const NO_HEADER: &str = "the image's header has not been read";

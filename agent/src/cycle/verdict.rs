@@ -11,7 +11,8 @@
 //!                            too many attempts                 discard
 //!                            header cannot be read             discard
 //!                            another machine, or filesystems
-//!                            written since the save            keep by policy (*), else discard
+//!                            written since the save            keep by policy (*), else discard; another memory map
+//!                                                              is kept for a few boots
 //!                            none of these                     resume
 //!   after it (missed)        no session waits                  nothing
 //!                            the session is this very boot     discard
@@ -33,7 +34,10 @@ use crate::policy::{ResumePolicy, Unfit};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
-pub const ATTEMPTS: u32 = 2;
+pub const ATTEMPTS: u16 = 2;
+
+/// Boots that keep an image although the memory map differs: some firmware has the old one again at the next power-on.
+pub const KEPT: u16 = 3;
 
 /// What is known of an image, and of the boot that found it. `None` is a fact that has not been looked at.
 #[derive(Debug, Clone)]
@@ -176,7 +180,7 @@ pub enum Reason {
     PolicyDisabled,
     /// [`ATTEMPTS`] have died.
     #[error("{0} restores of it have already died")]
-    TooManyAttempts(u32),
+    TooManyAttempts(u16),
     /// The header is damaged.
     #[error("{0}")]
     HeaderDamaged(String),
@@ -317,10 +321,17 @@ fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
 }
 
 fn keep_by_policy(known: &Known<'_>, reason: Reason) -> Answer {
-    match known.policy.mismatch {
-        Unfit::Discard => refuse(reason, Fate::Discard),
-        Unfit::Keep => keep_if_comparable(known, reason),
-    }
+    let keeps = match known.policy.mismatch {
+        Unfit::Discard => false,
+        Unfit::Keep => true,
+        Unfit::Retry => match &reason {
+            Reason::Machine(mismatch) => mismatch.may_return() && known.commit.kept < KEPT,
+            // What this boot's initramfs has kept and counted, the rest of the boot keeps too.
+            Reason::BootWentOn(_) => known.commit.kept > 0,
+            _ => false,
+        },
+    };
+    if keeps { keep_if_comparable(known, reason) } else { refuse(reason, Fate::Discard) }
 }
 
 fn keep_if_comparable(known: &Known<'_>, reason: Reason) -> Answer {

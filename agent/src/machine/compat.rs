@@ -102,6 +102,15 @@ impl Mismatch {
     }
 }
 
+impl Mismatch {
+    /// Whether the machine may be what it was at the next power-on: some firmware lays memory out otherwise now and
+    /// then.
+    #[must_use]
+    pub fn may_return(&self) -> bool {
+        matches!(self, Mismatch::Memory { .. } | Mismatch::Firmware { .. } | Mismatch::Tables { .. })
+    }
+}
+
 /// Compares what a resume depends on.
 ///
 /// # Errors

@@ -54,7 +54,7 @@ fn defaults() {
             then: Then::PowerOff,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };

@@ -117,10 +117,13 @@ words! {
     /// What happens to an image that does not fit the machine or its filesystems.
     pub enum Unfit {
         /// It is discarded.
-        #[default]
         Discard = "discard",
         /// It stays, and the next boot looks again.
         Keep = "keep",
+        /// It stays for a few boots where the memory map differs, which may be what it was at the next one, and is
+        /// discarded where anything else does.
+        #[default]
+        Retry = "retry",
     }
 
     /// How much B and D print on their consoles. Their kernel log gets everything in any case.

@@ -144,7 +144,7 @@ pub struct Info {
     /// When it was given this state, in seconds since 1970.
     pub changed_unix: u64,
     /// Restores begun.
-    pub attempts: u32,
+    pub attempts: u16,
     /// The saved session, where there is one.
     pub session: Option<Session>,
 }
