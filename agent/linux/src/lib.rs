@@ -7,6 +7,7 @@ pub mod atomic_file;
 pub mod block;
 pub mod bzimage_release;
 pub mod cpio;
+pub mod disk;
 pub mod error_chain;
 pub mod kernel_args;
 pub mod kernel_config;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use dormouse_linux::atomic_file::replace;
-use dormouse_linux::block::DiskIdentity;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::procfs;
 
 use crate::cycle::last::DIRECTORY;

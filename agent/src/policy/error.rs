@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use dormouse_image::ImageDeviceError;
-use dormouse_linux::block::NoIdentity;
+use dormouse_linux::disk::NoIdentity;
 use thiserror::Error;
 
 use crate::policy::words::WordError;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
-use dormouse_linux::block::DiskIdentity;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};

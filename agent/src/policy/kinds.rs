@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
-use dormouse_linux::block::DiskIdentity;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::kernel_args;
 use dormouse_linux::units::{format_bytes, parse_bytes};
 #[cfg(test)]

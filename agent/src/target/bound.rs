@@ -10,7 +10,8 @@
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
-use dormouse_linux::block::{DiskIdentity, Likeness, Settling};
+use dormouse_linux::block::{self, Settling};
+use dormouse_linux::disk::{DiskIdentity, Likeness};
 use dormouse_linux::wait::wait_for;
 
 use crate::store::Access;
@@ -131,8 +132,8 @@ impl Target {
     #[must_use]
     pub fn disk(&self) -> Option<DiskIdentity> {
         match self.kind {
-            Kind::Device | Kind::Extents(_) => DiskIdentity::of_node(&self.path),
-            Kind::File => DiskIdentity::of_node(&file::block_device(&self.path).ok()?),
+            Kind::Device | Kind::Extents(_) => block::disk_of(&self.path),
+            Kind::File => block::disk_of(&file::block_device(&self.path).ok()?),
         }
     }
 }

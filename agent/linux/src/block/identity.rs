@@ -5,126 +5,28 @@
 //! (drivers/block/virtio_blk.c), `cid` of a memory card (drivers/mmc/core/mmc.c). A USB disk goes by its USB serial
 //! number whatever driver it has: usb-storage does not ask for what `wwid` is made of, and uas does.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-use thiserror::Error;
 
 use super::BlockDevice;
+use crate::disk::DiskIdentity;
 
-/// The words that name a bus.
-const BUSES: [&str; 6] = ["usb", "nvme", "scsi", "virtio", "mmc", "other"];
-
-const SERIAL: &str = "serial=";
-const PARTITION: &str = "partition=";
-const REMOVABLE: &str = "removable";
-
-/// A disk, and the partition of it. Written as words: `usb serial=0781:5583:4C53:0 partition=1234abcd-01 removable`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskIdentity {
-    bus: &'static str,
-    /// What tells it from others of its kind, where it has that.
-    serial: Option<String>,
-    /// The partition's UUID, or none for the whole disk.
-    partition: Option<String>,
-    is_removable: bool,
+/// The disk under a block device's node; `None` where sysfs does not list it.
+#[must_use]
+pub fn disk_of(path: &Path) -> Option<DiskIdentity> {
+    use std::os::unix::fs::MetadataExt;
+    let number = std::fs::metadata(path).ok()?.rdev();
+    let number = format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
+    let partition = BlockDevice { path: path.to_owned(), sysfs: sysfs.clone() }.partition();
+    Some(identity(&sysfs, partition.map(|partition| partition.uuid.to_lowercase()).as_deref()))
 }
 
-/// Whether a disk is the one that is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Likeness {
-    /// It is.
-    Same,
-    /// Nothing speaks against it, and it has nothing that would tell it from a copy.
-    Possible,
-    /// It is not.
-    Other,
-}
-
-/// A text that is no disk's identity.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{0}` is no disk: write its bus ({buses}), then serial=..., partition=... and removable where they apply",
-        buses = BUSES.join(", "))]
-pub struct NoIdentity(String);
-
-impl DiskIdentity {
-    /// That of the disk under a block device's node; `None` where sysfs does not list it.
-    #[must_use]
-    pub fn of_node(path: &Path) -> Option<DiskIdentity> {
-        use std::os::unix::fs::MetadataExt;
-        let number = std::fs::metadata(path).ok()?.rdev();
-        let number = format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
-        let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
-        let partition = BlockDevice { path: path.to_owned(), sysfs: sysfs.clone() }.partition();
-        Some(DiskIdentity::at(&sysfs, partition.map(|partition| partition.uuid.to_lowercase())))
-    }
-
-    /// That of the disk whose directory in sysfs, or that of whose partition, is `device`.
-    fn at(device: &Path, partition: Option<String>) -> DiskIdentity {
-        let disk = if device.join("partition").exists() { device.parent().unwrap_or(device) } else { device };
-        let (bus, serial) = bus_and_serial(disk);
-        let is_removable = attribute(disk, "removable").as_deref() == Some("1");
-        DiskIdentity { bus, serial, partition: partition.as_deref().map(word), is_removable }
-    }
-
-    /// Whether a disk that was found is this one.
-    #[must_use]
-    pub fn likeness(&self, found: &DiskIdentity) -> Likeness {
-        let place = |disk: &DiskIdentity| (disk.bus, disk.is_removable, disk.partition.clone());
-        if place(self) != place(found) {
-            return Likeness::Other;
-        }
-        match (&self.serial, &found.serial) {
-            (Some(own), Some(other)) if own == other => Likeness::Same,
-            (Some(_), _) => Likeness::Other,
-            (None, _) => Likeness::Possible,
-        }
-    }
-
-    /// Whether it can be told from a copy.
-    #[must_use]
-    pub fn is_unique(&self) -> bool {
-        self.serial.is_some()
-    }
-}
-
-impl fmt::Display for DiskIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.bus)?;
-        for (name, value) in [(SERIAL, &self.serial), (PARTITION, &self.partition)] {
-            value.as_ref().map_or(Ok(()), |value| write!(f, " {name}{value}"))?;
-        }
-        if self.is_removable { write!(f, " {REMOVABLE}") } else { Ok(()) }
-    }
-}
-
-impl FromStr for DiskIdentity {
-    type Err = NoIdentity;
-
-    fn from_str(text: &str) -> Result<DiskIdentity, NoIdentity> {
-        let wrong = || NoIdentity(text.to_owned());
-        let mut words = text.split(' ');
-        let first = words.next().unwrap_or_default();
-        let bus = BUSES.into_iter().find(|bus| *bus == first).ok_or_else(wrong)?;
-        let mut identity = DiskIdentity { bus, serial: None, partition: None, is_removable: false };
-        for found in words {
-            let place = match (found.strip_prefix(SERIAL), found.strip_prefix(PARTITION)) {
-                (Some(value), _) => (value, &mut identity.serial),
-                (None, Some(value)) => (value, &mut identity.partition),
-                (None, None) if found == REMOVABLE && !identity.is_removable => {
-                    identity.is_removable = true;
-                    continue;
-                }
-                (None, None) => return Err(wrong()),
-            };
-            match place {
-                (value, slot @ None) if !value.is_empty() && word(value) == value => *slot = Some(value.to_owned()),
-                _ => return Err(wrong()),
-            }
-        }
-        Ok(identity)
-    }
+/// The disk whose directory in sysfs, or that of whose partition, is `device`.
+fn identity(device: &Path, partition: Option<&str>) -> DiskIdentity {
+    let disk = if device.join("partition").exists() { device.parent().unwrap_or(device) } else { device };
+    let (bus, serial) = bus_and_serial(disk);
+    let is_removable = attribute(disk, "removable").as_deref() == Some("1");
+    DiskIdentity::new(bus, serial.as_deref(), partition, is_removable)
 }
 
 /// What a disk's directory and those above it show.
@@ -141,7 +43,7 @@ fn bus_and_serial(disk: &Path) -> (&'static str, Option<String>) {
         name if name.starts_with("sd") => ("scsi", attribute(&device, "wwid")),
         _ => ("other", None),
     };
-    (bus, found.as_deref().map(word))
+    (bus, found)
 }
 
 /// Vendor, product, serial number, and which of its units: a reader of cards has several.
@@ -151,7 +53,7 @@ fn usb_serial(usb: &Path, disk: &Path) -> Option<String> {
     let address = disk.join("device").canonicalize().unwrap_or_default();
     let unit = address.file_name().and_then(|name| name.to_str()?.rsplit(':').next().map(str::to_owned));
     let unit = unit.filter(|unit| unit.parse::<u64>().is_ok()).unwrap_or_else(|| "0".to_owned());
-    Some(word(&format!("{}:{}:{}:{unit}", part("idVendor")?, part("idProduct")?, part("serial")?)))
+    Some(format!("{}:{}:{}:{unit}", part("idVendor")?, part("idProduct")?, part("serial")?))
 }
 
 /// A file of sysfs, if it says something.
@@ -159,11 +61,6 @@ fn attribute(dir: &Path, name: &str) -> Option<String> {
     let text = std::fs::read(dir.join(name)).ok()?;
     let text = String::from_utf8_lossy(&text).trim_matches(['\0', ' ', '\n']).to_owned();
     (!text.is_empty()).then_some(text)
-}
-
-/// The text as one word: what disks report has blanks in it, and worse.
-fn word(text: &str) -> String {
-    text.chars().map(|char| if char.is_ascii_graphic() && !"\"\\".contains(char) { char } else { '_' }).collect()
 }
 
 /// What is still on its way: disks that a driver has found and has not listed yet.
@@ -207,10 +104,10 @@ mod tests {
         top
     }
 
-    fn identity(place: &str, partition: Option<&str>, files: &[(&str, &str)]) -> String {
+    fn found(place: &str, files: &[(&str, &str)]) -> String {
         let top = sysfs(files);
         fs::create_dir_all(top.path().join(place)).unwrap();
-        DiskIdentity::at(&top.path().join(place), partition.map(str::to_owned)).to_string()
+        identity(&top.path().join(place), None).to_string()
     }
 
     #[test]
@@ -229,68 +126,22 @@ mod tests {
         let top = sysfs(&files.each_ref().map(|(path, text)| (path.as_str(), *text)));
         let disk = top.path().join(&stick).join("block/sda");
         std::os::unix::fs::symlink(top.path().join(&stick), disk.join("device")).unwrap();
-        let found = DiskIdentity::at(&disk.join("sda1"), Some("1234abcd-01".into())).to_string();
-        assert_eq!(found, "usb serial=0781:5583:4C53_00:1 partition=1234abcd-01 removable");
+        let stick = identity(&disk.join("sda1"), Some("1234abcd-01")).to_string();
+        assert_eq!(stick, "usb serial=0781:5583:4C53_00:1 partition=1234abcd-01 removable");
 
         let pci = "devices/pci0000:00";
         let nvme = format!("{pci}/nvme/nvme0/nvme0n1");
-        let found =
-            identity(&nvme, None, &[(&file(&nvme, "wwid"), "eui.0025385b11"), (&file(&nvme, "removable"), "0")]);
-        assert_eq!(found, "nvme serial=eui.0025385b11");
+        let disk = found(&nvme, &[(&file(&nvme, "wwid"), "eui.0025385b11"), (&file(&nvme, "removable"), "0")]);
+        assert_eq!(disk, "nvme serial=eui.0025385b11");
         let ata = format!("{pci}/ata1/host0/target0:0:0/0:0:0:0/block/sda");
-        let found = identity(&ata, None, &[(&file(&ata, "device/wwid"), "t10.ATA     QEMU HARDDISK   QM1  ")]);
-        assert_eq!(found, "scsi serial=t10.ATA_____QEMU_HARDDISK___QM1");
+        let disk = found(&ata, &[(&file(&ata, "device/wwid"), "t10.ATA     QEMU HARDDISK   QM1  ")]);
+        assert_eq!(disk, "scsi serial=t10.ATA_____QEMU_HARDDISK___QM1");
         let card = format!("{pci}/mmc0/mmc0:1/block/mmcblk0");
-        assert_eq!(identity(&card, None, &[(&file(&card, "device/cid"), "0353")]), "mmc serial=0353");
+        assert_eq!(found(&card, &[(&file(&card, "device/cid"), "0353")]), "mmc serial=0353");
         let virtio = format!("{pci}/virtio1/block/vda");
-        assert_eq!(identity(&virtio, None, &[(&file(&virtio, "serial"), "")]), "virtio");
-        assert_eq!(identity(&virtio, None, &[(&file(&virtio, "serial"), "one")]), "virtio serial=one");
-        assert_eq!(identity("devices/virtual/block/loop0", None, &[]), "other");
-    }
-
-    #[test]
-    fn a_disk_is_known_by_its_mark() {
-        let like = |own: &str, found: &str| {
-            own.parse::<DiskIdentity>().unwrap().likeness(&found.parse::<DiskIdentity>().unwrap())
-        };
-        for (own, found, expected) in [
-            ("usb serial=1 removable", "usb serial=1 removable", Likeness::Same),
-            ("nvme serial=1 partition=a", "nvme serial=1 partition=a", Likeness::Same),
-            ("usb serial=1", "usb serial=2", Likeness::Other),
-            // A clone has everything that lies on the disk.
-            ("nvme serial=1 partition=a", "usb serial=1 partition=a", Likeness::Other),
-            ("nvme serial=1 partition=a", "nvme serial=1 partition=b", Likeness::Other),
-            ("nvme serial=1 partition=a", "nvme serial=1", Likeness::Other),
-            ("usb serial=1", "usb serial=1 removable", Likeness::Other),
-            // What hides its mark is not taken for the one that has it.
-            ("virtio serial=1", "virtio", Likeness::Other),
-            ("virtio", "virtio", Likeness::Possible),
-            ("virtio", "virtio serial=1", Likeness::Possible),
-            ("virtio", "scsi", Likeness::Other),
-        ] {
-            assert_eq!(like(own, found), expected, "{own} and {found}");
-        }
-    }
-
-    #[test]
-    fn rejects_texts_that_name_no_disk() {
-        let long = "scsi serial=naa.5 partition=a-b removable";
-        assert_eq!(long.parse::<DiskIdentity>().unwrap().to_string(), long);
-        for text in [
-            "",
-            "usb ",
-            "floppy",
-            "usb serial=",
-            "usb  removable",
-            "usb serial=a serial=b",
-            "usb removable removable",
-            "usb serial=a\tb",
-            "usb wwid=1",
-            "serial=1",
-            "usb serial=\"",
-        ] {
-            assert!(text.parse::<DiskIdentity>().is_err(), "{text:?}");
-        }
+        assert_eq!(found(&virtio, &[(&file(&virtio, "serial"), "")]), "virtio");
+        assert_eq!(found(&virtio, &[(&file(&virtio, "serial"), "one")]), "virtio serial=one");
+        assert_eq!(found("devices/virtual/block/loop0", &[]), "other");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
-pub use identity::{DiskIdentity, Likeness, NoIdentity};
+pub use identity::disk_of;
 pub use settle::Settling;
 
 /// Where the kernel lists block devices.

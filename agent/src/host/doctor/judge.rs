@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use dormouse_linux::block::Likeness;
+use dormouse_linux::disk::Likeness;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
