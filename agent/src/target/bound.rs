@@ -16,7 +16,7 @@ use dormouse_linux::wait::wait_for;
 
 use crate::store::Access;
 use crate::target::find::{all, find};
-use crate::target::{Kind, Opened, Opening, Target, TargetError, file, opened, resolve};
+use crate::target::{Kind, Opened, Opening, Target, TargetError, file, open, opened, resolve};
 
 /// A target that has the name, and its disk where that is known.
 #[derive(Debug, Clone)]
@@ -44,6 +44,18 @@ enum Choice {
 /// [`TargetError::OtherDisk`] where only another disk has the name; those of [`super::open`].
 pub fn open_on(name: &ImageDevice, disk: Option<&DiskIdentity>, how: Opening) -> Result<Opened, TargetError> {
     opened(find_on(name, disk, how.wait)?, how)
+}
+
+/// The same for B, which does not wait until all devices have turned up: the kernel that stopped a moment ago has seen
+/// them, and has refused two of one name.
+///
+/// # Errors
+/// As [`open_on`].
+pub fn open_again(name: &ImageDevice, disk: Option<&DiskIdentity>, how: Opening) -> Result<Opened, TargetError> {
+    match disk.filter(|disk| disk.is_unique()) {
+        Some(disk) => open_on(name, Some(disk), how),
+        None => open(name, how),
+    }
 }
 
 fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> Result<Target, TargetError> {

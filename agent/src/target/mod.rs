@@ -29,7 +29,7 @@ use dormouse_image::{DiskExtent, ImageDevice, Label, Uuid};
 use dormouse_linux::block::{self, Hardware, NoHardware};
 use dormouse_linux::procfs;
 
-pub use bound::{disk_of, open_on};
+pub use bound::{disk_of, open_again, open_on};
 pub use error::TargetError;
 pub use find::{direct_devices, find, resolve};
 pub use needs::Needs;
