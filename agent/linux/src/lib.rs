@@ -8,6 +8,7 @@ pub mod block;
 pub mod bzimage_release;
 pub mod cpio;
 pub mod cpio_file;
+pub mod disk;
 pub mod error_chain;
 pub mod kernel_args;
 pub mod kernel_config;

@@ -50,6 +50,9 @@ impl fmt::Display for Status {
                 if !info.reason.is_empty() {
                     write!(f, ": {}", info.reason)?;
                 }
+                if let Some(disk) = &info.disk {
+                    write!(f, "\ndisk       {disk}")?;
+                }
                 if let Some(session) = &info.session {
                     let saved = time(session.saved_unix);
                     write!(f, "\nsession    {}, {}, saved {saved}", session.hostname, session.kernel)?;

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::disk;
 use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
@@ -26,6 +27,7 @@ use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
+use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -126,7 +128,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let region = region::choose(&ram, &machine.iomem.kernel, size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
-    let memory = machine.iomem.frames_outside(&region);
+    let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
     let mounted = mounted(policy, then)?;
@@ -225,7 +227,7 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open(&policy.image.device, how)?.image)
+    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
 }
 
 /// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
@@ -258,7 +260,7 @@ fn session(
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
-        machine: machine::product_uuid(),
+        machine: machine.product,
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,

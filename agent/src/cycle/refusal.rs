@@ -56,7 +56,7 @@ pub enum Obstacle {
         "this boot has not looked for an image, so that the next one may not either, and the session would be lost"
     )]
     NoHook,
-    /// The running kernel's command line forbids a resume, or cannot be understood.
+    /// The running kernel's command line forbids a resume.
     #[error(
         "the kernel command line keeps this boot from resuming; if it does so at the next boot, the session is lost"
     )]
@@ -149,8 +149,8 @@ impl Refusal for Obstacle {
                  `dormouse doctor`. If you know that it looks for the image, use --trust-boot"
             }
             Obstacle::BootForbids => {
-                "see `dormouse doctor`: take noresume, dormouse=off and what is not valid out of the boot loader's \
-                 configuration. If they were meant for this boot alone, use --trust-boot"
+                "take noresume and dormouse=off out of the boot loader's configuration. If they were meant for this \
+                 boot alone, use --trust-boot"
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
             Obstacle::VolatileMemory { .. } => {
@@ -226,7 +226,7 @@ pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
 /// told the same, and would discard the image. A session that goes on needs no next boot.
 #[must_use]
 pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle> {
-    let resumes = BootSwitches::parse(cmdline).is_ok_and(|switches| !switches.off && !switches.noresume);
+    let resumes = !BootSwitches::parse(cmdline).forbids();
     match (resumes, is_enabled) {
         _ if then == Then::Return => None,
         (false, _) => Some(Obstacle::BootForbids),
@@ -419,6 +419,7 @@ impl Refusal for TargetError {
             TargetError::NotFound { .. } => "image-not-found",
             TargetError::NoFile { .. } => "image-no-file",
             TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
@@ -435,6 +436,11 @@ impl Refusal for TargetError {
             TargetError::Mounted { .. } => {
                 Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
             }
+            TargetError::OtherDisk { .. } => Some(
+                "attach the disk that it was put on; where the image was moved to this one for good, build both \
+                 initramfs again (`dormouse update`, then the boot's)"
+                    .to_owned(),
+            ),
             TargetError::Store(error) => error.remedy(),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }

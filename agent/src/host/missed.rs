@@ -14,6 +14,7 @@ use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::resume;
 use crate::host::doctor::Diagnosis;
+use crate::host::map_history;
 use crate::policy::{Policy, PolicyError};
 
 /// What was found at this boot.
@@ -35,6 +36,7 @@ pub struct Found {
 /// read, so that it is not known where it is. Given with what else was found.
 pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
     kmsg::init();
+    map_history::record();
     let missed = match Policy::load(config) {
         Err(PolicyError::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),

@@ -169,6 +169,15 @@ impl Image {
         self.record(commit)
     }
 
+    /// Counts a boot that keeps the image although the machine differs.
+    ///
+    /// # Errors
+    /// As [`Image::transition`].
+    pub fn keep(&mut self) -> Result<(), StoreError> {
+        let commit = self.commit.clone();
+        self.record(Commit { seq: commit.seq.saturating_add(1), kept: commit.kept.saturating_add(1), ..commit })
+    }
+
     /// Reads and checks the header of the saved session.
     ///
     /// # Errors

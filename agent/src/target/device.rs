@@ -129,6 +129,8 @@ pub fn foreign(path: &Path) -> anyhow::Result<Option<Signature>> {
 pub struct Info {
     /// The device.
     pub device: String,
+    /// The disk that it lies on, by what that reports of itself: a boot takes the image from no other.
+    pub disk: Option<String>,
     /// Its size in bytes.
     pub device_bytes: u64,
     /// Its identity, for `UUID=`.
@@ -144,7 +146,9 @@ pub struct Info {
     /// When it was given this state, in seconds since 1970.
     pub changed_unix: u64,
     /// Restores begun.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// Boots that kept it although the machine differed.
+    pub kept: u16,
     /// The saved session, where there is one.
     pub session: Option<Session>,
 }
@@ -205,6 +209,7 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
     };
     Ok(Info {
         device: target.to_string(),
+        disk: target.disk().map(|disk| disk.to_string()),
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
         extents: image.label().extents.len(),
@@ -213,6 +218,7 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
         reason: commit.reason.clone(),
         changed_unix: commit.changed_unix,
         attempts: commit.attempts,
+        kept: commit.kept,
         session,
     })
 }
@@ -220,6 +226,9 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "device    {}, {}", self.device, mib(self.device_bytes))?;
+        if let Some(disk) = &self.disk {
+            writeln!(f, "disk      {disk}")?;
+        }
         writeln!(f, "uuid      {}", self.uuid)?;
         if self.extents > 0 {
             writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;

@@ -12,6 +12,7 @@
 //! the same target, see [`boot_name`]: B's initramfs and C's policy carry that one. Nothing outside this module asks
 //! which kind of target it is.
 
+mod bound;
 pub mod device;
 mod error;
 pub mod file;
@@ -28,6 +29,7 @@ use dormouse_image::{DiskExtent, ImageDevice, Label, Uuid};
 use dormouse_linux::block::{self, Hardware, NoHardware};
 use dormouse_linux::procfs;
 
+pub use bound::{disk_of, open_again, open_on};
 pub use error::TargetError;
 pub use find::{direct_devices, find, resolve};
 pub use needs::Needs;
@@ -89,8 +91,12 @@ pub struct Opened {
 /// # Errors
 /// [`TargetError`].
 pub fn open(name: &ImageDevice, how: Opening) -> Result<Opened, TargetError> {
-    let Opening { access, wait, if_file } = how;
-    let target = find(name, wait)?;
+    opened(find(name, how.wait)?, how)
+}
+
+/// The image on a target that was found.
+fn opened(target: Target, how: Opening) -> Result<Opened, TargetError> {
+    let Opening { access, if_file, .. } = how;
     if target.kind == Kind::File && if_file == IfFile::Refuse {
         return Err(TargetError::Mounted { path: target.path });
     }

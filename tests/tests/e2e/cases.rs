@@ -4,8 +4,8 @@
 use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_devices,
-    machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
-    shapes, soak, system, verify,
+    machines_identity, machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks,
+    save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -65,6 +65,9 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines_second_kernel::memory_on_a_dimm,
     Standard machines_second_kernel::the_region_keeps_off_the_kernel,
     Standard machines_second_kernel::a_restore_that_would_fail_brings_the_session_back,
+    Standard machines_identity::acpi_data_that_slide_by_pages,
+    Standard machines_identity::a_clone_that_is_there_first,
+    Standard machines_identity::restores_that_die_and_a_disk_that_takes_no_writes,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,
     Standard refusals::without_an_image_the_boot_goes_on_and_says_so_in_one_line,
     Quick refusals::a_damaged_chunk_ends_in_an_ordinary_boot,
@@ -76,7 +79,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Quick refused_in_a::kernels_and_memory_that_will_not_do,
     Standard refused_in_a::a_second_hibernation_and_signals,
     Standard resume_checks::chunks_that_cannot_be_read,
-    Standard resume_checks::a_machine_with_less_memory_discards_by_default,
+    Standard resume_checks::a_machine_with_less_memory_is_looked_at_again,
     Standard resume_checks::a_policy_that_never_resumes,
     Standard resume_checks::an_image_that_was_resumed,
     Standard resume_checks::two_images_on_two_devices,

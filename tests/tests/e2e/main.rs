@@ -14,6 +14,7 @@ mod image_file;
 mod images;
 mod machines;
 mod machines_devices;
+mod machines_identity;
 mod machines_layers;
 mod machines_second_kernel;
 mod power_cuts;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
@@ -12,6 +13,7 @@ use dormouse_linux::{block, bzimage_release, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
 
+use crate::cycle::disk;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
@@ -19,6 +21,7 @@ use crate::host::boot_initramfs::{self, Tool};
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::mounted;
 use crate::host::initramfs::needs;
+use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
@@ -61,6 +64,8 @@ pub(super) struct Facts {
     pub(super) iomem: Result<Iomem, IomemError>,
     /// How large the region is to be; `None` without a policy.
     pub(super) region_size: Option<Result<u64, TooSmall>>,
+    /// The memory maps of the last boots, where they are recorded.
+    pub(super) maps: Option<History>,
     pub(super) has_nvidia: bool,
     pub(super) mounted: Result<Mounted, Unseen>,
     pub(super) policy: Result<Policy, PolicyFault>,
@@ -106,6 +111,9 @@ pub(super) struct ImageFacts {
     pub(super) made: Option<SystemTime>,
     /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
     pub(super) state: Result<(State, String), String>,
+    /// The disk that it lies on, and the one that this boot's initramfs looks for it on; where they are known.
+    pub(super) disk: Option<DiskIdentity>,
+    pub(super) expected: Option<DiskIdentity>,
 }
 
 /// The kernel that saves and restores.
@@ -178,6 +186,7 @@ impl Facts {
                 Needs::read(policy, pages).size(policy.region.size)
             }),
             iomem,
+            maps: map_history::read(),
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
@@ -282,19 +291,20 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         .refuse_virtual()
         .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
-    let (disk, is_busy) = match target.blocks(Access::Write) {
+    let (blocks, is_busy) = match target.blocks(Access::Write) {
         Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
-        disk => (disk.map_err(of_store)?, false),
+        blocks => (blocks.map_err(of_store)?, false),
     };
-    let size = disk.size();
+    let size = blocks.size();
     let mut made = None;
-    let state = Image::open(disk).map_err(TargetError::from).and_then(|image| {
+    let state = Image::open(blocks).map_err(TargetError::from).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
     let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-    Ok(ImageFacts { target, size, is_busy, made, state })
+    let (disk, expected) = (target.disk(), disk::expected(policy));
+    Ok(ImageFacts { target, size, is_busy, made, state, disk, expected })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

@@ -17,6 +17,7 @@ use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
+use crate::host::map_history::History;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::Policy;
@@ -63,6 +64,7 @@ fn ready() -> Facts {
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
         region_size: Some(Ok(128 << 20)),
+        maps: Some(History::Same(3)),
         has_nvidia: false,
         mounted: Ok(Mounted::default()),
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
@@ -73,6 +75,8 @@ fn ready() -> Facts {
             is_busy: false,
             made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
+            disk: "nvme serial=one".parse().ok(),
+            expected: "nvme serial=one".parse().ok(),
         })),
         save_kernel: Some(Ok(SaveKernel {
             fault: None,
@@ -312,6 +316,25 @@ fn judges_the_save_kernel() {
 }
 
 #[test]
+fn fails_an_image_on_a_disk_that_boots_do_not_take() {
+    let on = |disk: &str, expected: &str| {
+        let mut facts = ready();
+        if let Some(Ok(image)) = &mut facts.image {
+            (image.disk, image.expected) = (disk.parse().ok(), expected.parse().ok());
+        }
+        let check = check(&facts, "image-device");
+        (ids(&facts, State::Failed) == ["image-device"], check.found)
+    };
+    assert!(
+        matches!(on("usb serial=b", "usb serial=a"), (true, text) if text.contains("looks for it on `usb serial=a`"))
+    );
+    assert!(
+        matches!(on("usb serial=a", "usb serial=a"), (false, text) if text.ends_with("on the disk `usb serial=a`"))
+    );
+    assert!(matches!(on("virtio", ""), (false, text) if text.contains("tells from a copy")));
+}
+
+#[test]
 fn fails_settings_that_prevent_hibernation() {
     let failed = |change: fn(&mut Facts)| {
         let mut facts = ready();
@@ -325,7 +348,6 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.has_vmcoreinfo = false), ["kernel-vmcoreinfo"]);
     assert_eq!(failed(|facts| facts.memory.available = 100 << 20), ["memory"]);
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
-    assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
     let thin = |facts: &mut Facts| {
         facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
@@ -350,6 +372,9 @@ fn warns_of_settings() {
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
     assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Differs(3, String::new()))), ["memory-map-history"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Slides(3, String::new()))), [""; 0]);
+    assert_eq!(warned(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);

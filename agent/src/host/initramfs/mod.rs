@@ -40,12 +40,14 @@ pub enum InitramfsError {
     Compress(#[source] io::Error),
 }
 
-/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names.
+/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names: bound to
+/// the disk that the image lies on now.
 ///
 /// # Errors
 /// The image is in a file that does not exist, or that no boot would find.
 pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
     let mut policy = policy.clone();
+    policy.image.disk = policy.image.disk.or_else(|| target::disk_of(&policy.image.device));
     policy.image.device = target::boot_name(&policy.image.device)?;
     Ok(policy)
 }
