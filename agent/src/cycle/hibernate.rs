@@ -19,6 +19,7 @@ use crate::console::phase::Phase;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
+use crate::cycle::{evidence, leftover, waiting};
 use crate::filesystems;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -39,6 +40,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to write over a session that waits in the image.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -109,6 +112,7 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
@@ -117,6 +121,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
+        waiting::refuse(&image, options.force)?;
+        evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
@@ -139,6 +145,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
+    let _mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
@@ -176,6 +183,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
+    if report.outcome == Outcome::Resumed {
+        evidence::record_resumed(&name);
+    }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }

@@ -37,7 +37,7 @@ fn mentions(text: &str, term: &str) -> bool {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
+        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10), wipe: true },
         region: RegionPolicy { size: 128 << 20, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
@@ -64,7 +64,7 @@ fn defaults() {
 #[test]
 fn reads_every_key() {
     let text = "
-        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0 }
+        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0, wipe = false }
         [region]
         size = '1G'
         address = '4G'
@@ -96,6 +96,7 @@ fn reads_every_key() {
         image: ImagePolicy {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             wait: Duration::ZERO,
+            wipe: false,
         },
         region: RegionPolicy { size: 1 << 30, address: Some(4 << 30) },
         kernel: KernelPolicy {

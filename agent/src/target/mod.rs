@@ -193,6 +193,15 @@ impl Target {
         }
     }
 
+    /// As [`Target::check`], for an image whose data are about to be wiped: one that was made as a device in a file, for
+    /// another machine, is nobody's whom a boot looks for.
+    ///
+    /// # Errors
+    /// As [`Target::check`].
+    pub fn check_for_wiping(&self, image: &Image) -> Result<(), TargetError> {
+        if image.label().extents.is_empty() { Ok(()) } else { self.check(image) }
+    }
+
     /// The name by which a policy of this machine is to know it: a file by its path, and a device by what is on it,
     /// which does not change with the device's name.
     ///

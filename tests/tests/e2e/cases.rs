@@ -3,8 +3,8 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, power_cuts, refusals,
-    refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots, power_cuts,
+    refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -52,6 +52,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard free_pages::a_kernel_that_checks_its_free_pages_finds_them_as_they_were,
     Standard free_pages::a_count_that_does_not_fit_makes_b_store_every_page,
     Standard image_file::files_that_will_not_do,
+    Standard machines_boots::only_what_was_found_is_relied_on_and_nothing_is_left,
     Standard machines::a_cpu_that_user_space_brings_up,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,

@@ -10,6 +10,7 @@
 
 mod facts;
 mod judge;
+mod next_boot;
 
 use std::fmt;
 use std::path::Path;

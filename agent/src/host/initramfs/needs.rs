@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use dormouse_linux::{bzimage_release, kmod, procfs};
 
+use crate::host::initramfs::{carried_policy, remember, remembered};
 use crate::policy::Policy;
-use crate::target;
+use crate::target::{self, TargetError};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
@@ -64,16 +65,27 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
     for name in &options.modules {
         match name.as_str() {
             NONE => {}
-            AUTO => {
-                let target = target::find(&policy.image.device, Duration::ZERO)
-                    .context("what it needs can be found out only where it is; name the modules with --modules")?;
-                let needs = target.needs(&directory(policy, options)?).context("what it needs cannot be found out")?;
-                names.extend(needs.modules);
-            }
+            AUTO => names.extend(of_target(policy, options)?),
             _ => names.push(name.clone()),
         }
     }
     Ok(names)
+}
+
+/// The modules that the target needs; those that it needed the last time where it is not there.
+fn of_target(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
+    let found = target::find(&policy.image.device, Duration::ZERO);
+    if matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }))
+        && let Some(known) = remembered::modules(Path::new(remembered::FILE), policy)
+    {
+        return Ok(known);
+    }
+    let target = found.context("what it needs can be found out only where it is; name the modules with --modules")?;
+    let needs = target.needs(&directory(policy, options)?).context("what it needs cannot be found out")?;
+    if let Ok(carried) = carried_policy(policy) {
+        remember(policy, &carried, &needs.modules);
+    }
+    Ok(needs.modules)
 }
 
 /// The directory of the modules that belong to the kernel.

@@ -1,0 +1,122 @@
+//! What the last initramfs that was built knew of the image device: one that is not there while a kernel update builds
+//! the next is no reason to build that one without Dormouse.
+
+use std::fs;
+use std::path::Path;
+
+use dormouse_linux::atomic_file::replace;
+use serde::{Deserialize, Serialize};
+
+use crate::cycle::boots;
+use crate::policy::Policy;
+use crate::target::{self, TargetError};
+
+/// Where it is kept.
+pub(super) const FILE: &str = "/var/lib/dormouse/target.json";
+
+/// What was known of the image that the policy calls `device`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// Its name in the policy.
+    device: String,
+    /// Its name where nothing is mounted.
+    boot_name: String,
+    /// The modules that some kernel needs for it.
+    modules: Vec<String>,
+}
+
+impl Remembered {
+    /// What is known of the image of this policy.
+    fn of(file: &Path, policy: &Policy) -> Option<Remembered> {
+        let found: Remembered = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        (found.device == policy.image.device.to_string()).then_some(found)
+    }
+}
+
+/// Remembers what was found out for an initramfs. A place that cannot be written costs only this.
+pub(super) fn remember(file: &Path, policy: &Policy, carried: &Policy, modules: &[String]) {
+    let known = Remembered::of(file, policy);
+    let boot_name = carried.image.device.to_string();
+    let before = known.as_ref().filter(|known| known.boot_name == boot_name);
+    // A driver that is built into one kernel is a module of another.
+    let mut all: Vec<String> = before.map(|known| known.modules.clone()).unwrap_or_default();
+    all.extend(modules.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
+    let now = Remembered { device: policy.image.device.to_string(), boot_name, modules: all };
+    if known.as_ref() != Some(&now)
+        && let Ok(bytes) = serde_json::to_vec(&now)
+        && let Err(error) = replace(file, &bytes, 0o600)
+    {
+        log::warn!("{}: {error}", file.display());
+    }
+}
+
+/// The policy as [`boots::carried_policy`] makes it, or as it was the last time where the image device is not there.
+///
+/// # Errors
+/// As [`boots::carried_policy`], where nothing is remembered.
+pub(super) fn carried_policy(file: &Path, policy: &Policy) -> Result<Policy, TargetError> {
+    let is_absent = target::is_renamed(&policy.image.device)
+        && match target::resolve(&policy.image.device) {
+            Ok(found) => found.is_none(),
+            Err(error) => matches!(error, TargetError::NoFile { .. }),
+        };
+    match Remembered::of(file, policy).filter(|_| is_absent).and_then(|known| known.boot_name.parse().ok()) {
+        Some(device) => {
+            let mut policy = policy.clone();
+            warn(&policy, &format!("it is looked for as {device}, as it was when an initramfs was built last"));
+            policy.image.device = device;
+            Ok(policy)
+        }
+        None => boots::carried_policy(policy),
+    }
+}
+
+/// The modules that the image device needed the last time, for where it is not there.
+pub(super) fn modules(file: &Path, policy: &Policy) -> Option<Vec<String>> {
+    let modules = Remembered::of(file, policy)?.modules;
+    warn(policy, "its modules are those of the initramfs that was built last");
+    Some(modules)
+}
+
+fn warn(policy: &Policy, what: &str) {
+    log::warn!("image device {}: not there; {what}", policy.image.device);
+    // Hooks have no logger, and show what goes to stderr.
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("dormouse: warning: image device {}: not there; {what}\n", policy.image.device),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::target::device;
+
+    fn policy(device: &Path) -> Policy {
+        Policy::parse("a policy", &format!("[image]\ndevice = \"{}\"\n", device.display())).unwrap()
+    }
+
+    #[test]
+    fn an_absent_device_keeps_its_name_and_its_modules() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, file) = (directory.path().join("image"), directory.path().join("a/target.json"));
+        let policy_of_image = policy(&image);
+        // Nothing is known yet.
+        assert!(carried_policy(&file, &policy_of_image).is_err());
+        assert_eq!(modules(&file, &policy_of_image), None);
+        let boot_name = "UUID=01234567-89ab-cdef-0123-456789abcdef@4096";
+        let mut carried = policy_of_image.clone();
+        carried.image.device = boot_name.parse().unwrap();
+        remember(&file, &policy_of_image, &carried, &["virtio_blk".into()]);
+        remember(&file, &policy_of_image, &carried, &["virtio_pci".into(), "virtio_blk".into()]);
+        assert_eq!(carried_policy(&file, &policy_of_image).unwrap(), carried);
+        assert_eq!(modules(&file, &policy_of_image).unwrap(), ["virtio_blk", "virtio_pci"]);
+        // Of another one, nothing.
+        assert!(carried_policy(&file, &policy(&directory.path().join("other"))).is_err());
+        // When it is there, what it is counts.
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        device::init(&image, false).unwrap();
+        assert!(carried_policy(&file, &policy_of_image).is_err(), "an image that no boot finds");
+    }
+}
