@@ -92,10 +92,9 @@ impl Now {
         let name = image.name();
         let looked_for = last.and_then(|last| last.found.as_ref()?.looked_for.parse().ok());
         let is_where_it_looked = looked_for.is_some_and(|looked_for: ImageDevice| {
-            // A file's path is no name for an initramfs.
             let target = target::resolve(&looked_for).ok().flatten();
             let found = target.and_then(|target| target.open(Access::Read).ok());
-            !matches!(looked_for, ImageDevice::File(_)) && found.is_some_and(|found| found.name() == name)
+            found.is_some_and(|found| found.name() == name)
         });
         Now { image: name.to_string(), is_where_it_looked }
     }
