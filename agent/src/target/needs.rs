@@ -11,6 +11,7 @@ use std::path::Path;
 
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
+use serde::{Deserialize, Serialize};
 
 /// What an initramfs must hold for a target to be reached from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,21 +20,42 @@ pub struct Needs {
     pub modules: Vec<String>,
 }
 
+/// What drives a device on the way to a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// A module of this name.
+    Module(String),
+    /// Something that is built into the kernel that runs; another finds it by the device's `modalias`.
+    BuiltIn(String),
+}
+
+impl Driver {
+    /// All drivers on the ways to a disk.
+    pub(super) fn of(hardware: &Hardware) -> Vec<Driver> {
+        let driver = |link: &Path| match link.join("driver/module").canonicalize() {
+            Ok(module) => module.file_name().map(|name| Driver::Module(name.to_string_lossy().into_owned())),
+            // A place on the way, such as a SCSI target, which nothing drives, has neither.
+            Err(_) if !link.join("driver").exists() => None,
+            Err(_) => fs::read_to_string(link.join("modalias"))
+                .ok()
+                .map(|modalias| Driver::BuiltIn(modalias.trim_end().to_owned())),
+        };
+        hardware.ways().filter_map(driver).collect()
+    }
+}
+
 impl Needs {
-    /// What a disk needs of the kernel whose modules are in `directory`.
+    /// What a disk that has these drivers needs of the kernel whose modules are in `directory`.
     ///
     /// # Errors
     /// The modules cannot be looked through.
-    pub(super) fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+    pub fn of(drivers: &[Driver], directory: &Path) -> Result<Needs, ModulesError> {
         let mut names = BTreeSet::new();
-        for link in hardware.ways() {
-            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                    names.extend(kmod::by_alias(directory, modalias.trim_end())?);
-                }
-                // A place on the way, such as a SCSI target, which nothing drives.
-                _ => {}
+        for driver in drivers {
+            match driver {
+                Driver::Module(name) => names.extend([name.clone()]),
+                Driver::BuiltIn(modalias) => names.extend(kmod::by_alias(directory, modalias)?),
             }
         }
         Ok(Needs { modules: names.into_iter().collect() })
@@ -84,7 +106,8 @@ mod tests {
 
         fn needed(&self, place: &str, directory: &Path) -> Vec<String> {
             self.directory(place);
-            Needs::of(&Hardware::at(&self.root(), Path::new(place)).unwrap(), directory).unwrap().modules
+            let drivers = Driver::of(&Hardware::at(&self.root(), Path::new(place)).unwrap());
+            Needs::of(&drivers, directory).unwrap().modules
         }
     }
 

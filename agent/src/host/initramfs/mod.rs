@@ -68,11 +68,6 @@ pub fn done(policy: &Policy, release: &str) -> anyhow::Result<()> {
     boots::write(Path::new("/"), release, &carried_policy(policy)?).with_context(|| boots::about(release))
 }
 
-/// Remembers what an initramfs was built with, see [`carried_policy`]; `modules` are those that the image device needs.
-fn remember(policy: &Policy, carried: &Policy, modules: &[String]) {
-    remembered::remember(Path::new(remembered::FILE), policy, carried, modules);
-}
-
 /// Builds the initramfs: `init` is the static program that becomes PID 1, `modules` are in loading order.
 ///
 /// # Errors

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use dormouse_linux::{bzimage_release, kmod, procfs};
 
-use crate::host::initramfs::{carried_policy, remember, remembered};
+use crate::host::initramfs::{carried_policy, remembered};
 use crate::policy::Policy;
-use crate::target::{self, TargetError};
+use crate::target::{self, Needs, TargetError};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
@@ -75,17 +75,23 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
 /// The modules that the target needs; those that it needed the last time where it is not there.
 fn of_target(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
     let found = target::find(&policy.image.device, Duration::ZERO);
-    if matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }))
-        && let Some(known) = remembered::modules(Path::new(remembered::FILE), policy)
-    {
-        return Ok(known);
-    }
-    let target = found.context("what it needs can be found out only where it is; name the modules with --modules")?;
-    let needs = target.needs(&directory(policy, options)?).context("what it needs cannot be found out")?;
-    if let Ok(carried) = carried_policy(policy) {
-        remember(policy, &carried, &needs.modules);
-    }
-    Ok(needs.modules)
+    let is_absent = matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }));
+    let drivers = match remembered::drivers(Path::new(remembered::FILE), policy).filter(|_| is_absent) {
+        Some(drivers) => {
+            remembered::warn(policy, "its modules are found as they were when an initramfs was built last");
+            drivers
+        }
+        None => {
+            let target =
+                found.context("what it needs can be found out only where it is; name the modules with --modules")?;
+            let drivers = target.drivers().context("what it needs cannot be found out")?;
+            if let Ok(carried) = carried_policy(policy) {
+                remembered::remember(Path::new(remembered::FILE), policy, &carried, &drivers);
+            }
+            drivers
+        }
+    };
+    Ok(Needs::of(&drivers, &directory(policy, options)?).context("what it needs cannot be found out")?.modules)
 }
 
 /// The directory of the modules that belong to the kernel.

@@ -2,6 +2,7 @@
 //! the next is no reason to build that one without Dormouse.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use dormouse_linux::atomic_file::replace;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cycle::boots;
 use crate::policy::Policy;
-use crate::target::{self, TargetError};
+use crate::target::{self, Driver, TargetError};
 
 /// Where it is kept.
 pub(super) const FILE: &str = "/var/lib/dormouse/target.json";
@@ -21,8 +22,8 @@ pub(super) struct Remembered {
     device: String,
     /// Its name where nothing is mounted.
     boot_name: String,
-    /// The modules that some kernel needs for it.
-    modules: Vec<String>,
+    /// What drives the disk that it is on.
+    drivers: Vec<Driver>,
 }
 
 impl Remembered {
@@ -34,15 +35,10 @@ impl Remembered {
 }
 
 /// Remembers what was found out for an initramfs. A place that cannot be written costs only this.
-pub(super) fn remember(file: &Path, policy: &Policy, carried: &Policy, modules: &[String]) {
-    let known = Remembered::of(file, policy);
-    let boot_name = carried.image.device.to_string();
-    let before = known.as_ref().filter(|known| known.boot_name == boot_name);
-    // A driver that is built into one kernel is a module of another.
-    let mut all: Vec<String> = before.map(|known| known.modules.clone()).unwrap_or_default();
-    all.extend(modules.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
-    let now = Remembered { device: policy.image.device.to_string(), boot_name, modules: all };
-    if known.as_ref() != Some(&now)
+pub(super) fn remember(file: &Path, policy: &Policy, carried: &Policy, drivers: &[Driver]) {
+    let device = policy.image.device.to_string();
+    let now = Remembered { device, boot_name: carried.image.device.to_string(), drivers: drivers.to_vec() };
+    if Remembered::of(file, policy).as_ref() != Some(&now)
         && let Ok(bytes) = serde_json::to_vec(&now)
         && let Err(error) = replace(file, &bytes, 0o600)
     {
@@ -71,20 +67,14 @@ pub(super) fn carried_policy(file: &Path, policy: &Policy) -> Result<Policy, Tar
     }
 }
 
-/// The modules that the image device needed the last time, for where it is not there.
-pub(super) fn modules(file: &Path, policy: &Policy) -> Option<Vec<String>> {
-    let modules = Remembered::of(file, policy)?.modules;
-    warn(policy, "its modules are those of the initramfs that was built last");
-    Some(modules)
+/// What drove the image's disk the last time, for where it is not there.
+pub(super) fn drivers(file: &Path, policy: &Policy) -> Option<Vec<Driver>> {
+    Remembered::of(file, policy).map(|known| known.drivers)
 }
 
-fn warn(policy: &Policy, what: &str) {
-    log::warn!("image device {}: not there; {what}", policy.image.device);
-    // Hooks have no logger, and show what goes to stderr.
-    let _ = std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("dormouse: warning: image device {}: not there; {what}\n", policy.image.device),
-    );
+/// A line for whoever runs the tool that runs the hook.
+pub(super) fn warn(policy: &Policy, what: &str) {
+    let _ = writeln!(io::stderr(), "dormouse: warning: image device {}: not there; {what}", policy.image.device);
 }
 
 #[cfg(test)]
@@ -104,14 +94,15 @@ mod tests {
         let policy_of_image = policy(&image);
         // Nothing is known yet.
         assert!(carried_policy(&file, &policy_of_image).is_err());
-        assert_eq!(modules(&file, &policy_of_image), None);
+        assert_eq!(drivers(&file, &policy_of_image), None);
         let boot_name = "UUID=01234567-89ab-cdef-0123-456789abcdef@4096";
         let mut carried = policy_of_image.clone();
         carried.image.device = boot_name.parse().unwrap();
-        remember(&file, &policy_of_image, &carried, &["virtio_blk".into()]);
-        remember(&file, &policy_of_image, &carried, &["virtio_pci".into(), "virtio_blk".into()]);
+        let found = [Driver::Module("virtio_pci".into()), Driver::BuiltIn("virtio:d2v1".into())];
+        remember(&file, &policy_of_image, &carried, &found[..1]);
+        remember(&file, &policy_of_image, &carried, &found);
         assert_eq!(carried_policy(&file, &policy_of_image).unwrap(), carried);
-        assert_eq!(modules(&file, &policy_of_image).unwrap(), ["virtio_blk", "virtio_pci"]);
+        assert_eq!(drivers(&file, &policy_of_image).unwrap(), found);
         // Of another one, nothing.
         assert!(carried_policy(&file, &policy(&directory.path().join("other"))).is_err());
         // When it is there, what it is counts.
