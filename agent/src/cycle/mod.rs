@@ -2,6 +2,8 @@
 //! and wires the stages together; they do not import one another.
 
 pub mod boots;
+mod budget;
+pub mod drivers;
 pub mod evidence;
 pub mod export;
 pub mod hibernate;
@@ -11,6 +13,8 @@ mod leftover;
 pub(crate) mod lock;
 pub mod outcome;
 pub mod refusal;
+pub mod region_size;
+mod rehearsal;
 pub mod restore;
 pub mod resume;
 pub mod save;

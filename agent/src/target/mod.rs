@@ -144,7 +144,7 @@ impl Target {
         Image::open(self.blocks(access)?)
     }
 
-    /// What drives the disk that it is on: with that, [`Needs::of`] says what the initramfs of B and D must hold so that
+    /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must hold so that
     /// they reach it.
     ///
     /// # Errors

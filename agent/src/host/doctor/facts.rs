@@ -13,7 +13,11 @@ use dormouse_sys::kexec;
 use nix::errno::Errno;
 
 use crate::cycle::last::Last;
+use crate::cycle::region_size::{Needs, TooSmall};
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::mounted;
 use crate::host::doctor::next_boot::NextBoot;
 use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
@@ -56,7 +60,10 @@ pub(super) struct Facts {
     pub(super) is_crash_loaded: bool,
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
+    /// How large the region is to be; `None` without a policy.
+    pub(super) region_size: Option<Result<u64, TooSmall>>,
     pub(super) has_nvidia: bool,
+    pub(super) mounted: Result<Mounted, Unseen>,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -73,6 +80,7 @@ pub(super) struct Facts {
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
+    pub(super) devices: DeviceFacts,
 }
 
 /// Bytes.
@@ -143,6 +151,7 @@ impl Facts {
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
+        let iomem = Iomem::parse(&text("/proc/iomem"));
         let tool = Tool::detect(root);
         let load_disabled = number("/proc/sys/kernel/kexec_load_disabled") == Some(1);
         // -1 is no limit, and does not parse.
@@ -166,8 +175,13 @@ impl Facts {
                 free: meminfo("MemFree:"),
                 available: meminfo("MemAvailable:"),
             },
-            iomem: Iomem::parse(&text("/proc/iomem")),
+            region_size: known.map(|policy| {
+                let pages = iomem.as_ref().map_or(0, Iomem::ram_pages);
+                Needs::read(policy, pages).size(policy.region.size)
+            }),
+            iomem,
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
+            mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),
@@ -186,6 +200,7 @@ impl Facts {
                 is_allowed: allow_hibernation(root),
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
+            devices: DeviceFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),

@@ -10,9 +10,13 @@ use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
 use crate::cycle::boots::Fault;
+use crate::cycle::drivers::Undriven;
 use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::{Event, Last};
+use crate::cycle::region_size::TooSmall;
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
 use crate::host::doctor::next_boot::NextBoot;
@@ -61,7 +65,9 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
+        region_size: Some(Ok(128 << 20)),
         has_nvidia: false,
+        mounted: Ok(Mounted::default()),
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -99,6 +105,7 @@ fn ready() -> Facts {
             is_allowed: None,
         }),
         is_efi: false,
+        devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
     }
 }
 
@@ -174,6 +181,24 @@ fn a_machine_that_is_set_up_is_ready() {
     assert_eq!(diagnosis.verdict(), "this machine can be hibernated");
     assert!(diagnosis.ready && diagnosis.problems().is_empty(), "{diagnosis}");
     assert!(diagnosis.to_string().lines().all(|line| line.starts_with("[ ok ] ") || line == diagnosis.verdict()));
+}
+
+#[test]
+fn the_region_is_large_enough_and_off_the_kernel() {
+    let too_small = TooSmall { size: 64 << 20, enough: 92 << 20, cpus: 4 };
+    let facts = Facts { region_size: Some(Err(too_small)), ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["memory-map"]);
+    let found = check(&facts, "memory-map");
+    assert_eq!(found.found, "the region has 64 MiB, and 92 MiB are needed for this kernel, its initramfs and 4 CPUs");
+    assert_eq!(found.remedy.unwrap(), "set region.size to \"auto\", or to \"92M\" or more");
+    assert_eq!(check(&facts, "memory").state, State::Unknown);
+
+    assert!(check(&ready(), "memory-map").found.contains("place at 0x2000000-"));
+    // In less memory there is no other place.
+    let iomem = Iomem::parse(&IOMEM.replace("3ffdffff", "08ffffff"));
+    let facts = Facts { iomem, ..ready() };
+    assert_eq!(ids(&facts, State::Warning), ["memory-map"]);
+    assert!(check(&facts, "memory-map").found.contains("over the running kernel's own code"));
 }
 
 #[test]
@@ -309,6 +334,10 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
     assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
+    let thin = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
+    };
+    assert_eq!(failed(thin), ["filesystems"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -333,6 +362,12 @@ fn warns_of_settings() {
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
     assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
+    let allowed = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/mnt (ntfs3)".into()], ..Mounted::default() });
+        let text = "[image]\ndevice = \"/dev/vdb\"\n[resume]\nunsure = \"resume\"\n";
+        facts.policy = Ok(Policy::parse("policy", text).unwrap());
+    };
+    assert_eq!(warned(allowed), ["filesystems"]);
 }
 
 #[test]

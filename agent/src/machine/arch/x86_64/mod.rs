@@ -2,5 +2,7 @@
 
 mod cpuinfo;
 mod features;
+mod madt;
 
 pub use cpuinfo::identify;
+pub use madt::cpus as cpus_of_firmware;
