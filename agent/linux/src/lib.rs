@@ -15,6 +15,7 @@ pub mod kernel_config;
 pub mod kernels;
 pub mod kmod;
 pub mod kmsg;
+pub mod luks;
 pub mod memory_watch;
 pub mod mountinfo;
 pub mod plymouth;

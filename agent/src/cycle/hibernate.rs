@@ -21,7 +21,7 @@ use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
-use crate::cycle::region_size;
+use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -43,6 +43,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to write over a session that waits in the image.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -113,6 +115,7 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
@@ -121,6 +124,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
+        waiting::refuse(&image, options.force)?;
+        evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
@@ -149,6 +154,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
+    let _mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
@@ -190,6 +196,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
+    if report.outcome == Outcome::Resumed {
+        evidence::record_resumed(&name);
+    }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }

@@ -15,8 +15,10 @@ use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::TooSmall;
+use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
@@ -541,6 +543,8 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))
         .or_else(|| of::<Unready>(error))
+        .or_else(|| of::<NoEvidence>(error))
+        .or_else(|| of::<Waiting>(error))
 }
 
 /// Why a hibernation does not begin, where it is not the machine's fault.
@@ -548,7 +552,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
 #[non_exhaustive]
 pub enum Unready {
     /// Another hibernation is under way.
-    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
+    #[error("another `dormouse` that hibernates or changes an image is running")]
     Busy,
     /// The lock that keeps two of them apart.
     #[error("{}: cannot lock it", path.display())]

@@ -8,7 +8,8 @@ use dormouse_linux::{kmsg, procfs};
 
 use crate::console::phase::Phase;
 use crate::cycle::disk;
-use crate::cycle::last::{Event, Last};
+use crate::cycle::evidence::{self, Found};
+use crate::cycle::last::Last;
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
@@ -33,25 +34,23 @@ use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     kmsg::init();
     disk::record(policy);
-    let result = look_and_resume(policy);
-    match &result {
-        Ok(outcome) => Last::record(Event::Resume, outcome.id(), &outcome.to_string(), None),
-        Err(error) => {
-            let complaint = Complaint::of(error);
-            Last::record(Event::Resume, complaint.id_or("failed"), &complaint.to_string(), None);
-        }
-    }
+    let mut found = Found::nothing_yet(policy);
+    let result = look_and_resume(policy, &mut found);
+    let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
+    evidence::record(ended, found);
     result
 }
 
-fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
+fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     if let Some(mistake) = &switches.mistake {
         log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
     }
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
+    let opened = open(policy, IfFile::Refuse);
+    found.look(&opened);
+    let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
             return Ok(ResumeOutcome::NoImage { device, state: None });
         }

@@ -47,6 +47,8 @@ policy! {
         disk: Option<DiskIdentity> = Disk, default None;
         /// How long B, C and D wait for it to appear.
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
+        /// Whether its data are taken off the disk when the session in it goes on or was given up.
+        wipe: bool = Flag, default true;
     }
 
     /// `[region]`: the memory that B and D live in.

@@ -37,7 +37,12 @@ fn mentions(text: &str, term: &str) -> bool {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), disk: None, wait: Duration::from_secs(10) },
+        image: ImagePolicy {
+            device: "/dev/vda".parse().unwrap(),
+            disk: None,
+            wait: Duration::from_secs(10),
+            wipe: true,
+        },
         region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
@@ -67,7 +72,7 @@ fn reads_every_key() {
     let text = "
         image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
             disk = 'usb serial=1:2:3:0 partition=a-b removable',
-            wait = 0 }
+            wait = 0, wipe = false }
         [region]
         size = '1G'
         address = '4G'
@@ -102,6 +107,7 @@ fn reads_every_key() {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
+            wipe: false,
         },
         region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {

@@ -3,9 +3,9 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_devices,
-    machines_identity, machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks,
-    save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
+    machines_devices, machines_identity, machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a,
+    resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -54,6 +54,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard free_pages::a_kernel_that_expects_zeroes_in_its_free_pages_finds_them,
     Standard free_pages::a_kernel_that_checks_its_free_pages_finds_them_as_they_were,
     Standard image_file::files_that_will_not_do,
+    Standard machines_boots::only_what_was_found_is_relied_on_and_nothing_is_left,
     Standard machines_devices::a_balloon_persistent_memory_and_s4,
     Standard machines_devices::a_watchdog_that_runs_and_a_disk_with_a_cache,
     Standard machines::a_cpu_that_user_space_brings_up,

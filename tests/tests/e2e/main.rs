@@ -13,6 +13,7 @@ mod free_pages;
 mod image_file;
 mod images;
 mod machines;
+mod machines_boots;
 mod machines_devices;
 mod machines_identity;
 mod machines_layers;

@@ -64,7 +64,8 @@ fn a_machine_without_obstacles_passes() {
     assert_eq!(in_resume("noresume", false, Then::Return), None);
     // A mistake changes nothing.
     assert_eq!(in_resume("dormouse=maybe dormouse.x=y", true, Then::PowerOff), None);
-    let looked = Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None };
+    let looked =
+        Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None, found: None };
     assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
 }
 
@@ -182,6 +183,7 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(unready.map(Into::into));
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
+    all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
     all.extend(target_errors().into_iter().map(Into::into));
     all
 }

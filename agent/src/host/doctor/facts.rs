@@ -9,7 +9,7 @@ use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
-use dormouse_linux::{block, bzimage_release, memory_watch};
+use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
 
@@ -17,9 +17,10 @@ use crate::cycle::disk;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
-use crate::host::boot_initramfs::{self, Tool};
+use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::mounted;
+use crate::host::doctor::next_boot::NextBoot;
 use crate::host::initramfs::needs;
 use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
@@ -80,6 +81,7 @@ pub(super) struct Facts {
     pub(super) hook: Result<(), String>,
     pub(super) boot_initramfs: Option<(PathBuf, SystemTime)>,
     pub(super) resume: Option<Last>,
+    pub(super) next_boot: NextBoot,
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
@@ -196,9 +198,10 @@ impl Facts {
             agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
-            boot_initramfs: boot_initramfs::of_release(root, &uname.release)
+            boot_initramfs: kernels::initramfs_of(root, &uname.release)
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
+            next_boot: NextBoot::read(known),
             swap: Swap::read(),
             systemd: Path::new("/run/systemd/system").exists().then(|| Systemd {
                 routing: Routing::read(root),

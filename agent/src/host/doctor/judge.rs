@@ -13,7 +13,7 @@ use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State, mounted};
+use crate::host::doctor::{Check, State, mounted, next_boot};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
@@ -50,6 +50,9 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         boot_hook(facts),
         boot_initramfs(facts),
         resume_hook(facts),
+        next_boot::evidence(facts),
+        next_boot::kernels(facts),
+        next_boot::in_clear(facts),
         command_line(facts),
         kernel_resume(facts),
         nvidia(facts),
@@ -83,7 +86,7 @@ impl Question {
         self.check(State::Warning, found, Some(remedy.into()))
     }
 
-    fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Failed, found, Some(remedy.into()))
     }
 
@@ -95,7 +98,7 @@ impl Question {
         self.unknown("only root can see it", AS_ROOT)
     }
 
-    fn needs_policy(self) -> Check {
+    pub(super) fn needs_policy(self) -> Check {
         self.unknown("there is no policy that could be read", SETUP)
     }
 
