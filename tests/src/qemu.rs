@@ -235,8 +235,8 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         add("-device", "i6300esb".into());
         add("-action", "watchdog=reset".into());
     }
-    // A link that is up and leads nowhere. The disk is what boots, so the card needs no program for that.
-    add("-netdev", "hubport,id=link,hubid=0".into());
+    // A link that is up and leads no further than QEMU. The disk is what boots, so the card needs no program for that.
+    add("-netdev", "user,id=link,restrict=on".into());
     add("-device", "virtio-net-pci,netdev=link,id=link-device,mac=52:54:00:12:34:56,romfile=".into());
     add("-kernel", files.kernel.clone().into());
     add("-initrd", files.initramfs.clone().into());

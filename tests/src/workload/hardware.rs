@@ -20,7 +20,7 @@ pub struct Hardware {
     pub rtc: Option<Rtc>,
     /// Whether the power button's ACPI event is enabled, in the kernel's word, where there is such an event.
     pub power_button: Option<String>,
-    /// The network links but the loopback.
+    /// The links of network devices.
     pub links: Vec<Link>,
     /// The machine's own IPv4 addresses.
     pub addresses: Vec<String>,
@@ -156,7 +156,8 @@ fn button_state(text: &str) -> String {
 
 fn links(directory: &Path) -> Vec<Link> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name != "lo");
+    let names = names.filter(|entry| entry.path().join("device").exists());
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     let mut links: Vec<Link> = names
         .map(|name| {
             let read = |file: &str| fs::read_to_string(directory.join(&name).join(file)).ok();

@@ -155,11 +155,9 @@ const REFUSED: i32 = 3;
 /// Shows why, and that the session goes on.
 fn refused(guest: &mut Guest, screen: &Screen, before: &Report, output: &Output) -> Result<Ending> {
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-    let text = |key: &str| json[key].as_str().map(str::to_owned);
-    screen.say('A', &format!("refused ({})", text("id").unwrap_or_else(|| "no identifier".to_owned())));
-    // What a user reads; programs read the JSON.
-    let printed = [output.stderr.trim(), text("message").as_deref().unwrap_or_default()].join("\n");
-    println!("\n{}", printed.trim());
+    screen.say('A', &format!("refused ({})", json["id"].as_str().unwrap_or("without an identifier")));
+    let printed = output.stderr.trim();
+    println!("\n{}", if printed.is_empty() { output.stdout.trim() } else { printed });
     let broken: Vec<String> = cycle::settle(guest, before)?
         .into_iter()
         .filter(|proof| !proof.holds)
