@@ -137,6 +137,10 @@ struct HibernateArgs {
     #[arg(long)]
     trust_boot: bool,
 
+    /// Hibernate although another kernel is loaded for `kexec -e` or a reboot by kexec; it is unloaded
+    #[arg(long)]
+    force: bool,
+
     /// Run systemd's system-sleep hooks before and after, as systemd-sleep does; `systemctl hibernate` uses this
     #[arg(long)]
     system_sleep: bool,
@@ -358,8 +362,8 @@ impl fmt::Display for Hibernation<'_> {
 
 fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow::Result<ExitStatus> {
     let policy = Policy::load(config).map_err(|error| Complaint::refused(&error.into()))?;
-    let HibernateArgs { then, trust_kernel, trust_boot, .. } = *arguments;
-    let options = hibernate::Options { then, trust_kernel, trust_boot };
+    let HibernateArgs { then, trust_kernel, trust_boot, force, .. } = *arguments;
+    let options = hibernate::Options { then, trust_kernel, trust_boot, force };
     let sleep = || hibernate::run(&policy, options);
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
     let (outcome, status) = match report.outcome {

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::around::{self, Around};
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
@@ -39,6 +40,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to replace a kernel that is loaded for `kexec -e`.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -111,6 +114,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
+    around::refuse_loaded(options.force)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
@@ -131,7 +135,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
-    let low = session.low.clone();
+    let (low, save_id) = (session.low.clone(), session.save_id);
     let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
@@ -144,6 +148,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
+    let around = Around::begin()?;
     if let Some(splash) = &mut splash {
         splash.hide();
     }
@@ -163,10 +168,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
     // again.
     drop(loaded);
-    jumped.map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
-        _ => JumpError::Jump(error),
-    })?;
+    let before = around.end(jumped, &save_id, &page.read())?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
     let report = report.map_err(JumpError::NoReport);
@@ -175,15 +177,16 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let report = report?;
+    let report = Report { before: Some(before), ..report? };
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the
-/// device failed it at just that moment, with the image complete in one of the commit record's slots.
+/// device failed it at just that moment, with the image complete in one of the commit record's slots. The device may
+/// take its time to be there again.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Trust };
     let Opened { target, mut image } = target::open(&policy.image.device, how)?;
     if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::cycle::last::Last;
 use crate::host::boot_initramfs::{self, Tool};
+use crate::host::doctor::drivers::Drivers;
 use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
@@ -55,7 +56,7 @@ pub(super) struct Facts {
     pub(super) is_crash_loaded: bool,
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
-    pub(super) has_nvidia: bool,
+    pub(super) drivers: Drivers,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -138,6 +139,7 @@ impl Facts {
     /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
         let uname = Uname::read().unwrap_or_default();
+        let config = KernelConfig::of_running(&uname.release);
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
@@ -148,7 +150,8 @@ impl Facts {
         Facts {
             machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
-            config: KernelConfig::of_running(&uname.release),
+            drivers: Drivers::read(config.as_ref()),
+            config,
             jump: jump(load_disabled, load_limit),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
@@ -165,7 +168,6 @@ impl Facts {
                 available: meminfo("MemAvailable:"),
             },
             iomem: Iomem::parse(&text("/proc/iomem")),
-            has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),

@@ -11,6 +11,7 @@ use dormouse_linux::kernel_config::KernelConfig;
 use super::*;
 use crate::cycle::last::{Event, Last};
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
 use crate::host::systemd::Routing;
@@ -58,7 +59,7 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
-        has_nvidia: false,
+        drivers: Drivers { can_be_told: true, ..Drivers::default() },
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -302,6 +303,8 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
     assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
+    assert_eq!(failed(|facts| facts.is_loaded = true), ["kexec-loaded"]);
+    assert_eq!(failed(|facts| facts.drivers.virtio_mem.push("virtio1".into())), ["virtio-mem"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -319,13 +322,12 @@ fn warns_of_settings() {
         ids(&facts, State::Warning)
     };
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
-    assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
     assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
-    assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
+    assert_eq!(warned(|facts| facts.drivers.can_be_told = false), ["driver-events"]);
 }
 
 #[test]
