@@ -82,7 +82,8 @@ fn make_node(number: &Path) -> Result<(), Unannounced> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(Unannounced::Unsupported),
         text => text.map_err(Unannounced::NoNode)?,
     };
-    let number = text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let number =
+        text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     let (major, minor) = number.ok_or_else(|| Unannounced::NoNode(ErrorKind::InvalidData.into()))?;
     match mknod(NODE, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(major, minor)) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),

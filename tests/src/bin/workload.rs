@@ -36,6 +36,8 @@ enum Command {
     },
     /// Copy a file by copy_file_range(2), which shares its blocks where the filesystem can.
     Clone { from: PathBuf, to: PathBuf },
+    /// Mount a filesystem in user space that never answers, and stay.
+    SilentFilesystem { directory: PathBuf },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Clone { from, to } => {
             std::fs::copy(from, to).map(|_| ExitCode::SUCCESS).context("the copy cannot be made")
         }
+        Command::SilentFilesystem { directory } => workload::silent::serve(&directory).map(|()| ExitCode::SUCCESS),
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {
             churn::children::child(io::stdin().lock(), io::stdout().lock(), Duration::from_millis(millis))

@@ -3,8 +3,8 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, power_cuts, refusals,
-    refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_jump, power_cuts,
+    refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -53,6 +53,9 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard free_pages::a_count_that_does_not_fit_makes_b_store_every_page,
     Standard image_file::files_that_will_not_do,
     Standard machines::a_cpu_that_user_space_brings_up,
+    Standard machines_jump::drivers_are_told_and_the_power_button_works,
+    Standard machines_jump::a_copy_of_an_image_draws_other_random_numbers,
+    Standard machines_jump::virtio_mem_refuses,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,

@@ -13,6 +13,7 @@ mod free_pages;
 mod image_file;
 mod images;
 mod machines;
+mod machines_jump;
 mod power_cuts;
 mod refusals;
 mod refused_in_a;

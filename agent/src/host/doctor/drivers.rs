@@ -64,7 +64,8 @@ impl Drivers {
     }
 
     fn notifiers(&self) -> Check {
-        let question = question("driver-events", "Drivers that are told of a hibernation save what is in their devices.");
+        let question =
+            question("driver-events", "Drivers that are told of a hibernation save what is in their devices.");
         match self.can_be_told {
             true => question.ok("the kernel tells its drivers of a hibernation"),
             false => question.warning("the kernel lacks CONFIG_HIBERNATION_SNAPSHOT_DEV", SNAPSHOT_DEV),
@@ -134,7 +135,9 @@ impl Drivers {
             Some(seconds) => question.check(
                 State::Warning,
                 format!("a driver has only {seconds} s to freeze (CONFIG_DPM_WATCHDOG_TIMEOUT)"),
-                Some("boot a kernel with CONFIG_DPM_WATCHDOG_TIMEOUT=60 or more, or without CONFIG_DPM_WATCHDOG".into()),
+                Some(
+                    "boot a kernel with CONFIG_DPM_WATCHDOG_TIMEOUT=60 or more, or without CONFIG_DPM_WATCHDOG".into(),
+                ),
             ),
         }
     }
