@@ -420,7 +420,7 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs, output: Output) -> an
         modules_dir: arguments.modules_dir.clone(),
     };
     if arguments.list_modules {
-        return output.list("modules", needs::list_modules(policy, &options)?);
+        return output.list("modules", needs::list_modules(policy, &options)?.all().cloned());
     }
     output.show(&save_kernel::run(policy, &options, arguments.output.as_deref())?)
 }

@@ -9,19 +9,20 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
+use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
 use crate::cycle::region_size;
-use crate::filesystems;
-use crate::handoff::mailbox::{self, FreePages};
+use crate::filesystems::{self, Mounted};
+use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
@@ -128,13 +129,18 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let memory = machine.iomem.frames_outside(&region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
-    let session = session(&machine, image, region, low, memory, mailbox)?;
+    let mounted = mounted(policy, then)?;
+    let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let low = session.low.clone();
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
+    let disks = drivers::disks_of_session();
+    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
+    drivers::warn_of_undriven(policy);
+    let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
@@ -153,6 +159,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if self::image(policy)?.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
+    drivers::flush(&disks);
+    let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
+    page.write(mailbox::WATCHDOG, &watchdog);
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
@@ -218,6 +228,20 @@ fn image(policy: &Policy) -> anyhow::Result<Image> {
     Ok(target::open(&policy.image.device, how)?.image)
 }
 
+/// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
+/// its filesystems, unless the policy takes that upon itself or nothing is ever resumed.
+fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let mounted = filesystems::of_session()?;
+    refusal::refuse(refusal::in_filesystems(&mounted.unsure, policy.resume.unsure, then))?;
+    if !mounted.unsure.is_empty() {
+        let list = mounted.unsure.join(", ");
+        log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
+    }
+    Ok(mounted)
+}
+
 /// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
 fn session(
     machine: &Machine,
@@ -226,12 +250,10 @@ fn session(
     low: Vec<PhysRange>,
     memory: Vec<PfnRange>,
     mailbox: Mailbox,
+    mounted: Mounted,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = Uname::read()?;
-    // What is still to be written could be a superblock.
-    nix::unistd::sync();
-    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
@@ -245,8 +267,8 @@ fn session(
         ram: memory,
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
-        filesystems,
-        swap_areas: Vec::new(),
+        filesystems: mounted.filesystems,
+        swap_areas: mounted.swap_areas,
         cpu: machine.cpu.clone(),
         kernel_release: uname.release,
         kernel_version: uname.version,

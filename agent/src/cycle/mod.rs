@@ -2,6 +2,7 @@
 //! and wires the stages together; they do not import one another.
 
 mod budget;
+pub mod drivers;
 pub mod export;
 pub mod hibernate;
 pub mod last;

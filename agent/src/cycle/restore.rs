@@ -13,6 +13,7 @@ use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::cycle::verdict::ATTEMPTS;
 use crate::handoff::arguments::WayBack;
+use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::report::{Half, Outcome, Report};
 use crate::handoff::task::RestoreTask;
 use crate::machine::iomem::Iomem;
@@ -25,13 +26,17 @@ use crate::target::{self, IfFile, Opened, Opening};
 use crate::{launch, machine, pipeline};
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
-/// but to jump. `alive` is called whenever something got done.
+/// but to jump; A may believe that a watchdog runs. `alive` is called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps memory from being exactly A's. Where another try cannot do better, or none is left, the image is
 /// marked as failed with the reason, so that the next boot is an ordinary one and reports why. Otherwise the next boot
 /// tries again.
-pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+pub fn run(
+    task: RestoreTask<'_>,
+    policy: &Policy,
+    alive: &dyn Fn(),
+) -> anyhow::Result<(WayBack, Option<ArmedWatchdog>)> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
     alive();
@@ -58,7 +63,12 @@ fn after(error: &anyhow::Error, commit: &Commit) -> State {
     if is_damage || commit.attempts >= ATTEMPTS { State::Failed } else { State::Restoring }
 }
 
-fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+fn restore(
+    task: RestoreTask<'_>,
+    policy: &Policy,
+    image: &mut Image,
+    alive: &dyn Fn(),
+) -> anyhow::Result<(WayBack, Option<ArmedWatchdog>)> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
@@ -114,7 +124,11 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(way)
+    let watchdog = deliver::armed_watchdog_in(&header.session, &memory).unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        None
+    });
+    Ok((way, watchdog))
 }
 
 #[cfg(test)]

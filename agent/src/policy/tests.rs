@@ -52,9 +52,10 @@ fn defaults() {
             verify: Verify::Off,
             escape: true,
             then: Then::PowerOff,
+            power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -80,12 +81,14 @@ fn reads_every_key() {
         verify = 'memory'
         escape = false
         then = 'return'
+        power = 'platform'
         [pipeline]
         threads = 256
         memory = '1G'
         [resume]
         enabled = false
         mismatch = 'keep'
+        unsure = 'resume'
         [guard]
         stall = 0
         watchdog = false
@@ -111,9 +114,10 @@ fn reads_every_key() {
             verify: Verify::Memory,
             escape: false,
             then: Then::Return,
+            power: Power::Platform,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
-        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
+        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };

@@ -1,4 +1,4 @@
-//! What B and D need to reach a block device: kernel modules, from its chain of devices in sysfs.
+//! What B and D need to reach a block device or a watchdog: kernel modules, from its chain of devices in sysfs.
 //!
 //! A disk's directory lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that
 //! looks is the one that runs, and the modules are for another, which may have been built otherwise: a driver that is a
@@ -11,6 +11,7 @@ use std::path::Path;
 
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
+use dormouse_linux::watchdogs::HardwareWatchdog;
 
 /// What an initramfs must hold for a target to be reached from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,9 +25,21 @@ impl Needs {
     ///
     /// # Errors
     /// The modules cannot be looked through.
-    pub(super) fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+    pub fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+        Needs::of_ways(hardware.ways(), directory)
+    }
+
+    /// What a watchdog needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub fn of_watchdog(watchdog: &HardwareWatchdog, directory: &Path) -> Result<Needs, ModulesError> {
+        Needs::of_ways(watchdog.ways(), directory)
+    }
+
+    fn of_ways<'a>(ways: impl Iterator<Item = &'a Path>, directory: &Path) -> Result<Needs, ModulesError> {
         let mut names = BTreeSet::new();
-        for link in hardware.ways() {
+        for link in ways {
             match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
                 (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
                 (Err(_), Ok(modalias)) if link.join("driver").exists() => {

@@ -3,8 +3,9 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_second_kernel,
-    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_devices,
+    machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
+    shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -40,6 +41,8 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard exactness::of_1_gib_all_but_the_free_pages_comes_back,
     Standard exactness::of_1_gib_every_page_comes_back,
     Standard resume_checks::filesystems_that_were_written_elsewhere,
+    Standard machines_layers::written_below_layers_and_in_a_swap_area,
+    Standard machines_layers::what_cannot_be_compared,
     Standard aborts::a_policy_that_b_cannot_honour_brings_the_session_back,
     Quick aborts::a_device_that_is_too_small_and_then_one_that_is_not,
     Standard cycles::one_cpu_and_768_mib,
@@ -50,8 +53,9 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard free_pages::a_kernel_that_zeroes_what_it_hands_out_does_not_see_what_was_left_alone,
     Standard free_pages::a_kernel_that_expects_zeroes_in_its_free_pages_finds_them,
     Standard free_pages::a_kernel_that_checks_its_free_pages_finds_them_as_they_were,
-    Standard free_pages::a_count_that_does_not_fit_makes_b_store_every_page,
     Standard image_file::files_that_will_not_do,
+    Standard machines_devices::a_balloon_persistent_memory_and_s4,
+    Standard machines_devices::a_watchdog_that_runs_and_a_disk_with_a_cache,
     Standard machines::a_cpu_that_user_space_brings_up,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,

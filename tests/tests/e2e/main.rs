@@ -13,6 +13,8 @@ mod free_pages;
 mod image_file;
 mod images;
 mod machines;
+mod machines_devices;
+mod machines_layers;
 mod machines_second_kernel;
 mod power_cuts;
 mod refusals;

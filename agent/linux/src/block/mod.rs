@@ -1,6 +1,9 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
 mod hardware;
+mod in_use;
+pub mod layers;
+mod names;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +13,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
+pub use in_use::{Disk, all_disks, disks_in_use};
+pub use names::Names;
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";

@@ -14,7 +14,10 @@ use nix::errno::Errno;
 
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::{self, Tool};
+use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::mounted;
 use crate::host::initramfs::needs;
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
@@ -59,6 +62,7 @@ pub(super) struct Facts {
     /// How large the region is to be; `None` without a policy.
     pub(super) region_size: Option<Result<u64, TooSmall>>,
     pub(super) has_nvidia: bool,
+    pub(super) mounted: Result<Mounted, Unseen>,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -74,6 +78,7 @@ pub(super) struct Facts {
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
+    pub(super) devices: DeviceFacts,
 }
 
 /// Bytes.
@@ -174,6 +179,7 @@ impl Facts {
             }),
             iomem,
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
+            mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),
@@ -191,6 +197,7 @@ impl Facts {
                 is_allowed: allow_hibernation(root),
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
+            devices: DeviceFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),

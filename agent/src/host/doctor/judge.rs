@@ -11,8 +11,9 @@ use crate::cycle::refusal::{self, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State};
+use crate::host::doctor::{Check, State, mounted};
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
 use crate::policy::Policy;
@@ -50,18 +51,20 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         command_line(facts),
         kernel_resume(facts),
         nvidia(facts),
+        mounted::check(facts),
     ];
+    checks.extend(devices::checks(facts));
     checks.extend(systemd(facts));
     checks
 }
 
 /// A check that is about to be judged.
-struct Question {
+pub(super) struct Question {
     id: &'static str,
     why: &'static str,
 }
 
-const fn question(id: &'static str, why: &'static str) -> Question {
+pub(super) const fn question(id: &'static str, why: &'static str) -> Question {
     Question { id, why }
 }
 
@@ -70,11 +73,11 @@ impl Question {
         Check { id: self.id, state, found: found.into(), why: self.why, remedy }
     }
 
-    fn ok(self, found: impl Into<String>) -> Check {
+    pub(super) fn ok(self, found: impl Into<String>) -> Check {
         self.check(State::Ok, found, None)
     }
 
-    fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Warning, found, Some(remedy.into()))
     }
 
@@ -82,11 +85,11 @@ impl Question {
         self.check(State::Failed, found, Some(remedy.into()))
     }
 
-    fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Unknown, found, Some(remedy.into()))
     }
 
-    fn needs_root(self) -> Check {
+    pub(super) fn needs_root(self) -> Check {
         self.unknown("only root can see it", AS_ROOT)
     }
 
@@ -95,7 +98,7 @@ impl Question {
     }
 
     /// Fails with what `dormouse hibernate` would refuse with.
-    fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
+    pub(super) fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
         self.failed(in_full(refusal), refusal.remedy().unwrap_or_else(|| "see `dormouse hibernate`".to_owned()))
     }
 }

@@ -8,8 +8,10 @@
 //! can be tested with what was recorded on others. What `dormouse hibernate` refuses is judged by the same code
 //! ([`crate::cycle::refusal`]).
 
+mod devices;
 mod facts;
 mod judge;
+mod mounted;
 
 use std::fmt;
 use std::path::Path;

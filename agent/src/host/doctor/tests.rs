@@ -9,9 +9,12 @@ use dormouse_image::State as Image;
 use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
+use crate::cycle::drivers::Undriven;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::region_size::TooSmall;
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
 use crate::host::systemd::Routing;
@@ -61,6 +64,7 @@ fn ready() -> Facts {
         iomem: Iomem::parse(IOMEM),
         region_size: Some(Ok(128 << 20)),
         has_nvidia: false,
+        mounted: Ok(Mounted::default()),
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -96,6 +100,7 @@ fn ready() -> Facts {
             is_allowed: None,
         }),
         is_efi: false,
+        devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
     }
 }
 
@@ -330,6 +335,10 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
     assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
+    let thin = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
+    };
+    assert_eq!(failed(thin), ["filesystems"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -354,6 +363,12 @@ fn warns_of_settings() {
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
     assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
+    let allowed = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/mnt (ntfs3)".into()], ..Mounted::default() });
+        let text = "[image]\ndevice = \"/dev/vdb\"\n[resume]\nunsure = \"resume\"\n";
+        facts.policy = Ok(Policy::parse("policy", text).unwrap());
+    };
+    assert_eq!(warned(allowed), ["filesystems"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use dormouse_linux::cpio::{Archive, CpioError};
 use dormouse_linux::kmod::Module;
 use goblin::elf::Elf;
 use manifest::{Content, ITEMS, Item};
+use needs::Carried;
 use thiserror::Error;
 
 use crate::handoff::places::MODULES_DIR;
@@ -49,11 +50,11 @@ pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
     Ok(policy)
 }
 
-/// Builds the initramfs: `init` is the static program that becomes PID 1, `modules` are in loading order.
+/// Builds the initramfs: `init` is the static program that becomes PID 1.
 ///
 /// # Errors
 /// `init` is not a static ELF program, or the archive's form cannot hold something.
-pub fn build(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, InitramfsError> {
+pub fn build(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Vec<u8>, InitramfsError> {
     check_static(init)?;
     compress(&archive(policy, init, modules)?)
 }
@@ -67,18 +68,22 @@ fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
     }
 }
 
-fn archive(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, CpioError> {
-    let list: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
+fn archive(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Vec<u8>, CpioError> {
+    let list = |modules: &[Module]| {
+        modules.iter().map(|module| format!("{}\n", module.file_name)).collect::<String>().into_bytes()
+    };
     let fixed = ITEMS.into_iter().fold(Archive::new(), |archive, item| match item {
         Item::Dir(path) => archive.dir(path, 0o755),
         Item::Node { path, mode, number: (major, minor) } => archive.node(path, mode, major, minor),
         Item::File { path, mode, content } => match content {
             Content::Init => archive.file(path, mode, init),
             Content::Policy => archive.file(path, mode, policy.to_toml().into_bytes()),
-            Content::Modules => archive.file(path, mode, list.clone().into_bytes()),
+            Content::Modules => archive.file(path, mode, list(&modules.target)),
+            Content::Watchdogs => archive.file(path, mode, list(&modules.watchdogs)),
+            Content::Disks => archive.file(path, mode, list(&modules.disks)),
         },
     });
-    let with_modules = modules.iter().fold(fixed, |archive, module| {
+    let with_modules = modules.all().fold(fixed, |archive, module| {
         archive.file(&format!("{MODULES_DIR}/{}", module.file_name), 0o644, module.bytes.as_slice())
     });
     with_modules.finish()
