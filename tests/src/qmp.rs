@@ -65,6 +65,22 @@ impl Monitor {
         self.execute("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(|_| ())
     }
 
+    /// Plugs a device in: the properties of a `-device`.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn plug(&mut self, device: Value) -> Result<()> {
+        self.execute("device_add", device).map(|_| ())
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.execute("system_powerdown", json!({})).map(|_| ())
+    }
+
     /// Pulls a device out.
     ///
     /// # Errors

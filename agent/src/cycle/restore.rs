@@ -16,29 +16,38 @@ use crate::handoff::arguments::WayBack;
 use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::report::{Half, Outcome, Report};
 use crate::handoff::task::RestoreTask;
-use crate::machine::iomem::Iomem;
+use crate::machine::acpi::UnderTables;
+use crate::machine::iomem::{Iomem, subtract};
 use crate::memory::deliver;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
+use crate::memory::under_tables::KeptAside;
 use crate::pipeline::PipelineError;
 use crate::policy::Policy;
 use crate::store::{Access, Image, Reader};
 use crate::target::{self, IfFile, Opened, Opening};
 use crate::{launch, machine, pipeline};
 
+/// A session that is back in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Where it goes on.
+    pub way: WayBack,
+    /// Whether the way is loaded together with memory that only the jump may write: no other jump will do.
+    pub is_loaded: bool,
+    /// The watchdog that A believes runs.
+    pub watchdog: Option<ArmedWatchdog>,
+}
+
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
-/// but to jump; A may believe that a watchdog runs. `alive` is called whenever something got done.
+/// but to jump. `alive` is called whenever something got done.
 ///
 /// # Errors
 /// Anything that keeps memory from being exactly A's. Where another try cannot do better, or none is left, the image is
 /// marked as failed with the reason, so that the next boot is an ordinary one and reports why. Otherwise the next boot
 /// tries again.
-pub fn run(
-    task: RestoreTask<'_>,
-    policy: &Policy,
-    alive: &dyn Fn(),
-) -> anyhow::Result<(WayBack, Option<ArmedWatchdog>)> {
+pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
+    let Opened { target: place, mut image } = target::open_on(&task.order.image, policy.image.disk.as_ref(), how)?;
     alive();
     screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);
@@ -63,12 +72,7 @@ fn after(error: &anyhow::Error, commit: &Commit) -> State {
     if is_damage || commit.attempts >= ATTEMPTS { State::Failed } else { State::Restoring }
 }
 
-fn restore(
-    task: RestoreTask<'_>,
-    policy: &Policy,
-    image: &mut Image,
-    alive: &dyn Fn(),
-) -> anyhow::Result<(WayBack, Option<ArmedWatchdog>)> {
+fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
@@ -83,8 +87,10 @@ fn restore(
     machine::demand_all_cpus(header.session.cpu.online)?;
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
-    let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
-    let memory = PhysicalMemory::open(&frames)?;
+    let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
+    let under = UnderTables::of(&header.session, &running.firmware);
+    let frames = Restorable::new(&subtract(&header.session.ram, &under.all()), &own, &running)?;
+    let memory = KeptAside::new(PhysicalMemory::open(&frames)?, &under);
 
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
@@ -102,7 +108,13 @@ fn restore(
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };
-    launch::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
+    let by_jump = memory.by_jump();
+    let is_loaded = !by_jump.is_empty();
+    if is_loaded {
+        let bytes: u64 = by_jump.iter().map(|segment| segment.size).sum();
+        log::info!("{}: {bytes} bytes under ACPI tables that have moved come with the jump", Phase::RestoreWrite);
+    }
+    launch::load_bridge(way, by_jump).context("the bridge into the saved kernel could not be loaded")?;
 
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
@@ -128,7 +140,7 @@ fn restore(
         log::warn!("{error:#}");
         None
     });
-    Ok((way, watchdog))
+    Ok(Restored { way, is_loaded, watchdog })
 }
 
 #[cfg(test)]
@@ -140,7 +152,7 @@ mod tests {
     use anyhow::anyhow;
     use dormouse_image::{Block, Uuid};
 
-    fn commit(attempts: u32) -> Commit {
+    fn commit(attempts: u16) -> Commit {
         Commit { attempts, ..Commit::empty(Uuid([1; 16])) }
     }
 

@@ -48,7 +48,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, image } = target::open(&task.order.image, how)?;
+    let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;
     alive();

@@ -129,6 +129,14 @@ impl Loaded {
     }
 }
 
+/// Unloads what a process left loaded that was killed before it could.
+///
+/// # Errors
+/// What `kexec_load(2)` reports.
+pub fn unload() -> io::Result<()> {
+    kexec::unload()
+}
+
 impl Drop for Loaded {
     fn drop(&mut self) {
         if let Err(error) = kexec::unload() {

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::{
-    AbsolutePath, Address, Arguments, Device, Flag, Kind, Number, Seconds, SecondsOrNever, Size, SizeOrAuto, Words,
+    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, Number, Seconds, SecondsOrNever, Size, SizeOrAuto,
+    Words,
 };
 use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
@@ -41,8 +43,12 @@ policy! {
     image: ImagePolicy {
         /// The device that holds the image.
         device: ImageDevice = Device, required;
+        /// The disk that it must lie on, as an initramfs that carries this policy records it; `None` for any.
+        disk: Option<DiskIdentity> = Disk, default None;
         /// How long B, C and D wait for it to appear.
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
+        /// Whether its data are taken off the disk when the session in it goes on or was given up.
+        wipe: bool = Flag, default true;
     }
 
     /// `[region]`: the memory that B and D live in.

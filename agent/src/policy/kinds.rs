@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::kernel_args;
 use dormouse_linux::units::{format_bytes, parse_bytes};
 #[cfg(test)]
@@ -363,6 +364,29 @@ impl Kind for Device {
         ]
         .prop_filter_map("a device", |text| text.parse().ok())
         .boxed()
+    }
+}
+
+/// A disk, by what it reports of itself, or none.
+pub(super) struct Disk;
+
+impl Kind for Disk {
+    type Written = String;
+    type Value = Option<DiskIdentity>;
+
+    fn check(&self, written: String) -> Result<Option<DiskIdentity>, Problem> {
+        Ok(Some(written.parse()?))
+    }
+
+    fn write(&self, value: &Option<DiskIdentity>) -> Option<String> {
+        value.as_ref().map(ToString::to_string)
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Option<DiskIdentity>> {
+        let text =
+            "(usb|nvme|scsi|virtio|mmc|other)( serial=[!#-\\[\\]-~]{1,20})?( partition=[0-9a-f-]{1,36})?( removable)?";
+        prop::option::of(text.prop_filter_map("a disk", |text| text.parse().ok())).boxed()
     }
 }
 

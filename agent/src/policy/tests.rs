@@ -37,7 +37,12 @@ fn mentions(text: &str, term: &str) -> bool {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
+        image: ImagePolicy {
+            device: "/dev/vda".parse().unwrap(),
+            disk: None,
+            wait: Duration::from_secs(10),
+            wipe: true,
+        },
         region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
@@ -55,7 +60,7 @@ fn defaults() {
             power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -65,7 +70,9 @@ fn defaults() {
 #[test]
 fn reads_every_key() {
     let text = "
-        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0 }
+        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
+            disk = 'usb serial=1:2:3:0 partition=a-b removable',
+            wait = 0, wipe = false }
         [region]
         size = '1G'
         address = '4G'
@@ -98,7 +105,9 @@ fn reads_every_key() {
     let expected = Policy {
         image: ImagePolicy {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
+            disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
+            wipe: false,
         },
         region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {

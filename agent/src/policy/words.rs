@@ -126,10 +126,13 @@ words! {
     /// What happens to an image that does not fit the machine or its filesystems.
     pub enum Unfit {
         /// It is discarded.
-        #[default]
         Discard = "discard",
         /// It stays, and the next boot looks again.
         Keep = "keep",
+        /// It stays for a few boots where the memory map differs, which may be what it was at the next one, and is
+        /// discarded where anything else does.
+        #[default]
+        Retry = "retry",
     }
 
     /// What happens to a session with a filesystem or a swap area of which it cannot be found out whether another

@@ -9,9 +9,11 @@
 //! ([`crate::cycle::refusal`]).
 
 mod devices;
+mod drivers;
 mod facts;
 mod judge;
 mod mounted;
+mod next_boot;
 
 use std::fmt;
 use std::path::Path;
