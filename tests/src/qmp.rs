@@ -65,6 +65,14 @@ impl Monitor {
         self.execute("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(|_| ())
     }
 
+    /// Plugs a device in: the properties of a `-device`.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn plug(&mut self, device: Value) -> Result<()> {
+        self.execute("device_add", device).map(|_| ())
+    }
+
     /// Pulls a device out.
     ///
     /// # Errors

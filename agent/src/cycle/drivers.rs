@@ -29,7 +29,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// The disks under whatever is mounted, in any mount namespace, and under swap.
 #[must_use]
 pub fn disks_of_session() -> Vec<Disk> {
-    block::disks_in_use(&mountinfo::of_all_processes(), &procfs::text("/proc/swaps").unwrap_or_default())
+    block::disks_in_use(&mountinfo::read_all().unwrap_or_default(), &procfs::text("/proc/swaps").unwrap_or_default())
 }
 
 /// The hardware watchdog that a program has started, if one has.

@@ -9,22 +9,25 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs, volatile_memory};
+use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::disk;
 use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
-use crate::filesystems;
+use crate::cycle::{evidence, leftover, region_size, waiting};
+use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
+use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -40,6 +43,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to write over a session that waits in the image.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -110,6 +115,7 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
@@ -118,16 +124,20 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
+        waiting::refuse(&image, options.force)?;
+        evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
-    let region = region::choose(&ram, policy.region.size, policy.region.address)?;
+    let size = region_size::Needs::read(policy, machine.iomem.ram_pages()).size(policy.region.size)?;
+    let region = region::choose(&ram, &machine.iomem.kernel, size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
-    let memory = machine.iomem.frames_outside(&region);
+    let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
-    let session = session(&machine, image, region, low, memory, mailbox)?;
+    let mounted = mounted(policy, then)?;
+    let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
@@ -144,6 +154,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
+    let _mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
@@ -185,6 +196,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
+    if report.outcome == Outcome::Resumed {
+        evidence::record_resumed(&name);
+    }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }
@@ -222,7 +236,21 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open(&policy.image.device, how)?.image)
+    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
+}
+
+/// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
+/// its filesystems, unless the policy takes that upon itself or nothing is ever resumed.
+fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let mounted = filesystems::of_session()?;
+    refusal::refuse(refusal::in_filesystems(&mounted.unsure, policy.resume.unsure, then))?;
+    if !mounted.unsure.is_empty() {
+        let list = mounted.unsure.join(", ");
+        log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
+    }
+    Ok(mounted)
 }
 
 /// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
@@ -233,17 +261,15 @@ fn session(
     low: Vec<PhysRange>,
     memory: Vec<PfnRange>,
     mailbox: Mailbox,
+    mounted: Mounted,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = Uname::read()?;
-    // What is still to be written could be a superblock.
-    nix::unistd::sync();
-    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
-        machine: machine::product_uuid(),
+        machine: machine.product,
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,
@@ -252,8 +278,8 @@ fn session(
         ram: memory,
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
-        filesystems,
-        swap_areas: Vec::new(),
+        filesystems: mounted.filesystems,
+        swap_areas: mounted.swap_areas,
         cpu: machine.cpu.clone(),
         kernel_release: uname.release,
         kernel_version: uname.version,

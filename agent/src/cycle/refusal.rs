@@ -15,7 +15,10 @@ use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::Last;
+use crate::cycle::region_size::TooSmall;
+use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
@@ -23,7 +26,7 @@ use crate::launch::region::RegionError;
 use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
-use crate::policy::{PolicyError, Then};
+use crate::policy::{PolicyError, Then, Unsure};
 use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
@@ -55,7 +58,7 @@ pub enum Obstacle {
         "this boot has not looked for an image, so that the next one may not either, and the session would be lost"
     )]
     NoHook,
-    /// The running kernel's command line forbids a resume, or cannot be understood.
+    /// The running kernel's command line forbids a resume.
     #[error(
         "the kernel command line keeps this boot from resuming; if it does so at the next boot, the session is lost"
     )]
@@ -71,6 +74,9 @@ pub enum Obstacle {
         /// What uses it, as a clause.
         by: String,
     },
+    /// No boot could tell whether another system has written to what the session has mounted.
+    #[error("no boot could tell whether another system has written to {0}")]
+    NotComparable(String),
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
@@ -110,6 +116,7 @@ impl Refusal for Obstacle {
             Obstacle::BootForbids => "command-line",
             Obstacle::PolicyForbids => "resume-disabled",
             Obstacle::VolatileMemory { .. } => "volatile-memory",
+            Obstacle::NotComparable(_) => "filesystems",
             Obstacle::LittleMemory { .. } => "memory",
         }
     }
@@ -144,12 +151,16 @@ impl Refusal for Obstacle {
                  `dormouse doctor`. If you know that it looks for the image, use --trust-boot"
             }
             Obstacle::BootForbids => {
-                "see `dormouse doctor`: take noresume, dormouse=off and what is not valid out of the boot loader's \
-                 configuration. If they were meant for this boot alone, use --trust-boot"
+                "take noresume and dormouse=off out of the boot loader's configuration. If they were meant for this \
+                 boot alone, use --trust-boot"
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
             Obstacle::VolatileMemory { .. } => {
                 "unmount it and end what uses it, or boot without memmap=...! so that it is RAM, which is saved"
+            }
+            Obstacle::NotComparable(_) => {
+                "unmount it, or set resume.unsure = \"resume\" and build both initramfs again, if no other system ever \
+                 writes to it"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
@@ -217,13 +228,20 @@ pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
 /// told the same, and would discard the image. A session that goes on needs no next boot.
 #[must_use]
 pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle> {
-    let resumes = BootSwitches::parse(cmdline).is_ok_and(|switches| !switches.off && !switches.noresume);
+    let resumes = !BootSwitches::parse(cmdline).forbids();
     match (resumes, is_enabled) {
         _ if then == Then::Return => None,
         (false, _) => Some(Obstacle::BootForbids),
         (true, false) => Some(Obstacle::PolicyForbids),
         (true, true) => None,
     }
+}
+
+/// What is in the way with filesystems and swap areas that cannot be compared. A session that goes on is never resumed.
+#[must_use]
+pub fn in_filesystems(unsure: &[String], policy: Unsure, then: Then) -> Option<Obstacle> {
+    let is_refused = !unsure.is_empty() && policy == Unsure::Refuse && then != Then::Return;
+    is_refused.then(|| Obstacle::NotComparable(unsure.join(", ")))
 }
 
 /// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.
@@ -280,6 +298,16 @@ impl Refusal for RegionError {
             RegionError::AddressNotRam { .. } => Some("set another region.address, or none".to_owned()),
             RegionError::NoLowMemory => Some("look for an option of the firmware that reserves it".to_owned()),
         }
+    }
+}
+
+impl Refusal for TooSmall {
+    fn id(&self) -> &'static str {
+        "region-too-small"
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some(format!("set region.size to \"auto\", or to \"{}M\" or more", self.enough >> 20))
     }
 }
 
@@ -393,6 +421,7 @@ impl Refusal for TargetError {
             TargetError::NotFound { .. } => "image-not-found",
             TargetError::NoFile { .. } => "image-no-file",
             TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
@@ -409,6 +438,11 @@ impl Refusal for TargetError {
             TargetError::Mounted { .. } => {
                 Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
             }
+            TargetError::OtherDisk { .. } => Some(
+                "attach the disk that it was put on; where the image was moved to this one for good, build both \
+                 initramfs again (`dormouse update`, then the boot's)"
+                    .to_owned(),
+            ),
             TargetError::Store(error) => error.remedy(),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }
@@ -498,6 +532,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<NotDiscarded>(error))
         .or_else(|| of::<Obstacle>(error))
         .or_else(|| of::<RegionError>(error))
+        .or_else(|| of::<TooSmall>(error))
         .or_else(|| of::<IomemError>(error))
         .or_else(|| of::<LoaderError>(error))
         .or_else(|| of::<FileError>(error))
@@ -508,6 +543,8 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))
         .or_else(|| of::<Unready>(error))
+        .or_else(|| of::<NoEvidence>(error))
+        .or_else(|| of::<Waiting>(error))
 }
 
 /// Why a hibernation does not begin, where it is not the machine's fault.
@@ -515,7 +552,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
 #[non_exhaustive]
 pub enum Unready {
     /// Another hibernation is under way.
-    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
+    #[error("another `dormouse` that hibernates or changes an image is running")]
     Busy,
     /// The lock that keeps two of them apart.
     #[error("{}: cannot lock it", path.display())]

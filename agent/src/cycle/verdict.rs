@@ -11,7 +11,10 @@
 //!                            too many attempts                 discard
 //!                            header cannot be read             discard
 //!                            another machine, or filesystems
-//!                            written since the save            keep by policy (*), else discard
+//!                            written since the save, or may
+//!                            have been and resume.unsure says
+//!                            so                                keep by policy (*), else discard; another memory map
+//!                                                              is kept for a few boots
 //!                            none of these                     resume
 //!   after it (missed)        no session waits                  nothing
 //!                            the session is this very boot     discard
@@ -29,11 +32,14 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::machine::compat::Mismatch;
-use crate::policy::{ResumePolicy, Unfit};
+use crate::policy::{ResumePolicy, Unfit, Unsure};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
-pub const ATTEMPTS: u32 = 2;
+pub const ATTEMPTS: u16 = 2;
+
+/// Boots that keep an image although the memory map differs: some firmware has the old one again at the next power-on.
+pub const KEPT: u16 = 3;
 
 /// What is known of an image, and of the boot that found it. `None` is a fact that has not been looked at.
 #[derive(Debug, Clone)]
@@ -48,8 +54,8 @@ pub struct Known<'a> {
     pub header: Option<Result<Header, HeaderFault>>,
     /// [`Fact::Machine`].
     pub machine: Option<Result<(), Misfit>>,
-    /// [`Fact::Filesystems`]: the first that was written since the save, in words.
-    pub written: Option<Option<String>>,
+    /// [`Fact::Filesystems`].
+    pub written: Option<Written>,
     /// [`Fact::Comparable`].
     pub is_comparable: Option<bool>,
 }
@@ -78,9 +84,6 @@ pub enum Switches {
     Resume,
     /// Not to: `noresume` or `dormouse=off`.
     Off,
-    /// Something for Dormouse that cannot be understood. Whatever was meant, this boot is about to mount the session's
-    /// filesystems.
-    Invalid(String),
 }
 
 /// Something that is to be looked at.
@@ -94,6 +97,17 @@ pub enum Fact {
     Filesystems,
     /// Whether the next boot can tell if this one writes to the session's filesystems.
     Comparable,
+}
+
+/// Whether the session's filesystems and swap areas were written since the save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// They were not, as far as they are here.
+    No,
+    /// They were not, and too little was recorded of these, in words.
+    Perhaps(String),
+    /// The first that was, in words.
+    Since(String),
 }
 
 /// Why a header cannot be read.
@@ -174,15 +188,12 @@ pub enum Reason {
     /// `noresume` or `dormouse=off`.
     #[error("the kernel command line says so")]
     BootArgument,
-    /// A kernel argument for Dormouse that cannot be understood.
-    #[error("{0}")]
-    InvalidArgument(String),
     /// `resume.enabled` is false.
     #[error("the policy says so (resume.enabled)")]
     PolicyDisabled,
     /// [`ATTEMPTS`] have died.
     #[error("{0} restores of it have already died")]
-    TooManyAttempts(u32),
+    TooManyAttempts(u16),
     /// The header is damaged.
     #[error("{0}")]
     HeaderDamaged(String),
@@ -198,6 +209,9 @@ pub enum Reason {
     /// Another system has written to a filesystem of the session.
     #[error("{0}")]
     FilesystemWritten(String),
+    /// Another system may have written to a filesystem of the session, and too little was recorded to tell.
+    #[error("it is not known whether another system has written to {0}")]
+    FilesystemUnsure(String),
     /// Several devices have the name of the image device.
     #[error("{0}")]
     AmbiguousDevices(String),
@@ -221,7 +235,6 @@ impl Reason {
             Reason::SaveFailed(_) => "save-failed",
             Reason::RestoreFailed(_) => "restore-failed",
             Reason::BootArgument => "boot-argument",
-            Reason::InvalidArgument(_) => "invalid-argument",
             Reason::PolicyDisabled => "policy-disabled",
             Reason::TooManyAttempts(_) => "too-many-attempts",
             Reason::HeaderDamaged(_) => "header-damaged",
@@ -229,6 +242,7 @@ impl Reason {
             Reason::Machine(mismatch) => mismatch.id(),
             Reason::MachineUnknown(_) => "machine-unknown",
             Reason::FilesystemWritten(_) => "filesystem-written",
+            Reason::FilesystemUnsure(_) => "filesystem-unsure",
             Reason::AmbiguousDevices(_) => "ambiguous-devices",
             Reason::SessionGoesOn => "session-goes-on",
             Reason::BootWentOn(_) => "boot-went-on",
@@ -263,7 +277,6 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     }
     let refused = match switches {
         Switches::Off => Some(Reason::BootArgument),
-        Switches::Invalid(text) => Some(Reason::InvalidArgument(text.clone())),
         Switches::Resume if !policy.enabled => Some(Reason::PolicyDisabled),
         Switches::Resume if commit.attempts >= ATTEMPTS => Some(Reason::TooManyAttempts(commit.attempts)),
         Switches::Resume => None,
@@ -284,8 +297,11 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     }
     match &known.written {
         None => Answer::Look(Fact::Filesystems),
-        Some(Some(written)) => keep_by_policy(known, Reason::FilesystemWritten(written.clone())),
-        Some(None) => Answer::Verdict(Verdict::Resume),
+        Some(Written::Since(written)) => keep_by_policy(known, Reason::FilesystemWritten(written.clone())),
+        Some(Written::Perhaps(unsure)) if policy.unsure == Unsure::Refuse => {
+            keep_by_policy(known, Reason::FilesystemUnsure(unsure.clone()))
+        }
+        Some(Written::No | Written::Perhaps(_)) => Answer::Verdict(Verdict::Resume),
     }
 }
 
@@ -325,10 +341,17 @@ fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
 }
 
 fn keep_by_policy(known: &Known<'_>, reason: Reason) -> Answer {
-    match known.policy.mismatch {
-        Unfit::Discard => refuse(reason, Fate::Discard),
-        Unfit::Keep => keep_if_comparable(known, reason),
-    }
+    let keeps = match known.policy.mismatch {
+        Unfit::Discard => false,
+        Unfit::Keep => true,
+        Unfit::Retry => match &reason {
+            Reason::Machine(mismatch) => mismatch.may_return() && known.commit.kept < KEPT,
+            // What this boot's initramfs has kept and counted, the rest of the boot keeps too.
+            Reason::BootWentOn(_) => known.commit.kept > 0,
+            _ => false,
+        },
+    };
+    if keeps { keep_if_comparable(known, reason) } else { refuse(reason, Fate::Discard) }
 }
 
 fn keep_if_comparable(known: &Known<'_>, reason: Reason) -> Answer {

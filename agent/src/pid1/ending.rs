@@ -14,6 +14,8 @@ use crate::policy::Power;
 pub enum Ending {
     /// Go on in A.
     JumpBack(WayBack),
+    /// The same, by the bridge that is loaded together with the rest of A's memory.
+    JumpLoaded,
     /// Switch the machine off, this way.
     PowerOff(Power),
     /// Restart the machine; an ordinary boot follows.
@@ -27,6 +29,7 @@ pub enum Ending {
 pub fn end(ending: Ending) -> ! {
     match ending {
         Ending::JumpBack(way) => launch::jump_back(way),
+        Ending::JumpLoaded => launch::jump_loaded(),
         Ending::PowerOff(how) => {
             if how == Power::Platform {
                 log::info!("{}: entering ACPI's sleep state S4", Phase::SaveEnd);

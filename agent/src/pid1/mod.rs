@@ -147,18 +147,21 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
     let restored = policy.and_then(|policy| {
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
         caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
-            Message::Restored { entry, watchdog } => Ok((WayBack { entry, bridge: task.bridge }, watchdog)),
+            Message::Restored { entry, is_loaded: true, watchdog } => Ok((entry, Ending::JumpLoaded, watchdog)),
+            Message::Restored { entry, is_loaded: false, watchdog } => {
+                Ok((entry, Ending::JumpBack(WayBack { entry, bridge: task.bridge }), watchdog))
+            }
             other => bail!("the worker ended with {other:?}"),
         })
     });
     match restored {
-        Ok((way, armed)) => {
+        Ok((entry, ending, armed)) => {
             // A goes on setting back a watchdog that the power-off has stopped.
             watchdogs.armed = armed;
             watchdogs.tick();
             watchdogs.leave_to_session();
-            log::info!("{}: entering the saved kernel at {:#x}", Phase::RestoreJump, way.entry);
-            Ending::JumpBack(way)
+            log::info!("{}: entering the saved kernel at {entry:#x}", Phase::RestoreJump);
+            ending
         }
         Err(error) => reboot(&error.context("the session was not resumed"), verbosity),
     }

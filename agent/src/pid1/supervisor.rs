@@ -195,7 +195,7 @@ mod tests {
         writer.write_all(&text.as_bytes()[12..]).unwrap();
         drop(writer);
         assert_eq!(pipe.next().unwrap(), Some(Message::Failed("why".into())));
-        assert_eq!(pipe.next().unwrap(), Some(Message::Restored { entry: 77, watchdog: None }));
+        assert_eq!(pipe.next().unwrap(), Some(Message::Restored { entry: 77, is_loaded: false, watchdog: None }));
         assert!(!pipe.is_closed);
         assert_eq!(pipe.next().unwrap(), None);
         assert!(pipe.is_closed);

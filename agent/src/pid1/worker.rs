@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::cycle::{restore, save};
+use crate::cycle::restore::{self, Restored};
+use crate::cycle::save;
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::order::{self, Order};
@@ -67,6 +68,8 @@ pub(super) enum Message {
     Restored {
         /// To this entry.
         entry: u64,
+        /// Whether the jump that is loaded writes the rest of memory.
+        is_loaded: bool,
         /// The watchdog that A believes runs.
         watchdog: Option<ArmedWatchdog>,
     },
@@ -105,8 +108,8 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
             Message::Saved(save::run(task, &policy, alive)?)
         }
         Task::Restore(task) => {
-            let (way, watchdog) = restore::run(task, &policy, alive)?;
-            Message::Restored { entry: way.entry, watchdog }
+            let Restored { way, is_loaded, watchdog } = restore::run(task, &policy, alive)?;
+            Message::Restored { entry: way.entry, is_loaded, watchdog }
         }
     })
 }

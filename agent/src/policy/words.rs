@@ -126,10 +126,23 @@ words! {
     /// What happens to an image that does not fit the machine or its filesystems.
     pub enum Unfit {
         /// It is discarded.
-        #[default]
         Discard = "discard",
         /// It stays, and the next boot looks again.
         Keep = "keep",
+        /// It stays for a few boots where the memory map differs, which may be what it was at the next one, and is
+        /// discarded where anything else does.
+        #[default]
+        Retry = "retry",
+    }
+
+    /// What happens to a session with a filesystem or a swap area of which it cannot be found out whether another
+    /// system has written to it.
+    pub enum Unsure {
+        /// It is not saved: the reason comes before the jump, or the session goes on.
+        #[default]
+        Refuse = "refuse",
+        /// It is saved and resumed all the same.
+        Resume = "resume",
     }
 
     /// How much B and D print on their consoles. Their kernel log gets everything in any case.

@@ -12,6 +12,7 @@ use std::path::Path;
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
 use dormouse_linux::watchdogs::{self, HardwareWatchdog};
+use serde::{Deserialize, Serialize};
 
 /// What an initramfs must hold for a target to be reached from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,13 +21,43 @@ pub struct Needs {
     pub modules: Vec<String>,
 }
 
+/// What drives a device on the way to a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// A module of this name.
+    Module(String),
+    /// Something that is built into the kernel that runs; another finds it by the device's `modalias`.
+    BuiltIn(String),
+}
+
+impl Driver {
+    /// All drivers on the ways to a disk.
+    pub(super) fn of(hardware: &Hardware) -> Vec<Driver> {
+        Driver::on(hardware.ways())
+    }
+
+    /// The drivers of these devices.
+    fn on<'a>(ways: impl Iterator<Item = &'a Path>) -> Vec<Driver> {
+        let driver = |link: &Path| match link.join("driver/module").canonicalize() {
+            Ok(module) => module.file_name().map(|name| Driver::Module(name.to_string_lossy().into_owned())),
+            // A place on the way, such as a SCSI target, which nothing drives, has neither.
+            Err(_) if !link.join("driver").exists() => None,
+            Err(_) => fs::read_to_string(link.join("modalias"))
+                .ok()
+                .map(|modalias| Driver::BuiltIn(modalias.trim_end().to_owned())),
+        };
+        ways.filter_map(driver).collect()
+    }
+}
+
 impl Needs {
     /// What a disk needs of the kernel whose modules are in `directory`.
     ///
     /// # Errors
     /// The modules cannot be looked through.
     pub fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
-        Needs::of_ways(hardware.ways(), directory)
+        Needs::of_drivers(&Driver::of(hardware), directory)
     }
 
     /// What a watchdog needs of the kernel whose modules are in `directory`.
@@ -35,23 +66,23 @@ impl Needs {
     /// The modules cannot be looked through.
     pub fn of_watchdog(watchdog: &HardwareWatchdog, directory: &Path) -> Result<Needs, ModulesError> {
         if watchdog.has_device() {
-            return Needs::of_ways(watchdog.ways(), directory);
+            return Needs::of_drivers(&Driver::on(watchdog.ways()), directory);
         }
         // Which of the drivers has made it, sysfs does not show.
         let modules = watchdogs::loaded_drivers(Path::new("/sys"), directory);
         Ok(Needs { modules: modules.into_iter().collect() })
     }
 
-    fn of_ways<'a>(ways: impl Iterator<Item = &'a Path>, directory: &Path) -> Result<Needs, ModulesError> {
+    /// What a disk that has these drivers needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub fn of_drivers(drivers: &[Driver], directory: &Path) -> Result<Needs, ModulesError> {
         let mut names = BTreeSet::new();
-        for link in ways {
-            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                    names.extend(kmod::by_alias(directory, modalias.trim_end())?);
-                }
-                // A place on the way, such as a SCSI target, which nothing drives.
-                _ => {}
+        for driver in drivers {
+            match driver {
+                Driver::Module(name) => names.extend([name.clone()]),
+                Driver::BuiltIn(modalias) => names.extend(kmod::by_alias(directory, modalias)?),
             }
         }
         Ok(Needs { modules: names.into_iter().collect() })

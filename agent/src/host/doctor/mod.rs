@@ -11,6 +11,8 @@
 mod devices;
 mod facts;
 mod judge;
+mod mounted;
+mod next_boot;
 
 use std::fmt;
 use std::path::Path;

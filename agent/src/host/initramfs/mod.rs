@@ -6,9 +6,12 @@
 pub mod files;
 mod manifest;
 pub mod needs;
+mod remembered;
 
 use std::io::{self, Write};
+use std::path::Path;
 
+use anyhow::Context;
 use dormouse_linux::cpio::{Archive, CpioError};
 use dormouse_linux::kmod::Module;
 use goblin::elf::Elf;
@@ -16,9 +19,10 @@ use manifest::{Content, ITEMS, Item};
 use needs::Carried;
 use thiserror::Error;
 
+use crate::cycle::boots;
 use crate::handoff::places::MODULES_DIR;
 use crate::policy::Policy;
-use crate::target::{self, TargetError};
+use crate::target::TargetError;
 
 /// The kernel reads any level in a moment, so that only size counts.
 const LEVEL: i32 = 19;
@@ -40,14 +44,29 @@ pub enum InitramfsError {
     Compress(#[source] io::Error),
 }
 
-/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names.
+/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names: bound to
+/// the disk that the image lies on now. Where the image device is not there, it is looked for as before.
 ///
 /// # Errors
 /// The image is in a file that does not exist, or that no boot would find.
 pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
-    let mut policy = policy.clone();
-    policy.image.device = target::boot_name(&policy.image.device)?;
-    Ok(policy)
+    remembered::carried_policy(Path::new(remembered::FILE), policy)
+}
+
+/// Notes that the boot's initramfs of a kernel is about to be built: nobody knows what becomes of it. Where that cannot
+/// be noted, an older record is still one of another time.
+pub fn begin(release: &str) {
+    if let Err(error) = boots::remove(Path::new("/"), release) {
+        log::warn!("{}: {error}", boots::about(release));
+    }
+}
+
+/// Records that the boot's initramfs of a kernel has all that it must hold.
+///
+/// # Errors
+/// It cannot be recorded; or the image cannot be found, and never was.
+pub fn done(policy: &Policy, release: &str) -> anyhow::Result<()> {
+    boots::write(Path::new("/"), release, &carried_policy(policy)?).with_context(|| boots::about(release))
 }
 
 /// Builds the initramfs: `init` is the static program that becomes PID 1.

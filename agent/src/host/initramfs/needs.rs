@@ -12,8 +12,9 @@ use dormouse_linux::watchdogs::HardwareWatchdog;
 use dormouse_linux::{bzimage_release, kmod, procfs};
 
 use crate::cycle::drivers;
+use crate::host::initramfs::{carried_policy, remembered};
 use crate::policy::Policy;
-use crate::target::{self, Needs};
+use crate::target::{self, Needs, TargetError};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
@@ -127,11 +128,8 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> 
         match name.as_str() {
             NONE => {}
             AUTO => {
-                let target = target::find(&policy.image.device, Duration::ZERO)
-                    .context("what it needs can be found out only where it is; name the modules with --modules")?;
+                names.target.extend(of_target(policy, options)?);
                 let directory = directory(policy, options)?;
-                let needs = target.needs(&directory).context("what it needs cannot be found out")?;
-                names.target.extend(needs.modules);
                 for watchdog in HardwareWatchdog::all(Path::new("/sys")) {
                     names.watchdogs.extend(Needs::of_watchdog(&watchdog, &directory)?.modules);
                 }
@@ -143,6 +141,28 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> 
         }
     }
     Ok(names)
+}
+
+/// The modules that the target needs; those that it needed the last time where it is not there.
+fn of_target(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
+    let found = target::find(&policy.image.device, Duration::ZERO);
+    let is_absent = matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }));
+    let drivers = match remembered::drivers(Path::new(remembered::FILE), policy).filter(|_| is_absent) {
+        Some(drivers) => {
+            remembered::warn(policy, "its modules are found as they were when an initramfs was built last");
+            drivers
+        }
+        None => {
+            let target =
+                found.context("what it needs can be found out only where it is; name the modules with --modules")?;
+            let drivers = target.drivers().context("what it needs cannot be found out")?;
+            if let Ok(carried) = carried_policy(policy) {
+                remembered::remember(Path::new(remembered::FILE), policy, &carried, &drivers);
+            }
+            drivers
+        }
+    };
+    Ok(Needs::of_drivers(&drivers, &directory(policy, options)?).context("what it needs cannot be found out")?.modules)
 }
 
 /// The directory of the modules that belong to the kernel.
