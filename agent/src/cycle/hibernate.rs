@@ -20,6 +20,7 @@ use crate::cycle::disk;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
+use crate::cycle::region_size;
 use crate::filesystems;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -122,7 +123,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
-    let region = region::choose(&ram, policy.region.size, policy.region.address)?;
+    let size = region_size::Needs::read(policy, machine.iomem.ram_pages()).size(policy.region.size)?;
+    let region = region::choose(&ram, &machine.iomem.kernel, size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
     let memory = acpi::saved_frames(&machine.iomem, &region);

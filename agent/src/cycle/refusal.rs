@@ -15,6 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::cycle::last::Last;
+use crate::cycle::region_size::TooSmall;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
@@ -263,6 +264,16 @@ impl Refusal for RegionError {
     }
 }
 
+impl Refusal for TooSmall {
+    fn id(&self) -> &'static str {
+        "region-too-small"
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some(format!("set region.size to \"auto\", or to \"{}M\" or more", self.enough >> 20))
+    }
+}
+
 impl Refusal for IomemError {
     fn id(&self) -> &'static str {
         match self {
@@ -484,6 +495,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<NotDiscarded>(error))
         .or_else(|| of::<Obstacle>(error))
         .or_else(|| of::<RegionError>(error))
+        .or_else(|| of::<TooSmall>(error))
         .or_else(|| of::<IomemError>(error))
         .or_else(|| of::<LoaderError>(error))
         .or_else(|| of::<FileError>(error))

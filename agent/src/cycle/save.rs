@@ -17,6 +17,7 @@ use dormouse_sys::PAGE_SIZE;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::rehearsal;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
 use crate::handoff::task::SaveTask;
@@ -56,6 +57,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
+    rehearsal::run(&header.session, &vmcore, &selection, limits)?;
     let mut writer = Writer::begin(image, &header)?;
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };

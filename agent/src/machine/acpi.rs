@@ -53,11 +53,11 @@ impl UnderTables {
     /// Those of `session`, where the firmware describes `here`.
     #[must_use]
     pub fn of(session: &SessionRecord, here: &[FirmwareRange]) -> UnderTables {
-        let under = intersection(&session.ram, &tables(here, outward));
+        let under = intersection(&session.ram, &tables(here));
         let is_unmoved = all_covered(&session.firmware, here);
-        let left = if is_unmoved { intersection(&under, &tables(&session.firmware, inward)) } else { Vec::new() };
+        let left = if is_unmoved { intersection(&under, &tables(&session.firmware)) } else { Vec::new() };
         let by_jump = subtract(&under, &left);
-        let has_moved = !is_unmoved || !subtract(&by_jump, &tables(&session.firmware, outward)).is_empty();
+        let has_moved = !is_unmoved || !by_jump.is_empty();
         UnderTables { by_jump, left, has_moved }
     }
 
@@ -118,26 +118,16 @@ fn is_table(range: &&FirmwareRange) -> bool {
     range.kind == FirmwareKind::AcpiTables && range.start >= 1 << 20
 }
 
-fn outward(range: PhysRange) -> PfnRange {
-    range.frames()
-}
-
-/// The frames that hold nothing else.
-fn inward(range: PhysRange) -> PfnRange {
-    let start = range.start.div_ceil(PAGE_SIZE);
-    PfnRange { start, end: (range.end / PAGE_SIZE).max(start) }
-}
-
-fn tables(list: &[FirmwareRange], frames: fn(PhysRange) -> PfnRange) -> Vec<PfnRange> {
-    let ranges = list.iter().filter(is_table).map(|range| frames(PhysRange { start: range.start, end: range.end }));
-    PfnRange::merge(ranges.filter(|range| range.start < range.end))
+fn tables(list: &[FirmwareRange]) -> Vec<PfnRange> {
+    let ranges = list.iter().filter(is_table);
+    PfnRange::merge(ranges.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
 }
 
 /// The frames of tables, without those that the firmware has something else in.
 fn own_frames(list: &[FirmwareRange]) -> Vec<PfnRange> {
     let others = list.iter().filter(|range| range.kind != FirmwareKind::AcpiTables);
     let others = PfnRange::merge(others.map(|range| PhysRange { start: range.start, end: range.end }.frames()));
-    subtract(&tables(list, outward), &others)
+    subtract(&tables(list), &others)
 }
 
 fn pages(list: &[PfnRange]) -> u64 {
@@ -221,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_ram_and_tables_share_comes_back_with_the_jump() {
+    fn a_page_that_tables_share_with_ram_holds_nothing_else() {
         let text = "00100000-300007ff : System RAM\n30000800-30002fff : ACPI Tables\n";
         let iomem = Iomem::parse(text).unwrap();
         let ram = saved_frames(&iomem, &REGION);
         let session = SessionRecord { ram, firmware: iomem.firmware.clone(), ..SessionRecord::default() };
         let under = UnderTables::of(&session, &iomem.firmware);
-        assert_eq!((under.by_jump, under.left), (frames(0x3_0000, 0x3_0001), frames(0x3_0001, 0x3_0003)));
+        assert_eq!((under.by_jump, under.left), (vec![], frames(0x3_0000, 0x3_0003)));
         assert_eq!(check_move(&session, &iomem.firmware, AcpiRoot::default()), Ok(()));
     }
 

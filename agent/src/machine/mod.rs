@@ -12,7 +12,7 @@ mod release;
 use dormouse_image::{Cpu, EfiRange, Uuid};
 use dormouse_linux::procfs;
 
-pub use cpu::idle_cpus;
+pub use cpu::{IdleCpus, demand_all_cpus, of_second_kernel as cpus_of_second_kernel};
 pub use free_content::free_pages;
 pub use release::can_be_returned_to;
 
@@ -68,4 +68,10 @@ impl Machine {
 fn product_uuid() -> Uuid {
     let text = procfs::text("/sys/class/dmi/id/product_uuid").unwrap_or_default();
     text.trim().parse().unwrap_or_default()
+}
+
+/// Whether an IOMMU is on: the kernel lists those that it drives (drivers/iommu/iommu-sysfs.c).
+#[must_use]
+pub fn has_iommu() -> bool {
+    std::fs::read_dir("/sys/class/iommu").is_ok_and(|mut units| units.next().is_some())
 }

@@ -12,7 +12,8 @@ use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::{
-    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, Number, Seconds, SecondsOrNever, Size, Words,
+    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, Number, Seconds, SecondsOrNever, Size, SizeOrAuto,
+    Words,
 };
 use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
@@ -30,6 +31,8 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 /// x86 kernels take 2048 bytes of command line (`COMMAND_LINE_SIZE`, arch/x86/include/asm/setup.h in 6.12); half of it
 /// is left for what A's command line and Dormouse itself add.
 const MAX_ARGUMENTS: usize = 1024;
+/// What `region.size = "auto"` is on most machines.
+const USUAL_REGION: u64 = 128 * MIB;
 const MIN_MEMORY: u64 = 4 * MIB;
 const DEFAULT_KERNEL: &str = "/var/lib/dormouse/vmlinuz";
 const DEFAULT_INITRAMFS: &str = "/var/lib/dormouse/initramfs.img";
@@ -48,8 +51,9 @@ policy! {
 
     /// `[region]`: the memory that B and D live in.
     region: RegionPolicy {
-        /// Bytes, a multiple of 2 MiB.
-        size: u64 = Size { multiple: REGION_ALIGNMENT, min: 64 * MIB, max: 4096 * MIB }, default 128 * MIB;
+        /// Bytes, a multiple of 2 MiB; `None` lets Dormouse compute what is enough.
+        size: Option<u64> =
+            SizeOrAuto(Size { multiple: REGION_ALIGNMENT, min: 64 * MIB, max: 4096 * MIB }), default None;
         /// Physical address, a multiple of 2 MiB; `None` lets the loader choose.
         address: Option<u64> = Address { multiple: REGION_ALIGNMENT, min: LOWEST_REGION }, default None;
     }
@@ -87,7 +91,7 @@ policy! {
         /// Threads that compress or decompress; 0 is one per CPU.
         threads: usize = Number::new("number of threads", 0, 256).note("; 0 is one per CPU"), default 0;
         /// Bytes for what is in flight between these threads and the device.
-        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB }, default memory_in(region.size);
+        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB }, default memory_in(region.size.unwrap_or(USUAL_REGION));
     }
 
     /// `[resume]`: whether a boot resumes.
@@ -124,6 +128,7 @@ fn memory_in(region_size: u64) -> u64 {
 /// Checks what no single key decides.
 pub(super) fn check(policy: &Policy, layers: &Layers<'_>) -> Result<(), PolicyError> {
     let RegionPolicy { size, address: Some(address) } = policy.region else { return Ok(()) };
+    let size = size.unwrap_or(USUAL_REGION);
     if address.checked_add(size).is_none_or(|end| end > MAX_PHYSICAL) {
         let problem = Problem::RegionEnd { mib: size / MIB, address: format_bytes(address) };
         return Err(layers.invalid("region.address", problem));

@@ -236,6 +236,34 @@ impl Kind for Size {
     }
 }
 
+/// A size, or `auto`, which leaves it to whoever uses it.
+pub(super) struct SizeOrAuto(pub(super) Size);
+
+const AUTO: &str = "auto";
+
+impl Kind for SizeOrAuto {
+    type Written = String;
+    type Value = Option<u64>;
+
+    fn check(&self, written: String) -> Result<Option<u64>, Problem> {
+        if written == AUTO { Ok(None) } else { self.0.check(written).map(Some) }
+    }
+
+    fn write(&self, value: &Option<u64>) -> Option<String> {
+        value.as_ref().map_or_else(|| Some(AUTO.to_owned()), |size| self.0.write(size))
+    }
+
+    #[cfg(test)]
+    fn terms(&self) -> Vec<String> {
+        self.0.terms().into_iter().chain([format!("\"{AUTO}\"")]).collect()
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Option<u64>> {
+        prop::option::of(self.0.any()).boxed()
+    }
+}
+
 /// A physical address, or none. Whether what begins there ends where it may is for the whole policy to check.
 pub(super) struct Address {
     pub(super) multiple: u64,

@@ -38,7 +38,7 @@ fn mentions(text: &str, term: &str) -> bool {
 fn defaults() {
     let expected = Policy {
         image: ImagePolicy { device: "/dev/vda".parse().unwrap(), disk: None, wait: Duration::from_secs(10) },
-        region: RegionPolicy { size: 128 << 20, address: None },
+        region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
             initramfs: PathBuf::from("/var/lib/dormouse/initramfs.img"),
@@ -100,7 +100,7 @@ fn reads_every_key() {
             disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
         },
-        region: RegionPolicy { size: 1 << 30, address: Some(4 << 30) },
+        region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {
             image: PathBuf::from("/boot/k"),
             initramfs: PathBuf::from("/boot/i"),

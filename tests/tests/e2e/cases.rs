@@ -3,8 +3,8 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_identity, power_cuts,
-    refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_identity,
+    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -58,6 +58,12 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines_identity::acpi_data_that_slide_by_pages,
     Standard machines_identity::a_clone_that_is_there_first,
     Standard machines_identity::restores_that_die_and_a_disk_that_takes_no_writes,
+    All machines_second_kernel::thirty_two_cpus,
+    All machines_second_kernel::two_nodes_and_memory_above_4_gib,
+    Standard machines_second_kernel::sixteen_cpus,
+    Standard machines_second_kernel::memory_on_a_dimm,
+    Standard machines_second_kernel::the_region_keeps_off_the_kernel,
+    Standard machines_second_kernel::a_restore_that_would_fail_brings_the_session_back,
     Standard images::the_host_reads_what_the_guest_wrote_and_the_guest_finds_it_by_uuid,
     Standard refusals::without_an_image_the_boot_goes_on_and_says_so_in_one_line,
     Quick refusals::a_damaged_chunk_ends_in_an_ordinary_boot,

@@ -14,6 +14,7 @@ mod image_file;
 mod images;
 mod machines;
 mod machines_identity;
+mod machines_second_kernel;
 mod power_cuts;
 mod refusals;
 mod refused_in_a;

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use crate::cycle::disk;
 use crate::cycle::last::Last;
+use crate::cycle::region_size::{Needs, TooSmall};
 use crate::host::boot_initramfs::{self, Tool};
 use crate::host::initramfs::needs;
 use crate::host::map_history::{self, History};
@@ -60,6 +61,8 @@ pub(super) struct Facts {
     pub(super) iomem: Result<Iomem, IomemError>,
     /// The memory maps of the last boots, where they are recorded.
     pub(super) maps: Option<History>,
+    /// How large the region is to be; `None` without a policy.
+    pub(super) region_size: Option<Result<u64, TooSmall>>,
     pub(super) has_nvidia: bool,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
@@ -149,6 +152,7 @@ impl Facts {
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
+        let iomem = Iomem::parse(&text("/proc/iomem"));
         let tool = Tool::detect(root);
         let load_disabled = number("/proc/sys/kernel/kexec_load_disabled") == Some(1);
         // -1 is no limit, and does not parse.
@@ -172,8 +176,12 @@ impl Facts {
                 free: meminfo("MemFree:"),
                 available: meminfo("MemAvailable:"),
             },
-            iomem: Iomem::parse(&text("/proc/iomem")),
             maps: map_history::read(),
+            region_size: known.map(|policy| {
+                let pages = iomem.as_ref().map_or(0, Iomem::ram_pages);
+                Needs::read(policy, pages).size(policy.region.size)
+            }),
+            iomem,
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             policy_changed: policy_changed(config_path),
             image: known.map(image),

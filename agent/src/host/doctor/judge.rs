@@ -254,11 +254,22 @@ fn memory_map(facts: &Facts) -> Check {
     };
     let ram = iomem.whole_ram();
     let Ok(Policy { region, .. }) = &facts.policy else { return question.needs_policy() };
-    let found = region::choose(&ram, region.size, region.address).and_then(|region| {
+    let size = match facts.region_size {
+        Some(Ok(size)) => size,
+        Some(Err(error)) => return question.refused(&error),
+        None => return question.needs_policy(),
+    };
+    let found = region::choose(&ram, &iomem.kernel, size, region.address).and_then(|region| {
         region::low_memory(&ram)?;
         Ok(region)
     });
     match found {
+        Ok(region) if !region::is_off(&region, &iomem.kernel) => question.warning(
+            format!(
+                "the region at {region} lies over the running kernel's own code, where parked CPUs of Intel's wait"
+            ),
+            "set a smaller region.size or another region.address, or boot without `nokaslr`",
+        ),
         Ok(region) => question.ok(format!("the region has its place at {region}")),
         Err(error) => question.refused(&error),
     }
@@ -286,8 +297,12 @@ fn memory_map_history(facts: &Facts) -> Check {
 
 fn memory(facts: &Facts) -> Check {
     let question = question("memory", "What the region holds is set aside in free memory while the save kernel works.");
-    let Ok(policy) = &facts.policy else { return question.needs_policy() };
-    match refusal::in_memory(policy.region.size, facts.memory.available) {
+    let size = match facts.region_size {
+        Some(Ok(size)) => size,
+        Some(Err(_)) => return question.unknown("how large the region will be is not known", "mend memory-map first"),
+        None => return question.needs_policy(),
+    };
+    match refusal::in_memory(size, facts.memory.available) {
         None => question.ok(format!("{} of memory are available", mib(facts.memory.available))),
         Some(obstacle) => question.refused(&obstacle),
     }

@@ -10,6 +10,7 @@ use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
 use crate::cycle::last::{Event, Last};
+use crate::cycle::region_size::TooSmall;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
@@ -60,6 +61,7 @@ fn ready() -> Facts {
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
         maps: Some(History::Same(3)),
+        region_size: Some(Ok(128 << 20)),
         has_nvidia: false,
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
@@ -171,6 +173,24 @@ fn a_machine_that_is_set_up_is_ready() {
     assert_eq!(diagnosis.verdict(), "this machine can be hibernated");
     assert!(diagnosis.ready && diagnosis.problems().is_empty(), "{diagnosis}");
     assert!(diagnosis.to_string().lines().all(|line| line.starts_with("[ ok ] ") || line == diagnosis.verdict()));
+}
+
+#[test]
+fn the_region_is_large_enough_and_off_the_kernel() {
+    let too_small = TooSmall { size: 64 << 20, enough: 92 << 20, cpus: 4 };
+    let facts = Facts { region_size: Some(Err(too_small)), ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["memory-map"]);
+    let found = check(&facts, "memory-map");
+    assert_eq!(found.found, "the region has 64 MiB, and 92 MiB are needed for this kernel, its initramfs and 4 CPUs");
+    assert_eq!(found.remedy.unwrap(), "set region.size to \"auto\", or to \"92M\" or more");
+    assert_eq!(check(&facts, "memory").state, State::Unknown);
+
+    assert!(check(&ready(), "memory-map").found.contains("place at 0x2000000-"));
+    // In less memory there is no other place.
+    let iomem = Iomem::parse(&IOMEM.replace("3ffdffff", "08ffffff"));
+    let facts = Facts { iomem, ..ready() };
+    assert_eq!(ids(&facts, State::Warning), ["memory-map"]);
+    assert!(check(&facts, "memory-map").found.contains("over the running kernel's own code"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod acpi_root;
 mod cpuinfo;
 mod features;
+mod madt;
 
 pub use acpi_root::acpi_root;
 pub use cpuinfo::identify;
+pub use madt::cpus as cpus_of_firmware;
