@@ -137,7 +137,7 @@ fn pages(list: &[PfnRange]) -> u64 {
 fn merged(lists: &[&[PfnRange]]) -> Vec<PfnRange> {
     let mut all: Vec<PfnRange> = lists.iter().flat_map(|list| list.iter().copied()).collect();
     all.sort_by_key(|range| range.start);
-    PfnRange::merge(all.into_iter())
+    PfnRange::merge(all)
 }
 
 /// What is in both. Each must ascend and not overlap.

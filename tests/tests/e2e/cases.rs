@@ -4,7 +4,8 @@
 use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_identity,
-    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak,
+    system, verify,
 };
 
 macro_rules! cases {

@@ -173,7 +173,13 @@ pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
     let places = (any_locator(Just(HEADER_OFFSET), HEADER_MAX), any_locator(index_offset, INDEX_MAX));
     let identity = (any::<[u64; 2]>(), select(State::ALL.to_vec()), any::<[u16; 2]>(), any_uuid(), any_uuid());
     (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
-        |(([seq, changed_unix], state, [attempts, kept], image, save_id), (header, last_index), totals, stats, reason)| {
+        |(
+            ([seq, changed_unix], state, [attempts, kept], image, save_id),
+            (header, last_index),
+            totals,
+            stats,
+            reason,
+        )| {
             Commit {
                 seq,
                 state,
