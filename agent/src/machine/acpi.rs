@@ -11,8 +11,8 @@ use dormouse_sys::PAGE_SIZE;
 
 use crate::machine::iomem::{Iomem, subtract};
 
-/// The most pages that a jump writes: it needs them twice in the restore kernel's little memory. 4 MiB.
-const JUMP_MAX: u64 = (4 << 20) / PAGE_SIZE;
+/// The most pages that a jump writes: it needs them twice in the restore kernel's little memory. 1 MiB.
+const JUMP_MAX: u64 = (1 << 20) / PAGE_SIZE;
 /// The most runs of them: `kexec_load(2)` takes 16 segments.
 const JUMP_RUNS: usize = 12;
 /// The most pages of tables that are saved: 16 MiB. No machine that was seen has a tenth of it.

@@ -156,7 +156,8 @@ impl Target {
 pub fn disk_of(name: &ImageDevice) -> Option<DiskIdentity> {
     let target = resolve(name).ok()??;
     target.open(Access::Read).ok()?;
-    target.disk()
+    // What lies on something that is put together is reached by another way where nothing is.
+    target.disk().filter(DiskIdentity::is_known)
 }
 
 #[cfg(test)]
