@@ -94,6 +94,14 @@ impl Monitor {
         self.execute("block_set_io_throttle", limits).map(|_| ())
     }
 
+    /// Has the balloon leave the guest this many bytes of memory.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn leave_memory(&mut self, bytes: u64) -> Result<()> {
+        self.execute("balloon", json!({ "value": bytes })).map(|_| ())
+    }
+
     /// Runs a command to its end and returns what it gives back.
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));

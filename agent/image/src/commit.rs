@@ -68,7 +68,8 @@ pub struct Commit {
     pub kept: u16,
     /// The device's identity; must equal the label's.
     pub image: Uuid,
-    /// The save's identity; must equal the header's and each index block's. Zero before the first save.
+    /// The save's identity; must equal the header's and each index block's. Zero before the first save, and
+    /// where the data of the last one were wiped.
     pub save_id: Uuid,
     /// The header.
     pub header: Locator,

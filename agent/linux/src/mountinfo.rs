@@ -1,8 +1,10 @@
 //! What is mounted: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
+use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::procfs;
 
@@ -32,6 +34,40 @@ pub fn read() -> anyhow::Result<Vec<Mount>> {
     Ok(parse(&procfs::read(PATH)?))
 }
 
+/// The mounts that any process sees: those of this one first, then those of one process of each other mount namespace,
+/// as containers and services with `PrivateMounts=` have. One look at each process, and one list for each namespace. A
+/// namespace in which no process is left, and which a file keeps, is not looked at.
+///
+/// # Errors
+/// The kernel's list for this process cannot be read.
+pub fn read_all() -> anyhow::Result<Vec<Mount>> {
+    let mut mounts = read()?;
+    mounts.extend(other_namespaces(Path::new("/proc")));
+    Ok(mounts)
+}
+
+/// The mounts of each mount namespace but that of `self`, by the processes in `proc`.
+fn other_namespaces(proc: &Path) -> Vec<Mount> {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    let mut seen: HashSet<PathBuf> = namespace(&proc.join("self")).into_iter().collect();
+    let mut mounts = Vec::new();
+    for process in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let is_process = process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let process = process.path();
+        // Kernel threads are in the first namespace. A process that has gone in the meantime has no list; the next one
+        // of its namespace has.
+        let Some(found) = is_process.then(|| namespace(&process)).flatten().filter(|found| !seen.contains(found))
+        else {
+            continue;
+        };
+        if let Ok(text) = fs::read(process.join("mountinfo")) {
+            mounts.extend(parse(&text));
+            seen.insert(found);
+        }
+    }
+    mounts
+}
+
 /// The mounts of a text. Lines that lack a field are left out.
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Mount> {
@@ -59,7 +95,7 @@ fn path(field: &[u8]) -> PathBuf {
 
 /// A field without its escapes: the kernel writes blanks, line ends, backslashes and hashes as a backslash and three
 /// octal digits (`show_mountinfo` and `mangle`, fs/proc_namespace.c, Linux 6.12).
-fn unescaped(mut field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescaped(mut field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     while let Some((first, rest)) = field.split_first() {
         let escaped = match field {
@@ -145,6 +181,26 @@ mod tests {
         fn no_text_makes_it_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&text);
         }
+    }
+
+    #[test]
+    fn each_namespace_is_read_once() {
+        let proc = tempfile::tempdir().unwrap();
+        let process = |name: &str, namespace: &str, mounts: &str| {
+            let directory = proc.path().join(name);
+            fs::create_dir_all(directory.join("ns")).unwrap();
+            std::os::unix::fs::symlink(format!("mnt:[{namespace}]"), directory.join("ns/mnt")).unwrap();
+            fs::write(directory.join("mountinfo"), mounts).unwrap();
+        };
+        process("self", "1", "");
+        process("10", "1", "1 2 254:1 / / rw - ext4 /dev/vda rw");
+        process("11", "2", "1 2 254:2 / /data rw - xfs /dev/vdb rw");
+        process("12", "2", "1 2 254:2 / /data rw - xfs /dev/vdb rw");
+        process("13", "3", "");
+        process("bus", "4", "1 2 254:3 / /other rw - xfs /dev/vdc rw");
+        let found = other_namespaces(proc.path());
+        assert_eq!(found.iter().map(|mount| mount.number.as_str()).collect::<Vec<_>>(), ["254:2"]);
+        assert!(read_all().unwrap().len() >= read().unwrap().len());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, mountinfo, procfs};
+use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
@@ -17,12 +17,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
 use crate::cycle::disk;
+use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
-use crate::cycle::region_size;
-use crate::filesystems;
-use crate::handoff::mailbox::{self, FreePages};
+use crate::cycle::{evidence, leftover, region_size, waiting};
+use crate::filesystems::{self, Mounted};
+use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
@@ -42,6 +43,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to write over a session that waits in the image.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -112,6 +115,7 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
     let then = options.then.unwrap_or(policy.save.then);
@@ -120,6 +124,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
+        waiting::refuse(&image, options.force)?;
+        evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
@@ -130,19 +136,25 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
-    let session = session(&machine, image, region, low, memory, mailbox)?;
+    let mounted = mounted(policy, then)?;
+    let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let low = session.low.clone();
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
+    let disks = drivers::disks_of_session();
+    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
+    drivers::warn_of_undriven(policy);
+    let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
     }
     signals.check()?;
+    let _mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
@@ -155,6 +167,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if self::image(policy)?.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
+    drivers::flush(&disks);
+    let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
+    page.write(mailbox::WATCHDOG, &watchdog);
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
@@ -180,6 +196,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
     let report = report?;
+    if report.outcome == Outcome::Resumed {
+        evidence::record_resumed(&name);
+    }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }
@@ -220,6 +239,20 @@ fn image(policy: &Policy) -> anyhow::Result<Image> {
     Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
 }
 
+/// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
+/// its filesystems, unless the policy takes that upon itself or nothing is ever resumed.
+fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
+    // What is still to be written could be a superblock.
+    nix::unistd::sync();
+    let mounted = filesystems::of_session()?;
+    refusal::refuse(refusal::in_filesystems(&mounted.unsure, policy.resume.unsure, then))?;
+    if !mounted.unsure.is_empty() {
+        let list = mounted.unsure.join(", ");
+        log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
+    }
+    Ok(mounted)
+}
+
 /// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
 fn session(
     machine: &Machine,
@@ -228,12 +261,10 @@ fn session(
     low: Vec<PhysRange>,
     memory: Vec<PfnRange>,
     mailbox: Mailbox,
+    mounted: Mounted,
 ) -> anyhow::Result<SessionRecord> {
     let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = Uname::read()?;
-    // What is still to be written could be a superblock.
-    nix::unistd::sync();
-    let filesystems = filesystems::of_session(&mountinfo::read()?);
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
@@ -247,8 +278,8 @@ fn session(
         ram: memory,
         firmware: machine.iomem.firmware.clone(),
         efi: machine.efi.clone(),
-        filesystems,
-        swap_areas: Vec::new(),
+        filesystems: mounted.filesystems,
+        swap_areas: mounted.swap_areas,
         cpu: machine.cpu.clone(),
         kernel_release: uname.release,
         kernel_version: uname.version,

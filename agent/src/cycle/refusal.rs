@@ -10,12 +10,15 @@ use std::{fmt, io};
 
 use dormouse_linux::block::NoHardware;
 use dormouse_linux::units::mib;
+use dormouse_linux::volatile_memory::Used;
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::TooSmall;
+use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
@@ -23,7 +26,7 @@ use crate::launch::region::RegionError;
 use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
-use crate::policy::{PolicyError, Then};
+use crate::policy::{PolicyError, Then, Unsure};
 use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
@@ -63,6 +66,17 @@ pub enum Obstacle {
     /// The policy forbids a resume.
     #[error("the policy never resumes (resume.enabled = false): the next boot would discard the image")]
     PolicyForbids,
+    /// Memory that is not saved and loses its content with the power.
+    #[error("{} is memory that loses its content with the power and is not saved, and {by}", node.display())]
+    VolatileMemory {
+        /// Its device.
+        node: PathBuf,
+        /// What uses it, as a clause.
+        by: String,
+    },
+    /// No boot could tell whether another system has written to what the session has mounted.
+    #[error("no boot could tell whether another system has written to {0}")]
+    NotComparable(String),
     /// Setting aside what the region holds would drive programs out of memory.
     #[error(
         "{} of memory are available, and {} are needed to set aside what the region holds", mib(*available),
@@ -101,6 +115,8 @@ impl Refusal for Obstacle {
             Obstacle::NoHook => "resume-hook",
             Obstacle::BootForbids => "command-line",
             Obstacle::PolicyForbids => "resume-disabled",
+            Obstacle::VolatileMemory { .. } => "volatile-memory",
+            Obstacle::NotComparable(_) => "filesystems",
             Obstacle::LittleMemory { .. } => "memory",
         }
     }
@@ -139,6 +155,13 @@ impl Refusal for Obstacle {
                  boot alone, use --trust-boot"
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
+            Obstacle::VolatileMemory { .. } => {
+                "unmount it and end what uses it, or boot without memmap=...! so that it is RAM, which is saved"
+            }
+            Obstacle::NotComparable(_) => {
+                "unmount it, or set resume.unsure = \"resume\" and build both initramfs again, if no other system ever \
+                 writes to it"
+            }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
         };
         Some(remedy.to_owned())
@@ -187,6 +210,13 @@ pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
     modes.contains("[disabled]").then_some(Obstacle::Forbidden)
 }
 
+/// What is in the way with memory that is neither RAM nor kept without power. A session that goes on keeps it.
+#[must_use]
+pub fn in_volatile_memory(used: Option<Used>, then: Then) -> Option<Obstacle> {
+    let used = used.filter(|_| then != Then::Return);
+    used.map(|Used { node, by }| Obstacle::VolatileMemory { node, by })
+}
+
 /// What is in the way with what `dormouse resume` reported in the initramfs of this boot. A session that goes on needs
 /// no next boot.
 #[must_use]
@@ -205,6 +235,13 @@ pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle
         (true, false) => Some(Obstacle::PolicyForbids),
         (true, true) => None,
     }
+}
+
+/// What is in the way with filesystems and swap areas that cannot be compared. A session that goes on is never resumed.
+#[must_use]
+pub fn in_filesystems(unsure: &[String], policy: Unsure, then: Then) -> Option<Obstacle> {
+    let is_refused = !unsure.is_empty() && policy == Unsure::Refuse && then != Then::Return;
+    is_refused.then(|| Obstacle::NotComparable(unsure.join(", ")))
 }
 
 /// What is needed beside the pages that the region is swapped with: the kernel and the initramfs on their way into it.
@@ -506,6 +543,8 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))
         .or_else(|| of::<Unready>(error))
+        .or_else(|| of::<NoEvidence>(error))
+        .or_else(|| of::<Waiting>(error))
 }
 
 /// Why a hibernation does not begin, where it is not the machine's fault.
@@ -513,7 +552,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
 #[non_exhaustive]
 pub enum Unready {
     /// Another hibernation is under way.
-    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
+    #[error("another `dormouse` that hibernates or changes an image is running")]
     Busy,
     /// The lock that keeps two of them apart.
     #[error("{}: cannot lock it", path.display())]

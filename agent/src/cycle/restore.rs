@@ -13,6 +13,7 @@ use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::cycle::verdict::ATTEMPTS;
 use crate::handoff::arguments::WayBack;
+use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::report::{Half, Outcome, Report};
 use crate::handoff::task::RestoreTask;
 use crate::machine::acpi::UnderTables;
@@ -33,6 +34,8 @@ pub struct Restored {
     pub way: WayBack,
     /// Whether the way is loaded together with memory that only the jump may write: no other jump will do.
     pub is_loaded: bool,
+    /// The watchdog that A believes runs.
+    pub watchdog: Option<ArmedWatchdog>,
 }
 
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
@@ -133,7 +136,11 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(Restored { way, is_loaded })
+    let watchdog = deliver::armed_watchdog_in(&header.session, &memory).unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        None
+    });
+    Ok(Restored { way, is_loaded, watchdog })
 }
 
 #[cfg(test)]

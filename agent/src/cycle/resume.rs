@@ -8,13 +8,14 @@ use dormouse_linux::{kmsg, procfs};
 
 use crate::console::phase::Phase;
 use crate::cycle::disk;
-use crate::cycle::last::{Event, Last};
+use crate::cycle::evidence::{self, Found};
+use crate::cycle::last::Last;
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
-    Answer, Fact, Fate, HeaderFault, Known, Misfit, Moment, Reason, Switches, Verdict, verdict,
+    Answer, Fact, Fate, HeaderFault, Known, Misfit, Moment, Reason, Switches, Verdict, Written, verdict,
 };
-use crate::filesystems;
+use crate::filesystems::{self, Names};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
 use crate::launch::SecondKernel;
@@ -33,25 +34,23 @@ use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     kmsg::init();
     disk::record(policy);
-    let result = look_and_resume(policy);
-    match &result {
-        Ok(outcome) => Last::record(Event::Resume, outcome.id(), &outcome.to_string(), None),
-        Err(error) => {
-            let complaint = Complaint::of(error);
-            Last::record(Event::Resume, complaint.id_or("failed"), &complaint.to_string(), None);
-        }
-    }
+    let mut found = Found::nothing_yet(policy);
+    let result = look_and_resume(policy, &mut found);
+    let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
+    evidence::record(ended, found);
     result
 }
 
-fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
+fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     if let Some(mistake) = &switches.mistake {
         log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
     }
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
+    let opened = open(policy, IfFile::Refuse);
+    found.look(&opened);
+    let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
             return Ok(ResumeOutcome::NoImage { device, state: None });
         }
@@ -158,7 +157,8 @@ fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Hea
             Fact::Header => known.header = Some(image.header().map_err(|error| fault_of(&error))),
             Fact::Machine => known.machine = Some(header.map_or_else(|| Err(Misfit::Unknown(NO_HEADER.into())), fits)),
             Fact::Filesystems => {
-                known.written = Some(header.map_or_else(|| Some(NO_HEADER.into()), |header| written(header, policy)));
+                known.written =
+                    Some(header.map_or_else(|| Written::Since(NO_HEADER.into()), |header| written(header, policy)));
             }
             Fact::Comparable => known.is_comparable = Some(header.is_some_and(can_tell)),
         }
@@ -178,23 +178,29 @@ fn fits(header: &Header) -> Result<(), Misfit> {
     compat::check(&header.session, &machine).map_err(Misfit::Differs)
 }
 
-/// The first of the session's filesystems that was written since the save, in words.
-fn written(header: &Header, policy: &Policy) -> Option<String> {
-    let filesystems = filesystems::compare_within(&header.session.filesystems, policy.image.wait, filesystems::devices);
-    if !filesystems.unsure.is_empty() && filesystems.changed.is_none() {
-        let list = filesystems.unsure.join(", ");
+/// Whether the session's filesystems and swap areas were written since the save. A disk that is not here keeps nothing
+/// from being resumed: the session finds it gone too.
+fn written(header: &Header, policy: &Policy) -> Written {
+    let found = filesystems::compare_within(&header.session, policy.image.wait, Names::read);
+    let list = [found.absent, found.unsure.clone()].concat().join(", ");
+    if !list.is_empty() && found.changed.is_none() {
         log::warn!("{}: it is not known whether another system has written to them: {list}", Phase::ResumeCheck);
     }
-    filesystems.changed
+    match found.changed {
+        Some(changed) => Written::Since(changed),
+        None if found.unsure.is_empty() => Written::No,
+        None => Written::Perhaps(found.unsure.join(", ")),
+    }
 }
 
-/// Whether the next boot can tell if this one writes to the session's filesystems.
+/// Whether the next boot can tell if this one writes to the session's filesystems or swap areas.
 fn can_tell(header: &Header) -> bool {
-    let unsure = filesystems::compare(&header.session.filesystems, &filesystems::devices()).unsure;
-    if !unsure.is_empty() {
-        log::warn!("{}: the image cannot be kept: {} cannot be compared", Phase::ResumeCheck, unsure.join(", "));
+    let found = filesystems::compare(&header.session, &Names::read());
+    let list = [found.absent, found.unsure].concat();
+    if !list.is_empty() {
+        log::warn!("{}: the image cannot be kept: {} cannot be compared", Phase::ResumeCheck, list.join(", "));
     }
-    unsure.is_empty()
+    list.is_empty()
 }
 
 fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {

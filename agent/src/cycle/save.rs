@@ -17,7 +17,9 @@ use dormouse_sys::PAGE_SIZE;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::drivers;
 use crate::cycle::rehearsal;
+use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
 use crate::handoff::task::SaveTask;
@@ -25,7 +27,7 @@ use crate::machine::free_content::FreeContent;
 use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
 use crate::memory::vmcore::{self, Vmcore};
 use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource, StoreFailure};
-use crate::policy::{Policy, Then, Verify};
+use crate::policy::{Policy, Then, Unsure, Verify};
 use crate::store::{Access, Image, Reader, Writer};
 use crate::target::{self, IfFile, Opened, Opening};
 use crate::{filesystems, pipeline};
@@ -48,7 +50,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
-    filesystems::settle(&mut header.session.filesystems, &filesystems::devices());
+    settle(&mut header, &task, policy)?;
     alive();
     let how_to_stop = if policy.save.escape { "; press Esc to go back" } else { "" };
     screen::show(policy.console.verbosity, &format!("Hibernating to {place}{how_to_stop}"));
@@ -84,6 +86,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
     }
 
+    drivers::settle(&task.order.disks, began + policy.image.wait, alive);
     log::info!("{}: flushing {place}", Phase::SaveCommit);
     let state = if task.order.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;
@@ -103,6 +106,24 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     };
     let image = writer.finish(state, counts.left, check, stats)?;
     Ok(Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Returned))
+}
+
+/// Notes what is on the disks, so that the next boot can tell whether another system has written to them. A session of
+/// which it could not is not saved, unless the policy takes that upon itself or nothing is ever resumed.
+fn settle(header: &mut Header, task: &SaveTask<'_>, policy: &Policy) -> anyhow::Result<()> {
+    let lost = filesystems::settle(&mut header.session, policy.image.wait, Names::read);
+    if lost.is_empty() || task.order.then == Then::Return {
+        return Ok(());
+    }
+    let lost = lost.join(", ");
+    if policy.resume.unsure == Unsure::Refuse {
+        bail!(
+            "no boot could tell whether another system has written to {lost}: the save kernel sees no disk that holds \
+             it; give it the driver (`dormouse build-initramfs --modules`), unmount it, or set resume.unsure = \"resume\""
+        );
+    }
+    log::warn!("{}: no boot will be able to tell whether another system has written to {lost}", Phase::SaveWrite);
+    Ok(())
 }
 
 /// Reads back what was written, past the caches, and compares it as the policy asks.

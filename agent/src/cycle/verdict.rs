@@ -11,7 +11,9 @@
 //!                            too many attempts                 discard
 //!                            header cannot be read             discard
 //!                            another machine, or filesystems
-//!                            written since the save            keep by policy (*), else discard; another memory map
+//!                            written since the save, or may
+//!                            have been and resume.unsure says
+//!                            so                                keep by policy (*), else discard; another memory map
 //!                                                              is kept for a few boots
 //!                            none of these                     resume
 //!   after it (missed)        no session waits                  nothing
@@ -30,7 +32,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::machine::compat::Mismatch;
-use crate::policy::{ResumePolicy, Unfit};
+use crate::policy::{ResumePolicy, Unfit, Unsure};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
@@ -52,8 +54,8 @@ pub struct Known<'a> {
     pub header: Option<Result<Header, HeaderFault>>,
     /// [`Fact::Machine`].
     pub machine: Option<Result<(), Misfit>>,
-    /// [`Fact::Filesystems`]: the first that was written since the save, in words.
-    pub written: Option<Option<String>>,
+    /// [`Fact::Filesystems`].
+    pub written: Option<Written>,
     /// [`Fact::Comparable`].
     pub is_comparable: Option<bool>,
 }
@@ -95,6 +97,17 @@ pub enum Fact {
     Filesystems,
     /// Whether the next boot can tell if this one writes to the session's filesystems.
     Comparable,
+}
+
+/// Whether the session's filesystems and swap areas were written since the save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// They were not, as far as they are here.
+    No,
+    /// They were not, and too little was recorded of these, in words.
+    Perhaps(String),
+    /// The first that was, in words.
+    Since(String),
 }
 
 /// Why a header cannot be read.
@@ -196,6 +209,9 @@ pub enum Reason {
     /// Another system has written to a filesystem of the session.
     #[error("{0}")]
     FilesystemWritten(String),
+    /// Another system may have written to a filesystem of the session, and too little was recorded to tell.
+    #[error("it is not known whether another system has written to {0}")]
+    FilesystemUnsure(String),
     /// Several devices have the name of the image device.
     #[error("{0}")]
     AmbiguousDevices(String),
@@ -226,6 +242,7 @@ impl Reason {
             Reason::Machine(mismatch) => mismatch.id(),
             Reason::MachineUnknown(_) => "machine-unknown",
             Reason::FilesystemWritten(_) => "filesystem-written",
+            Reason::FilesystemUnsure(_) => "filesystem-unsure",
             Reason::AmbiguousDevices(_) => "ambiguous-devices",
             Reason::SessionGoesOn => "session-goes-on",
             Reason::BootWentOn(_) => "boot-went-on",
@@ -280,8 +297,11 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     }
     match &known.written {
         None => Answer::Look(Fact::Filesystems),
-        Some(Some(written)) => keep_by_policy(known, Reason::FilesystemWritten(written.clone())),
-        Some(None) => Answer::Verdict(Verdict::Resume),
+        Some(Written::Since(written)) => keep_by_policy(known, Reason::FilesystemWritten(written.clone())),
+        Some(Written::Perhaps(unsure)) if policy.unsure == Unsure::Refuse => {
+            keep_by_policy(known, Reason::FilesystemUnsure(unsure.clone()))
+        }
+        Some(Written::No | Written::Perhaps(_)) => Answer::Verdict(Verdict::Resume),
     }
 }
 

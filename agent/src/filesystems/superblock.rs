@@ -1,6 +1,6 @@
-//! What the superblocks of ext2 to ext4, XFS, btrfs and FAT record about their last writer.
+//! What the superblocks of ext2 to ext4, XFS, btrfs, f2fs, FAT and exFAT record about their last writer.
 //!
-//! Offsets are in bytes from the beginning of the device; their sources are named with each.
+//! Offsets are in bytes from the beginning of the filesystem; their sources are named with each.
 
 use std::fs::File;
 use std::io;
@@ -16,10 +16,28 @@ pub struct Superblock {
     /// A digest of what a mount elsewhere changes and a session that has it mounted does not.
     ///
     /// ext4 has such fields: time and count of mounts, of the last check, and whether the journal must be replayed.
-    /// XFS, btrfs and FAT have none, so there it is a digest of the identity alone.
+    /// The others have none, so there it is a digest of the identity alone.
     pub steady: u64,
     /// A digest of all that a mount elsewhere changes, which may change while the session works.
     pub still: u64,
+    /// How much of the filesystem was looked at, from its beginning.
+    pub reach: u64,
+}
+
+/// A filesystem's bytes: those of a device from some place on.
+struct Bytes<'a> {
+    device: &'a File,
+    start: u64,
+}
+
+impl Bytes<'_> {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.device.read_at(buffer, self.start.saturating_add(at))
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.device.read_exact_at(buffer, self.start.saturating_add(at))
+    }
 }
 
 /// Whether a mount elsewhere shows in [`Superblock::steady`] of this type of filesystem.
@@ -32,30 +50,44 @@ const FAT_MAX: u64 = 16 << 20;
 /// How much of a device a filesystem's superblock is looked for in: btrfs has it at 64 KiB.
 const HEAD: usize = 68 << 10;
 
-/// Reads the superblock on a device, if it is of a known kind.
+/// Reads the superblock of the filesystem that begins at `start` of a device, if it is of a known kind.
 ///
 /// # Errors
 /// The device cannot be read.
-pub(super) fn read(device: &File) -> io::Result<Option<Superblock>> {
-    let mut head = vec![0; HEAD];
-    let mut filled = 0;
-    while filled < HEAD {
-        match device.read_at(&mut head[filled..], filled as u64)? {
-            0 => break,
-            more => filled += more,
-        }
-    }
-    head.truncate(filled);
+pub(super) fn read(device: &File, start: u64) -> io::Result<Option<Superblock>> {
+    let device = &Bytes { device, start };
+    let head = read_up_to(device.device, start, HEAD)?;
     if let Some(found) = ext(&head).or_else(|| btrfs(&head)) {
         return Ok(Some(found));
     }
     if let Some(xfs) = Xfs::find(&head) {
         return xfs.superblock(device).map(Some);
     }
+    if let Some(f2fs) = F2fs::find(&head) {
+        return f2fs.superblock(device).map(Some);
+    }
+    if let Some(exfat) = ExFat::find(&head) {
+        return exfat.superblock(device).map(Some);
+    }
     match Fat::find(&head) {
         Some(fat) => fat.superblock(device).map(Some),
         None => Ok(None),
     }
+}
+
+/// As much as a device has of `len` bytes from `at` on.
+pub(super) fn read_up_to(device: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
+    let device = Bytes { device, start: at };
+    let mut bytes = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match device.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 fn bytes<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {
@@ -64,6 +96,10 @@ fn bytes<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {
 
 fn le16(from: &[u8], at: usize) -> Option<u16> {
     bytes(from, at).map(u16::from_le_bytes)
+}
+
+fn le32(from: &[u8], at: usize) -> Option<u32> {
+    bytes(from, at).map(u32::from_le_bytes)
 }
 
 fn be16(from: &[u8], at: usize) -> Option<u16> {
@@ -92,18 +128,21 @@ fn ext(head: &[u8]) -> Option<Superblock> {
     for (at, len) in fields {
         steady.extend(block.get(at..at + len)?);
     }
-    Some(Superblock { uuid: uuid(id), steady: checksum(&steady), still: checksum(block) })
+    Some(Superblock { uuid: uuid(id), steady: checksum(&steady), still: checksum(block), reach: 2048 })
 }
 
 /// fs/btrfs/fs.h and include/uapi/linux/btrfs_tree.h, `struct btrfs_super_block`, at 64 KiB. Its generation grows with
-/// every transaction.
+/// every transaction. Each device of a filesystem has it with a description of the device, which is left out, as is
+/// the checksum over it.
 fn btrfs(head: &[u8]) -> Option<Superblock> {
     let block = head.get(64 << 10..)?.get(..4096)?;
     if &bytes::<8>(block, 0x40)? != b"_BHRfS_M" {
         return None;
     }
     let id: [u8; 16] = bytes(block, 0x20)?;
-    Some(Superblock { uuid: uuid(id), steady: checksum(&id), still: checksum(block) })
+    let (before, after) = (block.get(0x20..0xc9)?, block.get(0xc9 + 98..)?);
+    let still = checksum(&[before, after].concat());
+    Some(Superblock { uuid: uuid(id), steady: checksum(&id), still, reach: (64 << 10) + 4096 })
 }
 
 /// fs/xfs/libxfs/xfs_format.h, `struct xfs_dsb`, at 0; numbers are big-endian.
@@ -134,20 +173,21 @@ impl Xfs {
         Some(Xfs { id, sector, log })
     }
 
-    fn superblock(&self, device: &File) -> io::Result<Superblock> {
+    fn superblock(&self, device: &Bytes<'_>) -> io::Result<Superblock> {
         let mut still = self.sector.clone();
         if let Some((place, blocks)) = self.log.filter(|(_, blocks)| *blocks > 0) {
             let (cycle, head) = log_head(blocks, |block| cycle(device, place.saturating_add(block * 512)))?;
             still.extend(cycle.to_be_bytes());
             still.extend(head.to_be_bytes());
         }
-        Ok(Superblock { uuid: uuid(self.id), steady: checksum(&self.id), still: checksum(&still) })
+        let reach = self.log.map_or(4096, |(place, blocks)| place.saturating_add(blocks.saturating_mul(512)));
+        Ok(Superblock { uuid: uuid(self.id), steady: checksum(&self.id), still: checksum(&still), reach })
     }
 }
 
 /// The number of the cycle in which a block of the log was written: the first word of each, or the second where the
 /// first is a record's magic (fs/xfs/libxfs/xfs_log_format.h, `xlog_get_cycle`).
-fn cycle(device: &File, at: u64) -> io::Result<u32> {
+fn cycle(device: &Bytes<'_>, at: u64) -> io::Result<u32> {
     const RECORD: u32 = 0xfeed_babe;
     // A whole sector, for a device that gives no less.
     let mut block = [0; 512];
@@ -166,6 +206,96 @@ fn log_head(blocks: u64, cycle: impl Fn(u64) -> io::Result<u32>) -> io::Result<(
         if cycle(middle)? == first { newer = middle } else { older = middle }
     }
     Ok((first, older))
+}
+
+/// include/linux/f2fs_fs.h, `struct f2fs_super_block`, at 1 KiB. What is written is made valid by a checkpoint with a
+/// higher number, at the beginning of one of two segments (fs/f2fs/checkpoint.c, `f2fs_get_valid_checkpoint`).
+struct F2fs {
+    id: [u8; 16],
+    block: Vec<u8>,
+    /// Where the two begin, in bytes.
+    checkpoints: [u64; 2],
+}
+
+impl F2fs {
+    fn find(head: &[u8]) -> Option<F2fs> {
+        let block = head.get(1024..2048)?;
+        if bytes(block, 0)? != 0xf2f5_2010_u32.to_le_bytes() {
+            return None;
+        }
+        let block_size = 1_u64.checked_shl(le32(block, 16)?).filter(|size| (512..=65536).contains(size))?;
+        let segment = block_size.checked_mul(1_u64.checked_shl(le32(block, 20)?).filter(|blocks| *blocks <= 4096)?)?;
+        let first = u64::from(le32(block, 76)?) * block_size;
+        Some(F2fs { id: bytes(block, 108)?, block: block.to_vec(), checkpoints: [first, first + segment] })
+    }
+
+    fn superblock(&self, device: &Bytes<'_>) -> io::Result<Superblock> {
+        let mut still = self.block.clone();
+        let mut checkpoint = [0; 4096];
+        for at in self.checkpoints {
+            device.read_exact_at(&mut checkpoint, at)?;
+            still.extend(checkpoint);
+        }
+        let (steady, still, reach) = (checksum(&self.id), checksum(&still), self.checkpoints[1] + 4096);
+        Ok(Superblock { uuid: uuid(self.id), steady, still, reach })
+    }
+}
+
+/// fs/exfat/exfat_raw.h, `struct boot_sector` and `struct exfat_dentry`. As with FAT, the table, the map of what is in
+/// use and the root directory are looked at.
+struct ExFat {
+    id: [u8; 4],
+    boot: Vec<u8>,
+    table: (u64, u64),
+    /// Where the first cluster begins, and how long each is.
+    heap: u64,
+    cluster: u64,
+    root: u32,
+}
+
+impl ExFat {
+    fn find(head: &[u8]) -> Option<ExFat> {
+        let boot = head.get(..512)?;
+        if &bytes::<8>(boot, 3)? != b"EXFAT   " {
+            return None;
+        }
+        let sector = 1_u64.checked_shl(u32::from(*boot.get(108)?)).filter(|size| (512..=4096).contains(size))?;
+        let per_cluster = 1_u64.checked_shl(u32::from(*boot.get(109)?)).filter(|sectors| *sectors <= 1 << 16)?;
+        let sectors = |at| Some(u64::from(le32(boot, at)?) * sector);
+        Some(ExFat {
+            id: bytes(boot, 100)?,
+            boot: boot.to_vec(),
+            table: (sectors(80)?, sectors(84)?),
+            heap: sectors(88)?,
+            cluster: sector * per_cluster,
+            root: le32(boot, 96)?,
+        })
+    }
+
+    fn superblock(&self, device: &Bytes<'_>) -> io::Result<Superblock> {
+        let mut still = self.boot.clone();
+        let mut reach = 4096;
+        let mut add = |at: u64, len: u64| {
+            let mut part = vec![0; usize::try_from(len.min(FAT_MAX)).map_err(io::Error::other)?];
+            reach = reach.max(at.saturating_add(len.min(FAT_MAX)));
+            device.read_exact_at(&mut part, at)?;
+            still.extend(&part);
+            Ok::<_, io::Error>(part)
+        };
+        add(self.table.0, self.table.1)?;
+        // Clusters are counted from 2.
+        let place = |cluster: u32| u64::from(cluster.saturating_sub(2)) * self.cluster + self.heap;
+        let root = add(place(self.root), self.cluster)?;
+        let map = root.chunks_exact(32).find(|entry| entry[0] == 0x81);
+        if let Some((first, len)) =
+            map.and_then(|entry| Some((le32(entry, 20)?, u64::from_le_bytes(bytes(entry, 24)?))))
+        {
+            add(place(first), len)?;
+        }
+        let number = u32::from_le_bytes(self.id);
+        let uuid = format!("{:04X}-{:04X}", number >> 16, number & 0xffff);
+        Ok(Superblock { uuid, steady: checksum(&self.id), still: checksum(&still), reach })
+    }
 }
 
 /// fs/fat/inode.c, `fat_read_bpb`, and include/uapi/linux/msdos_fs.h, `struct fat_boot_sector`. Nearly every change of
@@ -213,10 +343,12 @@ impl Fat {
         Some(Fat { id, boot: boot.to_vec(), table, root, info: (is_32 && info > 0).then_some(info) })
     }
 
-    fn superblock(&self, device: &File) -> io::Result<Superblock> {
+    fn superblock(&self, device: &Bytes<'_>) -> io::Result<Superblock> {
         let mut still = self.boot.clone();
+        let mut reach = 4096;
         let mut add = |at: u64, len: u64| {
             let from = still.len();
+            reach = reach.max(at.saturating_add(len));
             // At most FAT_MAX.
             still.resize(from + usize::try_from(len).map_err(io::Error::other)?, 0);
             device.read_exact_at(&mut still[from..], at)
@@ -231,6 +363,7 @@ impl Fat {
             uuid: format!("{:04X}-{:04X}", number >> 16, number & 0xffff),
             steady: checksum(&self.id),
             still: checksum(&still),
+            reach,
         })
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
-use crate::cycle::resume;
+use crate::cycle::{resume, wipe};
 use crate::host::doctor::Diagnosis;
 use crate::host::map_history;
 use crate::policy::{Policy, PolicyError};
@@ -42,7 +42,11 @@ pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
         Err(error) => Err(error.into()),
         // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
         // what it would have written over is still there.
-        Ok(policy) => Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy)),
+        Ok(policy) => {
+            let given_up = Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy));
+            wipe::begin(&policy, config);
+            given_up
+        }
     };
     let diagnosis = Diagnosis::of_this_machine(config);
     let (missed, result) = match missed {

@@ -129,6 +129,14 @@ impl Loaded {
     }
 }
 
+/// Unloads what a process left loaded that was killed before it could.
+///
+/// # Errors
+/// What `kexec_load(2)` reports.
+pub fn unload() -> io::Result<()> {
+    kexec::unload()
+}
+
 impl Drop for Loaded {
     fn drop(&mut self) {
         if let Err(error) = kexec::unload() {
@@ -155,7 +163,8 @@ fn command_line(own: &str, policy: &Policy, has_iommu: bool) -> String {
     let mut arguments = inherited(own);
     arguments.extend(small_machine(has_iommu, &policy.kernel.arguments));
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
-    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
+    // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
+    arguments.extend([loglevel, "panic=5", "watchdog.stop_on_reboot=0", &policy.kernel.arguments]);
     join(arguments)
 }
 
@@ -189,6 +198,6 @@ mod tests {
         let policy = Policy::merge("a policy", &[("a policy", text)]);
         let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap(), false);
         assert!(line.starts_with("console=ttyS0 swiotlb=noforce numa=off "), "{line}");
-        assert!(line.ends_with(" loglevel=8 panic=5 nosmp"), "{line}");
+        assert!(line.ends_with(" loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp"), "{line}");
     }
 }

@@ -103,13 +103,12 @@ impl Iomem {
         Ok(iomem)
     }
 
-    /// The page frames of System RAM, ascending and merged. A range that begins or ends in mid-page is rounded outward,
-    /// but for frames that the firmware has a part of: these hold nothing of the kernel's (arch/x86/kernel/e820.c,
-    /// `e820__memblock_setup`, throws partial pages away), and to write one would change what is the firmware's.
+    /// The page frames of [`Iomem::whole_ram`]. A frame that is partly RAM is none of them: the kernel never uses it
+    /// (arch/x86/kernel/e820.c, `e820__memblock_setup` trims memory to whole pages, Linux 6.12 and 7.2), and the rest of
+    /// it, such as ACPI's, is the firmware's to write.
     #[must_use]
     pub fn ram_frames(&self) -> Vec<PfnRange> {
-        let firmware = self.firmware.iter().map(|range| PhysRange { start: range.start, end: range.end }.frames());
-        subtract(&PfnRange::merge(self.ram.iter().map(PhysRange::frames)), &PfnRange::merge(firmware))
+        PfnRange::merge(self.whole_ram().iter().map(PhysRange::frames))
     }
 
     /// How many page frames of System RAM there are.
@@ -243,15 +242,6 @@ fee00000-fee00fff : Local APIC
     }
 
     #[test]
-    fn frames_that_the_firmware_shares_are_not_ram() {
-        let text = "00100000-1fe2ffff : System RAM\n1fe30000-1fe4149f : ACPI Non-volatile Storage\n\
-                    1fe414a0-1ff2ffff : System RAM\n1ff30000-1ff3ffff : ACPI Tables\n";
-        let iomem = Iomem::parse(text).unwrap();
-        assert_eq!(iomem.ram_frames(), [pfn(0x100, 0x1fe30), pfn(0x1fe42, 0x1ff30)]);
-        assert_eq!(iomem.ram_pages(), 0x1fd30 + 0xee);
-    }
-
-    #[test]
     fn kinds_of_memory_by_their_names() {
         let kinds = [
             ("Reserved", Some(FirmwareKind::Reserved)),
@@ -281,6 +271,28 @@ fee00000-fee00fff : Local APIC
         let iomem = Iomem::parse(&text).unwrap();
         let expected = [phys(0x100_0000, 0x200_0000), phys(0x120_0000, 0x170_0000), phys(0x130_0000, 0x140_0000)];
         assert_eq!(iomem.kernel, expected);
+    }
+
+    #[test]
+    fn memory_for_a_purpose_is_reserved() {
+        let iomem = Iomem::parse(&format!("{PC}180000000-1ffffffff : Soft Reserved\n  180000000-1ffffffff : dax0.0\n"));
+        assert_eq!(iomem.unwrap().reserved_frames().last(), Some(&pfn(6 << 18, 8 << 18)));
+    }
+
+    /// An i865 of 2004: ACPI's storage ends where RAM goes on, in mid-page. The firmware may write all of that page.
+    #[test]
+    fn page_that_acpi_and_ram_share_is_not_ram() {
+        let text = "00100000-1fe2ffff : System RAM\n1fe30000-1fe4149f : ACPI Non-volatile Storage\n\
+                    1fe414a0-1ff2ffff : System RAM\n1ff30000-1ff3ffff : ACPI Tables\n";
+        let iomem = Iomem::parse(text).unwrap();
+        assert_eq!(iomem.ram_frames(), [pfn(0x100, 0x1fe30), pfn(0x1fe42, 0x1ff30)]);
+        let region = phys(0x100_0000, 0x900_0000);
+        assert_eq!(iomem.frames_outside(&region).last(), Some(&pfn(0x1fe42, 0x1ff30)));
+        // The same for what ends there, and for a reserved range within a page.
+        let text = "00100000-00200fff : System RAM\n00201000-00201c00 : System RAM\n00201c01-00204fff : Reserved\n\
+                    00205000-00206233 : System RAM\n00206234-00206343 : Reserved\n00206344-00208fff : System RAM\n";
+        let frames = Iomem::parse(text).unwrap().ram_frames();
+        assert_eq!(frames, [pfn(0x100, 0x201), pfn(0x205, 0x206), pfn(0x207, 0x209)]);
     }
 
     #[test]

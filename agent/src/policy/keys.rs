@@ -19,7 +19,7 @@ use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
 #[cfg(test)]
 use crate::policy::table::{any_of, terms_of};
-use crate::policy::words::{Compression, Method, Then, Unfit, Verbosity, Verify};
+use crate::policy::words::{Compression, Method, Power, Then, Unfit, Unsure, Verbosity, Verify};
 
 const MIB: u64 = 1 << 20;
 /// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
@@ -47,6 +47,8 @@ policy! {
         disk: Option<DiskIdentity> = Disk, default None;
         /// How long B, C and D wait for it to appear.
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
+        /// Whether its data are taken off the disk when the session in it goes on or was given up.
+        wipe: bool = Flag, default true;
     }
 
     /// `[region]`: the memory that B and D live in.
@@ -84,6 +86,8 @@ policy! {
         escape: bool = Flag, default true;
         /// What follows a completed save.
         then: Then = Words::new(), default Then::default();
+        /// How the power is switched off, where that follows.
+        power: Power = Words::new(), default Power::default();
     }
 
     /// `[pipeline]`: what a save and a restore may use.
@@ -100,6 +104,8 @@ policy! {
         enabled: bool = Flag, default true;
         /// What happens to an image that does not fit the machine, or whose filesystems another system has written.
         mismatch: Unfit = Words::new(), default Unfit::default();
+        /// What happens where it cannot be found out whether another system has written to a filesystem.
+        unsure: Unsure = Words::new(), default Unsure::default();
     }
 
     /// `[guard]`: what watches B and D.

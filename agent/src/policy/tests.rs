@@ -37,7 +37,12 @@ fn mentions(text: &str, term: &str) -> bool {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), disk: None, wait: Duration::from_secs(10) },
+        image: ImagePolicy {
+            device: "/dev/vda".parse().unwrap(),
+            disk: None,
+            wait: Duration::from_secs(10),
+            wipe: true,
+        },
         region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
@@ -52,9 +57,10 @@ fn defaults() {
             verify: Verify::Off,
             escape: true,
             then: Then::PowerOff,
+            power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -66,7 +72,7 @@ fn reads_every_key() {
     let text = "
         image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
             disk = 'usb serial=1:2:3:0 partition=a-b removable',
-            wait = 0 }
+            wait = 0, wipe = false }
         [region]
         size = '1G'
         address = '4G'
@@ -82,12 +88,14 @@ fn reads_every_key() {
         verify = 'memory'
         escape = false
         then = 'return'
+        power = 'platform'
         [pipeline]
         threads = 256
         memory = '1G'
         [resume]
         enabled = false
         mismatch = 'keep'
+        unsure = 'resume'
         [guard]
         stall = 0
         watchdog = false
@@ -99,6 +107,7 @@ fn reads_every_key() {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
+            wipe: false,
         },
         region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {
@@ -114,9 +123,10 @@ fn reads_every_key() {
             verify: Verify::Memory,
             escape: false,
             then: Then::Return,
+            power: Power::Platform,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
-        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep },
+        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };

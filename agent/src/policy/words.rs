@@ -92,6 +92,15 @@ words! {
         Return = "return",
     }
 
+    /// How the power is switched off after a save.
+    pub enum Power {
+        /// As by `poweroff`.
+        #[default]
+        Shutdown = "shutdown",
+        /// The firmware is told that the machine hibernates: ACPI's sleep state S4.
+        Platform = "platform",
+    }
+
     /// How the pages of an image are stored.
     pub enum Method {
         /// Each chunk as well as the device leaves time for.
@@ -124,6 +133,16 @@ words! {
         /// discarded where anything else does.
         #[default]
         Retry = "retry",
+    }
+
+    /// What happens to a session with a filesystem or a swap area of which it cannot be found out whether another
+    /// system has written to it.
+    pub enum Unsure {
+        /// It is not saved: the reason comes before the jump, or the session goes on.
+        #[default]
+        Refuse = "refuse",
+        /// It is saved and resumed all the same.
+        Resume = "resume",
     }
 
     /// How much B and D print on their consoles. Their kernel log gets everything in any case.

@@ -184,7 +184,8 @@ impl Image {
     /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
-        if !commit.state.is_waiting() && !matches!(commit.state, State::Snapshot | State::Consumed) {
+        let is_saved = commit.state.is_waiting() || matches!(commit.state, State::Snapshot | State::Consumed);
+        if !is_saved || self.is_wiped() {
             return Err(StoreError::Incomplete { name: self.disk_name(), state: commit.state });
         }
         let place = |field, value, why| self.format(FormatError::Field { block: Block::Commit, field, value, why });

@@ -149,6 +149,8 @@ pub struct Info {
     pub attempts: u16,
     /// Boots that kept it although the machine differed.
     pub kept: u16,
+    /// Whether the data of the session in it are gone from the device.
+    pub is_wiped: bool,
     /// The saved session, where there is one.
     pub session: Option<Session>,
 }
@@ -205,6 +207,8 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
             save_seconds: std::time::Duration::from_millis(commit.stats.millis).as_secs_f64(),
         }),
         Err(StoreError::Incomplete { .. }) => None,
+        // Half wiped, for example.
+        Err(StoreError::Format { .. }) if image.is_to_be_wiped() => None,
         Err(error) => return Err(error.into()),
     };
     Ok(Info {
@@ -219,6 +223,7 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
         changed_unix: commit.changed_unix,
         attempts: commit.attempts,
         kept: commit.kept,
+        is_wiped: image.is_wiped() && commit.state != State::Empty,
         session,
     })
 }
@@ -236,6 +241,9 @@ impl fmt::Display for Info {
         write!(f, "state     {}", self.state)?;
         if !self.reason.is_empty() {
             write!(f, ": {}", self.reason)?;
+        }
+        if self.is_wiped {
+            f.write_str("\ndata      wiped")?;
         }
         let Some(session) = &self.session else { return Ok(()) };
         let page = dormouse_sys::PAGE_SIZE;

@@ -6,6 +6,7 @@
 mod arch;
 pub mod blockdev;
 pub mod btrfs;
+pub mod device_mapper;
 pub mod fiemap;
 pub mod kexec;
 pub mod memory;

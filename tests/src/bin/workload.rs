@@ -36,6 +36,16 @@ enum Command {
     },
     /// Copy a file by copy_file_range(2), which shares its blocks where the filesystem can.
     Clone { from: PathBuf, to: PathBuf },
+    /// Make a device-mapper device of one target, and print its path.
+    Map {
+        name: String,
+        /// How long it is, in units of 512 bytes.
+        sectors: u64,
+        /// The kind of its target.
+        kind: String,
+        /// The target's arguments.
+        arguments: String,
+    },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -76,6 +86,12 @@ fn main() -> ExitCode {
         Command::FreshMemory { megabytes } => workload::fresh::check(megabytes).map(|()| ExitCode::SUCCESS),
         Command::Clone { from, to } => {
             std::fs::copy(from, to).map(|_| ExitCode::SUCCESS).context("the copy cannot be made")
+        }
+        Command::Map { name, sectors, kind, arguments } => {
+            let made = dormouse_sys::device_mapper::create(&name, sectors, &kind, &arguments);
+            made.map(|(_, minor)| println!("/dev/dm-{minor}"))
+                .map(|()| ExitCode::SUCCESS)
+                .context("the device cannot be made")
         }
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {

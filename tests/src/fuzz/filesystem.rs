@@ -1,7 +1,7 @@
 //! Superblocks of filesystems.
 
-use dormouse::filesystems::{self, Comparison};
-use dormouse_image::Filesystem;
+use dormouse::filesystems::{self, Comparison, Names};
+use dormouse_image::{DiskPlace, Filesystem, SessionRecord};
 
 use super::scratch::Scratch;
 
@@ -16,17 +16,20 @@ pub(super) fn run(input: &[u8]) {
     let device = Scratch::new(DEVICE);
     device.write(PLACES[usize::from(*place) % PLACES.len()], superblock);
     let Ok(Some(found)) = filesystems::read(&device.path()) else { return };
-    let recorded = Filesystem {
-        kind: "ext4".to_owned(),
-        uuid: found.uuid,
-        mount: "/".to_owned(),
-        mount_digest: found.steady,
-        quiesced_digest: Some(found.still),
-        superblock: None,
+    let recorded = |quiesced| {
+        let superblock = Some(DiskPlace { disk: "0".to_owned(), offset: 0 });
+        let filesystem = Filesystem {
+            kind: "ext4".to_owned(),
+            uuid: found.uuid.clone(),
+            mount: "/".to_owned(),
+            mount_digest: found.steady,
+            quiesced_digest: Some(quiesced),
+            superblock,
+        };
+        SessionRecord { filesystems: vec![filesystem], ..SessionRecord::default() }
     };
-    let here = [device.path()];
+    let here = Names::of(vec![(device.path(), vec!["0".to_owned()])]);
     // It is what it was; and anything else is not.
-    assert_eq!(filesystems::compare(std::slice::from_ref(&recorded), &here), Comparison::default());
-    let other = Filesystem { quiesced_digest: Some(found.still.wrapping_add(1)), ..recorded };
-    assert!(filesystems::compare(&[other], &here).changed.is_some());
+    assert_eq!(filesystems::compare(&recorded(found.still), &here), Comparison::default());
+    assert!(filesystems::compare(&recorded(found.still.wrapping_add(1)), &here).changed.is_some());
 }

@@ -2,6 +2,9 @@
 
 mod hardware;
 mod identity;
+mod in_use;
+pub mod layers;
+mod names;
 mod settle;
 
 use std::ffi::OsStr;
@@ -13,6 +16,8 @@ use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
 pub use identity::disk_of;
+pub use in_use::{Disk, all_disks, disks_in_use};
+pub use names::Names;
 pub use settle::Settling;
 
 /// Where the kernel lists block devices.

@@ -20,6 +20,7 @@ use crate::target::Target;
 #[test]
 fn each_obstacle_has_a_text_and_a_remedy() {
     let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+    let thin = ["/ (thin)".to_owned()];
     let cases = [
         (in_jump(&Ok(false)), "kernel-jump", "CONFIG_KEXEC_JUMP; boot a kernel"),
         (
@@ -36,6 +37,7 @@ fn each_obstacle_has_a_text_and_a_remedy() {
         (in_resume("dormouse=off", true, Then::Reboot), "command-line", "--trust-boot"),
         (in_resume("dormouse=maybe noresume", true, Then::PowerOff), "command-line", "take noresume"),
         (in_resume("quiet", false, Then::PowerOff), "resume-disabled", "resume.enabled = true"),
+        (in_filesystems(&thin, Unsure::Refuse, Then::PowerOff), "filesystems", "written to / (thin); unmount it"),
         (in_memory(128 << 20, 159 << 20), "memory", "159 MiB of memory are available, and 160 MiB are needed"),
     ];
     for (obstacle, id, expected) in cases {
@@ -48,17 +50,22 @@ fn each_obstacle_has_a_text_and_a_remedy() {
 
 #[test]
 fn a_machine_without_obstacles_passes() {
+    let thin = ["/ (thin)".to_owned()];
     assert_eq!(in_jump(&Ok(true)), None);
     assert_eq!(in_release("6.12.117"), None);
     assert_eq!(in_command_line("quiet mem_encrypt=off"), None);
     assert_eq!(in_power_disk("[platform] shutdown reboot suspend test_resume \n"), None);
     assert_eq!(in_memory(128 << 20, 160 << 20), None);
     assert_eq!(in_boot(None, Then::Return), None);
+    assert_eq!(in_filesystems(&thin, Unsure::Resume, Then::PowerOff), None);
+    assert_eq!(in_filesystems(&thin, Unsure::Refuse, Then::Return), None);
+    assert_eq!(in_filesystems(&[], Unsure::Refuse, Then::PowerOff), None);
     assert_eq!(in_resume("quiet dormouse=on", true, Then::PowerOff), None);
     assert_eq!(in_resume("noresume", false, Then::Return), None);
     // A mistake changes nothing.
     assert_eq!(in_resume("dormouse=maybe dormouse.x=y", true, Then::PowerOff), None);
-    let looked = Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None };
+    let looked =
+        Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None, found: None };
     assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
 }
 
@@ -114,6 +121,8 @@ fn refusals() -> Vec<anyhow::Error> {
         Obstacle::NoHook,
         Obstacle::BootForbids,
         Obstacle::PolicyForbids,
+        Obstacle::VolatileMemory { node: "/dev/pmem0".into(), by: "it is in use".into() },
+        Obstacle::NotComparable("/".to_owned()),
         Obstacle::LittleMemory { available: 1, needed: 2 },
     ];
     let regions = [
@@ -174,6 +183,7 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(unready.map(Into::into));
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
+    all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
     all.extend(target_errors().into_iter().map(Into::into));
     all
 }

@@ -19,7 +19,7 @@ struct Case {
     policy: ResumePolicy,
     header: Result<Header, HeaderFault>,
     machine: Result<(), Misfit>,
-    written: Option<String>,
+    written: Written,
     is_comparable: bool,
 }
 
@@ -29,10 +29,10 @@ fn fitting() -> Case {
     Case {
         moment: Moment::Boot(Switches::Resume),
         commit: Commit { state: State::Complete, ..Commit::empty(Uuid::default()) },
-        policy: ResumePolicy { enabled: true, mismatch: Unfit::Discard },
+        policy: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse },
         header: Ok(Header { session, entry: 0x1000 }),
         machine: Ok(()),
-        written: None,
+        written: Written::No,
         is_comparable: true,
     }
 }
@@ -122,13 +122,16 @@ fn cases() -> Vec<Case> {
         all.map(|commit| Case { commit, ..case.clone() }).collect()
     });
     multiply(&|case| {
-        let policies = Unfit::ALL.into_iter().flat_map(|mismatch| [true, false].map(|enabled| (enabled, mismatch)));
-        let policies = policies.map(|(enabled, mismatch)| ResumePolicy { enabled, mismatch });
+        let policies = Unfit::ALL.into_iter().flat_map(|mismatch| {
+            let unsure = Unsure::ALL.into_iter();
+            unsure.flat_map(move |unsure| [true, false].map(|enabled| ResumePolicy { enabled, mismatch, unsure }))
+        });
         policies.map(|policy| Case { policy, ..case.clone() }).collect()
     });
     multiply(&|case| headers.iter().map(|header| Case { header: header.clone(), ..case.clone() }).collect());
     multiply(&|case| machines.iter().map(|machine| Case { machine: machine.clone(), ..case.clone() }).collect());
-    multiply(&|case| [None, Some("ext4".into())].map(|written| Case { written, ..case.clone() }).into());
+    let written = [Written::No, Written::Perhaps("ntfs".into()), Written::Since("ext4".into())];
+    multiply(&|case| written.clone().map(|written| Case { written, ..case.clone() }).into());
     multiply(&|case| [true, false].map(|is_comparable| Case { is_comparable, ..case.clone() }).into());
     cases
 }
@@ -168,7 +171,7 @@ fn differs(case: &Case, differs: fn(&Mismatch) -> bool) -> bool {
 }
 
 /// The first that applies decides.
-const RULES: [Rule; 29] = [
+const RULES: [Rule; 30] = [
     // At boot, by the image's state alone.
     (|case| is_boot(case) && case.commit.state == State::Empty, "nothing", Outcome::NotRefused),
     (|case| is_boot(case) && case.commit.state == State::Consumed, "nothing", Outcome::NotRefused),
@@ -216,7 +219,12 @@ const RULES: [Rule; 29] = [
         Outcome::ByPolicy,
     ),
     (|case| is_boot(case) && case.machine.is_err(), "machine-unknown", Outcome::ByPolicy),
-    (|case| is_boot(case) && case.written.is_some(), "filesystem-written", Outcome::ByPolicy),
+    (|case| is_boot(case) && matches!(case.written, Written::Since(_)), "filesystem-written", Outcome::ByPolicy),
+    (
+        |case| is_boot(case) && matches!(case.written, Written::Perhaps(_)) && case.policy.unsure == Unsure::Refuse,
+        "filesystem-unsure",
+        Outcome::ByPolicy,
+    ),
     (is_boot, "resume", Outcome::NotRefused),
     // After the boot, and where the name is ambiguous.
     (|case| !case.commit.state.is_waiting(), "nothing", Outcome::NotRefused),
@@ -260,7 +268,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 5 * 8 * 5 * 6 * 4 * 10 * 2 * 2);
+    assert_eq!(cases.len(), 5 * 8 * 5 * 12 * 4 * 10 * 3 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");
@@ -278,7 +286,10 @@ fn invariants_of_every_verdict() {
         match &verdict {
             Verdict::Resume => {
                 assert!(case.commit.state.is_waiting() && case.commit.attempts < ATTEMPTS && case.policy.enabled);
-                assert!(case.header.is_ok() && case.machine.is_ok() && case.written.is_none(), "{case:?}");
+                assert!(case.header.is_ok() && case.machine.is_ok(), "{case:?}");
+                let may_be_written =
+                    matches!(case.written, Written::Perhaps(_)) && case.policy.unsure == Unsure::Resume;
+                assert!(case.written == Written::No || may_be_written, "{case:?}");
                 assert_eq!(looked_at, [Fact::Header, Fact::Machine, Fact::Filesystems]);
             }
             Verdict::Refuse { image: Fate::Keep, .. } => {
@@ -319,7 +330,8 @@ fn the_rows_that_matter_most() {
     let keep: Change = |case| case.policy.mismatch = Unfit::Keep;
     let retry: Change = |case| case.policy.mismatch = Unfit::Retry;
     let smaller: Change = |case| case.machine = Err(Misfit::Differs(Mismatch::Memory { start: 0, end: 1 }));
-    let written: Change = |case| case.written = Some("ext4".into());
+    let written: Change = |case| case.written = Written::Since("ext4".into());
+    let unsure: Change = |case| case.written = Written::Perhaps("ntfs".into());
     let missed: Change = |case| case.moment = Moment::Missed { boot_id: OWN.to_string(), resume: None };
     let own: Change = |case| {
         if let Ok(header) = &mut case.header {
@@ -327,7 +339,7 @@ fn the_rows_that_matter_most() {
         }
     };
     let (kept, discarded) = (Some(Fate::Keep), Some(Fate::Discard));
-    let rows: [(&[Change], &str, Option<Fate>); 22] = [
+    let rows: [(&[Change], &str, Option<Fate>); 24] = [
         (&[], "resume", None),
         (&[|case| case.commit.state = State::Restoring, |case| case.commit.attempts = 1], "resume", None),
         (&[|case| case.commit.attempts = 2, keep], "too-many-attempts", discarded),
@@ -345,6 +357,8 @@ fn the_rows_that_matter_most() {
         (&[smaller, keep], "machine-memory", kept),
         (&[smaller, keep, |case| case.is_comparable = false], "machine-memory", discarded),
         (&[written, keep], "filesystem-written", kept),
+        (&[unsure], "filesystem-unsure", discarded),
+        (&[unsure, |case| case.policy.unsure = Unsure::Resume], "resume", None),
         (&[missed], "boot-did-not-ask", discarded),
         (&[missed, keep], "boot-did-not-ask", kept),
         (&[missed, keep, own], "session-goes-on", discarded),

@@ -9,14 +9,18 @@ use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
-use dormouse_linux::{block, bzimage_release, memory_watch};
+use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
 
 use crate::cycle::disk;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
-use crate::host::boot_initramfs::{self, Tool};
+use crate::filesystems::Mounted;
+use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::mounted;
+use crate::host::doctor::next_boot::NextBoot;
 use crate::host::initramfs::needs;
 use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
@@ -59,11 +63,12 @@ pub(super) struct Facts {
     pub(super) is_crash_loaded: bool,
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
-    /// The memory maps of the last boots, where they are recorded.
-    pub(super) maps: Option<History>,
     /// How large the region is to be; `None` without a policy.
     pub(super) region_size: Option<Result<u64, TooSmall>>,
+    /// The memory maps of the last boots, where they are recorded.
+    pub(super) maps: Option<History>,
     pub(super) has_nvidia: bool,
+    pub(super) mounted: Result<Mounted, Unseen>,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -76,9 +81,11 @@ pub(super) struct Facts {
     pub(super) hook: Result<(), String>,
     pub(super) boot_initramfs: Option<(PathBuf, SystemTime)>,
     pub(super) resume: Option<Last>,
+    pub(super) next_boot: NextBoot,
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
+    pub(super) devices: DeviceFacts,
 }
 
 /// Bytes.
@@ -176,13 +183,14 @@ impl Facts {
                 free: meminfo("MemFree:"),
                 available: meminfo("MemAvailable:"),
             },
-            maps: map_history::read(),
             region_size: known.map(|policy| {
                 let pages = iomem.as_ref().map_or(0, Iomem::ram_pages);
                 Needs::read(policy, pages).size(policy.region.size)
             }),
             iomem,
+            maps: map_history::read(),
             has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
+            mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
             save_kernel: known.map(|policy| save_kernel(&policy.kernel.image, &uname.release)),
@@ -190,9 +198,10 @@ impl Facts {
             agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
-            boot_initramfs: boot_initramfs::of_release(root, &uname.release)
+            boot_initramfs: kernels::initramfs_of(root, &uname.release)
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
+            next_boot: NextBoot::read(known),
             swap: Swap::read(),
             systemd: Path::new("/run/systemd/system").exists().then(|| Systemd {
                 routing: Routing::read(root),
@@ -200,6 +209,7 @@ impl Facts {
                 is_allowed: allow_hibernation(root),
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
+            devices: DeviceFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),

@@ -11,8 +11,9 @@ use dormouse_linux::units::mib;
 use crate::cycle::refusal::{self, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State};
+use crate::host::doctor::{Check, State, mounted, next_boot};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
@@ -49,21 +50,26 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         boot_hook(facts),
         boot_initramfs(facts),
         resume_hook(facts),
+        next_boot::evidence(facts),
+        next_boot::kernels(facts),
+        next_boot::in_clear(facts),
         command_line(facts),
         kernel_resume(facts),
         nvidia(facts),
+        mounted::check(facts),
     ];
+    checks.extend(devices::checks(facts));
     checks.extend(systemd(facts));
     checks
 }
 
 /// A check that is about to be judged.
-struct Question {
+pub(super) struct Question {
     id: &'static str,
     why: &'static str,
 }
 
-const fn question(id: &'static str, why: &'static str) -> Question {
+pub(super) const fn question(id: &'static str, why: &'static str) -> Question {
     Question { id, why }
 }
 
@@ -72,32 +78,32 @@ impl Question {
         Check { id: self.id, state, found: found.into(), why: self.why, remedy }
     }
 
-    fn ok(self, found: impl Into<String>) -> Check {
+    pub(super) fn ok(self, found: impl Into<String>) -> Check {
         self.check(State::Ok, found, None)
     }
 
-    fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Warning, found, Some(remedy.into()))
     }
 
-    fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Failed, found, Some(remedy.into()))
     }
 
-    fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Unknown, found, Some(remedy.into()))
     }
 
-    fn needs_root(self) -> Check {
+    pub(super) fn needs_root(self) -> Check {
         self.unknown("only root can see it", AS_ROOT)
     }
 
-    fn needs_policy(self) -> Check {
+    pub(super) fn needs_policy(self) -> Check {
         self.unknown("there is no policy that could be read", SETUP)
     }
 
     /// Fails with what `dormouse hibernate` would refuse with.
-    fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
+    pub(super) fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
         self.failed(in_full(refusal), refusal.remedy().unwrap_or_else(|| "see `dormouse hibernate`".to_owned()))
     }
 }

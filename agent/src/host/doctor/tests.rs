@@ -9,11 +9,17 @@ use dormouse_image::State as Image;
 use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
+use crate::cycle::boots::Fault;
+use crate::cycle::drivers::Undriven;
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::region_size::TooSmall;
+use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
+use crate::host::doctor::next_boot::NextBoot;
 use crate::host::map_history::History;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
@@ -60,9 +66,10 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
-        maps: Some(History::Same(3)),
         region_size: Some(Ok(128 << 20)),
+        maps: Some(History::Same(3)),
         has_nvidia: false,
+        mounted: Ok(Mounted::default()),
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -92,7 +99,9 @@ fn ready() -> Facts {
             id: "no-image".into(),
             text: "no image to resume: the one on /dev/vdb is empty".into(),
             report: None,
+            found: None,
         }),
+        next_boot: NextBoot { evidence: Some(Ok(())), kernels: Some(Vec::new()), open_volumes: Vec::new() },
         swap: Swap::default(),
         systemd: Some(Systemd {
             routing: Routing { is_dormouse: true, needs_no_swap: true },
@@ -100,6 +109,7 @@ fn ready() -> Facts {
             is_allowed: None,
         }),
         is_efi: false,
+        devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
     }
 }
 
@@ -119,6 +129,7 @@ fn debian() -> Facts {
         save_initramfs: None,
         boot_initramfs: Some((PathBuf::from("/boot/initrd.img-6.1.0-56-amd64"), time(4))),
         resume: None,
+        next_boot: NextBoot::default(),
         swap: Swap { free: GIB, is_resume_set: true, has_session: false, active_anon: GIB / 4 },
         systemd: Some(Systemd::default()),
         is_efi: true,
@@ -153,6 +164,7 @@ fn fedora() -> Facts {
         ),
         boot_initramfs: None,
         resume: None,
+        next_boot: NextBoot::default(),
         is_efi: true,
         ..ready()
     }
@@ -344,6 +356,10 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.memory.available = 100 << 20), ["memory"]);
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
+    let thin = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
+    };
+    assert_eq!(failed(thin), ["filesystems"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -371,6 +387,12 @@ fn warns_of_settings() {
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
     assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
+    let allowed = |facts: &mut Facts| {
+        facts.mounted = Ok(Mounted { unsure: vec!["/mnt (ntfs3)".into()], ..Mounted::default() });
+        let text = "[image]\ndevice = \"/dev/vdb\"\n[resume]\nunsure = \"resume\"\n";
+        facts.policy = Ok(Policy::parse("policy", text).unwrap());
+    };
+    assert_eq!(warned(allowed), ["filesystems"]);
 }
 
 #[test]
@@ -412,4 +434,27 @@ fn names_are_unique_and_the_json_is_as_documented() {
     let jump = &json["checks"][1];
     assert_eq!((jump["id"].as_str(), jump["state"].as_str()), (Some("kernel-jump"), Some("failed")));
     assert!(jump["why"].is_string() && jump["remedy"].is_string() && json["checks"][0]["remedy"].is_null());
+}
+
+#[test]
+fn judges_what_shows_that_the_next_boot_resumes() {
+    let with = |next_boot| Facts { next_boot, ..ready() };
+    let another = NoEvidence::Another { looked_for: "UUID=a".into(), image: "UUID=b".into() };
+    let kernel = |release: &str| NoEvidence::Kernel { release: release.into(), fault: Fault::NoStamp };
+    let facts = with(NextBoot {
+        evidence: Some(Err(another)),
+        kernels: Some(vec![kernel("6.1"), kernel("6.12")]),
+        open_volumes: vec!["home".into()],
+    });
+    assert_eq!(ids(&facts, State::Failed), ["boot-evidence", "next-boot"]);
+    assert_eq!(ids(&facts, State::Warning), ["image-in-clear"]);
+    let evidence = check(&facts, "boot-evidence");
+    assert!(evidence.found.contains("UUID=b") && evidence.remedy.unwrap().contains("reboot once"));
+    let next = check(&facts, "next-boot");
+    assert!(next.found.contains("6.1 ") && next.found.contains("6.12 "), "{next:?}");
+    assert!(next.remedy.unwrap().starts_with("update-initramfs -u -k all"));
+    // A system whose initramfs is made by hand has what this boot has found, and no more.
+    let by_hand = with(NextBoot { kernels: None, ..ready().next_boot });
+    assert_eq!(check(&by_hand, "next-boot").state, State::Ok);
+    assert_eq!(check(&with(NextBoot::default()), "boot-evidence").state, State::Unknown);
 }
