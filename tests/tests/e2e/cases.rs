@@ -4,8 +4,8 @@
 use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
-    machines_devices, machines_identity, machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a,
-    resume_checks, save_faults, screen, shapes, soak, system, verify,
+    machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
+    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -29,6 +29,12 @@ pub(crate) const CASES: &[Case] = cases! {
     All exactness::of_5_gib_every_page_comes_back,
     Standard soak::three_cycles_under_load_by_random_policies,
     Standard resume_checks::damage_anywhere,
+    Standard machines_kernels::linux_7_2_through_each_kind_of_cycle,
+    All machines_kernels::the_big_kernel_through_each_kind_of_cycle,
+    All machines_kernels::the_kernel_of_backports_saves_and_restores,
+    All machines_kernels::the_kernel_of_debian_12_saves_and_restores,
+    All machines_kernels::the_kernel_of_debian_13_with_8_cpus_and_as_the_next_boot,
+    Standard machines_kernels::the_kernel_of_debian_13_saves_and_restores,
     Standard image_file::a_scattered_file_on_ext4,
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,
@@ -58,6 +64,9 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines_devices::a_balloon_persistent_memory_and_s4,
     Standard machines_devices::a_watchdog_that_runs_and_a_disk_with_a_cache,
     Standard machines::a_cpu_that_user_space_brings_up,
+    Standard machines_jump::drivers_are_told_and_the_power_button_works,
+    Standard machines_jump::a_copy_of_an_image_draws_other_random_numbers,
+    Standard machines_jump::virtio_mem_refuses,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
     All machines_second_kernel::thirty_two_cpus,

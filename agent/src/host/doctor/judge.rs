@@ -8,7 +8,7 @@ use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
-use crate::cycle::refusal::{self, Refusal};
+use crate::cycle::refusal::{self, Obstacle, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
@@ -55,10 +55,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         next_boot::in_clear(facts),
         command_line(facts),
         kernel_resume(facts),
-        nvidia(facts),
         mounted::check(facts),
     ];
     checks.extend(devices::checks(facts));
+    checks.extend(facts.drivers.judge());
     checks.extend(systemd(facts));
     checks
 }
@@ -74,7 +74,7 @@ pub(super) const fn question(id: &'static str, why: &'static str) -> Question {
 }
 
 impl Question {
-    fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
+    pub(super) fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
         Check { id: self.id, state, found: found.into(), why: self.why, remedy }
     }
 
@@ -233,8 +233,7 @@ fn kexec_loaded(facts: &Facts) -> Check {
     let question =
         question("kexec-loaded", "A hibernation loads its own kernel in the place of one that waits for `kexec -e`.");
     match (facts.is_loaded, facts.is_crash_loaded) {
-        (true, _) => question
-            .warning("another kernel is loaded; a hibernation would replace it", "kexec -u, if it is not needed"),
+        (true, _) => question.refused(&Obstacle::KernelLoaded),
         (false, true) => question.ok("nothing is loaded but a crash kernel, which has a place of its own"),
         (false, false) => question.ok("nothing is loaded"),
     }
@@ -638,19 +637,6 @@ fn kernel_resume(facts: &Facts) -> Check {
              session at a time",
             "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's \
              configuration, which Dormouse does not need",
-        ),
-    }
-}
-
-fn nvidia(facts: &Facts) -> Check {
-    let question =
-        question("nvidia", "The proprietary driver loses what is in video memory, unless it is notified before.");
-    match facts.has_nvidia {
-        false => question.ok("the proprietary driver is not loaded"),
-        true => question.warning(
-            "the nvidia driver is loaded",
-            "set NVreg_PreserveVideoMemoryAllocations=1 for it, enable nvidia-hibernate.service and \
-             nvidia-resume.service, and hibernate by `systemctl hibernate`, which starts them",
         ),
     }
 }
