@@ -1,6 +1,6 @@
 //! ACPI tables that lie elsewhere at the next power-on. Pure.
 //!
-//! Firmware puts them into memory that a kernel may reclaim, and some of it at other pages at every power-on (Framework,
+//! Firmware puts them into memory that a kernel may reclaim, some of it at other pages at every power-on (Framework,
 //! StarLabs, System76), with everything else where it was. The saved kernel goes on looking at the old pages, so they
 //! are saved and written back like RAM. Where the new ones lie, it had RAM of its own, which only the jump itself may
 //! write: until then, the tables there are the restore kernel's, which evaluates them, and its `/dev/mem` refuses them

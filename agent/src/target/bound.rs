@@ -2,9 +2,9 @@
 //! not from whichever has the image's name and turns up first.
 //!
 //! ```text
-//!   the disk that is recorded, with a mark of its own, is there     it is taken at once, others are named
-//!   it is not                                                       it is waited for; what else has the name is refused
-//!   it is recorded without a mark, or none is recorded              the one that has the name when all have turned up
+//!   the disk that is recorded, with a mark of its own, is there   it is taken at once, others are named
+//!   it is not                                                     it is waited for; what else has the name is refused
+//!   it is recorded without a mark, or none is recorded            the one that has the name when all have turned up
 //! ```
 
 use std::time::Duration;
