@@ -284,7 +284,7 @@ fn memory_map(facts: &Facts) -> Check {
 fn memory_map_history(facts: &Facts) -> Check {
     let question = question(
         "memory-map-history",
-        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on keeps it from that.",
+        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on prevents that.",
     );
     match &facts.maps {
         None if matches!(facts.iomem, Err(IomemError::Hidden)) => question.needs_root(),
