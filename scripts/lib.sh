@@ -69,11 +69,142 @@ build_binaries() {
     export DORMOUSE_BIN
 }
 
-# What guests run on, and the kernel that they run, whose directory is exported as DORMOUSE_KERNEL.
+# Debian packages that are looked into and never installed, from suites that need not be the host's own. The lists of
+# each suite are a state of their own in the cache; nothing of the host's is changed.
+
+debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The mirror of Debian that this host installs from, or DORMOUSE_DEBIAN_MIRROR.
+debian_mirror() {
+    local mirror=${DORMOUSE_DEBIAN_MIRROR-}
+    # shellcheck disable=SC2016
+    [ -n "$mirror" ] ||
+        mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+            sed -n 's/^Debian Debian //p' | sort -u | sed -n 1p)
+    [ -n "$mirror" ] || die "no package lists of Debian's: run apt-get update, or set DORMOUSE_DEBIAN_MIRROR"
+    echo "$mirror"
+}
+
+# debian_apt SUITE PROGRAM ARGUMENT...: apt-get or apt-cache with the packages of this suite alone.
+debian_apt() {
+    local state program=$2
+    state=$(cache_dir)/apt/$1
+    shift 2
+    "$program" -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o "Dir::State=$state" -o Dir::State::status=/dev/null -o "Dir::Cache=$state/cache" \
+        -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none \
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Update::Error-Mode=any "$@"
+}
+
+# debian_lists SUITE: package lists of the suite that are not older than a day, or the latest that could be had.
+debian_lists() {
+    local state mirror
+    state=$(cache_dir)/apt/$1
+    [ -z "$(find "$state/updated" -mtime -1 2>/dev/null)" ] || return 0
+    need_packages apt debian-archive-keyring
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    mirror=$(debian_mirror)
+    (
+        flock 8
+        echo "deb [signed-by=$debian_keys] $mirror $1 main" >"$state/sources.list"
+        if debian_apt "$1" apt-get update >"$state/log" 2>&1; then
+            touch "$state/updated"
+        else
+            say "the package lists of $1 could not be fetched (see $state/log); going on with earlier ones, if any"
+        fi
+    ) 8>"$state/lock"
+}
+
+# debian_version SUITE NAME: the version of a package, or nothing where the suite does not have it.
+debian_version() {
+    debian_lists "$1"
+    { debian_apt "$1" apt-cache show --no-all-versions "$2" 2>/dev/null || true; } | sed -n 's/^Version: //p'
+}
+
+# debian_suite_with NAME SUITE...: the first of the suites that has a package.
+debian_suite_with() {
+    local name=$1 suite
+    shift
+    for suite; do
+        [ -z "$(debian_version "$suite" "$name")" ] || { echo "$suite" && return; }
+    done
+    die "$name is in none of these suites of Debian: $*"
+}
+
+# debian_package SUITE NAME: fetches a package, checked by Debian's keys, and prints the file.
+debian_package() {
+    local dir version file new
+    dir=$(cache_dir)/packages
+    mkdir -p "$dir"
+    version=$(debian_version "$1" "$2")
+    for file in "$dir/$2_${version//:/%3a}"_*.deb; do
+        [ ! -f "$file" ] || { echo "$file" && return; }
+    done
+    new=$(mktemp -d "$dir/new.XXXXXX")
+    say "fetching $2 ${version:-of an unknown version} from $1"
+    if ! (cd "$new" && debian_apt "$1" apt-get download "$2" >"$dir/log" 2>&1); then
+        # The lists may be of yesterday, and the mirror of today.
+        rm -f "$(cache_dir)/apt/$1/updated"
+        debian_lists "$1"
+        (cd "$new" && debian_apt "$1" apt-get download "$2" >"$dir/log" 2>&1) ||
+            die "$2 could not be fetched from $1: see $dir/log"
+    fi
+    mv "$new"/*.deb "$dir/"
+    rmdir "$new"
+    debian_package "$1" "$2"
+}
+
+# prepare_guests [KERNEL]: what guests run on, and the kernel that they run, whose directory is exported as
+# DORMOUSE_KERNEL. KERNEL is a series of Linux, which is built, or a directory of a kernel.
 prepare_guests() {
     need_packages qemu-system-x86 ovmf busybox-static
-    DORMOUSE_KERNEL=$(scripts/build-kernel)
+    case ${1:-6.12} in
+    [1-9]*.[0-9]*) DORMOUSE_KERNEL=$(scripts/build-kernel "${1:-6.12}") ;;
+    *) DORMOUSE_KERNEL=$(realpath -e "$1") || die "$1: there is no such directory of a kernel" ;;
+    esac
     export DORMOUSE_KERNEL
+}
+
+# kernel_of DIRECTORY ARGUMENT...: what the option --kernel of a command line names that was given in a directory.
+kernel_of() {
+    local here=$1 kernel=''
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --kernel=*) kernel=${1#--kernel=} ;;
+        --kernel) [ $# -lt 2 ] || kernel=$2 ;;
+        esac
+        shift
+    done
+    case $kernel in
+    '' | /* | [1-9]*.[0-9]*) echo "$kernel" ;;
+    *) echo "$here/$kernel" ;;
+    esac
+}
+
+# prepare_kernels FILE: the other kernels that the end-to-end cases whose names are in FILE need, each exported as
+# Artifacts of the harness look for it.
+prepare_kernels() {
+    if grep -q linux_7_2 "$1"; then
+        DORMOUSE_KERNEL_7_2=$(scripts/build-kernel 7.2)
+        export DORMOUSE_KERNEL_7_2
+    fi
+    if grep -q the_big_kernel "$1"; then
+        DORMOUSE_KERNEL_BIG=$(scripts/build-kernel --big)
+        export DORMOUSE_KERNEL_BIG
+    fi
+    if grep -q kernel_of_debian_12 "$1"; then
+        DORMOUSE_KERNEL_BOOKWORM=$(scripts/stock-kernel bookworm)
+        export DORMOUSE_KERNEL_BOOKWORM
+    fi
+    if grep -q kernel_of_debian_13 "$1"; then
+        DORMOUSE_KERNEL_TRIXIE=$(scripts/stock-kernel trixie)
+        export DORMOUSE_KERNEL_TRIXIE
+    fi
+    if grep -q kernel_of_backports "$1"; then
+        DORMOUSE_KERNEL_TRIXIE_BACKPORTS=$(scripts/stock-kernel trixie-backports)
+        export DORMOUSE_KERNEL_TRIXIE_BACKPORTS
+    fi
 }
 
 # The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as

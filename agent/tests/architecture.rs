@@ -65,9 +65,10 @@ const IO: [&str; 11] = [
     "dormouse_sys",
     "dormouse_linux",
 ];
-const NO_IO: [&str; 6] = [
+const NO_IO: [&str; 7] = [
     "dormouse_sys::PAGE_SIZE",
     "dormouse_linux::cpio",
+    "dormouse_linux::disk",
     "dormouse_linux::kernel_args",
     "dormouse_linux::mountinfo",
     "dormouse_linux::units",

@@ -6,7 +6,7 @@
 mod tables;
 
 use dormouse::handoff::arguments::LoaderArguments;
-use dormouse::handoff::mailbox::{self, FreePages};
+use dormouse::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use dormouse::handoff::order::{FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder};
 use dormouse::handoff::report::{Half, Report};
 use dormouse::machine::free_content::FreeContent;
@@ -24,6 +24,7 @@ fn save_order() -> SaveOrder {
             ..SessionRecord::default()
         },
         then: Then::Reboot,
+        disks: vec!["pci0000:00/0000:00:05.0/virtio".to_owned(), "other".to_owned()],
     }
 }
 
@@ -45,13 +46,14 @@ fn order_to_save() {
     let order = save_order();
     let session = order.session.encode().unwrap();
     let bytes = Order::Save(Box::new(order)).encode().unwrap();
-    compare_order(&bytes, 1, 3);
+    compare_order(&bytes, 1, 4);
     compare_kinds("Order to save", SAVE_KINDS);
-    let [image, found, then] = records(SAVE_KINDS, &bytes[32..]);
+    let [image, found, then, disks] = records(SAVE_KINDS, &bytes[32..]);
     assert_eq!((image, found, then), (&b"/dev/vda"[..], &session[..], &[2, 0][..]));
+    assert_eq!(disks, b"pci0000:00/0000:00:05.0/virtio\nother");
     for (number, then) in (1_u16..).zip([Then::PowerOff, Then::Reboot, Then::Return]) {
         let bytes = Order::Save(Box::new(SaveOrder { then, ..save_order() })).encode().unwrap();
-        let [_, _, found] = records(SAVE_KINDS, &bytes[32..]);
+        let [_, _, found, _] = records(SAVE_KINDS, &bytes[32..]);
         assert_eq!(found, number.to_le_bytes());
     }
 }
@@ -83,17 +85,21 @@ fn mailbox_page() {
     page.resize(mailbox::SIZE, 0);
     let free = FreePages { content: FreeContent::Zero, count: 77 };
     page[mailbox::FREE_PAGES..].copy_from_slice(&free.to_bytes());
+    let watchdog = ArmedWatchdog::new("iTCO_wdt", 30).unwrap();
+    page[mailbox::WATCHDOG..mailbox::FREE_PAGES].copy_from_slice(&watchdog.to_bytes());
     let report = Report::failed("why".to_owned());
     mailbox::write(&mut page, &nonce, &report).unwrap();
     let text = serde_json::to_vec(&report).unwrap();
     let mut padded = text.clone();
-    padded.resize(4056, 0);
+    padded.resize(4048, 0);
     let expected: &[(&str, &[u8])] = &[
         ("nonce", &nonce),
         ("major version", &mailbox::VERSION.major.to_le_bytes()),
         ("minor version", &mailbox::VERSION.minor.to_le_bytes()),
         ("length", &u32::try_from(text.len()).unwrap().to_le_bytes()),
         ("report", &padded),
+        ("watchdog timeout", &30_u32.to_le_bytes()),
+        ("watchdog", &dormouse_image::checksum(b"iTCO_wdt").to_le_bytes()[..4]),
         ("free content", &2_u64.to_le_bytes()),
         ("free count", &77_u64.to_le_bytes()),
     ];

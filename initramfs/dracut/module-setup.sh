@@ -19,12 +19,17 @@ dormouse_is_alone() {
     ! dracut_module_included base && ! dracut_module_included systemd
 }
 
+# Whether this is the initramfs that boots the kernel: kdump's and Fedora's rescue image are of the same kernel.
+dormouse_is_for_boot() {
+    ! dormouse_is_alone && [[ ${outfile-} != *kdump* && ${outfile-} != *rescue* ]]
+}
+
 # What is to be installed, a line each: see dormouse-initramfs-files(8).
 dormouse_list() {
     local scratch=${DRACUT_TMPDIR:?}/dormouse small=()
     mkdir -p "$scratch"
     if dormouse_is_alone; then small=(--small); fi
-    dormouse initramfs-files "${small[@]}" --modules-dir "${srcmods:-/lib/modules/${kernel:?}}" --scratch "$scratch"
+    dormouse initramfs-files "${small[@]}" "$@" --modules-dir "${srcmods:-/lib/modules/${kernel:?}}" --scratch "$scratch"
 }
 
 # A character device: where it goes, its mode, "MAJOR MINOR". The kernel's own initramfs has the console, and devtmpfs
@@ -43,8 +48,9 @@ installkernel() {
 }
 
 install() {
-    local kind source target rest list failed=''
-    list=$(dormouse_list) || failed=1
+    local kind source target rest list failed='' release=()
+    if dormouse_is_for_boot; then release=(--release "${kernel:?}"); fi
+    list=$(dormouse_list "${release[@]}") || failed=1
     if dormouse_is_alone && [[ $failed || -z $list ]]; then
         dfatal "dormouse: there is nothing to make this initramfs of; \`dormouse doctor\` tells more"
         # Not in place of a good one.
@@ -76,4 +82,6 @@ install() {
         # Before the kernel's own, which is at 10.
         inst_hook pre-mount 05 "${moddir:?}/dormouse-resume.sh"
     fi
+    # By which `dormouse hibernate` knows that this kernel, if it boots next, looks for the image.
+    if dormouse_is_for_boot; then dormouse initramfs-done "$kernel" || true; fi
 }

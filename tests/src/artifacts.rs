@@ -6,8 +6,6 @@ use anyhow::{Context, Result, bail};
 
 use crate::debian::Suite;
 
-/// The directory of the test kernel, from `scripts/build-kernel`.
-pub const KERNEL_VARIABLE: &str = "DORMOUSE_KERNEL";
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
 /// The directory of the static binaries, from `cargo build --release`.
@@ -17,27 +15,107 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The checkout.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
+/// A kernel that guests can run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelName {
+    /// The test kernel, unless the demonstration was given another one.
+    #[default]
+    Test,
+    /// The test kernel's configuration with Linux 7.2.
+    Linux7_2,
+    /// The test kernel with what distributions switch on.
+    Big,
+    /// Debian 12's own.
+    Bookworm,
+    /// Debian 13's own.
+    Trixie,
+    /// Debian 13's own newest one.
+    TrixieBackports,
+}
+
+impl KernelName {
+    /// The environment variable that names its directory, and the script that makes it.
+    fn variable(self) -> (&'static str, &'static str) {
+        match self {
+            KernelName::Test => ("DORMOUSE_KERNEL", "scripts/build-kernel"),
+            KernelName::Linux7_2 => ("DORMOUSE_KERNEL_7_2", "scripts/build-kernel 7.2"),
+            KernelName::Big => ("DORMOUSE_KERNEL_BIG", "scripts/build-kernel --big"),
+            KernelName::Bookworm => ("DORMOUSE_KERNEL_BOOKWORM", "scripts/stock-kernel bookworm"),
+            KernelName::Trixie => ("DORMOUSE_KERNEL_TRIXIE", "scripts/stock-kernel trixie"),
+            KernelName::TrixieBackports => {
+                ("DORMOUSE_KERNEL_TRIXIE_BACKPORTS", "scripts/stock-kernel trixie-backports")
+            }
+        }
+    }
+
+    fn open(self) -> Result<Kernel> {
+        let (variable, script) = self.variable();
+        let directory = std::env::var_os(variable).map(PathBuf::from);
+        let directory = directory.with_context(|| {
+            format!("{variable} is not set: scripts/test and scripts/demo set it to what {script} prints")
+        })?;
+        Kernel::open(directory)
+    }
+}
+
+/// A kernel with its modules, in a directory as `scripts/build-kernel` makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    directory: PathBuf,
+    release: String,
+}
+
+impl Kernel {
+    /// Finds it in a directory.
+    ///
+    /// # Errors
+    /// Fails where a part is missing.
+    pub fn open(directory: PathBuf) -> Result<Self> {
+        let path = directory.join("release");
+        let release = std::fs::read_to_string(&path).with_context(|| {
+            format!("{}: cannot be read; scripts/build-kernel and scripts/stock-kernel make it", path.display())
+        })?;
+        let kernel = Kernel { directory, release: release.trim().to_owned() };
+        if !kernel.bzimage().is_file() {
+            bail!("{}: missing; scripts/build-kernel and scripts/stock-kernel make it", kernel.bzimage().display());
+        }
+        Ok(kernel)
+    }
+
+    /// The kernel itself.
+    #[must_use]
+    pub fn bzimage(&self) -> PathBuf {
+        self.directory.join("bzImage")
+    }
+
+    /// Its release, as `uname -r` prints it.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// Its modules.
+    #[must_use]
+    pub fn modules(&self) -> PathBuf {
+        self.directory.join("lib/modules").join(&self.release)
+    }
+}
+
 /// The files that guests are made of.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
-    kernel: PathBuf,
-    release: String,
+    kernel: Kernel,
     binaries: PathBuf,
 }
 
 impl Artifacts {
-    /// Finds them by the two variables.
+    /// Finds the test kernel and the binaries by their variables.
     ///
     /// # Errors
     /// Fails where one is not set or a file is missing, and names the script that provides it.
     pub fn from_environment() -> Result<Self> {
-        let (kernel, binaries) = (variable(KERNEL_VARIABLE)?, variable(BINARIES_VARIABLE)?);
-        let path = kernel.join("release");
-        let release = std::fs::read_to_string(&path)
-            .with_context(|| format!("{}: cannot be read; scripts/build-kernel makes it", path.display()))?;
-        let artifacts = Artifacts { kernel, release: release.trim().to_owned(), binaries };
+        let artifacts = Artifacts { kernel: KernelName::Test.open()?, binaries: variable(BINARIES_VARIABLE)? };
         for path in [
-            artifacts.bzimage(),
             artifacts.binary("dormouse"),
             artifacts.binary("dormouse-init"),
             artifacts.binary("workload"),
@@ -49,6 +127,30 @@ impl Artifacts {
             }
         }
         Ok(artifacts)
+    }
+
+    /// The same with another test kernel.
+    #[must_use]
+    pub fn with_kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    /// The same with the kernel that an option names: a directory, or a series, which is what the environment has.
+    ///
+    /// # Errors
+    /// Fails where a directory of a kernel is not one.
+    pub fn with_option(self, kernel: &str) -> Result<Self> {
+        let directory = Path::new(kernel);
+        if directory.is_dir() { Ok(self.with_kernel(Kernel::open(directory.to_owned())?)) } else { Ok(self) }
+    }
+
+    /// A kernel.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set or a part of it is missing.
+    pub fn kernel(&self, name: KernelName) -> Result<Kernel> {
+        if name == KernelName::Test { Ok(self.kernel.clone()) } else { name.open() }
     }
 
     /// The root filesystem of a Debian guest, from `scripts/build-debian`.
@@ -67,22 +169,22 @@ impl Artifacts {
         variable(PACKAGE_VARIABLE)
     }
 
-    /// The kernel of A, B, C and D.
+    /// The test kernel.
     #[must_use]
     pub fn bzimage(&self) -> PathBuf {
-        self.kernel.join("bzImage")
+        self.kernel.bzimage()
     }
 
-    /// The kernel's release, as `uname -r` prints it.
+    /// The test kernel's release, as `uname -r` prints it.
     #[must_use]
     pub fn release(&self) -> &str {
-        &self.release
+        self.kernel.release()
     }
 
-    /// The kernel's modules.
+    /// The test kernel's modules.
     #[must_use]
     pub fn modules(&self) -> PathBuf {
-        self.kernel.join("lib/modules").join(&self.release)
+        self.kernel.modules()
     }
 
     /// A binary of this workspace.

@@ -1,5 +1,6 @@
 //! Whole hibernations of a guest that runs the workload: save, power off, power on, resume, and what that proves.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,6 +26,19 @@ pub type Observer<'a> = &'a mut dyn FnMut(&Line);
 
 /// For callers that do not observe.
 pub fn unobserved(_: &Line) {}
+
+/// `dormouse hibernate` came back with this in place of powering off.
+#[derive(Debug)]
+pub struct CameBack(pub Output);
+
+impl fmt::Display for CameBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Output { status, stdout, stderr } = &self.0;
+        write!(f, "dormouse hibernate came back with status {status}: {stdout}{stderr}")
+    }
+}
+
+impl std::error::Error for CameBack {}
 
 /// A session that was saved and whose machine is off.
 #[derive(Debug)]
@@ -127,6 +141,20 @@ pub fn check_workload(guest: &mut Guest) -> Result<Report> {
     if faults.is_empty() { Ok(report) } else { Err(guest.explain(anyhow!("the workload: {}", faults.join("; ")))) }
 }
 
+/// What the workload proves once it has made progress since `before`, in a session that was never away.
+///
+/// # Errors
+/// Fails where it does not answer.
+pub fn settle(guest: &mut Guest, before: &Report) -> Result<Vec<Verdict>> {
+    let deadline = Instant::now() + WORK_TIMEOUT;
+    loop {
+        let proofs = ask_workload(guest)?.proofs_since(before);
+        if Instant::now() >= deadline || proofs.iter().all(|proof| proof.holds) {
+            return Ok(proofs);
+        }
+    }
+}
+
 fn ask_workload(guest: &mut Guest) -> Result<Report> {
     let output = guest.run("workload check")?;
     serde_json::from_str(&output.stdout)
@@ -143,12 +171,10 @@ pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<
     let command = guest.send(command)?;
     match guest.follow_command(command, &mut cursor, HALF_TIMEOUT, observe)? {
         Ending::PoweredOff => Ok(Saved { before, command, to_power_off: begin.elapsed() }),
-        Ending::Answered(output) => Err(guest.explain(anyhow!(
-            "dormouse hibernate came back in place of powering off, with status {}: {}{}",
-            output.status,
-            output.stdout,
-            output.stderr
-        ))),
+        Ending::Answered(output) => {
+            let explained = guest.explain(anyhow!("the power is still on"));
+            Err(anyhow::Error::new(CameBack(output)).context(explained.to_string()))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, KernelName};
 use crate::channel::Output;
 use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
@@ -48,6 +48,8 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Guest {
     config: GuestConfig,
+    /// What it boots, unless that is a system on its disks.
+    userland: Userland,
     files: Files,
     console: Arc<Console>,
     channel: Client,
@@ -68,14 +70,15 @@ impl Guest {
             tempfile::Builder::new().prefix("dormouse-guest.").tempdir().context("the guest's directory")?;
         let files = Files {
             directory: directory.path().to_owned(),
-            kernel: artifacts.bzimage(),
+            kernel: artifacts.kernel(config.kernel)?.bzimage(),
             initramfs: directory.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
         userland.for_machine(&config).build(artifacts, directory.path(), &files.initramfs)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
+        let userland = userland.clone();
+        Ok(Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
     }
 
     /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its
@@ -92,7 +95,8 @@ impl Guest {
         install(&files)?;
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        Ok(Guest { config, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
+        let userland = Userland::default();
+        Ok(Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
     }
 
     /// The files that the next power-on takes its kernel and its initramfs from.
@@ -124,7 +128,19 @@ impl Guest {
     /// # Errors
     /// As [`Guest::new`].
     pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
-        userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
+        self.userland = userland.clone();
+        self.userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
+    }
+
+    /// Gives the machine another kernel to boot from the next power-on on, as an update does. B and D keep theirs.
+    ///
+    /// # Errors
+    /// As [`Guest::new`].
+    pub fn boot_with(&mut self, kernel: KernelName, artifacts: &Artifacts) -> Result<()> {
+        self.config.second_kernel.get_or_insert(self.config.kernel);
+        self.config.kernel = kernel;
+        self.files.kernel = artifacts.kernel(kernel)?.bzimage();
+        self.userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
     }
 
     /// What the machine is made of.

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::artifacts::KernelName;
+
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
 
@@ -43,14 +45,14 @@ pub enum DiskKind {
 }
 
 impl DiskKind {
-    /// The modules of the test kernel that this disk needs, dependencies not counted.
+    /// The modules that this disk needs, dependencies not counted. What is built into a kernel is no file of its own.
     #[must_use]
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            DiskKind::Virtio => &["virtio_blk"],
+            DiskKind::Virtio => &["virtio_pci", "virtio_blk"],
             DiskKind::Nvme => &["nvme"],
             DiskKind::Ahci => &["ahci", "sd_mod"],
-            DiskKind::Scsi => &["virtio_scsi", "sd_mod"],
+            DiskKind::Scsi => &["virtio_pci", "virtio_scsi", "sd_mod"],
             DiskKind::Usb => &["xhci_pci", "usb_storage", "sd_mod"],
         }
     }
@@ -198,6 +200,10 @@ pub struct GuestConfig {
     pub memory: MemorySize,
     /// Disks in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// The kernel of A and C.
+    pub kernel: KernelName,
+    /// The kernel of B and D, unless it is A's.
+    pub second_kernel: Option<KernelName>,
     /// Arguments for the kernel beside those that the harness needs.
     pub kernel_arguments: Vec<String>,
     /// Modules that A and C load at boot and B and D do not, beside those of their disks.
@@ -227,6 +233,8 @@ impl GuestConfig {
             cpu_model: "max".to_owned(),
             memory,
             disks: vec![Disk { kind: DiskKind::Virtio, bytes: image_disk_bytes(memory) }],
+            kernel: KernelName::Test,
+            second_kernel: None,
             kernel_arguments: Vec::new(),
             modules: Vec::new(),
             qemu_arguments: Vec::new(),

@@ -65,6 +65,22 @@ impl Monitor {
         self.execute("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(|_| ())
     }
 
+    /// Plugs a device in: the properties of a `-device`.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn plug(&mut self, device: Value) -> Result<()> {
+        self.execute("device_add", device).map(|_| ())
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.execute("system_powerdown", json!({})).map(|_| ())
+    }
+
     /// Pulls a device out.
     ///
     /// # Errors
@@ -84,6 +100,14 @@ impl Monitor {
             "iops": none, "iops_rd": none, "iops_wr": none,
         });
         self.execute("block_set_io_throttle", limits).map(|_| ())
+    }
+
+    /// Has the balloon leave the guest this many bytes of memory.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn leave_memory(&mut self, bytes: u64) -> Result<()> {
+        self.execute("balloon", json!({ "value": bytes })).map(|_| ())
     }
 
     /// Runs a command to its end and returns what it gives back.

@@ -22,17 +22,19 @@ use crate::machine::{Disk, DiskKind, GuestConfig, MIB, MemorySize};
 use crate::random::Random;
 use crate::userland::{GuestPolicy, POLICY_ARGUMENT, Userland};
 use crate::workload::Role;
-use crate::workload::report::Report;
+use crate::workload::report::{Report, Verdict};
 use crate::{filesystem, image};
 
 /// Policies of a session: few enough that the guest's initramfs, which holds an initramfs for each, stays small.
 const POLICIES: usize = 12;
 
-/// The disks in their order: the image's, and the one with the filesystem, which the guest mounts here.
+/// The disks in their order: the image's; the one with the filesystem, which the guest mounts here; and swap.
 const IMAGE_DISK: usize = 0;
 const FILES_DISK: usize = 1;
+const SWAP_DISK: usize = 2;
 const FILES: &str = "/run/files";
 const FILES_DISK_BYTES: u64 = 128 * MIB;
+const SWAP_DISK_BYTES: u64 = 128 * MIB;
 
 /// C fills its memory with 0xaa (mm/page_poison.c), so that what D does not write is neither what A left nor zero.
 const LITTER: &str = "page_poison=1";
@@ -287,9 +289,11 @@ impl Soak {
         let (policies, plans) = draw(options.seed, options.cycles);
         let resume_by = plans.first().map_or(0, |plan| plan.restore);
         let mut config = GuestConfig::new(options.cpus, options.memory);
-        config.disks.push(Disk { kind: DiskKind::Virtio, bytes: FILES_DISK_BYTES });
+        let disks = [FILES_DISK_BYTES, SWAP_DISK_BYTES].map(|bytes| Disk { kind: DiskKind::Virtio, bytes });
+        config.disks.extend(disks);
         config.kernel_arguments = kernel_arguments(resume_by, false);
         let (image, files) = (config.disk_path(IMAGE_DISK)?, config.disk_path(FILES_DISK)?);
+        let swap = config.disk_path(SWAP_DISK)?;
         // Each has an initramfs of its own, which takes a while to make.
         let is_used = |number| plans.iter().any(|plan| plan.save == number || plan.restore == number);
         let used = policies.iter().enumerate().filter(|(number, _)| is_used(*number));
@@ -302,6 +306,7 @@ impl Soak {
         guest.boot()?;
         cycle::init_image(&mut guest, &image)?;
         guest.succeed(&format!("mkdir -p {FILES} && mount -t ext4 {files} {FILES}"))?;
+        guest.succeed(&format!("mkswap {swap} && swapon {swap}"))?;
         cycle::start_workload_and_churn(&mut guest, FILES)?;
         let first = cycle::check_workload(&mut guest)?;
         ensure!(first.churn.len() == 3, "not everything of the workload was started: {}", first.churn_summary());
@@ -400,15 +405,15 @@ impl Soak {
     }
 
     /// Ends the session: everything must have held from its beginning to its end, and the filesystem must be clean once
-    /// it has been unmounted. Returns the workload at its end.
+    /// it has been unmounted. Returns the workload at its end, and what it proves.
     ///
     /// # Errors
     /// Fails where that is not so.
-    pub fn finish(mut self) -> Result<Report> {
+    pub fn finish(mut self) -> Result<(Report, Vec<Verdict>)> {
         let guest = &mut self.guest;
         let last = cycle::check_workload(guest)?;
-        let broken = last.proofs_since(&self.first).into_iter().find(|proof| !proof.holds);
-        if let Some(proof) = broken {
+        let proofs = last.proofs_since(&self.first);
+        if let Some(proof) = proofs.iter().find(|proof| !proof.holds) {
             bail!(guest.explain(anyhow!("from beginning to end: not {}: {}", proof.claim, proof.detail)));
         }
         let files = last.work(Role::Files).context("nobody wrote files")?.pid;
@@ -419,7 +424,7 @@ impl Soak {
         guest.wait_for_power_off(COMMAND_TIMEOUT)?;
         filesystem::check_ext4(&guest.disk_file(FILES_DISK)).map_err(|error| guest.explain(error))?;
         self.look_through_console()?;
-        Ok(last)
+        Ok((last, proofs))
     }
 
     /// A plan in words, for the error message of a cycle that failed.

@@ -63,10 +63,13 @@ pub struct Commit {
     /// When it was given this state, in seconds since 1970.
     pub changed_unix: u64,
     /// Restores begun of this save.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// Boots that kept this save although the machine differed: it may be what it was at the next one.
+    pub kept: u16,
     /// The device's identity; must equal the label's.
     pub image: Uuid,
-    /// The save's identity; must equal the header's and each index block's. Zero before the first save.
+    /// The save's identity; must equal the header's and each index block's. Zero before the first save, and
+    /// where the data of the last one were wiped.
     pub save_id: Uuid,
     /// The header.
     pub header: Locator,
@@ -105,7 +108,8 @@ struct RawCommit {
     least_available_kib: U64,
     changed_unix: U64,
     threads: U32,
-    attempts: U32,
+    attempts: U16,
+    kept: U16,
     reason_len: U32,
     sealing: RawSealing,
     reason: [u8; REASON_MAX],
@@ -148,6 +152,7 @@ impl Commit {
             state: State::Empty,
             changed_unix: 0,
             attempts: 0,
+            kept: 0,
             image,
             save_id: Uuid::default(),
             header: Locator::default(),
@@ -201,6 +206,7 @@ impl Commit {
             changed_unix: self.changed_unix.into(),
             threads: stats.threads.into(),
             attempts: self.attempts.into(),
+            kept: self.kept.into(),
             // At most REASON_MAX.
             reason_len: U32::new(u32::try_from(reason.len()).unwrap_or(0)),
             sealing: RawSealing::NONE,
@@ -244,6 +250,7 @@ impl Commit {
             state,
             changed_unix: raw.changed_unix.get(),
             attempts: raw.attempts.get(),
+            kept: raw.kept.get(),
             image: Uuid(raw.image),
             save_id: Uuid(raw.save_id),
             header: raw.header.decode(&frame)?,

@@ -258,7 +258,8 @@ fn canonical(name: &str) -> String {
 }
 
 /// `kernel/drivers/usb/storage/usb-storage.ko.zst` is the module `usb_storage`.
-fn name_of_path(path: &str) -> String {
+#[must_use]
+pub fn name_of_path(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     canonical(file.split_once(".ko").map_or(file, |(stem, _)| stem))
 }

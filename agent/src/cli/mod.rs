@@ -11,6 +11,7 @@ pub mod status;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
@@ -18,13 +19,14 @@ use serde::Serialize;
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::status::Status;
+use crate::cycle::lock::Lock;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::{export, hibernate, resume};
+use crate::cycle::{export, hibernate, in_clear, resume, wipe};
 use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
-use crate::target::{Target, device, file};
+use crate::target::{self, Target, device, file};
 
 /// Hibernates a running Linux machine through a second kernel.
 ///
@@ -112,6 +114,14 @@ enum Command {
     /// Prints a line for each: `file SOURCE TARGET MODE`, `dir TARGET`, `node TARGET MODE MAJOR MINOR`, `module NAME`.
     /// Prints nothing on a machine that has no policy.
     InitramfsFiles(FilesArgs),
+    /// Record that the boot's initramfs of a kernel has all that it must hold; for the hooks of such tools
+    ///
+    /// `dormouse hibernate` refuses where a kernel that may boot next has no such record, or one of another policy, once
+    /// a hook has asked for the files of any (`--release`). Does nothing on a machine that has no policy.
+    InitramfsDone {
+        /// The kernel's release, as `uname -r` gives it
+        release: String,
+    },
     /// Check or show the policy
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -132,10 +142,16 @@ struct HibernateArgs {
     #[arg(long)]
     trust_kernel: bool,
 
-    /// Power off although this boot's initramfs has not looked for an image, or was told not to resume, so that the
-    /// next one may not either; for an initramfs that does look, and does not pass on its /run
+    /// Power off although nothing shows that the next boot resumes: this boot's initramfs has not looked for the image,
+    /// has not found it, or was told not to resume; or that of a kernel which may boot next was built without the hook
+    /// or for another policy. For an initramfs that does look, and does not pass on its /run
     #[arg(long)]
     trust_boot: bool,
+
+    /// Hibernate although another kernel is loaded for `kexec -e` or a reboot by kexec, which is unloaded, and although
+    /// a session waits in the image because the policy keeps it (resume.mismatch), which is lost
+    #[arg(long)]
+    force: bool,
 
     /// Run systemd's system-sleep hooks before and after, as systemd-sleep does; `systemctl hibernate` uses this
     #[arg(long)]
@@ -194,10 +210,18 @@ enum ImageCommand {
         /// The file to write; it must not exist yet
         file: PathBuf,
     },
-    /// Give up the saved session: it will not be resumed
+    /// Give up the saved session: it will not be resumed, and its data are wiped (image.wipe)
     Discard {
         /// The image device
         device: PathBuf,
+    },
+    /// Overwrite the data of a session that has gone on or was given up
+    ///
+    /// `dormouse hibernate`, `dormouse prepare` and `dormouse image discard` do so (image.wipe). A session that waits
+    /// and a snapshot are left alone. A hibernation may begin at any time: it goes first.
+    Wipe {
+        /// The image device [default: the policy's]
+        device: Option<PathBuf>,
     },
 }
 
@@ -235,6 +259,10 @@ struct FilesArgs {
     /// For the small initramfs of the kernel that saves and restores, in place of the one of the boot, which resumes
     #[arg(long)]
     small: bool,
+
+    /// The kernel whose boot's initramfs this is: until `dormouse initramfs-done` it counts as one that does not resume
+    #[arg(long, value_name = "RELEASE", conflicts_with = "small")]
+    release: Option<String>,
 
     /// The modules of the kernel that the initramfs is for
     #[arg(long, value_name = "DIR")]
@@ -309,10 +337,12 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         Command::Enable(RootArgs { root }) => output.show(&systemd::enable(root)?),
         Command::Disable(RootArgs { root }) => output.show(&systemd::disable(root)?),
         Command::Prepare => prepare(&cli.config, output),
-        Command::Image(command) => image(command, output),
+        Command::Image(command) => image(&cli.config, command, output),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments, output),
         // Packages and hooks call these on machines that nobody has set up.
-        Command::Update { .. } | Command::InitramfsFiles(_) if matches!(policy(), Err(PolicyError::Missing { .. })) => {
+        Command::Update { .. } | Command::InitramfsFiles(_) | Command::InitramfsDone { .. }
+            if matches!(policy(), Err(PolicyError::Missing { .. })) =>
+        {
             Ok(())
         }
         Command::Update { quiet } => {
@@ -320,6 +350,7 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
             if *quiet { Ok(()) } else { output.show(&updated) }
         }
         Command::InitramfsFiles(arguments) => initramfs_files(&policy()?, arguments, output),
+        Command::InitramfsDone { release } => initramfs::done(&policy()?, release),
         Command::Config(ConfigCommand::Check) => {
             policy()?;
             output.show(&Checked { files: policy::files(&cli.config) })
@@ -347,6 +378,8 @@ struct Hibernation<'a> {
     id: &'static str,
     message: String,
     remedy: Option<&'static str>,
+    /// What has kept nothing from being done.
+    warnings: Vec<String>,
     report: &'a Report,
 }
 
@@ -358,8 +391,10 @@ impl fmt::Display for Hibernation<'_> {
 
 fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow::Result<ExitStatus> {
     let policy = Policy::load(config).map_err(|error| Complaint::refused(&error.into()))?;
-    let HibernateArgs { then, trust_kernel, trust_boot, .. } = *arguments;
-    let options = hibernate::Options { then, trust_kernel, trust_boot };
+    let HibernateArgs { then, trust_kernel, trust_boot, force, .. } = *arguments;
+    let options = hibernate::Options { then, trust_kernel, trust_boot, force };
+    let warnings: Vec<String> = in_clear::warning(&in_clear::open_volumes()).into_iter().collect();
+    warnings.iter().for_each(|warning| output::say_error(format_args!("warning: {warning}")));
     let sleep = || hibernate::run(&policy, options);
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
     let (outcome, status) = match report.outcome {
@@ -367,13 +402,14 @@ fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow
         Outcome::Resumed | Outcome::Returned => ("done", ExitStatus::Done),
     };
     let (id, message) = (report.id(), report.to_string());
-    let hibernation = Hibernation { outcome, id, message, remedy: None, report: &report };
+    let hibernation = Hibernation { outcome, id, message, remedy: None, warnings, report: &report };
     if status == ExitStatus::Failed {
         output::say_error(&hibernation);
     }
     if status == ExitStatus::Done || output.json {
         output.show(&hibernation)?;
     }
+    wipe::begin(&policy, config);
     Ok(status)
 }
 
@@ -398,7 +434,14 @@ impl fmt::Display for Checked {
     }
 }
 
-fn image(command: &ImageCommand, output: Output) -> anyhow::Result<()> {
+fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Result<()> {
+    // Held while an image is changed.
+    let lock = match command {
+        ImageCommand::Init { .. } | ImageCommand::Create { .. } | ImageCommand::Discard { .. } => {
+            Lock::take_for_image()?
+        }
+        _ => None,
+    };
     match command {
         ImageCommand::Init { device, force } => output.show(&device::init(device, *force)?),
         ImageCommand::Create { size, file } => {
@@ -408,7 +451,24 @@ fn image(command: &ImageCommand, output: Output) -> anyhow::Result<()> {
         ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?)?),
         ImageCommand::Verify { device } => output.show(&device::verify(device)?),
         ImageCommand::Export { device, file } => output.show(&export::run(device, file)?),
-        ImageCommand::Discard { device } => output.show(&device::discard(device)?),
+        ImageCommand::Discard { device } => {
+            output.show(&device::discard(device)?)?;
+            drop(lock);
+            // It is given up, whatever becomes of its data.
+            if Policy::load(config).map_or(true, |policy| policy.image.wipe)
+                && let Err(error) = wipe::run(&Target::at(device)?)
+            {
+                output::say_error(format_args!("warning: the image's data are not wiped: {error:#}"));
+            }
+            Ok(())
+        }
+        ImageCommand::Wipe { device } => {
+            let target = match device {
+                Some(device) => Target::at(device)?,
+                None => target::find(&Policy::load(config)?.image.device, Duration::ZERO)?,
+            };
+            output.show(&wipe::run(&target)?)
+        }
     }
 }
 
@@ -420,13 +480,16 @@ fn build_initramfs(policy: &Policy, arguments: &BuildArgs, output: Output) -> an
         modules_dir: arguments.modules_dir.clone(),
     };
     if arguments.list_modules {
-        return output.list("modules", needs::list_modules(policy, &options)?);
+        return output.list("modules", needs::list_modules(policy, &options)?.all().cloned());
     }
     output.show(&save_kernel::run(policy, &options, arguments.output.as_deref())?)
 }
 
 fn initramfs_files(policy: &Policy, arguments: &FilesArgs, output: Output) -> anyhow::Result<()> {
     let options = needs::Options { modules_dir: Some(arguments.modules_dir.clone()), ..needs::Options::default() };
+    if let Some(release) = &arguments.release {
+        initramfs::begin(release);
+    }
     let list = match arguments.small {
         true => files::of_small(policy, &options, &arguments.scratch)?,
         false => files::of_boot(policy, &options, &arguments.scratch)?,

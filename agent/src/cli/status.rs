@@ -50,6 +50,9 @@ impl fmt::Display for Status {
                 if !info.reason.is_empty() {
                     write!(f, ": {}", info.reason)?;
                 }
+                if let Some(disk) = &info.disk {
+                    write!(f, "\ndisk       {disk}")?;
+                }
                 if let Some(session) = &info.session {
                     let saved = time(session.saved_unix);
                     write!(f, "\nsession    {}, {}, saved {saved}", session.hostname, session.kernel)?;
@@ -81,8 +84,14 @@ mod tests {
     #[test]
     fn reports_what_happened_in_a_few_lines() {
         let text = "failed: no room".to_owned();
-        let last =
-            Last { event: Event::Hibernate, at_unix: 1_800_000_000, id: "save-failed".into(), text, report: None };
+        let last = Last {
+            event: Event::Hibernate,
+            at_unix: 1_800_000_000,
+            id: "save-failed".into(),
+            text,
+            report: None,
+            found: None,
+        };
         let error = StoreError::WriterGone { name: "/dev/x".into() };
         let status = Status { last: Some(last), image: None, image_error: Some(Complaint::of(&error.into())) };
         assert_eq!(

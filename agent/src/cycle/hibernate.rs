@@ -9,21 +9,26 @@ use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, 
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, procfs};
+use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
 use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::around::{self, Around};
+use crate::cycle::disk;
+use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
+use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
-use crate::handoff::mailbox::{self, FreePages};
+use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
+use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -39,6 +44,8 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
+    /// Whether to replace a kernel that is loaded for `kexec -e`, and to write over a session that waits in the image.
+    pub force: bool,
 }
 
 /// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
@@ -109,21 +116,26 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
+    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
+    around::refuse_loaded(options.force)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
         let image = image(policy)?;
+        waiting::refuse(&image, options.force)?;
+        evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
     let ram = machine.iomem.whole_ram();
-    let region = region::choose(&ram, policy.region.size, policy.region.address)?;
+    let size = region_size::Needs::read(policy, machine.iomem.ram_pages()).size(policy.region.size)?;
+    let region = region::choose(&ram, &machine.iomem.kernel, size, policy.region.address)?;
     let low = region::low_memory(&ram)?;
     refuse_little_memory(region.len())?;
-    let memory = machine.iomem.frames_outside(&region);
+    let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
     let mounted = mounted(policy, then)?;
@@ -132,19 +144,25 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
-    let low = session.low.clone();
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then }));
+    let (low, save_id) = (session.low.clone(), session.save_id);
+    let disks = drivers::disks_of_session();
+    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
+    drivers::warn_of_undriven(policy);
+    let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
     }
     signals.check()?;
+    let _mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
+    let around = Around::begin()?;
     if let Some(splash) = &mut splash {
         splash.hide();
     }
@@ -152,6 +170,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     if self::image(policy)?.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
+    drivers::flush(&disks);
+    let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
+    page.write(mailbox::WATCHDOG, &watchdog);
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
@@ -164,10 +186,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
     // again.
     drop(loaded);
-    jumped.map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
-        _ => JumpError::Jump(error),
-    })?;
+    let before = around.end(jumped, &save_id, &page.read())?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
     let report = report.map_err(JumpError::NoReport);
@@ -176,16 +195,20 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let report = report?;
+    let report = Report { before: Some(before), ..report? };
+    if report.outcome == Outcome::Resumed {
+        evidence::record_resumed(&name);
+    }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
 }
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the
-/// device failed it at just that moment, with the image complete in one of the commit record's slots.
+/// device failed it at just that moment, with the image complete in one of the commit record's slots. The device may
+/// take its time to be there again.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
-    let Opened { target, mut image } = target::open(&policy.image.device, how)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Trust };
+    let Opened { target, mut image } = target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?;
     if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
@@ -214,7 +237,7 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Image> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open(&policy.image.device, how)?.image)
+    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
 }
 
 /// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to
@@ -247,7 +270,7 @@ fn session(
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
         boot_id: boot_id.trim().parse()?,
-        machine: machine::product_uuid(),
+        machine: machine.product,
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),
         region,

@@ -10,6 +10,7 @@ use dormouse_linux::atomic_file::replace;
 use dormouse_linux::procfs;
 use serde::{Deserialize, Serialize};
 
+use crate::cycle::evidence::Found;
 use crate::handoff::report::Report;
 
 /// Where files of the running system are.
@@ -40,17 +41,35 @@ pub struct Last {
     /// The report of a hibernation that got as far as the save kernel.
     #[serde(default)]
     pub report: Option<Report>,
+    /// What `dormouse resume` has found.
+    #[serde(default)]
+    pub found: Option<Found>,
 }
 
 impl Last {
     /// Records what has just ended. A system without a place for it has no record.
     pub fn record(event: Event, id: &str, text: &str, report: Option<&Report>) {
-        let (id, text) = (id.to_owned(), text.to_owned());
-        let last = Last { event, at_unix: procfs::now_unix(), id, text, report: report.cloned() };
-        let names: &[&str] = if event == Event::Resume { &[LAST, RESUME] } else { &[LAST] };
+        Last::new(event, id, text, report.cloned(), None).write(&[LAST]);
+    }
+
+    /// Records how looking for an image has ended in the initramfs, and what was found.
+    pub(crate) fn record_resume(id: &str, text: &str, found: Found) {
+        Last::new(Event::Resume, id, text, None, Some(found)).write(&[LAST, RESUME]);
+    }
+
+    fn new(event: Event, id: &str, text: &str, report: Option<Report>, found: Option<Found>) -> Last {
+        Last { event, at_unix: procfs::now_unix(), id: id.to_owned(), text: text.to_owned(), report, found }
+    }
+
+    /// Puts this in the place of what `dormouse resume` reported.
+    pub(crate) fn write_again(&self) {
+        self.write(&[RESUME]);
+    }
+
+    fn write(&self, names: &[&str]) {
         for name in names {
             let write = |bytes: Vec<u8>| replace(&Path::new(DIRECTORY).join(name), &bytes, 0o644);
-            let written = serde_json::to_vec(&last).map_err(std::io::Error::other).and_then(write);
+            let written = serde_json::to_vec(self).map_err(std::io::Error::other).and_then(write);
             if let Err(error) = written {
                 log::debug!("{DIRECTORY}/{name}: {error}");
             }

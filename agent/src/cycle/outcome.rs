@@ -34,6 +34,12 @@ pub enum ResumeOutcome {
         /// Those whose images are discarded.
         discarded: Vec<String>,
     },
+    /// Only another disk than the one that the image was put on has its name. It is left alone: what is on it may be a
+    /// copy, and the session's own image may turn up later.
+    OtherDisk {
+        /// Which.
+        reason: String,
+    },
     /// The restore kernel could not be started, and the image is discarded.
     StartFailed {
         /// The image device.
@@ -61,6 +67,7 @@ impl ResumeOutcome {
             ResumeOutcome::Refused { reason, .. }
             | ResumeOutcome::SeveralDevices { reason, .. }
             | ResumeOutcome::Missed { reason, .. } => reason.id(),
+            ResumeOutcome::OtherDisk { .. } => "other-disk",
             ResumeOutcome::StartFailed { .. } => "start-failed",
         }
     }
@@ -69,7 +76,9 @@ impl ResumeOutcome {
     fn kind(&self) -> &'static str {
         match self {
             ResumeOutcome::NoImage { .. } => "no-image",
-            ResumeOutcome::Refused { .. } | ResumeOutcome::SeveralDevices { .. } => "refused",
+            ResumeOutcome::Refused { .. } | ResumeOutcome::SeveralDevices { .. } | ResumeOutcome::OtherDisk { .. } => {
+                "refused"
+            }
             ResumeOutcome::StartFailed { .. } => "failed",
             ResumeOutcome::Missed { .. } => "missed",
         }
@@ -82,7 +91,7 @@ impl ResumeOutcome {
             ResumeOutcome::Refused { device, image, .. } | ResumeOutcome::Missed { device, image, .. } => {
                 (Some(device), Some(*image))
             }
-            ResumeOutcome::SeveralDevices { .. } => (None, None),
+            ResumeOutcome::SeveralDevices { .. } | ResumeOutcome::OtherDisk { .. } => (None, None),
             ResumeOutcome::StartFailed { device, .. } => (Some(device), Some(Fate::Discard)),
         }
     }
@@ -111,6 +120,7 @@ impl fmt::Display for ResumeOutcome {
                 write!(f, "not resuming ({id}): {reason}")?;
                 discarded.iter().try_for_each(|device| write!(f, "; the image on {device} is discarded"))
             }
+            ResumeOutcome::OtherDisk { reason } => write!(f, "not resuming ({id}): {reason}; it is left as it is"),
             ResumeOutcome::StartFailed { reason, .. } => {
                 write!(f, "not resuming ({id}): {reason}; the image is discarded")
             }

@@ -9,12 +9,19 @@ use std::path::PathBuf;
 use std::{fmt, io};
 
 use dormouse_linux::block::NoHardware;
+use dormouse_linux::free_memory::Free;
+use dormouse_linux::hibernation_events::Unannounced;
+use dormouse_linux::not_frozen::NotFrozen;
 use dormouse_linux::units::mib;
+use dormouse_linux::volatile_memory::Used;
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::Last;
+use crate::cycle::region_size::TooSmall;
+use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
 use crate::launch::arch::bzimage::BzImageError;
@@ -54,7 +61,7 @@ pub enum Obstacle {
         "this boot has not looked for an image, so that the next one may not either, and the session would be lost"
     )]
     NoHook,
-    /// The running kernel's command line forbids a resume, or cannot be understood.
+    /// The running kernel's command line forbids a resume.
     #[error(
         "the kernel command line keeps this boot from resuming; if it does so at the next boot, the session is lost"
     )]
@@ -62,6 +69,14 @@ pub enum Obstacle {
     /// The policy forbids a resume.
     #[error("the policy never resumes (resume.enabled = false): the next boot would discard the image")]
     PolicyForbids,
+    /// Memory that is not saved and loses its content with the power.
+    #[error("{} is memory that loses its content with the power and is not saved, and {by}", node.display())]
+    VolatileMemory {
+        /// Its device.
+        node: PathBuf,
+        /// What uses it, as a clause.
+        by: String,
+    },
     /// No boot could tell whether another system has written to what the session has mounted.
     #[error("no boot could tell whether another system has written to {0}")]
     NotComparable(String),
@@ -76,6 +91,33 @@ pub enum Obstacle {
         /// Bytes.
         needed: u64,
     },
+    /// Too little can be made free for what drivers allocate while devices freeze.
+    #[error("{} of memory are free, and {} are needed while devices freeze", mib(*free), mib(*needed))]
+    LittleFree {
+        /// Bytes.
+        free: u64,
+        /// Bytes.
+        needed: u64,
+    },
+    /// Another kernel waits to be started.
+    #[error("another kernel is loaded for `kexec -e`, and a hibernation would replace it")]
+    KernelLoaded,
+    /// Something else hibernates.
+    #[error("the kernel is being hibernated by another program (/dev/snapshot is in use)")]
+    Hibernating,
+    /// A driver does not take part in a hibernation.
+    #[error("a driver refuses to be hibernated{}{}", of_errno(*errno), of_log(log))]
+    Driver {
+        /// Its error; what notifiers call bad is EPERM.
+        errno: Option<i32>,
+        /// The last lines of the kernel's log since it was asked.
+        log: Vec<String>,
+    },
+}
+
+/// The kernel's lines, as a clause.
+fn of_log(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("; the kernel's log: {}", lines.join("; ")) }
 }
 
 /// What an error number means, as a clause.
@@ -103,8 +145,13 @@ impl Refusal for Obstacle {
             Obstacle::NoHook => "resume-hook",
             Obstacle::BootForbids => "command-line",
             Obstacle::PolicyForbids => "resume-disabled",
+            Obstacle::VolatileMemory { .. } => "volatile-memory",
             Obstacle::NotComparable(_) => "filesystems",
             Obstacle::LittleMemory { .. } => "memory",
+            Obstacle::LittleFree { .. } => "free-memory",
+            Obstacle::KernelLoaded => "kexec-loaded",
+            Obstacle::Hibernating => "hibernating",
+            Obstacle::Driver { .. } => "driver-refuses",
         }
     }
 
@@ -138,15 +185,25 @@ impl Refusal for Obstacle {
                  `dormouse doctor`. If you know that it looks for the image, use --trust-boot"
             }
             Obstacle::BootForbids => {
-                "see `dormouse doctor`: take noresume, dormouse=off and what is not valid out of the boot loader's \
-                 configuration. If they were meant for this boot alone, use --trust-boot"
+                "take noresume and dormouse=off out of the boot loader's configuration. If they were meant for this \
+                 boot alone, use --trust-boot"
             }
             Obstacle::PolicyForbids => "set resume.enabled = true and build both initramfs again, or use --trust-boot",
+            Obstacle::VolatileMemory { .. } => {
+                "unmount it and end what uses it, or boot without memmap=...! so that it is RAM, which is saved"
+            }
             Obstacle::NotComparable(_) => {
                 "unmount it, or set resume.unsure = \"resume\" and build both initramfs again, if no other system ever \
                  writes to it"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
+            Obstacle::LittleFree { .. } => "close something, or add swap space",
+            Obstacle::KernelLoaded => "unload it with `kexec -u`, or use --force",
+            Obstacle::Hibernating => "try again when it has finished; `fuser -v /dev/snapshot` shows a program",
+            Obstacle::Driver { .. } => {
+                "unload the driver or remove its device; the kernel's own hibernation would be refused as well. See \
+                 `dmesg`"
+            }
         };
         Some(remedy.to_owned())
     }
@@ -194,6 +251,13 @@ pub fn in_power_disk(modes: &str) -> Option<Obstacle> {
     modes.contains("[disabled]").then_some(Obstacle::Forbidden)
 }
 
+/// What is in the way with memory that is neither RAM nor kept without power. A session that goes on keeps it.
+#[must_use]
+pub fn in_volatile_memory(used: Option<Used>, then: Then) -> Option<Obstacle> {
+    let used = used.filter(|_| then != Then::Return);
+    used.map(|Used { node, by }| Obstacle::VolatileMemory { node, by })
+}
+
 /// What is in the way with what `dormouse resume` reported in the initramfs of this boot. A session that goes on needs
 /// no next boot.
 #[must_use]
@@ -205,7 +269,7 @@ pub fn in_boot(resume: Option<&Last>, then: Then) -> Option<Obstacle> {
 /// told the same, and would discard the image. A session that goes on needs no next boot.
 #[must_use]
 pub fn in_resume(cmdline: &str, is_enabled: bool, then: Then) -> Option<Obstacle> {
-    let resumes = BootSwitches::parse(cmdline).is_ok_and(|switches| !switches.off && !switches.noresume);
+    let resumes = !BootSwitches::parse(cmdline).forbids();
     match (resumes, is_enabled) {
         _ if then == Then::Return => None,
         (false, _) => Some(Obstacle::BootForbids),
@@ -229,6 +293,32 @@ const LOADING: u64 = 32 << 20;
 pub fn in_memory(region: u64, available: u64) -> Option<Obstacle> {
     let needed = region.saturating_add(LOADING);
     (available < needed).then_some(Obstacle::LittleMemory { available, needed })
+}
+
+/// What is in the way with so much memory free, after all was made free that could be.
+#[must_use]
+pub fn in_free_memory(free: Free) -> Option<Obstacle> {
+    (!free.is_enough()).then_some(Obstacle::LittleFree { free: free.now, needed: free.wanted })
+}
+
+/// What is in the way in the text of `/sys/kernel/kexec_loaded`.
+#[must_use]
+pub fn in_loaded(loaded: &str) -> Option<Obstacle> {
+    (loaded.trim() == "1").then_some(Obstacle::KernelLoaded)
+}
+
+/// What is in the way where drivers could not be told of the hibernation. `modes` is the text of `/sys/power/disk` and
+/// `log` what the kernel has logged since.
+#[must_use]
+pub fn in_announcement(error: &Unannounced, modes: &str, log: Vec<String>) -> Obstacle {
+    match error {
+        Unannounced::Busy => Obstacle::Hibernating,
+        Unannounced::Refused(error) => {
+            // What keeps the kernel from hibernating at all has the error number of a driver that refuses.
+            in_power_disk(modes).unwrap_or_else(|| Obstacle::Driver { errno: error.raw_os_error(), log })
+        }
+        _ => Obstacle::Driver { errno: None, log },
+    }
 }
 
 /// An error that has an identifier.
@@ -275,6 +365,16 @@ impl Refusal for RegionError {
             RegionError::AddressNotRam { .. } => Some("set another region.address, or none".to_owned()),
             RegionError::NoLowMemory => Some("look for an option of the firmware that reserves it".to_owned()),
         }
+    }
+}
+
+impl Refusal for TooSmall {
+    fn id(&self) -> &'static str {
+        "region-too-small"
+    }
+
+    fn remedy(&self) -> Option<String> {
+        Some(format!("set region.size to \"auto\", or to \"{}M\" or more", self.enough >> 20))
     }
 }
 
@@ -388,6 +488,7 @@ impl Refusal for TargetError {
             TargetError::NotFound { .. } => "image-not-found",
             TargetError::NoFile { .. } => "image-no-file",
             TargetError::Ambiguous { .. } => "ambiguous-devices",
+            TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
@@ -404,6 +505,11 @@ impl Refusal for TargetError {
             TargetError::Mounted { .. } => {
                 Some("give the initramfs the policy that `dormouse config show --boot` prints".to_owned())
             }
+            TargetError::OtherDisk { .. } => Some(
+                "attach the disk that it was put on; where the image was moved to this one for good, build both \
+                 initramfs again (`dormouse update`, then the boot's)"
+                    .to_owned(),
+            ),
             TargetError::Store(error) => error.remedy(),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }
@@ -493,6 +599,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<NotDiscarded>(error))
         .or_else(|| of::<Obstacle>(error))
         .or_else(|| of::<RegionError>(error))
+        .or_else(|| of::<TooSmall>(error))
         .or_else(|| of::<IomemError>(error))
         .or_else(|| of::<LoaderError>(error))
         .or_else(|| of::<FileError>(error))
@@ -503,6 +610,8 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))
         .or_else(|| of::<Unready>(error))
+        .or_else(|| of::<NoEvidence>(error))
+        .or_else(|| of::<Waiting>(error))
 }
 
 /// Why a hibernation does not begin, where it is not the machine's fault.
@@ -510,7 +619,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
 #[non_exhaustive]
 pub enum Unready {
     /// Another hibernation is under way.
-    #[error("another `dormouse hibernate` or `dormouse prepare` is running")]
+    #[error("another `dormouse` that hibernates or changes an image is running")]
     Busy,
     /// The lock that keeps two of them apart.
     #[error("{}: cannot lock it", path.display())]
@@ -556,8 +665,8 @@ impl Refusal for Unready {
 #[non_exhaustive]
 pub enum JumpError {
     /// The kernel gave up before it jumped.
-    #[error("the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved")]
-    Freeze,
+    #[error("nothing was saved, because the kernel could not freeze {0}")]
+    Freeze(NotFrozen),
     /// It did not try.
     #[error("the jump was refused, and nothing was saved")]
     Jump(#[source] io::Error),
@@ -577,7 +686,7 @@ pub enum JumpError {
 impl Refusal for JumpError {
     fn id(&self) -> &'static str {
         match self {
-            JumpError::Freeze => "not-frozen",
+            JumpError::Freeze(_) => "not-frozen",
             JumpError::Jump(_) => "jump-refused",
             JumpError::NoReport(_) => "no-report",
             JumpError::NotInvalidated { .. } => "image-not-invalidated",
@@ -585,8 +694,17 @@ impl Refusal for JumpError {
     }
 
     fn remedy(&self) -> Option<String> {
-        let remedy = "run `dormouse image discard` before the next boot, which would resume a session that has gone on";
-        matches!(self, JumpError::NotInvalidated { .. }).then(|| remedy.to_owned())
+        let remedy = match self {
+            JumpError::NotInvalidated { .. } => {
+                "run `dormouse image discard` before the next boot, which would resume a session that has gone on"
+            }
+            JumpError::Freeze(NotFrozen::Processes(_)) => {
+                "end it, or what it waits for: a filesystem whose server does not answer (`umount -f`), or a disk"
+            }
+            JumpError::Freeze(NotFrozen::Devices(_)) => "unload its driver, or unplug it, and try again",
+            _ => return None,
+        };
+        Some(remedy.to_owned())
     }
 
     fn class(&self) -> Class {

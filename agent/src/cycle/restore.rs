@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use dormouse_image::State;
+use dormouse_image::{Commit, FormatError, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
@@ -11,39 +11,68 @@ use dormouse_linux::procfs;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::verdict::ATTEMPTS;
 use crate::handoff::arguments::WayBack;
+use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::report::{Half, Outcome, Report};
 use crate::handoff::task::RestoreTask;
-use crate::machine::iomem::Iomem;
+use crate::machine::acpi::UnderTables;
+use crate::machine::iomem::{Iomem, subtract};
 use crate::memory::deliver;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
+use crate::memory::under_tables::KeptAside;
+use crate::pipeline::PipelineError;
 use crate::policy::Policy;
 use crate::store::{Access, Image, Reader};
 use crate::target::{self, IfFile, Opened, Opening};
 use crate::{launch, machine, pipeline};
 
+/// A session that is back in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Where it goes on.
+    pub way: WayBack,
+    /// Whether the way is loaded together with memory that only the jump may write: no other jump will do.
+    pub is_loaded: bool,
+    /// The watchdog that A believes runs.
+    pub watchdog: Option<ArmedWatchdog>,
+}
+
 /// Restores the session in the image. When this returns `Ok`, memory is A's, the image is consumed, and nothing is left
 /// but to jump. `alive` is called whenever something got done.
 ///
 /// # Errors
-/// Anything that keeps memory from being exactly A's. The image is marked as failed with the reason, so that the next
-/// boot is an ordinary one and reports why.
-pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+/// Anything that keeps memory from being exactly A's. Where another try cannot do better, or none is left, the image is
+/// marked as failed with the reason, so that the next boot is an ordinary one and reports why. Otherwise the next boot
+/// tries again.
+pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, mut image } = target::open(&task.order.image, how)?;
+    let Opened { target: place, mut image } = target::open_on(&task.order.image, policy.image.disk.as_ref(), how)?;
     alive();
     screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);
-    if let Err(error) = &result
-        && image.commit().state.may_become(State::Failed)
-        && let Err(second) = image.transition(State::Failed, &format!("the restore failed: {error:#}"))
-    {
-        log::warn!("the image could not be marked as failed: {}", in_full(&second));
+    if let Err(error) = &result {
+        let next = after(error, image.commit());
+        if image.commit().state.may_become(next)
+            && let Err(second) = image.transition(next, &format!("the restore failed: {error:#}"))
+        {
+            log::warn!("the image's state could not be changed: {}", in_full(&second));
+        }
     }
     result
 }
 
-fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<WayBack> {
+/// What an image becomes whose restore has failed. Nothing mends what is damaged; a device that could not be read, or a
+/// CPU that did not come up, may do better in the tries that are left.
+fn after(error: &anyhow::Error, commit: &Commit) -> State {
+    let is_damage = error.chain().any(|cause| {
+        let chunk = |error| matches!(error, &PipelineError::Chunk { .. } | &PipelineError::Batch(_));
+        cause.is::<FormatError>() || cause.downcast_ref().is_some_and(chunk)
+    });
+    if is_damage || commit.attempts >= ATTEMPTS { State::Failed } else { State::Restoring }
+}
+
+fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let (began, watch) = (Instant::now(), Watch::start());
     log::info!("{}: verifying header and index on {}", Phase::RestoreVerify, image.disk());
     let state = image.commit().state;
@@ -55,17 +84,13 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if found != ordered {
         bail!("the image holds the session {found}, this kernel was started for {ordered}");
     }
-    let idle = machine::idle_cpus()?;
-    if !idle.is_empty() {
-        bail!(
-            "CPUs {idle} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus= \
-             and nosmt off the kernel command line, and check that CONFIG_NR_CPUS is large enough"
-        );
-    }
+    machine::demand_all_cpus(header.session.cpu.online)?;
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
-    let frames = Restorable::new(&header.session.ram, &own, &Iomem::parse(&procfs::text("/proc/iomem")?)?)?;
-    let memory = PhysicalMemory::open(&frames)?;
+    let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
+    let under = UnderTables::of(&header.session, &running.firmware);
+    let frames = Restorable::new(&subtract(&header.session.ram, &under.all()), &own, &running)?;
+    let memory = KeptAside::new(PhysicalMemory::open(&frames)?, &under);
 
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
@@ -83,7 +108,13 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };
-    launch::load_bridge(way).context("the bridge into the saved kernel could not be loaded")?;
+    let by_jump = memory.by_jump();
+    let is_loaded = !by_jump.is_empty();
+    if is_loaded {
+        let bytes: u64 = by_jump.iter().map(|segment| segment.size).sum();
+        log::info!("{}: {bytes} bytes under ACPI tables that have moved come with the jump", Phase::RestoreWrite);
+    }
+    launch::load_bridge(way, by_jump).context("the bridge into the saved kernel could not be loaded")?;
 
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
@@ -105,5 +136,52 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if let Err(error) = deliver::to_memory(&header.session, &memory, &report) {
         log::warn!("{error:#}");
     }
-    Ok(way)
+    let watchdog = deliver::armed_watchdog_in(&header.session, &memory).unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        None
+    });
+    Ok(Restored { way, is_loaded, watchdog })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::machine::IdleCpus;
+    use crate::store::StoreError;
+    use anyhow::anyhow;
+    use dormouse_image::{Block, Uuid};
+
+    fn commit(attempts: u16) -> Commit {
+        Commit { attempts, ..Commit::empty(Uuid([1; 16])) }
+    }
+
+    #[test]
+    fn gives_up_what_is_damaged_at_once() {
+        let damage = || FormatError::Checksum { block: Block::Index, found: 1, computed: 2 };
+        let store = || StoreError::Format { name: "/dev/vda".to_owned(), source: damage() };
+        for error in [
+            anyhow!(damage()),
+            anyhow!(store()),
+            anyhow!(store()).context("the index"),
+            anyhow!(PipelineError::Store(store().into())),
+            anyhow!(PipelineError::Chunk { offset: 4096, why: "its checksum differs".to_owned() }),
+        ] {
+            assert_eq!(after(&error, &commit(1)), State::Failed, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn tries_again_what_may_do_better() {
+        let io = || std::io::Error::from_raw_os_error(5);
+        for error in [
+            anyhow!(IdleCpus::Missing { runs: 1, needed: 2 }),
+            anyhow!(PipelineError::Memory { pfn: 1, source: io() }),
+            anyhow!(PipelineError::Store(io().into())),
+            anyhow!(io()).context("the bridge"),
+        ] {
+            assert_eq!(after(&error, &commit(1)), State::Restoring, "{error:?}");
+            assert_eq!(after(&error, &commit(ATTEMPTS)), State::Failed, "{error:?}");
+        }
+    }
 }

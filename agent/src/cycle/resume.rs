@@ -7,7 +7,9 @@ use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
 
 use crate::console::phase::Phase;
-use crate::cycle::last::{Event, Last};
+use crate::cycle::disk;
+use crate::cycle::evidence::{self, Found};
+use crate::cycle::last::Last;
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
@@ -31,35 +33,40 @@ use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 /// The image device could not be read, or an image not be discarded. The boot goes on all the same.
 pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
     kmsg::init();
-    let result = look_and_resume(policy);
-    match &result {
-        Ok(outcome) => Last::record(Event::Resume, outcome.id(), &outcome.to_string(), None),
-        Err(error) => {
-            let complaint = Complaint::of(error);
-            Last::record(Event::Resume, complaint.id_or("failed"), &complaint.to_string(), None);
-        }
-    }
+    disk::record(policy);
+    let mut found = Found::nothing_yet(policy);
+    let result = look_and_resume(policy, &mut found);
+    let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
+    evidence::record(ended, found);
     result
 }
 
-fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
-    let switches = match BootSwitches::parse(&procfs::text("/proc/cmdline")?) {
-        Ok(switches) if switches.off || switches.noresume => Switches::Off,
-        Ok(_) => Switches::Resume,
-        Err(error) => Switches::Invalid(in_full(&error)),
-    };
+fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
+    let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
+    if let Some(mistake) = &switches.mistake {
+        log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
+    }
+    let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let Opened { target, mut image } = match open(policy, IfFile::Refuse) {
+    let opened = open(policy, IfFile::Refuse);
+    found.look(&opened);
+    let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
             return Ok(ResumeOutcome::NoImage { device, state: None });
         }
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error),
+        Err(error @ TargetError::OtherDisk { .. }) => return Ok(ResumeOutcome::OtherDisk { reason: in_full(&error) }),
         result => result?,
     };
     let device = target.to_string();
     match judge(&image, Moment::Boot(switches), policy) {
         (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
         (Verdict::Refuse { reason, image: fate }, _) => {
+            if fate == Fate::Keep {
+                // Durably, before the boot goes on.
+                image.keep().context(NotCounted)?;
+                target.confirm(&image)?;
+            }
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
@@ -84,7 +91,11 @@ fn look_and_resume(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
     let Opened { target, mut image } = match open(policy, IfFile::Trust) {
-        Err(TargetError::NotFound { .. } | TargetError::Store(StoreError::NotInitialised { .. })) => return Ok(None),
+        Err(
+            TargetError::NotFound { .. }
+            | TargetError::OtherDisk { .. }
+            | TargetError::Store(StoreError::NotInitialised { .. }),
+        ) => return Ok(None),
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
         result => result?,
     };
@@ -116,6 +127,11 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
     }
     Ok(ResumeOutcome::SeveralDevices { reason: Reason::AmbiguousDevices(text), discarded })
 }
+
+/// A boot that keeps an image could not be counted.
+#[derive(Debug, thiserror::Error)]
+#[error("the image is kept, and that could not be counted")]
+struct NotCounted;
 
 /// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
 const NO_HEADER: &str = "the image's header has not been read";
@@ -188,7 +204,8 @@ fn can_tell(header: &Header) -> bool {
 }
 
 fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
-    target::open(&policy.image.device, Opening { access: Access::Write, wait: policy.image.wait, if_file })
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file };
+    target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)
 }
 
 fn carry_out(target: &Target, image: &mut Image, reason: &Reason, fate: Fate) -> anyhow::Result<()> {

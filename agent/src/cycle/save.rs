@@ -17,6 +17,8 @@ use dormouse_sys::PAGE_SIZE;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::drivers;
+use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
@@ -46,7 +48,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         bail!("{} does not show the memory that the session record lists", vmcore::PATH);
     }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, image } = target::open(&task.order.image, how)?;
+    let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;
     alive();
@@ -57,6 +59,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
+    rehearsal::run(&header.session, &vmcore, &selection, limits)?;
     let mut writer = Writer::begin(image, &header)?;
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
@@ -83,6 +86,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         bail!("{} pages were saved of {pages}", counts.stored + counts.zero + counts.left);
     }
 
+    drivers::settle(&task.order.disks, began + policy.image.wait, alive);
     log::info!("{}: flushing {place}", Phase::SaveCommit);
     let state = if task.order.then == Then::Return { State::Snapshot } else { State::Complete };
     let threads = u32::try_from(limits.threads)?;

@@ -13,7 +13,8 @@
 //!                            another machine, or filesystems
 //!                            written since the save, or may
 //!                            have been and resume.unsure says
-//!                            so                                keep by policy (*), else discard
+//!                            so                                keep by policy (*), else discard; another memory map
+//!                                                              is kept for a few boots
 //!                            none of these                     resume
 //!   after it (missed)        no session waits                  nothing
 //!                            the session is this very boot     discard
@@ -35,7 +36,10 @@ use crate::policy::{ResumePolicy, Unfit, Unsure};
 
 /// Restores that may begin without reaching their end: a power cut during the first one must not cost the session, and
 /// an image that kills its restore must not be tried forever.
-pub const ATTEMPTS: u32 = 2;
+pub const ATTEMPTS: u16 = 2;
+
+/// Boots that keep an image although the memory map differs: some firmware has the old one again at the next power-on.
+pub const KEPT: u16 = 3;
 
 /// What is known of an image, and of the boot that found it. `None` is a fact that has not been looked at.
 #[derive(Debug, Clone)]
@@ -80,9 +84,6 @@ pub enum Switches {
     Resume,
     /// Not to: `noresume` or `dormouse=off`.
     Off,
-    /// Something for Dormouse that cannot be understood. Whatever was meant, this boot is about to mount the session's
-    /// filesystems.
-    Invalid(String),
 }
 
 /// Something that is to be looked at.
@@ -187,15 +188,12 @@ pub enum Reason {
     /// `noresume` or `dormouse=off`.
     #[error("the kernel command line says so")]
     BootArgument,
-    /// A kernel argument for Dormouse that cannot be understood.
-    #[error("{0}")]
-    InvalidArgument(String),
     /// `resume.enabled` is false.
     #[error("the policy says so (resume.enabled)")]
     PolicyDisabled,
     /// [`ATTEMPTS`] have died.
     #[error("{0} restores of it have already died")]
-    TooManyAttempts(u32),
+    TooManyAttempts(u16),
     /// The header is damaged.
     #[error("{0}")]
     HeaderDamaged(String),
@@ -237,7 +235,6 @@ impl Reason {
             Reason::SaveFailed(_) => "save-failed",
             Reason::RestoreFailed(_) => "restore-failed",
             Reason::BootArgument => "boot-argument",
-            Reason::InvalidArgument(_) => "invalid-argument",
             Reason::PolicyDisabled => "policy-disabled",
             Reason::TooManyAttempts(_) => "too-many-attempts",
             Reason::HeaderDamaged(_) => "header-damaged",
@@ -280,7 +277,6 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     }
     let refused = match switches {
         Switches::Off => Some(Reason::BootArgument),
-        Switches::Invalid(text) => Some(Reason::InvalidArgument(text.clone())),
         Switches::Resume if !policy.enabled => Some(Reason::PolicyDisabled),
         Switches::Resume if commit.attempts >= ATTEMPTS => Some(Reason::TooManyAttempts(commit.attempts)),
         Switches::Resume => None,
@@ -345,10 +341,17 @@ fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
 }
 
 fn keep_by_policy(known: &Known<'_>, reason: Reason) -> Answer {
-    match known.policy.mismatch {
-        Unfit::Discard => refuse(reason, Fate::Discard),
-        Unfit::Keep => keep_if_comparable(known, reason),
-    }
+    let keeps = match known.policy.mismatch {
+        Unfit::Discard => false,
+        Unfit::Keep => true,
+        Unfit::Retry => match &reason {
+            Reason::Machine(mismatch) => mismatch.may_return() && known.commit.kept < KEPT,
+            // What this boot's initramfs has kept and counted, the rest of the boot keeps too.
+            Reason::BootWentOn(_) => known.commit.kept > 0,
+            _ => false,
+        },
+    };
+    if keeps { keep_if_comparable(known, reason) } else { refuse(reason, Fate::Discard) }
 }
 
 fn keep_if_comparable(known: &Known<'_>, reason: Reason) -> Answer {

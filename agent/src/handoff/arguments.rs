@@ -12,12 +12,15 @@ const ENTRY: &str = "dormouse.entry";
 const BRIDGE: &str = "dormouse.bridge";
 
 /// What a boot was told about resuming.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootSwitches {
     /// `dormouse=off`: this boot does not resume.
     pub off: bool,
     /// `noresume`: this boot does not resume, as the kernel's own hibernation has it.
     pub noresume: bool,
+    /// The first argument for Dormouse that means nothing. It changes nothing: a slip of the pen must not cost a
+    /// session, and a resume is as safe with it as without.
+    pub mistake: Option<ArgumentError>,
 }
 
 /// An argument for Dormouse that means nothing.
@@ -37,10 +40,8 @@ pub enum ArgumentError {
 impl BootSwitches {
     /// Reads them from a kernel command line. Where one occurs twice, the last one holds, so that what a user types at
     /// the boot loader's prompt overrides what is configured there.
-    ///
-    /// # Errors
-    /// An argument of Dormouse is unknown or has an impossible value; the error names it and quotes its text.
-    pub fn parse(text: &str) -> Result<BootSwitches, ArgumentError> {
+    #[must_use]
+    pub fn parse(text: &str) -> BootSwitches {
         let mut switches = BootSwitches::default();
         for argument in arguments(text).take_while(|argument| argument.name != "--") {
             if argument.name == "noresume" {
@@ -50,15 +51,28 @@ impl BootSwitches {
             if !argument.is_ours() || [ENTRY, BRIDGE].contains(&argument.name) {
                 continue;
             }
-            switches.off = match (argument.name, argument.value) {
-                ("dormouse", Some("on")) => false,
-                ("dormouse", Some("off")) => true,
-                ("dormouse", Some(word)) => return Err(ArgumentError::Switch(word.to_owned())),
-                ("dormouse", None) => return Err(ArgumentError::NoValue(argument.raw.to_owned())),
-                _ => return Err(ArgumentError::Unknown(argument.raw.to_owned())),
+            let mistake = match (argument.name, argument.value) {
+                ("dormouse", Some("on")) => {
+                    switches.off = false;
+                    continue;
+                }
+                ("dormouse", Some("off")) => {
+                    switches.off = true;
+                    continue;
+                }
+                ("dormouse", Some(word)) => ArgumentError::Switch(word.to_owned()),
+                ("dormouse", None) => ArgumentError::NoValue(argument.raw.to_owned()),
+                _ => ArgumentError::Unknown(argument.raw.to_owned()),
             };
+            switches.mistake.get_or_insert(mistake);
         }
-        Ok(switches)
+        switches
+    }
+
+    /// Whether this boot is not to resume.
+    #[must_use]
+    pub fn forbids(&self) -> bool {
+        self.off || self.noresume
     }
 }
 

@@ -6,13 +6,14 @@
 use std::ops::Range;
 
 use dormouse_image::Version;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::handoff::report::Report;
 use crate::machine::free_content::FreeContent;
 
 /// The version of the mailbox that this program starts, reads and writes.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The mailbox's length in bytes: a page.
 pub const SIZE: usize = 4096;
@@ -21,12 +22,17 @@ const NONCE: Range<usize> = 0..16;
 const MAJOR: Range<usize> = 16..18;
 const MINOR: Range<usize> = 18..20;
 const LENGTH: Range<usize> = 20..24;
-const REPORT: Range<usize> = 24..4080;
+const REPORT: Range<usize> = 24..4072;
+const WATCHDOG_SECONDS: Range<usize> = 4072..4076;
+const WATCHDOG_IDENTITY: Range<usize> = 4076..4080;
 const FREE_CONTENT: Range<usize> = 4080..4088;
 const FREE_COUNT: Range<usize> = 4088..4096;
 
 /// Where A writes [`FreePages`].
 pub const FREE_PAGES: usize = FREE_CONTENT.start;
+
+/// Where A writes [`ArmedWatchdog`].
+pub const WATCHDOG: usize = WATCHDOG_SECONDS.start;
 
 /// What the page starts with, for as long as it is the session's.
 pub type Nonce = [u8; 16];
@@ -80,6 +86,54 @@ impl FreePages {
         bytes[8..].copy_from_slice(&self.count.to_le_bytes());
         bytes
     }
+}
+
+/// The hardware watchdog that a program in A has started and will go on setting back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArmedWatchdog {
+    /// After how many seconds it restarts the machine; not 0.
+    pub seconds: u32,
+    /// By what it is known, see [`ArmedWatchdog::is`].
+    identity: u32,
+}
+
+impl ArmedWatchdog {
+    /// The one that its driver calls `identity`, with this timeout. `None` without a timeout.
+    #[must_use]
+    pub fn new(identity: &str, seconds: u64) -> Option<ArmedWatchdog> {
+        let seconds = u32::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
+        Some(ArmedWatchdog { seconds, identity: identity_sum(identity) })
+    }
+
+    /// Whether this is the one that its driver calls `identity`.
+    #[must_use]
+    pub fn is(&self, identity: &str) -> bool {
+        self.identity == identity_sum(identity)
+    }
+
+    /// As the mailbox has it at [`WATCHDOG`].
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.seconds.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.identity.to_le_bytes());
+        bytes
+    }
+}
+
+/// The lower half of the text's checksum.
+fn identity_sum(identity: &str) -> u32 {
+    let [a, b, c, d, ..] = dormouse_image::checksum(identity.as_bytes()).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// The watchdog that A states, where the page is the one with `nonce` and can be read.
+#[must_use]
+pub fn armed_watchdog(page: &[u8], nonce: &Nonce) -> Option<ArmedWatchdog> {
+    check(page, nonce).ok()?;
+    let seconds = u32::from_le_bytes(field(page, WATCHDOG_SECONDS)?);
+    let identity = u32::from_le_bytes(field(page, WATCHDOG_IDENTITY)?);
+    (seconds > 0).then_some(ArmedWatchdog { seconds, identity })
 }
 
 /// What A writes first: a mailbox without a report begins so, and the rest of it is zero.
@@ -194,14 +248,30 @@ mod tests {
     }
 
     #[test]
-    fn report_leaves_free_pages_alone() {
+    fn armed_watchdog_is_read_back_and_known_by_its_name() {
+        let stated = ArmedWatchdog::new("i6300ESB timer", 10).unwrap();
         let mut page = page();
+        assert_eq!(armed_watchdog(&page, &OURS), None);
+        page[WATCHDOG..FREE_PAGES].copy_from_slice(&stated.to_bytes());
+        assert_eq!(armed_watchdog(&page, &OURS), Some(stated));
+        assert_eq!(armed_watchdog(&page, &[8; 16]), None);
+        assert!(stated.is("i6300ESB timer") && !stated.is("iTCO_wdt"));
+        assert_eq!(ArmedWatchdog::new("iTCO_wdt", 0), None);
+        assert_eq!(ArmedWatchdog::new("iTCO_wdt", 1 << 32), None);
+    }
+
+    #[test]
+    fn report_leaves_what_a_states_alone() {
+        let mut page = page();
+        let armed = ArmedWatchdog::new("iTCO_wdt", 30).unwrap();
+        page[WATCHDOG..FREE_PAGES].copy_from_slice(&armed.to_bytes());
         let stated = FreePages { content: FreeContent::Zero, count: 1 };
         page[FREE_PAGES..].copy_from_slice(&stated.to_bytes());
         let mut report = Report::failed(String::new());
         report.reason = "x".repeat(REPORT.len() - serde_json::to_vec(&report).unwrap().len());
         write(&mut page, &OURS, &report).unwrap();
         assert_eq!(free_pages(&page, &OURS), Some(stated));
+        assert_eq!(armed_watchdog(&page, &OURS), Some(armed));
         assert_eq!(read(&page, &OURS).unwrap(), report);
     }
 
@@ -244,8 +314,8 @@ mod tests {
     #[test]
     fn rejects_impossible_reports() {
         let mut page = page();
-        page[LENGTH].copy_from_slice(&4057_u32.to_le_bytes());
-        assert!(matches!(read(&page, &OURS), Err(MailboxError::Length(4057))));
+        page[LENGTH].copy_from_slice(&4049_u32.to_le_bytes());
+        assert!(matches!(read(&page, &OURS), Err(MailboxError::Length(4049))));
         page[LENGTH].copy_from_slice(&2_u32.to_le_bytes());
         assert!(matches!(read(&page, &OURS), Err(MailboxError::Text(_))));
     }

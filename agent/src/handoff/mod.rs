@@ -6,4 +6,5 @@ pub mod mailbox;
 pub mod order;
 pub mod places;
 pub mod report;
+pub mod small_machine;
 pub mod task;

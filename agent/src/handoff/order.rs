@@ -37,6 +37,9 @@ pub struct SaveOrder {
     pub session: SessionRecord,
     /// What follows.
     pub then: Then,
+    /// Where the machine has the disks that B flushes before the power goes off, as
+    /// [`dormouse_linux::block::Disk`] names a place.
+    pub disks: Vec<String>,
 }
 
 /// What D is to restore.
@@ -49,7 +52,7 @@ pub struct RestoreOrder {
 }
 
 /// The kinds of records in an order to save, in the order in which they are written.
-pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN];
+pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS];
 /// The kinds of records in an order to restore.
 pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE];
 
@@ -57,6 +60,7 @@ const IMAGE: Kind = Kind::mandatory(1, "image", 0);
 const SESSION: Kind = Kind::mandatory(2, "session", 0);
 const THEN: Kind = Kind::mandatory(3, "then", 0);
 const SAVE: Kind = Kind::mandatory(4, "save", 0);
+const DISKS: Kind = Kind::mandatory(5, "disks", 0);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
@@ -79,6 +83,7 @@ impl Order {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
                 push(&SESSION, &order.session.encode()?)?;
                 push(&THEN, &then_code(order.then).to_le_bytes())?;
+                push(&DISKS, order.disks.join("\n").as_bytes())?;
                 TO_SAVE
             }
             Order::Restore(order) => {
@@ -120,6 +125,7 @@ impl Order {
                 image,
                 session: SessionRecord::decode(records.content(&SESSION))?,
                 then: then(&frame, records.content(&THEN))?,
+                disks: disks(records.content(&DISKS)).map_err(|error| frame.record(error))?,
             })),
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
@@ -133,6 +139,11 @@ impl Order {
 fn image(content: &[u8]) -> Result<ImageDevice, RecordError> {
     let text = std::str::from_utf8(content).ok();
     text.and_then(|text| text.parse().ok()).ok_or(IMAGE.wrong("it does not name an image device"))
+}
+
+fn disks(content: &[u8]) -> Result<Vec<String>, RecordError> {
+    let text = std::str::from_utf8(content).map_err(|_| DISKS.wrong("it is not text"))?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 fn then_code(then: Then) -> u16 {

@@ -3,5 +3,9 @@
 /// The order in which modules are loaded: on each line a module's name or its file's, which is anywhere under
 /// [`MODULES_DIR`].
 pub const MODULES_LIST: &str = "/etc/dormouse/modules";
+/// The same for the drivers of hardware watchdogs, which B and D load after those: without one of them they go on.
+pub const WATCHDOG_MODULES_LIST: &str = "/etc/dormouse/modules.watchdogs";
+/// The same for the drivers of the session's other disks, which B alone loads.
+pub const DISK_MODULES_LIST: &str = "/etc/dormouse/modules.disks";
 /// The modules.
 pub const MODULES_DIR: &str = "/lib/modules";

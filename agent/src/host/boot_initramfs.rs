@@ -1,5 +1,5 @@
-//! The initramfs of the ordinary boot (kernel C): which tool builds it here, whether that tool knows of Dormouse, and
-//! where what it built lies.
+//! The initramfs of the ordinary boot (kernel C): which tool builds it here, and whether that tool knows of
+//! Dormouse.
 //!
 //! Paths are below a root, which is `/` but for image builders and tests.
 
@@ -104,27 +104,6 @@ fn hooks_of(text: &str) -> Vec<String> {
     hooks
 }
 
-/// The initramfs that boots the kernel with this release, where distributions put it.
-#[must_use]
-pub fn of_release(root: &Path, release: &str) -> Option<PathBuf> {
-    // Arch names its files after the package (kernel-install(8) and mkinitcpio's presets both know it from here).
-    let package = std::fs::read_to_string(root.join(format!("usr/lib/modules/{release}/pkgbase")));
-    let package = package.as_deref().map_or("linux", str::trim);
-    let machine = std::fs::read_to_string(root.join("etc/machine-id")).unwrap_or_default();
-    let machine = machine.trim();
-    let mut places = vec![
-        format!("boot/initrd.img-{release}"),
-        format!("boot/initramfs-{release}.img"),
-        format!("boot/initramfs-{package}.img"),
-    ];
-    if !machine.is_empty() {
-        // kernel-install(8): a directory for the machine on the boot or EFI partition.
-        let named = |boot: &str| format!("{boot}/{machine}/{release}/initrd");
-        places.extend(["boot", "boot/efi", "efi"].map(named));
-    }
-    places.into_iter().map(|place| root.join(place)).find(|path| path.exists())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -169,19 +148,5 @@ mod tests {
         let drop_in = ("etc/mkinitcpio.conf.d/dormouse.conf", "HOOKS+=(dormouse)\n");
         let directory = tree(&[hook, ("etc/mkinitcpio.conf", "HOOKS=(base)"), drop_in]);
         assert_eq!(Tool::Mkinitcpio.has_hook(directory.path()), Ok(()));
-    }
-
-    #[test]
-    fn its_initramfs_is_found_where_the_distribution_has_it() {
-        let found = |files: &[(&str, &str)]| {
-            let tree = tree(files);
-            of_release(tree.path(), "6.12").map(|path| path.strip_prefix(tree.path()).unwrap().to_owned())
-        };
-        assert_eq!(found(&[]), None);
-        assert_eq!(found(&[("boot/initrd.img-6.12", "")]).unwrap(), Path::new("boot/initrd.img-6.12"));
-        let arch = [("boot/initramfs-linux-lts.img", ""), ("usr/lib/modules/6.12/pkgbase", "linux-lts\n")];
-        assert_eq!(found(&arch).unwrap(), Path::new("boot/initramfs-linux-lts.img"));
-        let entry = [("etc/machine-id", "abc\n"), ("efi/abc/6.12/initrd", "")];
-        assert_eq!(found(&entry).unwrap(), Path::new("efi/abc/6.12/initrd"));
     }
 }

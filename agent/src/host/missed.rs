@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
-use crate::cycle::resume;
+use crate::cycle::{resume, wipe};
 use crate::host::doctor::Diagnosis;
+use crate::host::map_history;
 use crate::policy::{Policy, PolicyError};
 
 /// What was found at this boot.
@@ -35,12 +36,17 @@ pub struct Found {
 /// read, so that it is not known where it is. Given with what else was found.
 pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
     kmsg::init();
+    map_history::record();
     let missed = match Policy::load(config) {
         Err(PolicyError::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
         // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
         // what it would have written over is still there.
-        Ok(policy) => Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy)),
+        Ok(policy) => {
+            let given_up = Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy));
+            wipe::begin(&policy, config);
+            given_up
+        }
     };
     let diagnosis = Diagnosis::of_this_machine(config);
     let (missed, result) = match missed {

@@ -74,7 +74,7 @@ pub fn run(policy: &Policy, options: &Options, output: Option<&Path>) -> anyhow:
     };
     let output = output.unwrap_or(&policy.kernel.initramfs);
     write(output, &bytes)?;
-    let modules = modules.into_iter().map(|module| module.file_name).collect();
+    let modules = modules.all().map(|module| module.file_name.clone()).collect();
     Ok(Built { kernel, initramfs: output.to_owned(), bytes: bytes.len(), modules })
 }
 

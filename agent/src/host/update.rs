@@ -13,6 +13,7 @@ use dormouse_linux::system::Uname;
 use dormouse_sys::kexec;
 use serde::Serialize;
 
+use crate::cycle::lock::Lock;
 use crate::cycle::refusal;
 use crate::host::initramfs::needs::Options;
 use crate::host::save_kernel::{self, Built};
@@ -52,6 +53,8 @@ impl fmt::Display for Updated {
 /// # Errors
 /// As [`save_kernel::run`]. What was there stays.
 pub fn run(policy: &Policy) -> anyhow::Result<Updated> {
+    // A hibernation reads what is about to be replaced.
+    let _lock = Lock::wait_if_any()?;
     let mut options = Options::default();
     let mut kept = None;
     if KernelPolicy::is_own(&policy.kernel.image) {

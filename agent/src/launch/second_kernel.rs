@@ -14,10 +14,11 @@ use thiserror::Error;
 
 use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
+use crate::handoff::small_machine::small_machine;
 use crate::launch::arch::bzimage::BzImage;
 use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::policy::{KernelPolicy, Policy, Verbosity};
 
 /// Why one of the second kernel's files cannot be used.
@@ -81,7 +82,7 @@ impl SecondKernel {
             firmware: &machine.iomem.firmware,
             boot_params: &machine.boot_params,
             acpi_rsdp: machine.acpi_rsdp,
-            cmdline: &command_line(&machine.cmdline, policy),
+            cmdline: &command_line(&machine.cmdline, policy, machine::has_iommu()),
             purpose,
         })?;
         Ok(SecondKernel { plan, caller })
@@ -128,6 +129,14 @@ impl Loaded {
     }
 }
 
+/// Unloads what a process left loaded that was killed before it could.
+///
+/// # Errors
+/// What `kexec_load(2)` reports.
+pub fn unload() -> io::Result<()> {
+    kexec::unload()
+}
+
 impl Drop for Loaded {
     fn drop(&mut self) {
         if let Err(error) = kexec::unload() {
@@ -143,17 +152,19 @@ fn archive(order: &Order) -> anyhow::Result<Vec<u8>> {
     Ok(Archive::new().file(order::FILE, 0o400, order.encode()?).finish()?)
 }
 
-/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, and the
-/// policy's.
-fn command_line(own: &str, policy: &Policy) -> String {
+/// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, what a small
+/// machine needs, and the policy's.
+fn command_line(own: &str, policy: &Policy, has_iommu: bool) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",
         Verbosity::Normal => "loglevel=6",
         Verbosity::Verbose => "loglevel=8",
     };
     let mut arguments = inherited(own);
+    arguments.extend(small_machine(has_iommu, &policy.kernel.arguments));
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
-    arguments.extend([loglevel, "panic=5", &policy.kernel.arguments]);
+    // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
+    arguments.extend([loglevel, "panic=5", "watchdog.stop_on_reboot=0", &policy.kernel.arguments]);
     join(arguments)
 }
 
@@ -185,7 +196,8 @@ mod tests {
         let text =
             "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
         let policy = Policy::merge("a policy", &[("a policy", text)]);
-        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap());
-        assert_eq!(line, "console=ttyS0 loglevel=8 panic=5 nosmp");
+        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap(), false);
+        assert!(line.starts_with("console=ttyS0 swiotlb=noforce numa=off "), "{line}");
+        assert!(line.ends_with(" loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp"), "{line}");
     }
 }

@@ -9,12 +9,19 @@ use crate::handoff::arguments::WayBack;
 use crate::launch::BRIDGE_SIZE;
 use crate::launch::arch::bridge;
 
-/// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed.
+/// Loads the bridge, so that what could keep the kernel from taking it is known before it is needed, and with it memory
+/// that only the jump may write.
 ///
 /// # Errors
 /// What `kexec_load(2)` reports, or a way that no bridge can take.
-pub fn load_bridge(way: WayBack) -> io::Result<()> {
-    load(way, Context::Discard)
+pub fn load_bridge(way: WayBack, by_jump: Vec<Segment>) -> io::Result<()> {
+    load(way, by_jump, Context::Discard)
+}
+
+/// Crosses the bridge that is loaded. Returns only if it could not, and has logged why.
+pub fn jump_loaded() {
+    let error = power::reboot(Command::Kexec).err().unwrap_or_else(|| io::Error::other("the jump returned"));
+    log::error!("could not jump into the saved kernel: {error}");
 }
 
 /// Loads the bridge and crosses it. Returns only if it could not, and has logged why.
@@ -23,13 +30,13 @@ pub fn load_bridge(way: WayBack) -> io::Result<()> {
 /// context only freezes them; it is the second try.
 pub fn jump_back(way: WayBack) {
     for context in [Context::Discard, Context::Preserve] {
-        let jumped = load(way, context).and_then(|()| power::reboot(Command::Kexec));
+        let jumped = load(way, Vec::new(), context).and_then(|()| power::reboot(Command::Kexec));
         let error = jumped.err().unwrap_or_else(|| io::Error::other("the jump returned"));
         log::error!("could not jump back into the stopped kernel at {:#x}: {error}", way.entry);
     }
 }
 
-fn load(way: WayBack, context: Context) -> io::Result<()> {
-    let bridge = Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? };
-    kexec::load(way.bridge, &[bridge], context)
+fn load(way: WayBack, mut segments: Vec<Segment>, context: Context) -> io::Result<()> {
+    segments.push(Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? });
+    kexec::load(way.bridge, &segments, context)
 }

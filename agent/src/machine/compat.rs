@@ -1,15 +1,24 @@
 //! Whether this machine is the one that an image was saved on. Pure.
 
-use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord};
+use dormouse_image::{EfiRange, FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord, Uuid};
 use thiserror::Error;
 
 use crate::machine::Machine;
+use crate::machine::acpi::{self, UnderTables};
 use crate::machine::iomem::subtract;
 
 /// How this machine differs, with both values.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Mismatch {
+    /// Another machine, of the same model perhaps.
+    #[error("the image was saved on the machine {saved} (DMI product_uuid), this is {here}")]
+    Identity {
+        /// As it was.
+        saved: Uuid,
+        /// As it is.
+        here: Uuid,
+    },
     /// Memory that the image fills is not RAM here.
     #[error(
         "the image needs memory at {start:#x}-{end:#x}, which is not RAM on this machine now; \
@@ -35,6 +44,12 @@ pub enum Mismatch {
         end: u64,
         /// Where it is now.
         here: String,
+    },
+    /// ACPI's tables have moved, and the session cannot go on with its own.
+    #[error("the firmware's ACPI tables have moved since the save, and {why}")]
+    Tables {
+        /// Why it cannot, as a clause.
+        why: String,
     },
     /// Another CPU.
     #[error("the image was saved on the CPU {saved}, this is {here}")]
@@ -76,8 +91,9 @@ impl Mismatch {
     #[must_use]
     pub fn id(&self) -> &'static str {
         match self {
+            Mismatch::Identity { .. } => "machine-identity",
             Mismatch::Memory { .. } => "machine-memory",
-            Mismatch::Firmware { .. } => "machine-firmware",
+            Mismatch::Firmware { .. } | Mismatch::Tables { .. } => "machine-firmware",
             Mismatch::Cpu { .. } => "machine-cpu",
             Mismatch::Features { .. } => "machine-features",
             Mismatch::Paging { .. } => "machine-paging",
@@ -86,15 +102,28 @@ impl Mismatch {
     }
 }
 
+impl Mismatch {
+    /// Whether the machine may be what it was at the next power-on: some firmware lays memory out otherwise now and
+    /// then.
+    #[must_use]
+    pub fn may_return(&self) -> bool {
+        matches!(self, Mismatch::Memory { .. } | Mismatch::Firmware { .. } | Mismatch::Tables { .. })
+    }
+}
+
 /// Compares what a resume depends on.
 ///
 /// # Errors
 /// The first [`Mismatch`].
 pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
+    identity(header.machine, machine.product)?;
     let mut needed = header.ram.clone();
     needed.extend(header.swapped().iter().map(PhysRange::frames));
     needed.sort_by_key(|range| range.start);
-    if let Some(PfnRange { start, end }) = subtract(&needed, &machine.iomem.ram_frames()).first() {
+    // What lies under tables is seen to below, but not the region: the restore kernel runs there.
+    let missing = subtract(&needed, &machine.iomem.ram_frames());
+    let under = UnderTables::of(header, &machine.iomem.firmware);
+    if let Some(PfnRange { start, end }) = subtract(&missing, &under.all()).first() {
         let page = dormouse_sys::PAGE_SIZE;
         return Err(Mismatch::Memory { start: start * page, end: end * page });
     }
@@ -126,23 +155,33 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
     Ok(())
 }
 
-/// ACPI's tables and storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their
-/// addresses. Other reserved ranges may change: nothing reads them.
+/// Two machines of one model have the same CPU and the same memory map. A machine without an identity can be any.
+fn identity(saved: Uuid, here: Uuid) -> Result<(), Mismatch> {
+    let is_known = |uuid| uuid != Uuid::default();
+    match is_known(saved) && is_known(here) && saved != here {
+        true => Err(Mismatch::Identity { saved, here }),
+        false => Ok(()),
+    }
+}
+
+/// ACPI's storage, and what UEFI's runtime services use, must be where they were: the saved kernel has their addresses.
+/// ACPI's tables may have moved if they alone have ([`acpi`]). Other reserved ranges may change: nothing reads them.
 fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
     let places = |mut ranges: Vec<(u64, u64)>| {
         ranges.dedup();
         let texts: Vec<String> = ranges.iter().map(|(start, end)| format!("{start:#x}-{end:#x}")).collect();
         if texts.is_empty() { "there is none".to_string() } else { format!("now at {}", texts.join(", ")) }
     };
-    for (kind, what) in [(FirmwareKind::AcpiTables, "ACPI tables"), (FirmwareKind::AcpiNvs, "ACPI NVS memory")] {
-        let of_kind = |range: &&FirmwareRange| range.kind == kind;
-        let here = || machine.iomem.firmware.iter().filter(of_kind);
-        // Neighbours may be listed as one.
-        let covered = |range: &FirmwareRange| here().any(|here| here.start <= range.start && range.end <= here.end);
-        if let Some(range) = header.firmware.iter().filter(of_kind).find(|range| !covered(range)) {
-            let here = places(here().map(|here| (here.start, here.end)).collect());
-            return Err(Mismatch::Firmware { what, start: range.start, end: range.end, here });
-        }
+    if let Err(why) = acpi::check_move(header, &machine.iomem.firmware, machine.acpi_root) {
+        return Err(Mismatch::Tables { why });
+    }
+    let is_nvs = |range: &&FirmwareRange| range.kind == FirmwareKind::AcpiNvs;
+    let here = || machine.iomem.firmware.iter().filter(is_nvs);
+    // Neighbours may be listed as one.
+    let covered = |range: &FirmwareRange| here().any(|here| here.start <= range.start && range.end <= here.end);
+    if let Some(range) = header.firmware.iter().filter(is_nvs).find(|range| !covered(range)) {
+        let here = places(here().map(|here| (here.start, here.end)).collect());
+        return Err(Mismatch::Firmware { what: "ACPI NVS memory", start: range.start, end: range.end, here });
     }
     if let Some(EfiRange { start, end, .. }) = header.efi.iter().find(|range| !machine.efi.contains(range)) {
         let here = places(machine.efi.iter().map(|here| (here.start, here.end)).collect());
@@ -156,6 +195,7 @@ fn firmware(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::machine::acpi::AcpiRoot;
     use crate::machine::iomem::Iomem;
     use dormouse_image::Cpu;
 
@@ -171,8 +211,10 @@ mod tests {
             iomem: Iomem::parse(iomem).unwrap(),
             cpu: Cpu { online: 1, ..cpu() },
             cpus_present: 2,
+            product: Uuid([3; 16]),
             boot_params: Vec::new(),
             acpi_rsdp: None,
+            acpi_root: AcpiRoot::default(),
             efi: vec![EfiRange { start: 0x3002_0000, end: 0x3002_4000, mapped: 0xffff_fffe_ff00_0000 }],
             cmdline: String::new(),
         }
@@ -180,6 +222,7 @@ mod tests {
 
     fn header() -> SessionRecord {
         SessionRecord {
+            machine: Uuid([3; 16]),
             region: PhysRange { start: 0x100_0000, end: 0x900_0000 },
             low: vec![PhysRange { start: 0x1000, end: 0x9f000 }],
             ram: vec![PfnRange { start: 0x100, end: 0x1000 }, PfnRange { start: 0x9000, end: 0x3_0000 }],
@@ -203,9 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn accepts_a_machine_without_an_identity() {
+        let mut nameless = machine();
+        nameless.product = Uuid::default();
+        assert_eq!(check(&header(), &nameless), Ok(()));
+        let nameless = SessionRecord { machine: Uuid::default(), ..header() };
+        assert_eq!(check(&nameless, &machine()), Ok(()));
+    }
+
+    #[test]
     fn each_difference_is_named() {
         type Change = fn(&mut Machine);
-        let cases: [(Change, &str, &str); 11] = [
+        let cases: [(Change, &str, &str); 12] = [
+            (|m| m.product = Uuid([4; 16]), "machine-identity", "this is 04040404-"),
             (|m| m.iomem.ram[1].end = 0x2fff_f000, "machine-memory", "0x2ffff000-0x30000000"),
             (|m| m.cpu.model = 1, "machine-cpu", "model 1"),
             (|m| m.cpu.la57 = true, "machine-paging", "uses 4-level paging, this one 5; boot with no5lvl"),
@@ -215,8 +268,7 @@ mod tests {
             (
                 |m| m.iomem.firmware[0].start += 0x1000,
                 "machine-firmware",
-                "its ACPI tables at 0x30000000-0x30010000 when the image was saved, and no longer does (now at \
-                 0x30001000-0x30010000)",
+                "ACPI tables have moved since the save, and the image does not hold them",
             ),
             (|m| m.iomem.firmware.truncate(1), "machine-firmware", "ACPI NVS memory at 0x30010000-0x30020000"),
             (|m| m.efi[0].mapped += 0x1000, "machine-firmware", "UEFI runtime services at 0x30020000-0x30024000"),

@@ -2,6 +2,7 @@
 
 use dormouse_image::Cpu;
 use dormouse_linux::procfs;
+use thiserror::Error;
 
 use crate::machine::arch;
 
@@ -26,6 +27,15 @@ pub(super) fn present() -> anyhow::Result<u32> {
     count("present")
 }
 
+/// How many CPUs a kernel finds that is started on this machine without any limit, and how many it makes room for: those
+/// and the ones that could be plugged in.
+#[must_use]
+pub fn of_second_kernel() -> (u32, u32) {
+    let of_firmware = procfs::read(MADT).map_or(0, |table| arch::cpus_of_firmware(&table));
+    let cpus = count("present").unwrap_or(1).max(of_firmware);
+    (cpus, count("possible").unwrap_or(1).max(cpus))
+}
+
 fn list(name: &str) -> anyhow::Result<String> {
     procfs::text(format!("{LISTS}/{name}"))
 }
@@ -34,15 +44,54 @@ fn count(name: &str) -> anyhow::Result<u32> {
     Ok(u32::try_from(cpu_list(&list(name)?).len())?)
 }
 
-/// The CPUs that are present and do not run, as a list such as `2,3`; empty if all run.
+/// ACPI's table of CPUs.
+const MADT: &str = "/sys/firmware/acpi/tables/APIC";
+
+/// Why memory must not be written by this kernel: a CPU waits in a loop in it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IdleCpus {
+    /// The kernel lists CPUs that do not run.
+    #[error(
+        "CPUs {0} do not run in this kernel: they would be overwritten where they wait. Take maxcpus=, nr_cpus=, \
+         possible_cpus= and nosmt off its command line (kernel.arguments), and check that its CONFIG_NR_CPUS is large \
+         enough"
+    )]
+    Listed(String),
+    /// It does not even list them.
+    #[error(
+        "{runs} of {needed} CPUs run in this kernel: the others would be overwritten where they wait. Take maxcpus=, \
+         nr_cpus=, possible_cpus= and nosmt off its command line (kernel.arguments), and check that its \
+         CONFIG_NR_CPUS is large enough"
+    )]
+    Missing {
+        /// How many run.
+        runs: u32,
+        /// How many there are.
+        needed: u32,
+    },
+}
+
+/// Demands that every CPU runs in this kernel: those that it lists, those that ACPI does (a kernel with `nr_cpus=` does
+/// not list the others), and as many as ran in the session, `of_session`.
 ///
-/// They wait in a loop in the memory of the kernel that started this one, and that loop must not be overwritten. A CPU
-/// that was started here waits in this kernel's own.
+/// The others wait in a loop in the memory of the kernel that started this one, and that loop must not be overwritten.
+/// A CPU that was started here waits in this kernel's own.
 ///
 /// # Errors
-/// The kernel's lists cannot be read.
-pub fn idle_cpus() -> anyhow::Result<String> {
-    Ok(idle_among(&list("present")?, &list("offline")?, &list("possible")?))
+/// [`IdleCpus`], or the kernel's lists cannot be read.
+pub fn demand_all_cpus(of_session: u32) -> anyhow::Result<()> {
+    let idle = idle_among(&list("present")?, &list("offline")?, &list("possible")?);
+    // A machine without ACPI has no such table.
+    let of_firmware = procfs::read(MADT).map_or(0, |table| arch::cpus_of_firmware(&table));
+    Ok(all_run(idle, count("online")?, of_firmware.max(of_session))?)
+}
+
+fn all_run(idle: String, runs: u32, needed: u32) -> Result<(), IdleCpus> {
+    match (idle.is_empty(), runs < needed) {
+        (false, _) => Err(IdleCpus::Listed(idle)),
+        (true, true) => Err(IdleCpus::Missing { runs, needed }),
+        (true, false) => Ok(()),
+    }
 }
 
 /// Those that are offline, but for places where one could be plugged in. One that is offline and not even possible did
@@ -64,6 +113,7 @@ fn cpu_list(text: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -74,5 +124,16 @@ mod tests {
         assert_eq!(idle_among("0-1", "2-7", "0-7"), "");
         // More than the kernel has room for.
         assert_eq!(idle_among("0-1", "2-3", "0-1"), "2,3");
+    }
+
+    #[test]
+    fn demands_every_cpu_that_there_is() {
+        assert_eq!(all_run(String::new(), 4, 4), Ok(()));
+        // One was plugged in since.
+        assert_eq!(all_run(String::new(), 4, 2), Ok(()));
+        assert_eq!(all_run("3".to_owned(), 4, 4), Err(IdleCpus::Listed("3".to_owned())));
+        let missing = all_run(String::new(), 1, 2).unwrap_err();
+        assert_eq!(missing, IdleCpus::Missing { runs: 1, needed: 2 });
+        assert!(missing.to_string().starts_with("1 of 2 CPUs run in this kernel"), "{missing}");
     }
 }

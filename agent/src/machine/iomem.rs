@@ -7,6 +7,9 @@ use dormouse_image::{FirmwareKind, FirmwareRange, PfnRange, PhysRange};
 use dormouse_sys::PAGE_SIZE;
 use thiserror::Error;
 
+/// The running kernel's parts (arch/x86/kernel/setup.c, `setup_kernel_resources`).
+const KERNEL: [&str; 4] = ["Kernel code", "Kernel rodata", "Kernel data", "Kernel bss"];
+
 /// Why `/proc/iomem` could not be used.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -46,6 +49,8 @@ pub struct Iomem {
     pub ram: Vec<PhysRange>,
     /// Everything else that the firmware described, ascending: reserved ranges, ACPI tables and the like.
     pub firmware: Vec<FirmwareRange>,
+    /// Where the running kernel's own code and data are, which its list has inside RAM.
+    pub kernel: Vec<PhysRange>,
 }
 
 impl Iomem {
@@ -62,6 +67,11 @@ impl Iomem {
                 return Err(IomemError::DriverMemory { line: number + 1, name: name.to_string() });
             }
             if line.starts_with(' ') || line.is_empty() {
+                if KERNEL.contains(&name)
+                    && let Some((Some(range), _)) = self::range(line.trim_start())
+                {
+                    iomem.kernel.push(range);
+                }
                 continue;
             }
             let (range, name) =
@@ -74,7 +84,8 @@ impl Iomem {
                     iomem.ram.push(range);
                     continue;
                 }
-                "Reserved" => FirmwareKind::Reserved,
+                // Memory with a purpose of its own, which the kernel leaves to drivers; and what it has no name for.
+                "Reserved" | "Soft Reserved" | "Unknown E820 type" => FirmwareKind::Reserved,
                 "ACPI Tables" => FirmwareKind::AcpiTables,
                 "ACPI Non-volatile Storage" => FirmwareKind::AcpiNvs,
                 "Unusable memory" => FirmwareKind::Unusable,
@@ -92,11 +103,18 @@ impl Iomem {
         Ok(iomem)
     }
 
-    /// The page frames of System RAM, ascending and merged, each range rounded outward: a frame that is partly RAM may
-    /// hold data of the kernel's.
+    /// The page frames of [`Iomem::whole_ram`]. A frame that is partly RAM is none of them: the kernel never uses it
+    /// (arch/x86/kernel/e820.c, `e820__memblock_setup` trims memory to whole pages, Linux 6.12 and 7.2), and the rest of
+    /// it, such as ACPI's, is the firmware's to write.
     #[must_use]
     pub fn ram_frames(&self) -> Vec<PfnRange> {
-        PfnRange::merge(self.ram.iter().map(PhysRange::frames))
+        PfnRange::merge(self.whole_ram().iter().map(PhysRange::frames))
+    }
+
+    /// How many page frames of System RAM there are.
+    #[must_use]
+    pub fn ram_pages(&self) -> u64 {
+        self.ram_frames().iter().map(PfnRange::pages).sum()
     }
 
     /// The page frames of System RAM from 1 MiB on, but for those of `region`: what a second kernel in that region must
@@ -211,7 +229,7 @@ fee00000-fee00fff : Local APIC
         let iomem = Iomem::parse(PC).unwrap();
         assert_eq!(iomem.ram, [phys(0x1000, 0x9fc00), phys(0x10_0000, 0x2ffe_0000), phys(1 << 32, 6 << 30)]);
         assert_eq!(iomem.firmware.len(), 4);
-        assert_eq!(iomem.ram_frames(), [pfn(1, 0xa0), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
+        assert_eq!(iomem.ram_frames(), [pfn(1, 0x9f), pfn(0x100, 0x2ffe0), pfn(1 << 20, 6 << 18)]);
         assert_eq!(iomem.whole_ram()[0], phys(0x1000, 0x9f000));
     }
 
@@ -221,6 +239,60 @@ fee00000-fee00fff : Local APIC
         let iomem = Iomem::parse(text).unwrap();
         assert_eq!(iomem.ram_frames(), [pfn(0x3d000, 0x3e001)]);
         assert_eq!(iomem.whole_ram(), [phys(0x3d00_0000, 0x3e00_1000)]);
+    }
+
+    #[test]
+    fn kinds_of_memory_by_their_names() {
+        let kinds = [
+            ("Reserved", Some(FirmwareKind::Reserved)),
+            ("ACPI Tables", Some(FirmwareKind::AcpiTables)),
+            ("ACPI Non-volatile Storage", Some(FirmwareKind::AcpiNvs)),
+            ("Unusable memory", Some(FirmwareKind::Unusable)),
+            ("Persistent Memory", Some(FirmwareKind::Persistent)),
+            ("Persistent Memory (legacy)", Some(FirmwareKind::Persistent)),
+            // B and D must not take these for holes.
+            ("Soft Reserved", Some(FirmwareKind::Reserved)),
+            ("Unknown E820 type", Some(FirmwareKind::Reserved)),
+            ("PCI Bus 0000:00", None),
+        ];
+        for (name, kind) in kinds {
+            let text = format!("00100000-1fffffff : System RAM\n20000000-2fffffff : {name}\n  20000000-20000fff : a\n");
+            let iomem = Iomem::parse(&text).unwrap();
+            assert_eq!(iomem.firmware.iter().map(|range| range.kind).next(), kind, "{name}");
+            // Nothing of it is saved.
+            assert_eq!(iomem.ram_frames(), [pfn(0x100, 0x2_0000)], "{name}");
+            assert_eq!(iomem.whole_ram(), [phys(0x10_0000, 0x2000_0000)], "{name}");
+        }
+    }
+
+    #[test]
+    fn kernel_is_found_inside_ram() {
+        let text = format!("{PC}  1200000-16fffff : Kernel data\n    01300000-013fffff : Kernel bss\n");
+        let iomem = Iomem::parse(&text).unwrap();
+        let expected = [phys(0x100_0000, 0x200_0000), phys(0x120_0000, 0x170_0000), phys(0x130_0000, 0x140_0000)];
+        assert_eq!(iomem.kernel, expected);
+    }
+
+    #[test]
+    fn memory_for_a_purpose_is_reserved() {
+        let iomem = Iomem::parse(&format!("{PC}180000000-1ffffffff : Soft Reserved\n  180000000-1ffffffff : dax0.0\n"));
+        assert_eq!(iomem.unwrap().reserved_frames().last(), Some(&pfn(6 << 18, 8 << 18)));
+    }
+
+    /// An i865 of 2004: ACPI's storage ends where RAM goes on, in mid-page. The firmware may write all of that page.
+    #[test]
+    fn page_that_acpi_and_ram_share_is_not_ram() {
+        let text = "00100000-1fe2ffff : System RAM\n1fe30000-1fe4149f : ACPI Non-volatile Storage\n\
+                    1fe414a0-1ff2ffff : System RAM\n1ff30000-1ff3ffff : ACPI Tables\n";
+        let iomem = Iomem::parse(text).unwrap();
+        assert_eq!(iomem.ram_frames(), [pfn(0x100, 0x1fe30), pfn(0x1fe42, 0x1ff30)]);
+        let region = phys(0x100_0000, 0x900_0000);
+        assert_eq!(iomem.frames_outside(&region).last(), Some(&pfn(0x1fe42, 0x1ff30)));
+        // The same for what ends there, and for a reserved range within a page.
+        let text = "00100000-00200fff : System RAM\n00201000-00201c00 : System RAM\n00201c01-00204fff : Reserved\n\
+                    00205000-00206233 : System RAM\n00206234-00206343 : Reserved\n00206344-00208fff : System RAM\n";
+        let frames = Iomem::parse(text).unwrap().ram_frames();
+        assert_eq!(frames, [pfn(0x100, 0x201), pfn(0x205, 0x206), pfn(0x207, 0x209)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::Context;
 use dormouse_image::{Mailbox, PfnRange, SessionRecord};
 use dormouse_linux::procfs;
 
-use crate::handoff::mailbox;
+use crate::handoff::mailbox::{self, ArmedWatchdog};
 use crate::handoff::report::Report;
 use crate::machine::iomem::Iomem;
 use crate::memory::physmem::{PhysicalMemory, Restorable};
@@ -16,9 +16,32 @@ use crate::pipeline::seams::PageSink;
 /// The page cannot be reached, or is not the one that the session pinned.
 pub fn to_stopped(session: &SessionRecord, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &session.mailbox else { return Ok(()) };
+    to_memory(session, &open(session, mailbox)?, report)
+}
+
+/// The watchdog that `session`, which is stopped, believes runs.
+///
+/// # Errors
+/// As [`to_stopped`].
+pub fn armed_watchdog(session: &SessionRecord) -> anyhow::Result<Option<ArmedWatchdog>> {
+    let Some(mailbox) = &session.mailbox else { return Ok(None) };
+    armed_watchdog_in(session, &open(session, mailbox)?)
+}
+
+/// The same, of a session that lies in `memory`.
+///
+/// # Errors
+/// The page cannot be reached.
+pub fn armed_watchdog_in(session: &SessionRecord, memory: &impl PageSink) -> anyhow::Result<Option<ArmedWatchdog>> {
+    let Some(mailbox) = &session.mailbox else { return Ok(None) };
+    let about = || format!("the mailbox at page frame {:#x}", mailbox.pfn);
+    memory.write(page(mailbox), |bytes| mailbox::armed_watchdog(bytes, &mailbox.nonce)).with_context(about)
+}
+
+fn open(session: &SessionRecord, mailbox: &Mailbox) -> anyhow::Result<PhysicalMemory> {
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
     let frames = Restorable::new(&[page(mailbox)], &session.swapped(), &running)?;
-    to_memory(session, &PhysicalMemory::open(&frames)?, report)
+    Ok(PhysicalMemory::open(&frames)?)
 }
 
 /// Writes `report` into the mailbox of `session`, which lies in `memory`.

@@ -4,4 +4,5 @@ pub mod arch;
 pub mod deliver;
 pub mod physmem;
 pub mod select;
+pub mod under_tables;
 pub mod vmcore;

@@ -9,6 +9,7 @@ mod keys;
 mod modules;
 mod supervisor;
 mod system;
+mod watchdogs;
 mod worker;
 
 use std::any::Any;
@@ -22,6 +23,7 @@ use dormouse_image::SessionRecord;
 use dormouse_linux::procfs;
 use inbox::Inbox;
 use supervisor::{Aborted, Guard};
+use watchdogs::Watchdogs;
 use worker::{Errand, Message};
 
 use crate::console::phase::Phase;
@@ -31,7 +33,7 @@ use crate::handoff::report::Report;
 use crate::handoff::task::{RestoreTask, SaveTask, Task};
 use crate::memory::deliver;
 use crate::pid1::ending::Ending;
-use crate::policy::{DEFAULT_PATH, Policy, Then, Verbosity};
+use crate::policy::{DEFAULT_PATH, Policy, Power, Then, Verbosity};
 
 /// How long an error stays on the screen before another kernel writes over it.
 const READING_TIME: Duration = Duration::from_secs(5);
@@ -86,8 +88,16 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     log::info!("{}: kernel B is up", Phase::SaveStart);
     let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
     let verbosity = verbosity(&policy);
+    let power = policy.as_ref().map_or(Power::Shutdown, |policy| policy.save.power);
+    // One that A has started goes on counting, whatever the policy wants.
+    let armed = caught(|| deliver::armed_watchdog(&task.order.session)).unwrap_or_else(|error| {
+        log::warn!("{}: whether a watchdog of the session runs is not known: {error:#}", Phase::SaveStart);
+        None
+    });
+    let mut watchdogs = Watchdogs::new(policy.as_ref().is_ok_and(|policy| policy.guard.watchdog), armed);
     let saved = policy.and_then(|policy| {
-        caught(|| match supervisor::run(errand, &Guard { escape: policy.save.escape, ..guard(&policy) })? {
+        let guard = Guard { escape: policy.save.escape, ..guard(&policy) };
+        caught(|| match supervisor::run(errand, &guard, &mut watchdogs)? {
             Message::Saved(report) => Ok(report),
             other => bail!("the worker ended with {other:?}"),
         })
@@ -96,13 +106,17 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
         Ok(report) => {
             let (what_follows, ending) = match task.order.then {
                 Then::Return => ("jumping back", Ending::JumpBack(task.way)),
-                Then::PowerOff => ("powering off", Ending::PowerOff),
+                Then::PowerOff => ("powering off", Ending::PowerOff(power)),
                 Then::Reboot => ("rebooting", Ending::Reboot),
             };
             log::info!("{}: {}; {what_follows}", Phase::SaveEnd, report.summary());
             screen::show(verbosity, &format!("{}; {what_follows}", report.summary()));
-            if task.order.then == Then::Return {
-                leave_report(&task.order.session, &report);
+            match task.order.then {
+                Then::Return => {
+                    leave_report(&task.order.session, &report);
+                    watchdogs.leave_to_session();
+                }
+                Then::PowerOff | Then::Reboot => watchdogs.stop(),
             }
             ending
         }
@@ -118,6 +132,7 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
             if !error.is::<Aborted>() {
                 std::thread::sleep(READING_TIME);
             }
+            watchdogs.leave_to_session();
             Ending::JumpBack(task.way)
         }
     }
@@ -128,17 +143,25 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
     log::info!("{}: kernel D is up", Phase::RestoreStart);
     let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
     let verbosity = verbosity(&policy);
+    let mut watchdogs = Watchdogs::new(policy.as_ref().is_ok_and(|policy| policy.guard.watchdog), None);
     let restored = policy.and_then(|policy| {
         // Memory is a mixture of two systems from the first page on: there is nothing that a key could go back to.
-        caught(|| match supervisor::run(errand, &guard(&policy))? {
-            Message::Restored(entry) => Ok(WayBack { entry, bridge: task.bridge }),
+        caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
+            Message::Restored { entry, is_loaded: true, watchdog } => Ok((entry, Ending::JumpLoaded, watchdog)),
+            Message::Restored { entry, is_loaded: false, watchdog } => {
+                Ok((entry, Ending::JumpBack(WayBack { entry, bridge: task.bridge }), watchdog))
+            }
             other => bail!("the worker ended with {other:?}"),
         })
     });
     match restored {
-        Ok(way) => {
-            log::info!("{}: entering the saved kernel at {:#x}", Phase::RestoreJump, way.entry);
-            Ending::JumpBack(way)
+        Ok((entry, ending, armed)) => {
+            // A goes on setting back a watchdog that the power-off has stopped.
+            watchdogs.armed = armed;
+            watchdogs.tick();
+            watchdogs.leave_to_session();
+            log::info!("{}: entering the saved kernel at {entry:#x}", Phase::RestoreJump);
+            ending
         }
         Err(error) => reboot(&error.context("the session was not resumed"), verbosity),
     }
@@ -147,7 +170,7 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
 /// What both need; keys are listened to in B alone.
 fn guard(policy: &Policy) -> Guard {
     let Policy { guard, image, .. } = policy;
-    Guard { escape: false, stall: guard.stall, wait: image.wait, watchdog: guard.watchdog }
+    Guard { escape: false, stall: guard.stall, wait: image.wait }
 }
 
 fn reboot(error: &anyhow::Error, verbosity: Verbosity) -> Ending {

@@ -10,6 +10,11 @@ use nix::kmod::init_module;
 
 use crate::handoff::places::{MODULES_DIR, MODULES_LIST};
 
+/// The watchdogs' own module, which stops all of them before a kernel is left, also for another that believes one of
+/// them runs, unless it is asked not to (drivers/watchdog/watchdog_core.c, `stop_on_reboot`, Linux 6.12). Where it is
+/// built in, the command line has the same.
+const WATCHDOG_CORE: &str = "watchdog";
+
 /// Loads all of them. An initramfs without a list has none to load.
 ///
 /// # Errors
@@ -23,9 +28,23 @@ pub(super) fn load() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Loads those of another list, without which the work can be done. One that cannot be loaded is named in the log.
+pub(super) fn load_besides(list: &str) {
+    let names = procfs::text_if_present(list).unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        None
+    });
+    for name in names.unwrap_or_default().lines().filter(|name| !name.is_empty()) {
+        let module = kmod::find(Path::new(MODULES_DIR), name).and_then(|file| kmod::load(&file));
+        if let Err(error) = module.map_err(anyhow::Error::from).and_then(|module| insert(&module)) {
+            log::warn!("{error:#}; going on without it");
+        }
+    }
+}
+
 fn insert(Module { file_name, bytes }: &Module) -> anyhow::Result<()> {
-    let no_parameters = c"";
-    match init_module(bytes, no_parameters) {
+    let parameters = if kmod::name_of_path(file_name) == WATCHDOG_CORE { c"stop_on_reboot=0" } else { c"" };
+    match init_module(bytes, parameters) {
         // Built in, or loaded by another one's request.
         Ok(()) | Err(Errno::EEXIST) => log::debug!("module {file_name} is loaded"),
         // One of several that do the same, such as an algorithm in instructions that this CPU lacks.

@@ -10,16 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use dormouse_sys::watchdog::Watchdog;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 use crate::pid1::keys::Keys;
+use crate::pid1::watchdogs::Watchdogs;
 use crate::pid1::worker::{self, Errand, Message};
 
-/// After how long the hardware restarts a machine whose kernel hangs.
-const WATCHDOG: Duration = Duration::from_secs(30);
 /// How often it looks when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 /// How often it looks while it waits for what follows an Esc.
@@ -38,8 +36,6 @@ pub(super) struct Guard {
     pub(super) stall: Option<Duration>,
     /// How much longer the beginning may take, until the image device exists.
     pub(super) wait: Duration,
-    /// Whether the hardware watchdog is used.
-    pub(super) watchdog: bool,
 }
 
 /// Esc was pressed.
@@ -51,7 +47,7 @@ pub(super) struct Aborted;
 ///
 /// # Errors
 /// Why it did not end as it should.
-pub(super) fn run(errand: &Errand, guard: &Guard) -> anyhow::Result<Message> {
+pub(super) fn run(errand: &Errand, guard: &Guard, watchdogs: &mut Watchdogs) -> anyhow::Result<Message> {
     let order = errand.order.encode()?;
     let mut child = Command::new("/proc/self/exe")
         .arg(worker::ROLE)
@@ -64,15 +60,14 @@ pub(super) fn run(errand: &Errand, guard: &Guard) -> anyhow::Result<Message> {
     if let Err(error) = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "1000") {
         log::debug!("oom_score_adj: {error}");
     }
-    let mut watchdog = HardwareWatchdog { wanted: guard.watchdog, running: None };
     let end = give(child.stdin.take(), order)
         .and_then(|()| child.stdout.take().context("the worker has no pipe"))
-        .and_then(|pipe| follow(guard, &mut child, &mut Pipe::new(pipe.into())?, &mut watchdog));
+        .and_then(|pipe| follow(guard, &mut child, &mut Pipe::new(pipe.into())?, watchdogs));
     if end.is_err() {
         let _ = child.kill();
     }
     await_end(&mut child);
-    watchdog.stop();
+    watchdogs.tick();
     end
 }
 
@@ -89,16 +84,11 @@ fn give(stdin: Option<ChildStdin>, order: Vec<u8>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn follow(
-    guard: &Guard,
-    child: &mut Child,
-    pipe: &mut Pipe,
-    watchdog: &mut HardwareWatchdog,
-) -> anyhow::Result<Message> {
+fn follow(guard: &Guard, child: &mut Child, pipe: &mut Pipe, watchdogs: &mut Watchdogs) -> anyhow::Result<Message> {
     let mut keys = if guard.escape { Keys::listen() } else { Keys::none() };
     let mut last_done = Instant::now() + guard.wait;
     loop {
-        watchdog.tick();
+        watchdogs.tick();
         wait(pipe, &keys)?;
         while let Some(message) = pipe.next()? {
             match message {
@@ -187,42 +177,6 @@ impl Pipe {
     }
 }
 
-/// The hardware watchdog, which may turn up when the worker has loaded its driver.
-struct HardwareWatchdog {
-    wanted: bool,
-    running: Option<Watchdog>,
-}
-
-impl HardwareWatchdog {
-    fn tick(&mut self) {
-        if self.wanted && self.running.is_none() {
-            match Watchdog::start(WATCHDOG) {
-                Ok(None) => {}
-                Ok(Some(watchdog)) => {
-                    log::debug!("the watchdog restarts the machine after {} s", watchdog.timeout.as_secs());
-                    self.running = Some(watchdog);
-                }
-                Err(error) => {
-                    log::warn!("the watchdog cannot be used: {error}");
-                    self.wanted = false;
-                }
-            }
-        }
-        if let Some(watchdog) = &mut self.running
-            && let Err(error) = watchdog.set_back()
-        {
-            log::warn!("the watchdog cannot be set back: {error}");
-        }
-    }
-
-    /// What comes next must not be ended by it: in A, nobody would set it back.
-    fn stop(self) {
-        if let Some(Err(error)) = self.running.map(Watchdog::stop) {
-            log::warn!("the watchdog cannot be stopped: {error}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -234,14 +188,14 @@ mod tests {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut pipe = Pipe::new(reader.into()).unwrap();
         assert_eq!(pipe.next().unwrap(), None);
-        let text = "\"Alive\"\n{\"Failed\":\"why\"}\n{\"Restored\":77}\n";
+        let text = "\"Alive\"\n{\"Failed\":\"why\"}\n{\"Restored\":{\"entry\":77,\"watchdog\":null}}\n";
         writer.write_all(&text.as_bytes()[..12]).unwrap();
         assert_eq!(pipe.next().unwrap(), Some(Message::Alive));
         assert_eq!(pipe.next().unwrap(), None);
         writer.write_all(&text.as_bytes()[12..]).unwrap();
         drop(writer);
         assert_eq!(pipe.next().unwrap(), Some(Message::Failed("why".into())));
-        assert_eq!(pipe.next().unwrap(), Some(Message::Restored(77)));
+        assert_eq!(pipe.next().unwrap(), Some(Message::Restored { entry: 77, is_loaded: false, watchdog: None }));
         assert!(!pipe.is_closed);
         assert_eq!(pipe.next().unwrap(), None);
         assert!(pipe.is_closed);

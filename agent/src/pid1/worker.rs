@@ -9,14 +9,18 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::cycle::{restore, save};
+use crate::cycle::restore::{self, Restored};
+use crate::cycle::save;
 use crate::handoff::arguments::LoaderArguments;
+use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::order::{self, Order};
+use crate::handoff::places::{DISK_MODULES_LIST, WATCHDOG_MODULES_LIST};
 use crate::handoff::report::Report;
 use crate::handoff::task::{Decline, Task};
 use crate::pid1::{caught, modules, system};
@@ -60,8 +64,15 @@ pub(super) enum Message {
     Alive,
     /// B: the image is complete.
     Saved(Report),
-    /// D: memory is A's, and the image is used up. What is left is the jump to this entry.
-    Restored(u64),
+    /// D: memory is A's, and the image is used up. What is left is the jump.
+    Restored {
+        /// To this entry.
+        entry: u64,
+        /// Whether the jump that is loaded writes the rest of memory.
+        is_loaded: bool,
+        /// The watchdog that A believes runs.
+        watchdog: Option<ArmedWatchdog>,
+    },
     /// It failed, for this reason.
     Failed(String),
 }
@@ -89,9 +100,17 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
     let task = errand.task()?;
     let policy = Policy::load(Path::new(DEFAULT_PATH))?;
     modules::load()?;
+    modules::load_besides(WATCHDOG_MODULES_LIST);
     Ok(match task {
-        Task::Save(task) => Message::Saved(save::run(task, &policy, alive)?),
-        Task::Restore(task) => Message::Restored(restore::run(task, &policy, alive)?.entry),
+        Task::Save(task) => {
+            // They may take their time, and are wanted when all is saved.
+            thread::Builder::new().spawn(|| modules::load_besides(DISK_MODULES_LIST)).context("a thread")?;
+            Message::Saved(save::run(task, &policy, alive)?)
+        }
+        Task::Restore(task) => {
+            let Restored { way, is_loaded, watchdog } = restore::run(task, &policy, alive)?;
+            Message::Restored { entry: way.entry, is_loaded, watchdog }
+        }
     })
 }
 

@@ -75,6 +75,12 @@ impl Limits {
         Limits { threads, memory: (threads + 16) as u64 * BUFFER_LEN as u64 }
     }
 
+    /// How many workers there are at most.
+    #[must_use]
+    pub fn workers(self) -> usize {
+        self.resolve().0
+    }
+
     /// The number of workers, and their buffers: there are never that many workers that no buffer is left for the
     /// device.
     fn resolve(self) -> (usize, Buffers) {

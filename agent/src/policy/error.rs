@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use dormouse_image::ImageDeviceError;
+use dormouse_linux::disk::NoIdentity;
 use thiserror::Error;
 
 use crate::policy::words::WordError;
@@ -91,6 +92,9 @@ pub enum Problem {
     /// A text that does not name an image device.
     #[error(transparent)]
     Device(#[from] ImageDeviceError),
+    /// A text that does not name a disk.
+    #[error(transparent)]
+    Disk(#[from] NoIdentity),
     /// A text that is not one of the allowed words.
     #[error(transparent)]
     Word(#[from] WordError),

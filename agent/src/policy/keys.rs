@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::{
-    AbsolutePath, Address, Arguments, Device, Flag, Kind, Number, Seconds, SecondsOrNever, Size, Words,
+    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, Number, Seconds, SecondsOrNever, Size, SizeOrAuto,
+    Words,
 };
 use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
 #[cfg(test)]
 use crate::policy::table::{any_of, terms_of};
-use crate::policy::words::{Compression, Method, Then, Unfit, Unsure, Verbosity, Verify};
+use crate::policy::words::{Compression, Method, Power, Then, Unfit, Unsure, Verbosity, Verify};
 
 const MIB: u64 = 1 << 20;
 /// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
@@ -29,6 +31,8 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 /// x86 kernels take 2048 bytes of command line (`COMMAND_LINE_SIZE`, arch/x86/include/asm/setup.h in 6.12); half of it
 /// is left for what A's command line and Dormouse itself add.
 const MAX_ARGUMENTS: usize = 1024;
+/// What `region.size = "auto"` is on most machines.
+const USUAL_REGION: u64 = 128 * MIB;
 const MIN_MEMORY: u64 = 4 * MIB;
 const DEFAULT_KERNEL: &str = "/var/lib/dormouse/vmlinuz";
 const DEFAULT_INITRAMFS: &str = "/var/lib/dormouse/initramfs.img";
@@ -39,14 +43,19 @@ policy! {
     image: ImagePolicy {
         /// The device that holds the image.
         device: ImageDevice = Device, required;
+        /// The disk that it must lie on, as an initramfs that carries this policy records it; `None` for any.
+        disk: Option<DiskIdentity> = Disk, default None;
         /// How long B, C and D wait for it to appear.
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
+        /// Whether its data are taken off the disk when the session in it goes on or was given up.
+        wipe: bool = Flag, default true;
     }
 
     /// `[region]`: the memory that B and D live in.
     region: RegionPolicy {
-        /// Bytes, a multiple of 2 MiB.
-        size: u64 = Size { multiple: REGION_ALIGNMENT, min: 64 * MIB, max: 4096 * MIB }, default 128 * MIB;
+        /// Bytes, a multiple of 2 MiB; `None` lets Dormouse compute what is enough.
+        size: Option<u64> =
+            SizeOrAuto(Size { multiple: REGION_ALIGNMENT, min: 64 * MIB, max: 4096 * MIB }), default None;
         /// Physical address, a multiple of 2 MiB; `None` lets the loader choose.
         address: Option<u64> = Address { multiple: REGION_ALIGNMENT, min: LOWEST_REGION }, default None;
     }
@@ -77,6 +86,8 @@ policy! {
         escape: bool = Flag, default true;
         /// What follows a completed save.
         then: Then = Words::new(), default Then::default();
+        /// How the power is switched off, where that follows.
+        power: Power = Words::new(), default Power::default();
     }
 
     /// `[pipeline]`: what a save and a restore may use.
@@ -84,7 +95,7 @@ policy! {
         /// Threads that compress or decompress; 0 is one per CPU.
         threads: usize = Number::new("number of threads", 0, 256).note("; 0 is one per CPU"), default 0;
         /// Bytes for what is in flight between these threads and the device.
-        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB }, default memory_in(region.size);
+        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB }, default memory_in(region.size.unwrap_or(USUAL_REGION));
     }
 
     /// `[resume]`: whether a boot resumes.
@@ -123,6 +134,7 @@ fn memory_in(region_size: u64) -> u64 {
 /// Checks what no single key decides.
 pub(super) fn check(policy: &Policy, layers: &Layers<'_>) -> Result<(), PolicyError> {
     let RegionPolicy { size, address: Some(address) } = policy.region else { return Ok(()) };
+    let size = size.unwrap_or(USUAL_REGION);
     if address.checked_add(size).is_none_or(|end| end > MAX_PHYSICAL) {
         let problem = Problem::RegionEnd { mib: size / MIB, address: format_bytes(address) };
         return Err(layers.invalid("region.address", problem));

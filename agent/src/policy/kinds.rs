@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dormouse_image::ImageDevice;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::kernel_args;
 use dormouse_linux::units::{format_bytes, parse_bytes};
 #[cfg(test)]
@@ -235,6 +236,34 @@ impl Kind for Size {
     }
 }
 
+/// A size, or `auto`, which leaves it to whoever uses it.
+pub(super) struct SizeOrAuto(pub(super) Size);
+
+const AUTO: &str = "auto";
+
+impl Kind for SizeOrAuto {
+    type Written = String;
+    type Value = Option<u64>;
+
+    fn check(&self, written: String) -> Result<Option<u64>, Problem> {
+        if written == AUTO { Ok(None) } else { self.0.check(written).map(Some) }
+    }
+
+    fn write(&self, value: &Option<u64>) -> Option<String> {
+        value.as_ref().map_or_else(|| Some(AUTO.to_owned()), |size| self.0.write(size))
+    }
+
+    #[cfg(test)]
+    fn terms(&self) -> Vec<String> {
+        self.0.terms().into_iter().chain([format!("\"{AUTO}\"")]).collect()
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Option<u64>> {
+        prop::option::of(self.0.any()).boxed()
+    }
+}
+
 /// A physical address, or none. Whether what begins there ends where it may is for the whole policy to check.
 pub(super) struct Address {
     pub(super) multiple: u64,
@@ -335,6 +364,29 @@ impl Kind for Device {
         ]
         .prop_filter_map("a device", |text| text.parse().ok())
         .boxed()
+    }
+}
+
+/// A disk, by what it reports of itself, or none.
+pub(super) struct Disk;
+
+impl Kind for Disk {
+    type Written = String;
+    type Value = Option<DiskIdentity>;
+
+    fn check(&self, written: String) -> Result<Option<DiskIdentity>, Problem> {
+        Ok(Some(written.parse()?))
+    }
+
+    fn write(&self, value: &Option<DiskIdentity>) -> Option<String> {
+        value.as_ref().map(ToString::to_string)
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Option<DiskIdentity>> {
+        let text =
+            "(usb|nvme|scsi|virtio|mmc|other)( serial=[!#-\\[\\]-~]{1,20})?( partition=[0-9a-f-]{1,36})?( removable)?";
+        prop::option::of(text.prop_filter_map("a disk", |text| text.parse().ok())).boxed()
     }
 }
 

@@ -37,8 +37,13 @@ fn mentions(text: &str, term: &str) -> bool {
 #[test]
 fn defaults() {
     let expected = Policy {
-        image: ImagePolicy { device: "/dev/vda".parse().unwrap(), wait: Duration::from_secs(10) },
-        region: RegionPolicy { size: 128 << 20, address: None },
+        image: ImagePolicy {
+            device: "/dev/vda".parse().unwrap(),
+            disk: None,
+            wait: Duration::from_secs(10),
+            wipe: true,
+        },
+        region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
             image: PathBuf::from("/var/lib/dormouse/vmlinuz"),
             initramfs: PathBuf::from("/var/lib/dormouse/initramfs.img"),
@@ -52,9 +57,10 @@ fn defaults() {
             verify: Verify::Off,
             escape: true,
             then: Then::PowerOff,
+            power: Power::Shutdown,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -64,7 +70,9 @@ fn defaults() {
 #[test]
 fn reads_every_key() {
     let text = "
-        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff', wait = 0 }
+        image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
+            disk = 'usb serial=1:2:3:0 partition=a-b removable',
+            wait = 0, wipe = false }
         [region]
         size = '1G'
         address = '4G'
@@ -80,6 +88,7 @@ fn reads_every_key() {
         verify = 'memory'
         escape = false
         then = 'return'
+        power = 'platform'
         [pipeline]
         threads = 256
         memory = '1G'
@@ -96,9 +105,11 @@ fn reads_every_key() {
     let expected = Policy {
         image: ImagePolicy {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
+            disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
+            wipe: false,
         },
-        region: RegionPolicy { size: 1 << 30, address: Some(4 << 30) },
+        region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {
             image: PathBuf::from("/boot/k"),
             initramfs: PathBuf::from("/boot/i"),
@@ -112,6 +123,7 @@ fn reads_every_key() {
             verify: Verify::Memory,
             escape: false,
             then: Then::Return,
+            power: Power::Platform,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },

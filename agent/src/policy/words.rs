@@ -92,6 +92,15 @@ words! {
         Return = "return",
     }
 
+    /// How the power is switched off after a save.
+    pub enum Power {
+        /// As by `poweroff`.
+        #[default]
+        Shutdown = "shutdown",
+        /// The firmware is told that the machine hibernates: ACPI's sleep state S4.
+        Platform = "platform",
+    }
+
     /// How the pages of an image are stored.
     pub enum Method {
         /// Each chunk as well as the device leaves time for.
@@ -117,10 +126,13 @@ words! {
     /// What happens to an image that does not fit the machine or its filesystems.
     pub enum Unfit {
         /// It is discarded.
-        #[default]
         Discard = "discard",
         /// It stays, and the next boot looks again.
         Keep = "keep",
+        /// It stays for a few boots where the memory map differs, which may be what it was at the next one, and is
+        /// discarded where anything else does.
+        #[default]
+        Retry = "retry",
     }
 
     /// What happens to a session with a filesystem or a swap area of which it cannot be found out whether another

@@ -30,6 +30,15 @@ pub trait Blocks: fmt::Debug + Send + Sync {
     /// The device's own, and that of writing past the end.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Makes `len` bytes at `offset` read as zeroes, and leaves nothing of what they were where the device allows it.
+    ///
+    /// # Errors
+    /// As [`Blocks::write_at`].
+    fn clear_at(&self, offset: u64, len: usize) -> io::Result<()> {
+        let zeroes = memmap2::MmapMut::map_anon(len)?;
+        self.write_at(offset, &zeroes)
+    }
+
     /// Makes everything durable whose writing had returned before, past the device's own cache.
     ///
     /// # Errors

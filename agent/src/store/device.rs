@@ -101,6 +101,18 @@ impl Blocks for Device {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// A device that takes it is asked to forget what was there; then all of it is overwritten, which some do with no
+    /// more than a note (BLKZEROOUT). A file's blocks must stay where they are: it is written.
+    fn clear_at(&self, offset: u64, len: usize) -> io::Result<()> {
+        let written = || self.write_at(offset, &memmap2::MmapMut::map_anon(len)?[..]);
+        if !self.is_block_device {
+            return written();
+        }
+        // Many devices do not take it.
+        let _ = dormouse_sys::blockdev::discard(&self.file, offset, len as u64);
+        dormouse_sys::blockdev::zero_out(&self.file, offset, len as u64).or_else(|_| written())
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }

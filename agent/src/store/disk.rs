@@ -121,6 +121,15 @@ impl Disk {
         self.write(offset, &buffer)
     }
 
+    /// Makes `len` bytes at `offset` read as zeroes, both whole blocks, see [`Blocks::clear_at`].
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn clear(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.0.clear_at(offset, len).map_err(|source| self.io("wiping", offset, len, source))
+    }
+
     /// Makes everything written so far durable, past the device's own cache.
     ///
     /// # Errors

@@ -169,13 +169,23 @@ impl Image {
         self.record(commit)
     }
 
+    /// Counts a boot that keeps the image although the machine differs.
+    ///
+    /// # Errors
+    /// As [`Image::transition`].
+    pub fn keep(&mut self) -> Result<(), StoreError> {
+        let commit = self.commit.clone();
+        self.record(Commit { seq: commit.seq.saturating_add(1), kept: commit.kept.saturating_add(1), ..commit })
+    }
+
     /// Reads and checks the header of the saved session.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
-        if !commit.state.is_waiting() && !matches!(commit.state, State::Snapshot | State::Consumed) {
+        let is_saved = commit.state.is_waiting() || matches!(commit.state, State::Snapshot | State::Consumed);
+        if !is_saved || self.is_wiped() {
             return Err(StoreError::Incomplete { name: self.disk_name(), state: commit.state });
         }
         let place = |field, value, why| self.format(FormatError::Field { block: Block::Commit, field, value, why });

@@ -11,6 +11,7 @@ mod error;
 mod extents;
 mod image;
 mod reader;
+mod wipe;
 mod writer;
 
 pub use blocks::Blocks;
@@ -21,9 +22,10 @@ pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
 pub use image::Image;
 pub use reader::Reader;
+pub use wipe::Wiping;
 pub use writer::Writer;
 
 #[cfg(test)]
 mod faulty;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

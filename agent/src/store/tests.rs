@@ -16,7 +16,7 @@ use crate::pipeline::{self, Limits};
 
 const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
 
-fn open(device: &Faulty) -> Result<Image, StoreError> {
+pub(crate) fn open(device: &Faulty) -> Result<Image, StoreError> {
     Image::open(device.disk())
 }
 
@@ -63,6 +63,45 @@ fn save(image: Image, stored: u64, state: State) -> Result<Image, StoreError> {
         writer.piece(piece).map_err(|error| *error.downcast::<StoreError>().unwrap())?;
     }
     writer.finish(state, 0, |_| Ok(()), SaveStats::default)
+}
+
+/// A small image in memory that has this state.
+pub(crate) fn saved(state: State) -> Image {
+    open(&device_with(state, 10)).unwrap()
+}
+
+/// A device with an image of `stored` pages that has this state; of one that failed nobody knows how far it came.
+pub(crate) fn device_with(state: State, stored: u64) -> Faulty {
+    let device = Faulty::new(64 << 20);
+    let image = Image::create(device.disk(), LABEL).unwrap();
+    if state == State::Failed {
+        let mut writer = Writer::begin(image, &header(stored + 100)).unwrap();
+        pieces(stored).for_each(|piece| writer.piece(piece).unwrap());
+        writer.fail("a test").unwrap();
+        return device;
+    }
+    match state {
+        State::Empty => {}
+        State::Snapshot => drop(save(image, stored, state).unwrap()),
+        _ => {
+            let mut image = save(image, stored, State::Complete).unwrap();
+            match state {
+                State::Consumed => {
+                    image.begin_restore().unwrap();
+                    image.consume().unwrap();
+                }
+                State::Restoring => image.begin_restore().unwrap(),
+                State::Discarded => image.transition(State::Discarded, "a test").unwrap(),
+                _ => {}
+            }
+        }
+    }
+    device
+}
+
+/// The same image with another save in it.
+pub(crate) fn save_again(image: Image) -> Image {
+    save(image, 500, State::Complete).unwrap()
 }
 
 fn verify(image: &Image) -> anyhow::Result<pipeline::Counts> {

@@ -129,6 +129,8 @@ pub fn foreign(path: &Path) -> anyhow::Result<Option<Signature>> {
 pub struct Info {
     /// The device.
     pub device: String,
+    /// The disk that it lies on, by what that reports of itself: a boot takes the image from no other.
+    pub disk: Option<String>,
     /// Its size in bytes.
     pub device_bytes: u64,
     /// Its identity, for `UUID=`.
@@ -144,7 +146,11 @@ pub struct Info {
     /// When it was given this state, in seconds since 1970.
     pub changed_unix: u64,
     /// Restores begun.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// Boots that kept it although the machine differed.
+    pub kept: u16,
+    /// Whether the data of the session in it are gone from the device.
+    pub is_wiped: bool,
     /// The saved session, where there is one.
     pub session: Option<Session>,
 }
@@ -201,10 +207,13 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
             save_seconds: std::time::Duration::from_millis(commit.stats.millis).as_secs_f64(),
         }),
         Err(StoreError::Incomplete { .. }) => None,
+        // Half wiped, for example.
+        Err(StoreError::Format { .. }) if image.is_to_be_wiped() => None,
         Err(error) => return Err(error.into()),
     };
     Ok(Info {
         device: target.to_string(),
+        disk: target.disk().map(|disk| disk.to_string()),
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
         extents: image.label().extents.len(),
@@ -213,6 +222,8 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
         reason: commit.reason.clone(),
         changed_unix: commit.changed_unix,
         attempts: commit.attempts,
+        kept: commit.kept,
+        is_wiped: image.is_wiped() && commit.state != State::Empty,
         session,
     })
 }
@@ -220,6 +231,9 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "device    {}, {}", self.device, mib(self.device_bytes))?;
+        if let Some(disk) = &self.disk {
+            writeln!(f, "disk      {disk}")?;
+        }
         writeln!(f, "uuid      {}", self.uuid)?;
         if self.extents > 0 {
             writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;
@@ -227,6 +241,9 @@ impl fmt::Display for Info {
         write!(f, "state     {}", self.state)?;
         if !self.reason.is_empty() {
             write!(f, ": {}", self.reason)?;
+        }
+        if self.is_wiped {
+            f.write_str("\ndata      wiped")?;
         }
         let Some(session) = &self.session else { return Ok(()) };
         let page = dormouse_sys::PAGE_SIZE;

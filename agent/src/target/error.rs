@@ -36,6 +36,20 @@ pub enum TargetError {
         /// Another.
         second: Target,
     },
+    /// Another disk than the recorded one has the name.
+    #[error(
+        "image device {name}: {target} has that name and is another disk ({found}) than the image was put on ({recorded})"
+    )]
+    OtherDisk {
+        /// As the policy names it.
+        name: ImageDevice,
+        /// What has the name.
+        target: Target,
+        /// Its disk.
+        found: String,
+        /// The disk that is recorded.
+        recorded: String,
+    },
     /// A file that is reached through its filesystem where nothing may be mounted yet.
     #[error(
         "image device {path}: the filesystem that this file is on is mounted already, so nothing can be resumed",

@@ -24,12 +24,24 @@ pub fn find(name: &ImageDevice, wait: Duration) -> Result<Target, TargetError> {
 /// # Errors
 /// [`TargetError::NoFile`]; [`TargetError::Ambiguous`] where several devices have the name: none of them is chosen.
 pub fn resolve(name: &ImageDevice) -> Result<Option<Target>, TargetError> {
+    let mut found = all(name)?.into_iter();
+    match (found.next(), found.next()) {
+        (Some(first), Some(second)) => Err(TargetError::Ambiguous { name: name.clone(), first, second }),
+        (found, _) => Ok(found),
+    }
+}
+
+/// All that is called `name` as things are now.
+///
+/// # Errors
+/// [`TargetError::NoFile`].
+pub(super) fn all(name: &ImageDevice) -> Result<Vec<Target>, TargetError> {
     let mut offset = 0;
     let is_meant: Box<dyn Fn(&BlockDevice) -> bool> = match name {
-        ImageDevice::Path(path) if !block::exists(path) => return Ok(None),
+        ImageDevice::Path(path) if !block::exists(path) => return Ok(Vec::new()),
         ImageDevice::File(path) if !path.exists() => return Err(TargetError::NoFile { path: path.clone() }),
         // Which of both it is, the path does not tell: /dev/shm has files, and a link may lead to a device.
-        ImageDevice::Path(path) | ImageDevice::File(path) => return Ok(Some(Target::at(path)?)),
+        ImageDevice::Path(path) | ImageDevice::File(path) => return Ok(vec![Target::at(path)?]),
         ImageDevice::ImageUuid(uuid) => {
             let uuid = *uuid;
             Box::new(move |device| image_uuid(device, 0) == Some(uuid))
@@ -46,17 +58,8 @@ pub fn resolve(name: &ImageDevice) -> Result<Option<Target>, TargetError> {
             Box::new(|device| device.partition().is_some_and(|partition| partition.name == *label))
         }
     };
-    let mut found: Option<Target> = None;
-    for candidate in BlockDevice::of_at_least(DEVICE_MIN) {
-        if is_meant(&candidate) {
-            let target = Target::on_device(candidate.path, offset);
-            if let Some(first) = found {
-                return Err(TargetError::Ambiguous { name: name.clone(), first, second: target });
-            }
-            found = Some(target);
-        }
-    }
-    Ok(found)
+    let candidates = BlockDevice::of_at_least(DEVICE_MIN).into_iter().filter(|candidate| is_meant(candidate));
+    Ok(candidates.map(|device| Target::on_device(device.path, offset)).collect())
 }
 
 /// The block devices that B and D have too, and that an image could be put on, by path: see [`Hardware`].

@@ -3,7 +3,7 @@
 //! ```text
 //!   ImageDevice ──find──> Target ──open──> Blocks ──> Image
 //!   (a name)                │
-//!                           ├─ what must the small initramfs hold?    needs
+//!                           ├─ what must the small initramfs hold?    drivers
 //!                           ├─ how is it opened here?                 open
 //!                           └─ has it moved?                          check, confirm
 //! ```
@@ -12,6 +12,7 @@
 //! the same target, see [`boot_name`]: B's initramfs and C's policy carry that one. Nothing outside this module asks
 //! which kind of target it is.
 
+mod bound;
 pub mod device;
 mod error;
 pub mod file;
@@ -28,9 +29,10 @@ use dormouse_image::{DiskExtent, ImageDevice, Label, Uuid};
 use dormouse_linux::block::{self, Hardware, NoHardware};
 use dormouse_linux::procfs;
 
+pub use bound::{disk_of, open_again, open_on};
 pub use error::TargetError;
 pub use find::{direct_devices, find, resolve};
-pub use needs::Needs;
+pub use needs::{Driver, Needs};
 
 use crate::store::{Access, Disk, Image, NEITHER, StoreError};
 
@@ -89,8 +91,12 @@ pub struct Opened {
 /// # Errors
 /// [`TargetError`].
 pub fn open(name: &ImageDevice, how: Opening) -> Result<Opened, TargetError> {
-    let Opening { access, wait, if_file } = how;
-    let target = find(name, wait)?;
+    opened(find(name, how.wait)?, how)
+}
+
+/// The image on a target that was found.
+fn opened(target: Target, how: Opening) -> Result<Opened, TargetError> {
+    let Opening { access, if_file, .. } = how;
     if target.kind == Kind::File && if_file == IfFile::Refuse {
         return Err(TargetError::Mounted { path: target.path });
     }
@@ -144,16 +150,17 @@ impl Target {
         Image::open(self.blocks(access)?)
     }
 
-    /// What the initramfs of B and D must hold so that they reach it, where their kernel's modules are in `modules`.
+    /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must hold so that
+    /// they reach it.
     ///
     /// # Errors
-    /// They could not reach it; or its modules cannot be looked through.
-    pub fn needs(&self, modules: &Path) -> anyhow::Result<Needs> {
+    /// They could not reach it.
+    pub fn drivers(&self) -> anyhow::Result<Vec<Driver>> {
         let device = match self.kind {
             Kind::Device | Kind::Extents(_) => &self.path,
             Kind::File => &file::block_device(&self.path)?,
         };
-        Ok(Needs::of(&Hardware::of_node(device)?, modules)?)
+        Ok(Driver::of(&Hardware::of_node(device)?))
     }
 
     /// Refuses a block device that B and D would not have. Whether they have that under a file, [`Target::check`]
@@ -191,6 +198,15 @@ impl Target {
             }
             _ => Ok(()),
         }
+    }
+
+    /// As [`Target::check`], for an image whose data are about to be wiped: one that was made as a device in a file, for
+    /// another machine, is nobody's whom a boot looks for.
+    ///
+    /// # Errors
+    /// As [`Target::check`].
+    pub fn check_for_wiping(&self, image: &Image) -> Result<(), TargetError> {
+        if image.label().extents.is_empty() { Ok(()) } else { self.check(image) }
     }
 
     /// The name by which a policy of this machine is to know it: a file by its path, and a device by what is on it,

@@ -1,4 +1,4 @@
-//! What B and D need to reach a block device: kernel modules, from its chain of devices in sysfs.
+//! What B and D need to reach a block device or a watchdog: kernel modules, from its chain of devices in sysfs.
 //!
 //! A disk's directory lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that
 //! looks is the one that runs, and the modules are for another, which may have been built otherwise: a driver that is a
@@ -11,6 +11,8 @@ use std::path::Path;
 
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
+use dormouse_linux::watchdogs::HardwareWatchdog;
+use serde::{Deserialize, Serialize};
 
 /// What an initramfs must hold for a target to be reached from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,21 +21,63 @@ pub struct Needs {
     pub modules: Vec<String>,
 }
 
+/// What drives a device on the way to a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// A module of this name.
+    Module(String),
+    /// Something that is built into the kernel that runs; another finds it by the device's `modalias`.
+    BuiltIn(String),
+}
+
+impl Driver {
+    /// All drivers on the ways to a disk.
+    pub(super) fn of(hardware: &Hardware) -> Vec<Driver> {
+        Driver::on(hardware.ways())
+    }
+
+    /// The drivers of these devices.
+    fn on<'a>(ways: impl Iterator<Item = &'a Path>) -> Vec<Driver> {
+        let driver = |link: &Path| match link.join("driver/module").canonicalize() {
+            Ok(module) => module.file_name().map(|name| Driver::Module(name.to_string_lossy().into_owned())),
+            // A place on the way, such as a SCSI target, which nothing drives, has neither.
+            Err(_) if !link.join("driver").exists() => None,
+            Err(_) => fs::read_to_string(link.join("modalias"))
+                .ok()
+                .map(|modalias| Driver::BuiltIn(modalias.trim_end().to_owned())),
+        };
+        ways.filter_map(driver).collect()
+    }
+}
+
 impl Needs {
     /// What a disk needs of the kernel whose modules are in `directory`.
     ///
     /// # Errors
     /// The modules cannot be looked through.
-    pub(super) fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+    pub fn of(hardware: &Hardware, directory: &Path) -> Result<Needs, ModulesError> {
+        Needs::of_drivers(&Driver::of(hardware), directory)
+    }
+
+    /// What a watchdog needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub fn of_watchdog(watchdog: &HardwareWatchdog, directory: &Path) -> Result<Needs, ModulesError> {
+        Needs::of_drivers(&Driver::on(watchdog.ways()), directory)
+    }
+
+    /// What a disk that has these drivers needs of the kernel whose modules are in `directory`.
+    ///
+    /// # Errors
+    /// The modules cannot be looked through.
+    pub fn of_drivers(drivers: &[Driver], directory: &Path) -> Result<Needs, ModulesError> {
         let mut names = BTreeSet::new();
-        for link in hardware.ways() {
-            match (link.join("driver/module").canonicalize(), fs::read_to_string(link.join("modalias"))) {
-                (Ok(module), _) => names.extend(module.file_name().map(|name| name.to_string_lossy().into_owned())),
-                (Err(_), Ok(modalias)) if link.join("driver").exists() => {
-                    names.extend(kmod::by_alias(directory, modalias.trim_end())?);
-                }
-                // A place on the way, such as a SCSI target, which nothing drives.
-                _ => {}
+        for driver in drivers {
+            match driver {
+                Driver::Module(name) => names.extend([name.clone()]),
+                Driver::BuiltIn(modalias) => names.extend(kmod::by_alias(directory, modalias)?),
             }
         }
         Ok(Needs { modules: names.into_iter().collect() })

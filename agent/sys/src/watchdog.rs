@@ -4,18 +4,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 mod raw {
     //! The requests, from include/uapi/linux/watchdog.h.
     nix::ioctl_readwrite!(wdioc_settimeout, b'W', 6, libc::c_int);
 }
-
-/// The first one.
-const DEVICE: &str = "/dev/watchdog0";
-/// Whether it cannot be stopped once it has been started (drivers/watchdog/watchdog_dev.c, `nowayout_show`).
-const NO_WAY_OUT: &str = "/sys/class/watchdog/watchdog0/nowayout";
 
 /// A watchdog that is running.
 #[derive(Debug)]
@@ -26,26 +22,29 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the machine's watchdog with about this timeout. `None` where there is none, or where it is not certain
-    /// that it can be stopped again.
+    /// Starts the watchdog with this node with about this timeout.
     ///
     /// # Errors
-    /// It exists and cannot be used.
-    pub fn start(timeout: Duration) -> io::Result<Option<Watchdog>> {
-        if std::fs::read_to_string(NO_WAY_OUT).ok().is_none_or(|text| text.trim() != "0") {
-            return Ok(None);
-        }
-        let device = OpenOptions::new().write(true).open(DEVICE)?;
+    /// It cannot be used.
+    pub fn start(node: &Path, timeout: Duration) -> io::Result<Watchdog> {
+        let device = OpenOptions::new().write(true).open(node)?;
+        let mut watchdog = Watchdog { device, timeout: Duration::ZERO };
+        // One that has a timeout of its own keeps it.
+        let _ = watchdog.set_timeout(timeout);
+        watchdog.set_back()?;
+        Ok(watchdog)
+    }
+
+    /// Gives it about this timeout.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         let mut seconds = libc::c_int::try_from(timeout.as_secs()).map_err(io::Error::other)?;
         // SAFETY: the descriptor is open for the whole call, and the kernel reads and writes one int at `seconds`.
-        let set = unsafe { raw::wdioc_settimeout(device.as_raw_fd(), &raw mut seconds) };
-        if set.is_err() {
-            // One that has a timeout of its own keeps it.
-            seconds = 0;
-        }
-        let mut watchdog = Watchdog { device, timeout: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) };
-        watchdog.set_back()?;
-        Ok(Some(watchdog))
+        unsafe { raw::wdioc_settimeout(self.device.as_raw_fd(), &raw mut seconds) }?;
+        self.timeout = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        Ok(())
     }
 
     /// Sets it back.
@@ -63,5 +62,16 @@ impl Watchdog {
     /// Those of the driver.
     pub fn stop(mut self) -> io::Result<()> {
         self.device.write_all(b"V")
+    }
+
+    /// Sets it back once more and leaves it running, for whoever comes next. Its node stays open, since the kernel
+    /// complains where one is closed that runs.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn leave(mut self) -> io::Result<()> {
+        let result = self.set_back();
+        let _ = self.device.into_raw_fd();
+        result
     }
 }

@@ -30,8 +30,12 @@ struct Options {
     #[arg(long, default_value = "1G")]
     memory: MemorySize,
     /// The guest's CPUs
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
+    /// The kernel: a series of Linux, as in 6.12 or 7.2, which is built; or a directory with bzImage, config, release
+    /// and lib/modules
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
     /// Print the whole serial console
     #[arg(long)]
     verbose: bool,
@@ -62,9 +66,11 @@ fn short_seed() -> Result<u64> {
 
 /// Adds the cycles that went well to `rows`.
 fn run(options: &Options, seed: u64, rows: &mut Vec<Row>) -> Result<()> {
-    let artifacts = Artifacts::from_environment()?;
+    let artifacts = Artifacts::from_environment()?.with_option(&options.kernel)?;
     println!(
-        "A session in {} of memory on {} CPU{}, under QEMU's emulation, hibernated {} times; the seed is {seed}.\n",
+        "A session of Linux {} in {} of memory on {} CPU{}, under QEMU's emulation, hibernated {} times; the seed is \
+         {seed}.\n",
+        artifacts.release(),
         options.memory,
         options.cpus,
         if options.cpus == 1 { "" } else { "s" },
@@ -83,9 +89,12 @@ fn run(options: &Options, seed: u64, rows: &mut Vec<Row>) -> Result<()> {
         print_row(&row);
         rows.push(row);
     }
-    let last = soak.finish().context("the end")?;
+    let (last, proofs) = soak.finish().context("the end")?;
     print_totals(rows, began);
     println!("the workload: {}", last.churn_summary());
+    for proof in proofs {
+        println!("from beginning to end: {} ({})", proof.claim, proof.detail);
+    }
     println!("the filesystem is clean");
     Ok(())
 }

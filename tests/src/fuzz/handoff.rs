@@ -56,7 +56,7 @@ fn order_to_save(input: &[u8]) {
     let Some((name, session)) = rest.split_at_checked(usize::from(*len)) else { return };
     let Ok(session) = block::frame(Block::Session, SESSION_MAGIC, session, SESSION_MAX) else { return };
     let mut records = Writer::new();
-    let contents = [name, &session, &[*then, 0]];
+    let contents: [&[u8]; 4] = [name, &session, &[*then, 0], name];
     for (kind, content) in SAVE_KINDS.iter().zip(contents) {
         records.push(kind, content).expect("short records can be written");
     }

@@ -15,14 +15,14 @@ const LOW: u64 = (1 << 20) / PAGE;
 /// Reads any text as a map of physical memory.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let iomem = match Iomem::parse(text) {
+    let mut iomem = match Iomem::parse(text) {
         Ok(iomem) => iomem,
         Err(error) => return assert!(error.to_string().starts_with("/proc/iomem")),
     };
 
     let ram = iomem.ram_frames();
     let reserved = iomem.reserved_frames();
-    assert!(!ram.is_empty() && ascending(&ram) && ascending(&reserved));
+    assert!(ascending(&ram) && ascending(&reserved));
 
     let whole = iomem.whole_ram();
     for range in &whole {
@@ -43,6 +43,8 @@ pub(super) fn run(input: &[u8]) {
         assert!(iomem.ram.iter().all(|ram| reserved.iter().all(|range| !range.bytes().overlaps(ram))));
     }
 
+    // What lies inside RAM is not written again.
+    iomem.kernel.clear();
     if let Some(text) = written(&iomem) {
         assert_eq!(Iomem::parse(&text).as_ref(), Ok(&iomem), "{text}");
     }

@@ -13,6 +13,15 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </etc/modules
 
+number=15
+for link in /sys/class/net/*/device; do
+    [ -e "$link" ] || continue
+    link=${link%/device}
+    ip address add "10.0.2.$number/24" dev "${link##*/}"
+    ip link set "${link##*/}" up
+    number=$((number + 1))
+done
+
 # The host can have a boot resume by a policy other than its own.
 read -r arguments </proc/cmdline
 for argument in $arguments; do

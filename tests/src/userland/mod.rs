@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::kmod::{self, Module};
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Kernel, KernelName};
 use crate::machine::GuestConfig;
 
 /// Where the guest's policy is.
@@ -50,6 +50,10 @@ pub struct Userland {
     pub modules: Vec<String>,
     /// Modules that A alone loads.
     pub own_modules: Vec<String>,
+    /// The kernel of A and C.
+    pub kernel: KernelName,
+    /// The kernel of B and D, unless it is A's.
+    pub second_kernel: Option<KernelName>,
 }
 
 impl Userland {
@@ -58,6 +62,7 @@ impl Userland {
     #[must_use]
     pub fn for_machine(&self, config: &GuestConfig) -> Userland {
         let mut userland = self.clone();
+        (userland.kernel, userland.second_kernel) = (config.kernel, config.second_kernel);
         userland.own_modules.extend(config.modules.iter().cloned());
         let watchdog = if config.watchdog { &["i6300esb"][..] } else { &[] };
         for &name in config.disks.iter().flat_map(|disk| disk.kind.modules()).chain(watchdog) {
@@ -73,6 +78,7 @@ impl Userland {
     /// # Errors
     /// Fails where a part is missing or `dormouse build-initramfs` refuses.
     pub fn build(&self, artifacts: &Artifacts, directory: &Path, output: &Path) -> Result<()> {
+        let (kernel, second_kernel) = self.kernels(artifacts)?;
         let init = fs::read(artifacts.source("tests/src/userland/init.sh")).context("the guest's init")?;
         let resume = read(&artifacts.source("initramfs/dormouse-resume"))?;
         let mut archive = Archive::new()
@@ -85,7 +91,7 @@ impl Userland {
             .symlink("/bin", "usr/bin")
             .file("/init", 0o755, init)
             .file("/usr/bin/busybox", 0o755, read(&artifacts.busybox())?)
-            .file("/var/lib/dormouse/vmlinuz", 0o644, read(&artifacts.bzimage())?)
+            .file("/var/lib/dormouse/vmlinuz", 0o644, read(&second_kernel.bzimage())?)
             .file("/usr/lib/dormouse/dormouse-resume", 0o755, resume);
         for applet in APPLETS {
             archive = archive.symlink(&format!("/usr/bin/{applet}"), "busybox");
@@ -94,7 +100,7 @@ impl Userland {
             archive = archive.file(&format!("/usr/bin/{binary}"), 0o755, read(&artifacts.binary(binary))?);
         }
         let mut names = String::new();
-        for module in self.modules(artifacts)? {
+        for module in self.modules(&kernel)? {
             names.push_str(&module.file_name);
             names.push('\n');
             archive = archive.file(&format!("/lib/modules/{}", module.file_name), 0o644, module.bytes);
@@ -103,23 +109,31 @@ impl Userland {
         for (number, policy) in self.policies.iter().enumerate() {
             let guest_initramfs = format!("/var/lib/dormouse/initramfs{number}.img");
             let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));
-            let phases = if policy.text.contains("[console]") { "" } else { "console.verbosity = \"normal\"\n" };
+            let has_console =
+                ["[console]", "console."].iter().any(|start| policy.text.lines().any(|l| l.starts_with(start)));
+            let phases = if has_console { "" } else { "console.verbosity = \"normal\"\n" };
             let text = format!("{phases}{before}\n[kernel]\ninitramfs = \"{guest_initramfs}\"\n{after}");
-            let small = self.small_initramfs(artifacts, directory, &text)?;
+            let small = self.small_initramfs(artifacts, &second_kernel, directory, &text)?;
             archive = archive.file(&guest_initramfs, 0o644, small).file(&policy.path, 0o644, text.into_bytes());
         }
         fs::write(output, archive.finish()?).with_context(|| format!("{}: cannot be written", output.display()))
     }
 
     /// The initramfs of B and D, by the command that a user runs.
-    fn small_initramfs(&self, artifacts: &Artifacts, directory: &Path, policy: &str) -> Result<Vec<u8>> {
+    fn small_initramfs(
+        &self,
+        artifacts: &Artifacts,
+        kernel: &Kernel,
+        directory: &Path,
+        policy: &str,
+    ) -> Result<Vec<u8>> {
         let (config, output) = (directory.join("policy.toml"), directory.join("small-initramfs.img"));
         fs::write(&config, policy).with_context(|| format!("{}: cannot be written", config.display()))?;
         let mut command = Command::new(artifacts.binary("dormouse"));
         command.arg("--config").arg(&config).arg("build-initramfs");
         command.arg("--output").arg(&output).arg("--init").arg(artifacts.binary("dormouse-init"));
         let modules = if self.modules.is_empty() { "none".to_owned() } else { self.modules.join(",") };
-        command.arg("--modules").arg(modules).arg("--modules-dir").arg(artifacts.modules());
+        command.arg("--modules").arg(modules).arg("--modules-dir").arg(kernel.modules());
         let built = command.output().context("dormouse build-initramfs cannot be started")?;
         if !built.status.success() {
             bail!("dormouse build-initramfs failed: {}", String::from_utf8_lossy(&built.stderr).trim());
@@ -127,13 +141,18 @@ impl Userland {
         read(&output)
     }
 
+    /// The kernel of A and C, and that of B and D.
+    fn kernels(&self, artifacts: &Artifacts) -> Result<(Kernel, Kernel)> {
+        Ok((artifacts.kernel(self.kernel)?, artifacts.kernel(self.second_kernel.unwrap_or(self.kernel))?))
+    }
+
     /// The modules' files in the order in which A must load them.
-    fn modules(&self, artifacts: &Artifacts) -> Result<Vec<Module>> {
+    fn modules(&self, kernel: &Kernel) -> Result<Vec<Module>> {
         let names = [self.modules.as_slice(), &self.own_modules].concat();
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(kmod::resolve(&artifacts.modules(), &names)?)
+        Ok(kmod::resolve(&kernel.modules(), &names)?)
     }
 }
 

@@ -25,10 +25,12 @@ pub mod churn;
 pub mod counter;
 pub mod data;
 pub mod fresh;
+pub mod hardware;
 pub mod mapping;
 pub mod pattern;
 pub mod report;
 pub mod role;
+pub mod silent;
 pub mod stream;
 
 use std::fs;
@@ -181,6 +183,7 @@ pub fn check() -> Result<Report> {
         ok: false,
         boot_id: boot_id.trim().to_owned(),
         online_cpus: online_cpus.trim().to_owned(),
+        hardware: hardware::Hardware::read(),
         data: ask(Role::Data),
         counter: ask(Role::Counter),
         mapping: ask(Role::Mapping),

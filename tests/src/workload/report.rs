@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use super::hardware::{self, Hardware};
 
 /// The answer of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub struct Mapping {
     pub bytes: u64,
     /// Where it is in the process.
     pub address: u64,
+    /// What of it was in swap when the process was asked, in bytes.
+    #[serde(default)]
+    pub swapped: u64,
 }
 
 /// A process that works all the time.
@@ -89,6 +93,9 @@ pub struct Report {
     pub boot_id: String,
     /// The CPUs that are online, as the kernel lists them.
     pub online_cpus: String,
+    /// The machine.
+    #[serde(default)]
+    pub hardware: Hardware,
     /// The tmpfs file.
     pub data: Proof<Data>,
     /// The process that counts.
@@ -263,7 +270,8 @@ impl Report {
             Verdict {
                 claim: "the anonymous mapping is intact",
                 holds: self.mapping.fault.is_none()
-                    && self.mapping.evidence == before.mapping.evidence
+                    && self.mapping.evidence.bytes == before.mapping.evidence.bytes
+                    && self.mapping.evidence.address == before.mapping.evidence.address
                     && self.mapping.evidence.bytes > 0,
                 detail: format!(
                     "{} bytes at {:#x}{}",
@@ -274,6 +282,8 @@ impl Report {
             },
         ];
         proofs.extend(self.churn_proofs_since(before));
+        proofs.extend(self.hardware.proofs_since(&before.hardware));
+        proofs.extend(hardware::swap_proof(&before.hardware, &self.hardware, &self.mapping));
         proofs
     }
 }
@@ -282,7 +292,8 @@ fn pids(report: &Report) -> String {
     report.processes().iter().map(|(pid, _)| pid.to_string()).collect::<Vec<_>>().join(" ")
 }
 
-fn changed(before: &str, after: &str) -> String {
+/// One value, or two where it has changed.
+pub(super) fn changed(before: &str, after: &str) -> String {
     if before == after { after.to_owned() } else { format!("{before} before, {after} after") }
 }
 
@@ -305,11 +316,12 @@ mod tests {
             ok: true,
             boot_id: "b".to_owned(),
             online_cpus: "0-1".to_owned(),
+            hardware: Hardware { clock_source: "tsc".to_owned(), ..Hardware::default() },
             data: proof(1, Data { bytes: 5, checksum: "c".to_owned() }),
             counter: proof(2, Counter { count }),
             sender: proof(3, Sender { connection: ends, sent: count * 100, acknowledged: count * 90 }),
             receiver: proof(4, Receiver { connection: turned, received: count * 100 - 50 }),
-            mapping: proof(5, Mapping { bytes: 7, address: 4096 }),
+            mapping: proof(5, Mapping { bytes: 7, address: 4096, swapped: 0 }),
             in_flight: 50,
             churn: [Role::Files, Role::Memory]
                 .into_iter()
@@ -337,6 +349,9 @@ mod tests {
     fn each_loss_breaks_its_own_claim() {
         assert_eq!(broken(|after| after.boot_id = "x".to_owned()), ["the same boot"]);
         assert_eq!(broken(|after| after.online_cpus = "0".to_owned()), ["every CPU is online"]);
+        let clock = "the clock source is the same";
+        assert_eq!(broken(|after| after.hardware.clock_source = "hpet".to_owned()), [clock]);
+        assert_eq!(broken(|after| after.mapping.evidence.address = 0), ["the anonymous mapping is intact"]);
         assert_eq!(broken(|after| after.counter.started += 1), ["the same processes"]);
         assert_eq!(broken(|after| after.mapping.pid = 77), ["the same processes"]);
         assert_eq!(broken(|after| after.data.evidence.checksum = "x".to_owned()), ["the tmpfs file is intact"]);

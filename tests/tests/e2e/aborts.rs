@@ -60,7 +60,8 @@ pub(crate) fn a_device_that_is_too_small_and_then_one_that_is_not() -> Result<()
     }
     cycle::start_workload(&mut guest)?;
 
-    let hibernate = "dormouse --config /etc/too-small.toml hibernate --then poweroff --json";
+    // The boot looks for the other one.
+    let hibernate = "dormouse --config /etc/too-small.toml hibernate --then poweroff --json --trust-boot";
     let aborted = stay_on(&mut guest, hibernate)?;
     demand_proofs(&guest, &aborted)?;
     let output = &aborted.output;

@@ -42,9 +42,23 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     session.resume(&mut guest)?;
 
     // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one
-    // that boots next.
-    let printed = succeed(&mut guest, "dpkg --install /root/linux-image-*.deb 2>&1")?;
+    // that boots next. The image's disk is away meanwhile: the hooks go on with what they knew of it, and leave a record
+    // for each kernel.
+    let driver = "/sys/bus/virtio/drivers/virtio_blk";
+    guest.succeed(&format!(
+        "basename $(readlink -f /sys/block/$(basename {device})/device) >/run/disk && \
+         cat /run/disk >{driver}/unbind && sleep 1 && test ! -b {device} && rm -f /var/lib/dormouse/boots/*"
+    ))?;
+    let printed =
+        succeed(&mut guest, "{ dpkg --install /root/linux-image-*.deb && update-initramfs -u -k all; } 2>&1")?;
     ensure!(!printed.contains("dormouse: the save kernel stays"), "the update failed: {printed}");
+    ensure!(printed.contains("not there; its modules are found as they were"), "{printed}");
+    guest.succeed(&format!("cat /run/disk >{driver}/bind && udevadm settle && test -b {device}"))?;
+    // Without one of these records nothing shows that this kernel would resume.
+    let stamp = format!("/var/lib/dormouse/boots/{}", artifacts.release());
+    let refused = guest.run(&format!("mv {stamp} /run/stamp && dormouse hibernate --json; mv /run/stamp {stamp}"))?;
+    let json: serde_json::Value = serde_json::from_str(&refused.stdout)?;
+    ensure!(json["id"] == "next-boot" && refused.stderr.contains(artifacts.release()), "{refused:?}");
     let other = guest.succeed("basename /boot/vmlinuz-*-cloud-amd64")?;
     let other = other.trim().strip_prefix("vmlinuz-").context("Debian's kernel")?.to_owned();
     debian::settle(&mut guest)?;

@@ -19,7 +19,7 @@ use goblin::elf::header::{EM_X86_64, ET_CORE};
 use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
 use goblin::elf::{Elf, ProgramHeader};
 
-use crate::{save, session};
+use crate::{save, session, session_with};
 
 /// Something that only this session's kernel log has.
 const MARKER: &str = "the dormouse dreams of 4f1c7be2";
@@ -67,14 +67,14 @@ pub(crate) fn other_programs_read_a_hibernated_machine() -> Result<()> {
     Ok(())
 }
 
-/// Without KASLR the kernel lies where the region begins: its log, its page tables and VMCOREINFO's proofs were all
-/// swapped.
+/// Without KASLR the kernel lies at 16 MiB, and the policy puts the region there: its log, its page tables and
+/// VMCOREINFO's proofs were all swapped.
 pub(crate) fn a_kernel_in_the_region_is_read_too() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     config.kernel_arguments.push("nokaslr".to_owned());
     config.cpu_model = "qemu64".to_owned();
-    let mut guest = session(config)?;
+    let mut guest = session_with(config, "[region]\naddress = \"16M\"\n")?;
     guest.succeed(&format!("echo '{MARKER}' >/dev/kmsg"))?;
     save(&mut guest)?;
 

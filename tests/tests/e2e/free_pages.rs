@@ -38,20 +38,6 @@ pub(crate) fn a_kernel_that_checks_its_free_pages_finds_them_as_they_were() -> R
     Ok(())
 }
 
-pub(crate) fn a_count_that_does_not_fit_makes_b_store_every_page() -> Result<()> {
-    let mut guest = guest(&[])?;
-    // A reads a false count of its free pages, and passes it on.
-    guest.succeed(
-        "sed 's/^nr_free_pages .*/nr_free_pages 17/' /proc/vmstat >/run/vmstat && \
-         mount --bind /run/vmstat /proc/vmstat",
-    )?;
-    let (lines, report) = cycle_of(&mut guest, LITTER)?;
-    demand(&guest, &lines, "the kernel counted 17")?;
-    demand(&guest, &lines, "storing every page")?;
-    ensure!(report.omitted_pages == 0, "{report:?}");
-    Ok(())
-}
-
 /// A guest with the workload, and with memory that was in use and is free again.
 fn guest(kernel_arguments: &[&str]) -> Result<Guest> {
     let mut config = GuestConfig::new(2, "768M".parse()?);

@@ -62,9 +62,9 @@ pub(crate) fn a_device_that_is_pulled_out() -> Result<()> {
 }
 
 pub(crate) fn memory_that_runs_out() -> Result<()> {
-    // Thirty contexts of the slowest level need several times the region.
-    let policy = "[region]\nsize = \"64M\"\n[save]\ncompression = \"zstd\"\nlevel = 19\n\
-                  [pipeline]\nthreads = 64\nmemory = \"40M\"\n";
+    // Twenty contexts of the slowest level need more than the region. A restore would not.
+    let policy = "[region]\nsize = \"128M\"\n[save]\ncompression = \"zstd\"\nlevel = 19\n\
+                  [pipeline]\nthreads = 64\nmemory = \"24M\"\n";
     let mut guest = session_with(policy)?;
     save_that_fails(&mut guest, &["memory has run out", "region.size"])?;
     no_boot_resumes(&mut guest)

@@ -49,6 +49,10 @@ pub(crate) fn an_image_that_the_policy_keeps_is_kept_and_resumed() -> Result<()>
     boot_without_the_hook(&mut guest)?;
     let printed = guest.succeed("dormouse prepare")?;
     ensure!(printed.contains("a session waits in the image on /dev/vda, and is kept by policy"), "{printed}");
+    // Another hibernation would write over it.
+    let refused = guest.run("dormouse hibernate --trust-boot --json")?;
+    let json: serde_json::Value = serde_json::from_str(&refused.stdout)?;
+    ensure!(refused.status == 3 && json["id"] == "image-waiting", "{refused:?}");
     guest.cut_power();
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;

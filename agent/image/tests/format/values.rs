@@ -23,6 +23,7 @@ pub(crate) fn commit() -> Commit {
         state: State::Complete,
         changed_unix: 1_700_000_002,
         attempts: 0,
+        kept: 0,
         image: Uuid([0x11; 16]),
         save_id: Uuid([0x22; 16]),
         header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0x0123_4567_89ab_cdef },
@@ -170,14 +171,21 @@ fn any_stats() -> impl Strategy<Value = SaveStats> {
 pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
     let index_offset = (DATA_OFFSET / 4096..1 << 51).prop_map(|block| block * 4096);
     let places = (any_locator(Just(HEADER_OFFSET), HEADER_MAX), any_locator(index_offset, INDEX_MAX));
-    let identity = (any::<[u64; 2]>(), select(State::ALL.to_vec()), any::<u32>(), any_uuid(), any_uuid());
+    let identity = (any::<[u64; 2]>(), select(State::ALL.to_vec()), any::<[u16; 2]>(), any_uuid(), any_uuid());
     (identity, places, any_totals(), any_stats(), ".{0,256}").prop_map(
-        |(([seq, changed_unix], state, attempts, image, save_id), (header, last_index), totals, stats, reason)| {
+        |(
+            ([seq, changed_unix], state, [attempts, kept], image, save_id),
+            (header, last_index),
+            totals,
+            stats,
+            reason,
+        )| {
             Commit {
                 seq,
                 state,
                 changed_unix,
                 attempts,
+                kept,
                 image,
                 save_id,
                 header,

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::node;
 
 /// Where the kernel shows its devices.
-const SYSFS: &str = "/sys";
+pub(super) const SYSFS: &str = "/sys";
 
 /// Why the kernels that save and restore would not have a block device.
 #[derive(Debug, Error)]
@@ -78,6 +78,11 @@ impl Hardware {
             Some(what) => Err(NoHardware::Virtual { node, what }),
             None => Ok(Hardware { node, ends, sysfs }),
         }
+    }
+
+    /// The directory in sysfs at which the first way ends.
+    pub(super) fn end(&self) -> Option<&Path> {
+        self.ends.first().map(PathBuf::as_path)
     }
 
     /// The directories in sysfs on the ways to the device, its own and that of each bus among them.

@@ -1,8 +1,11 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
 mod hardware;
+mod identity;
+mod in_use;
 pub mod layers;
 mod names;
+mod settle;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,7 +15,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
+pub use identity::disk_of;
+pub use in_use::{Disk, all_disks, disks_in_use};
 pub use names::Names;
+pub use settle::Settling;
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";

@@ -35,7 +35,7 @@ fn each_obstacle_has_a_text_and_a_remedy() {
         (in_boot(None, Then::PowerOff), "resume-hook", "and reboot once"),
         (in_resume("quiet noresume", true, Then::PowerOff), "command-line", "take noresume"),
         (in_resume("dormouse=off", true, Then::Reboot), "command-line", "--trust-boot"),
-        (in_resume("dormouse=maybe", true, Then::PowerOff), "command-line", "what is not valid"),
+        (in_resume("dormouse=maybe noresume", true, Then::PowerOff), "command-line", "take noresume"),
         (in_resume("quiet", false, Then::PowerOff), "resume-disabled", "resume.enabled = true"),
         (in_filesystems(&thin, Unsure::Refuse, Then::PowerOff), "filesystems", "written to / (thin); unmount it"),
         (in_memory(128 << 20, 159 << 20), "memory", "159 MiB of memory are available, and 160 MiB are needed"),
@@ -62,7 +62,10 @@ fn a_machine_without_obstacles_passes() {
     assert_eq!(in_filesystems(&[], Unsure::Refuse, Then::PowerOff), None);
     assert_eq!(in_resume("quiet dormouse=on", true, Then::PowerOff), None);
     assert_eq!(in_resume("noresume", false, Then::Return), None);
-    let looked = Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None };
+    // A mistake changes nothing.
+    assert_eq!(in_resume("dormouse=maybe dormouse.x=y", true, Then::PowerOff), None);
+    let looked =
+        Last { event: Event::Resume, at_unix: 0, id: String::new(), text: String::new(), report: None, found: None };
     assert_eq!(in_boot(Some(&looked), Then::PowerOff), None);
 }
 
@@ -118,8 +121,13 @@ fn refusals() -> Vec<anyhow::Error> {
         Obstacle::NoHook,
         Obstacle::BootForbids,
         Obstacle::PolicyForbids,
+        Obstacle::VolatileMemory { node: "/dev/pmem0".into(), by: "it is in use".into() },
         Obstacle::NotComparable("/".to_owned()),
         Obstacle::LittleMemory { available: 1, needed: 2 },
+        Obstacle::LittleFree { free: 1, needed: 2 },
+        Obstacle::KernelLoaded,
+        Obstacle::Hibernating,
+        Obstacle::Driver { errno: Some(Errno::EPERM as i32), log: vec!["virtio_mem virtio1: no".into()] },
     ];
     let regions = [
         RegionError::NoPlace { size: 2, longest: 1 },
@@ -156,7 +164,9 @@ fn refusals() -> Vec<anyhow::Error> {
         Unready::ImageReplaced,
     ];
     let jumps = [
-        JumpError::Freeze,
+        JumpError::Freeze(NotFrozen::Unknown),
+        JumpError::Freeze(NotFrozen::Devices(vec!["usb 1-1: failed to freeze: error -16".into()])),
+        JumpError::Freeze(NotFrozen::Processes(Vec::new())),
         JumpError::Jump(io_error()),
         JumpError::NoReport(MailboxError::Empty),
         JumpError::NotInvalidated { reason: "no room".into(), source: anyhow::Error::new(io_error()).into() },
@@ -179,6 +189,7 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(unready.map(Into::into));
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
+    all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
     all.extend(target_errors().into_iter().map(Into::into));
     all
 }
@@ -250,7 +261,6 @@ fn identifiers_are_documented() {
         Reason::SaveFailed(String::new()),
         Reason::RestoreFailed(String::new()),
         Reason::BootArgument,
-        Reason::InvalidArgument(String::new()),
         Reason::PolicyDisabled,
         Reason::TooManyAttempts(2),
         Reason::HeaderDamaged(String::new()),
@@ -270,6 +280,26 @@ fn identifiers_are_documented() {
         assert!(manual.lines().any(|line| line == format!(".B {id}")), "{id} is not in dormouse.7");
         assert!(id.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-'), "{id}");
     }
+}
+
+#[test]
+fn a_driver_that_refuses_is_told_from_a_kernel_that_does() {
+    let eperm = || Unannounced::Refused(io::Error::from_raw_os_error(Errno::EPERM as i32));
+    let log = || vec!["virtio_mem virtio1: hibernation is not supported.".to_owned()];
+    let driver = Obstacle::Driver { errno: Some(Errno::EPERM as i32), log: log() };
+    assert_eq!(in_announcement(&eperm(), "[platform] shutdown\n", log()), driver);
+    assert!(driver.to_string().contains("virtio_mem virtio1"), "{driver}");
+    assert_eq!(in_announcement(&eperm(), "[disabled]\n", log()), Obstacle::Forbidden);
+    assert_eq!(in_announcement(&Unannounced::Busy, "", log()), Obstacle::Hibernating);
+}
+
+#[test]
+fn a_kernel_that_waits_and_little_free_memory_are_in_the_way() {
+    assert_eq!(in_loaded("1\n"), Some(Obstacle::KernelLoaded));
+    assert_eq!((in_loaded("0\n"), in_loaded("")), (None, None));
+    let free = Free { before: 1, now: 2, wanted: 3 };
+    assert_eq!(in_free_memory(free), Some(Obstacle::LittleFree { free: 2, needed: 3 }));
+    assert_eq!(in_free_memory(Free { now: 3, ..free }), None);
 }
 
 #[test]

@@ -74,11 +74,13 @@ fn short(verdict: &Verdict) -> (&'static str, Option<Fate>) {
     }
 }
 
-fn mismatches() -> [Mismatch; 6] {
+fn mismatches() -> [Mismatch; 8] {
     let (saved, here) = (String::new, String::new);
     [
+        Mismatch::Identity { saved: OWN, here: OTHER },
         Mismatch::Memory { start: 0, end: 1 },
         Mismatch::Firmware { what: "", start: 0, end: 1, here: here() },
+        Mismatch::Tables { why: String::new() },
         Mismatch::Cpu { saved: saved(), here: here() },
         Mismatch::Features { missing: String::new() },
         Mismatch::Paging { saved: 4, here: 5 },
@@ -91,7 +93,6 @@ fn moments() -> Vec<Moment> {
     vec![
         Moment::Boot(Switches::Resume),
         Moment::Boot(Switches::Off),
-        Moment::Boot(Switches::Invalid("?".into())),
         missed(None),
         missed(Some(LAST)),
         Moment::Ambiguous("two".into()),
@@ -113,9 +114,12 @@ fn cases() -> Vec<Case> {
     let mut multiply = |vary: &dyn Fn(&Case) -> Vec<Case>| cases = cases.iter().flat_map(vary).collect();
     multiply(&|case| moments().into_iter().map(|moment| Case { moment, ..case.clone() }).collect());
     multiply(&|case| {
-        let commit = |state, attempts| Commit { state, attempts, reason: "why".into(), ..case.commit.clone() };
-        let all = State::ALL.into_iter().flat_map(|state| (0..4).map(move |attempts| (state, attempts)));
-        all.map(|(state, attempts)| Case { commit: commit(state, attempts), ..case.clone() }).collect()
+        let commit =
+            |state, attempts, kept| Commit { state, attempts, kept, reason: "why".into(), ..case.commit.clone() };
+        // Both counts at once: neither changes what the other does.
+        let counts = [(0, 0), (1, 1), (2, KEPT), (3, KEPT + 1), (0, KEPT)];
+        let all = State::ALL.into_iter().flat_map(|state| counts.map(|(attempts, kept)| commit(state, attempts, kept)));
+        all.map(|commit| Case { commit, ..case.clone() }).collect()
     });
     multiply(&|case| {
         let policies = Unfit::ALL.into_iter().flat_map(|mismatch| {
@@ -141,6 +145,10 @@ enum Outcome {
     Comparable,
     /// Kept where the policy says so and the next boot can compare.
     ByPolicy,
+    /// The same; and by default for as many boots as are counted.
+    Counted,
+    /// The same; and by default where the boot's initramfs has counted it.
+    WasCounted,
 }
 
 /// When a rule applies, what it is called, and what becomes of the image.
@@ -178,22 +186,22 @@ const RULES: [Rule; 30] = [
     (|case| is_boot(case) && case.commit.state == State::Failed, "restore-failed", Outcome::Discard),
     // By what the user and the policy want.
     (|case| case.moment == Moment::Boot(Switches::Off), "boot-argument", Outcome::Discard),
-    (|case| matches!(case.moment, Moment::Boot(Switches::Invalid(_))), "invalid-argument", Outcome::Discard),
     (|case| is_boot(case) && !case.policy.enabled, "policy-disabled", Outcome::Discard),
     (|case| is_boot(case) && case.commit.attempts >= 2, "too-many-attempts", Outcome::Discard),
     // By what does not fit.
     (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Damaged(_))), "header-damaged", Outcome::Discard),
     (|case| is_boot(case) && case.header.is_err(), "header-unreadable", Outcome::Discard),
     (
-        |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Memory { .. })),
-        "machine-memory",
+        |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Identity { .. })),
+        "machine-identity",
         Outcome::ByPolicy,
     ),
     (
-        |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Firmware { .. })),
-        "machine-firmware",
-        Outcome::ByPolicy,
+        |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Memory { .. })),
+        "machine-memory",
+        Outcome::Counted,
     ),
+    (|case| is_boot(case) && differs(case, |it| it.id() == "machine-firmware"), "machine-firmware", Outcome::Counted),
     (|case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Cpu { .. })), "machine-cpu", Outcome::ByPolicy),
     (
         |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Features { .. })),
@@ -226,7 +234,7 @@ const RULES: [Rule; 30] = [
         "boot-went-on",
         Outcome::Discard,
     ),
-    (|case| matches!(case.moment, Moment::Missed { resume: Some(_), .. }), "boot-went-on", Outcome::ByPolicy),
+    (|case| matches!(case.moment, Moment::Missed { resume: Some(_), .. }), "boot-went-on", Outcome::WasCounted),
     (|case| is_missed(case) && case.header.is_err(), "boot-did-not-ask", Outcome::Discard),
     (is_missed, "boot-did-not-ask", Outcome::ByPolicy),
     (|case| case.header.is_ok(), "ambiguous-devices", Outcome::Comparable),
@@ -240,7 +248,19 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
         Outcome::NotRefused => None,
         Outcome::Discard => Some(Fate::Discard),
         Outcome::Comparable => Some(keeps(case.is_comparable)),
-        Outcome::ByPolicy => Some(keeps(case.policy.mismatch == Unfit::Keep && case.is_comparable)),
+        Outcome::ByPolicy | Outcome::Counted | Outcome::WasCounted => {
+            let by_count = match outcome {
+                Outcome::Counted => case.commit.kept < 3,
+                Outcome::WasCounted => case.commit.kept > 0,
+                _ => false,
+            };
+            let by_policy = match case.policy.mismatch {
+                Unfit::Retry => by_count,
+                Unfit::Discard => false,
+                Unfit::Keep => true,
+            };
+            Some(keeps(by_policy && case.is_comparable))
+        }
     };
     (id, fate)
 }
@@ -248,7 +268,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 6 * 8 * 4 * 8 * 4 * 8 * 3 * 2);
+    assert_eq!(cases.len(), 5 * 8 * 5 * 12 * 4 * 10 * 3 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");
@@ -275,7 +295,8 @@ fn invariants_of_every_verdict() {
             Verdict::Refuse { image: Fate::Keep, .. } => {
                 assert!(case.is_comparable && case.header.is_ok(), "{case:?}");
                 let is_ambiguous = matches!(case.moment, Moment::Ambiguous(_));
-                assert!(is_ambiguous || case.policy.mismatch == Unfit::Keep, "{case:?}");
+                let is_counted = case.policy.mismatch == Unfit::Retry && case.commit.kept <= 4;
+                assert!(is_ambiguous || is_counted || case.policy.mismatch == Unfit::Keep, "{case:?}");
                 assert_eq!(looked_at.last(), Some(&Fact::Comparable));
             }
             Verdict::Refuse { reason, image: Fate::Discard } => {
@@ -307,6 +328,7 @@ fn looks_only_at_facts_that_count() {
 fn the_rows_that_matter_most() {
     type Change = fn(&mut Case);
     let keep: Change = |case| case.policy.mismatch = Unfit::Keep;
+    let retry: Change = |case| case.policy.mismatch = Unfit::Retry;
     let smaller: Change = |case| case.machine = Err(Misfit::Differs(Mismatch::Memory { start: 0, end: 1 }));
     let written: Change = |case| case.written = Written::Since("ext4".into());
     let unsure: Change = |case| case.written = Written::Perhaps("ntfs".into());
@@ -317,7 +339,7 @@ fn the_rows_that_matter_most() {
         }
     };
     let (kept, discarded) = (Some(Fate::Keep), Some(Fate::Discard));
-    let rows: [(&[Change], &str, Option<Fate>); 20] = [
+    let rows: [(&[Change], &str, Option<Fate>); 24] = [
         (&[], "resume", None),
         (&[|case| case.commit.state = State::Restoring, |case| case.commit.attempts = 1], "resume", None),
         (&[|case| case.commit.attempts = 2, keep], "too-many-attempts", discarded),
@@ -328,6 +350,10 @@ fn the_rows_that_matter_most() {
         (&[|case| case.policy.enabled = false, keep], "policy-disabled", discarded),
         (&[|case| case.header = Err(HeaderFault::Damaged("bad".into())), keep], "header-damaged", discarded),
         (&[smaller], "machine-memory", discarded),
+        (&[smaller, retry], "machine-memory", kept),
+        (&[smaller, retry, |case| case.commit.kept = KEPT], "machine-memory", discarded),
+        (&[written, retry], "filesystem-written", discarded),
+        (&[missed, retry, |case| case.commit.kept = 1], "boot-did-not-ask", discarded),
         (&[smaller, keep], "machine-memory", kept),
         (&[smaller, keep, |case| case.is_comparable = false], "machine-memory", discarded),
         (&[written, keep], "filesystem-written", kept),

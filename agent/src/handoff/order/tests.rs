@@ -19,6 +19,7 @@ pub(crate) fn save_order() -> SaveOrder {
             ..SessionRecord::default()
         },
         then: Then::Reboot,
+        disks: vec!["pci0000:00/0000:00:05.0/ata1".to_owned(), "pci0000:00/0000:00:06.0/nvme/n1".to_owned()],
     }
 }
 
@@ -91,12 +92,14 @@ fn golden_order_to_save() {
     let session = save_order().session.encode().unwrap();
     assert_eq!(session.len(), BLOCK);
     let mut golden = b"DMORDER\0\x01\0\0\0\0\x20\0\0".to_vec();
-    golden.extend(0x8be5_a6f5_1e4d_c6b6_u64.to_le_bytes());
-    golden.extend([1, 0, 0, 0, 3, 0, 0, 0]);
+    golden.extend(0x7cec_8e77_5c58_8f94_u64.to_le_bytes());
+    golden.extend([1, 0, 0, 0, 4, 0, 0, 0]);
     golden.extend(b"\x01\0\0\0\x12\0\0\0PARTLABEL=my image\0\0\0\0\0\0");
     golden.extend([2, 0, 0, 0, 0, 16, 0, 0]);
     golden.extend(session);
     golden.extend([3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    golden.extend([5, 0, 0, 0, 60, 0, 0, 0]);
+    golden.extend(b"pci0000:00/0000:00:05.0/ata1\npci0000:00/0000:00:06.0/nvme/n1\0\0\0\0");
     golden.resize(2 * BLOCK, 0);
     compare(&Order::Save(Box::new(save_order())), &golden);
 }
@@ -144,6 +147,7 @@ fn rejects_what_breaks_a_rule() {
     let field = |field, value, why| FormatError::Field { block: Block::Order, field, value, why };
     let record = |error| FormatError::Record { block: Block::Order, error };
     let [image, save, then]: [(Kind, &[u8]); 3] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16]), (THEN, &[1, 0])];
+    let disks: (Kind, &[u8]) = (DISKS, b"");
     let session = save_order().session.encode().unwrap();
     let session: (Kind, &[u8]) = (SESSION, &session);
     let task = |value| field("task", value, "1 (save) or 2 (restore)");
@@ -153,22 +157,24 @@ fn rejects_what_breaks_a_rule() {
     let twice = record(RecordError::Twice { kind: 1, name: "image" });
     let no_device = record(IMAGE.wrong("it does not name an image device"));
     type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
-    let table: [Case<'_>; 14] = [
+    let table: [Case<'_>; 16] = [
         ([0, 0, 0, 0], &[image, save], task(0)),
         ([3, 0, 0, 0], &[image, save], task(3)),
-        ([1, 1, 0, 0], &[image, session, then], task(0x101)),
+        ([1, 1, 0, 0], &[image, session, then, disks], task(0x101)),
         ([2, 0, 0, 0], &[image], missing(SAVE)),
         ([2, 0, 0, 0], &[save], missing(IMAGE)),
-        ([1, 0, 0, 0], &[image, session], missing(THEN)),
-        ([1, 0, 0, 0], &[image, then], missing(SESSION)),
+        ([1, 0, 0, 0], &[image, session, disks], missing(THEN)),
+        ([1, 0, 0, 0], &[image, session, then], missing(DISKS)),
+        ([1, 0, 0, 0], &[image, then, disks], missing(SESSION)),
         // Of the other kind of order.
         ([2, 0, 0, 0], &[image, save, then], unknown(THEN)),
-        ([1, 0, 0, 0], &[image, session, then, save], unknown(SAVE)),
+        ([1, 0, 0, 0], &[image, session, then, disks, save], unknown(SAVE)),
         ([2, 0, 0, 0], &[image, save, image], twice),
         ([2, 0, 0, 0], &[(IMAGE, b"vda"), save], no_device.clone()),
         ([2, 0, 0, 0], &[(IMAGE, b"/dev/\xff"), save], no_device),
         ([2, 0, 0, 0], &[image, (SAVE, &[3; 15])], record(SAVE.wrong("it is not 16 bytes long"))),
-        ([1, 0, 0, 0], &[image, session, (THEN, &[0, 1])], code(256)),
+        ([1, 0, 0, 0], &[image, session, (THEN, &[0, 1]), disks], code(256)),
+        ([1, 0, 0, 0], &[image, session, then, (DISKS, b"\xff")], record(DISKS.wrong("it is not text"))),
     ];
     for (number, (fixed, records, expected)) in table.into_iter().enumerate() {
         assert_eq!(Order::decode(&order(0, fixed, records)), Err(expected), "{number}");
@@ -178,7 +184,7 @@ fn rejects_what_breaks_a_rule() {
     let padded = with(&order(0, [2, 0, 0, 0], &[image, save]), BLOCK - 1, &[1]);
     assert_eq!(Order::decode(&padded), Err(newer("padding that is not zero")));
     let session = (SESSION, &[7; 4096][..]);
-    let broken = Order::decode(&order(0, [1, 0, 0, 0], &[image, session, then]));
+    let broken = Order::decode(&order(0, [1, 0, 0, 0], &[image, session, then, disks]));
     assert_eq!(broken, Err(FormatError::Magic(Block::Session)));
 }
 

@@ -5,18 +5,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
+use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
-use dormouse_linux::{block, bzimage_release, memory_watch};
+use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
 use dormouse_sys::kexec;
 use nix::errno::Errno;
 
+use crate::cycle::disk;
 use crate::cycle::last::Last;
+use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
-use crate::host::boot_initramfs::{self, Tool};
+use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::mounted;
+use crate::host::doctor::next_boot::NextBoot;
 use crate::host::initramfs::needs;
+use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
@@ -57,8 +64,12 @@ pub(super) struct Facts {
     pub(super) is_crash_loaded: bool,
     pub(super) memory: Memory,
     pub(super) iomem: Result<Iomem, IomemError>,
-    pub(super) has_nvidia: bool,
+    /// How large the region is to be; `None` without a policy.
+    pub(super) region_size: Option<Result<u64, TooSmall>>,
+    /// The memory maps of the last boots, where they are recorded.
+    pub(super) maps: Option<History>,
     pub(super) mounted: Result<Mounted, Unseen>,
+    pub(super) drivers: Drivers,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -71,9 +82,11 @@ pub(super) struct Facts {
     pub(super) hook: Result<(), String>,
     pub(super) boot_initramfs: Option<(PathBuf, SystemTime)>,
     pub(super) resume: Option<Last>,
+    pub(super) next_boot: NextBoot,
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
+    pub(super) devices: DeviceFacts,
 }
 
 /// Bytes.
@@ -101,6 +114,9 @@ pub(super) struct ImageFacts {
     pub(super) made: Option<SystemTime>,
     /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
     pub(super) state: Result<(State, String), String>,
+    /// The disk that it lies on, and the one that this boot's initramfs looks for it on; where they are known.
+    pub(super) disk: Option<DiskIdentity>,
+    pub(super) expected: Option<DiskIdentity>,
 }
 
 /// The kernel that saves and restores.
@@ -141,9 +157,11 @@ impl Facts {
     /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
         let uname = Uname::read().unwrap_or_default();
+        let config = KernelConfig::of_running(&uname.release);
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
+        let iomem = Iomem::parse(&text("/proc/iomem"));
         let tool = Tool::detect(root);
         let load_disabled = number("/proc/sys/kernel/kexec_load_disabled") == Some(1);
         // -1 is no limit, and does not parse.
@@ -151,7 +169,8 @@ impl Facts {
         Facts {
             machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
-            config: KernelConfig::of_running(&uname.release),
+            drivers: Drivers::read(config.as_ref()),
+            config,
             jump: jump(load_disabled, load_limit),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
@@ -167,8 +186,12 @@ impl Facts {
                 free: meminfo("MemFree:"),
                 available: meminfo("MemAvailable:"),
             },
-            iomem: Iomem::parse(&text("/proc/iomem")),
-            has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
+            region_size: known.map(|policy| {
+                let pages = iomem.as_ref().map_or(0, Iomem::ram_pages);
+                Needs::read(policy, pages).size(policy.region.size)
+            }),
+            iomem,
+            maps: map_history::read(),
             mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),
@@ -177,9 +200,10 @@ impl Facts {
             agent_changed: changed(Path::new(needs::INIT)).ok(),
             tool,
             hook: tool.map_or(Ok(()), |tool| tool.has_hook(root)),
-            boot_initramfs: boot_initramfs::of_release(root, &uname.release)
+            boot_initramfs: kernels::initramfs_of(root, &uname.release)
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
+            next_boot: NextBoot::read(known),
             swap: Swap::read(),
             systemd: Path::new("/run/systemd/system").exists().then(|| Systemd {
                 routing: Routing::read(root),
@@ -187,6 +211,7 @@ impl Facts {
                 is_allowed: allow_hibernation(root),
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
+            devices: DeviceFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),
@@ -271,19 +296,20 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         .refuse_virtual()
         .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
-    let (disk, is_busy) = match target.blocks(Access::Write) {
+    let (blocks, is_busy) = match target.blocks(Access::Write) {
         Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
-        disk => (disk.map_err(of_store)?, false),
+        blocks => (blocks.map_err(of_store)?, false),
     };
-    let size = disk.size();
+    let size = blocks.size();
     let mut made = None;
-    let state = Image::open(disk).map_err(TargetError::from).and_then(|image| {
+    let state = Image::open(blocks).map_err(TargetError::from).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
     let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-    Ok(ImageFacts { target, size, is_busy, made, state })
+    let (disk, expected) = (target.disk(), disk::expected(policy));
+    Ok(ImageFacts { target, size, is_busy, made, state, disk, expected })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

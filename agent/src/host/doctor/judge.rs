@@ -2,16 +2,19 @@
 
 use std::time::SystemTime;
 
+use dormouse_linux::disk::Likeness;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
-use crate::cycle::refusal::{self, Refusal};
+use crate::cycle::refusal::{self, Obstacle, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::host::boot_initramfs::Tool;
-use crate::host::doctor::facts::{Facts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State, mounted};
+use crate::host::doctor::devices;
+use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
+use crate::host::doctor::{Check, State, mounted, next_boot};
+use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
 use crate::policy::Policy;
@@ -34,6 +37,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         kexec_loaded(facts),
         memory_encryption(facts),
         memory_map(facts),
+        memory_map_history(facts),
         memory(facts),
         policy(facts),
         image_device(facts),
@@ -46,56 +50,60 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         boot_hook(facts),
         boot_initramfs(facts),
         resume_hook(facts),
+        next_boot::evidence(facts),
+        next_boot::kernels(facts),
+        next_boot::in_clear(facts),
         command_line(facts),
         kernel_resume(facts),
-        nvidia(facts),
         mounted::check(facts),
     ];
+    checks.extend(devices::checks(facts));
+    checks.extend(facts.drivers.judge());
     checks.extend(systemd(facts));
     checks
 }
 
 /// A check that is about to be judged.
-struct Question {
+pub(super) struct Question {
     id: &'static str,
     why: &'static str,
 }
 
-const fn question(id: &'static str, why: &'static str) -> Question {
+pub(super) const fn question(id: &'static str, why: &'static str) -> Question {
     Question { id, why }
 }
 
 impl Question {
-    fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
+    pub(super) fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
         Check { id: self.id, state, found: found.into(), why: self.why, remedy }
     }
 
-    fn ok(self, found: impl Into<String>) -> Check {
+    pub(super) fn ok(self, found: impl Into<String>) -> Check {
         self.check(State::Ok, found, None)
     }
 
-    fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn warning(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Warning, found, Some(remedy.into()))
     }
 
-    fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn failed(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Failed, found, Some(remedy.into()))
     }
 
-    fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(super) fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Check {
         self.check(State::Unknown, found, Some(remedy.into()))
     }
 
-    fn needs_root(self) -> Check {
+    pub(super) fn needs_root(self) -> Check {
         self.unknown("only root can see it", AS_ROOT)
     }
 
-    fn needs_policy(self) -> Check {
+    pub(super) fn needs_policy(self) -> Check {
         self.unknown("there is no policy that could be read", SETUP)
     }
 
     /// Fails with what `dormouse hibernate` would refuse with.
-    fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
+    pub(super) fn refused(self, refusal: &(impl Refusal + 'static)) -> Check {
         self.failed(in_full(refusal), refusal.remedy().unwrap_or_else(|| "see `dormouse hibernate`".to_owned()))
     }
 }
@@ -225,8 +233,7 @@ fn kexec_loaded(facts: &Facts) -> Check {
     let question =
         question("kexec-loaded", "A hibernation loads its own kernel in the place of one that waits for `kexec -e`.");
     match (facts.is_loaded, facts.is_crash_loaded) {
-        (true, _) => question
-            .warning("another kernel is loaded; a hibernation would replace it", "kexec -u, if it is not needed"),
+        (true, _) => question.refused(&Obstacle::KernelLoaded),
         (false, true) => question.ok("nothing is loaded but a crash kernel, which has a place of its own"),
         (false, false) => question.ok("nothing is loaded"),
     }
@@ -252,20 +259,55 @@ fn memory_map(facts: &Facts) -> Check {
     };
     let ram = iomem.whole_ram();
     let Ok(Policy { region, .. }) = &facts.policy else { return question.needs_policy() };
-    let found = region::choose(&ram, region.size, region.address).and_then(|region| {
+    let size = match facts.region_size {
+        Some(Ok(size)) => size,
+        Some(Err(error)) => return question.refused(&error),
+        None => return question.needs_policy(),
+    };
+    let found = region::choose(&ram, &iomem.kernel, size, region.address).and_then(|region| {
         region::low_memory(&ram)?;
         Ok(region)
     });
     match found {
+        Ok(region) if !region::is_off(&region, &iomem.kernel) => question.warning(
+            format!(
+                "the region at {region} lies over the running kernel's own code, where parked CPUs of Intel's wait"
+            ),
+            "set a smaller region.size or another region.address, or boot without `nokaslr`",
+        ),
         Ok(region) => question.ok(format!("the region has its place at {region}")),
         Err(error) => question.refused(&error),
     }
 }
 
+fn memory_map_history(facts: &Facts) -> Check {
+    let question = question(
+        "memory-map-history",
+        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on keeps it from that.",
+    );
+    match &facts.maps {
+        None if matches!(facts.iomem, Err(IomemError::Hidden)) => question.needs_root(),
+        None => question.ok("no boot is recorded yet: `dormouse prepare` does so at each"),
+        Some(History::Same(boots)) => question.ok(format!("it was the same in the last {boots} boots")),
+        Some(History::Slides(boots, text)) => question.ok(format!(
+            "of the last {boots} boots, some had ACPI tables elsewhere ({text}), with which a session goes on"
+        )),
+        Some(History::Differs(boots, text)) => question.warning(
+            format!("of the last {boots} boots, some had another: {text}"),
+            "look for an update of the firmware, and for its settings of memory, graphics and docks; until then, a \
+             session may be refused at a boot",
+        ),
+    }
+}
+
 fn memory(facts: &Facts) -> Check {
     let question = question("memory", "What the region holds is set aside in free memory while the save kernel works.");
-    let Ok(policy) = &facts.policy else { return question.needs_policy() };
-    match refusal::in_memory(policy.region.size, facts.memory.available) {
+    let size = match facts.region_size {
+        Some(Ok(size)) => size,
+        Some(Err(_)) => return question.unknown("how large the region will be is not known", "mend memory-map first"),
+        None => return question.needs_policy(),
+    };
+    match refusal::in_memory(size, facts.memory.available) {
         None => question.ok(format!("{} of memory are available", mib(facts.memory.available))),
         Some(obstacle) => question.refused(&obstacle),
     }
@@ -297,9 +339,27 @@ fn image_device(facts: &Facts) -> Check {
             "unmount it, `swapoff` it, or name another device with `dormouse setup`",
         ),
         Ok(image) => match &image.state {
-            Ok(_) => question.ok(format!("{}, {}", image.target, mib(image.size))),
+            Ok(_) => on_its_disk(question, image),
             Err(error) => question.failed(error, image.target.how_to_make_again()),
         },
+    }
+}
+
+/// Whether a boot takes the disk for the image's.
+fn on_its_disk(question: Question, image: &ImageFacts) -> Check {
+    let ImageFacts { target, size, disk, expected, .. } = image;
+    let found = format!("{target}, {}", mib(*size));
+    let Some(disk) = disk else { return question.ok(found) };
+    if let Some(expected) = expected.as_ref().filter(|expected| expected.likeness(disk) == Likeness::Other) {
+        return question.failed(
+            format!("{target} is on the disk `{disk}`, and this boot's initramfs looks for it on `{expected}`"),
+            "attach that disk; where the image was moved for good, run `dormouse update`, build the boot's initramfs \
+             and reboot once",
+        );
+    }
+    match disk.is_unique() {
+        true => question.ok(format!("{found}, on the disk `{disk}`")),
+        false => question.ok(format!("{found}, on the disk `{disk}`, which nothing tells from a copy of it")),
     }
 }
 
@@ -537,18 +597,19 @@ fn resume_hook(facts: &Facts) -> Check {
 
 fn command_line(facts: &Facts) -> Check {
     let question = question("command-line", "`noresume` and `dormouse=off` discard the image at each boot.");
-    match BootSwitches::parse(&facts.cmdline) {
-        Err(error) => question.failed(in_full(&error), "correct it in the boot loader's configuration"),
-        Ok(switches) if switches.noresume || switches.off => {
-            let word = if switches.off { "dormouse=off" } else { "noresume" };
-            question.warning(
-                format!("this boot has `{word}`"),
-                format!(
-                    "remove `{word}` from the boot loader's configuration, if it was not meant for this boot alone"
-                ),
-            )
+    let switches = BootSwitches::parse(&facts.cmdline);
+    if switches.forbids() {
+        let word = if switches.off { "dormouse=off" } else { "noresume" };
+        return question.warning(
+            format!("this boot has `{word}`"),
+            format!("remove `{word}` from the boot loader's configuration, if it was not meant for this boot alone"),
+        );
+    }
+    match &switches.mistake {
+        Some(mistake) => {
+            question.warning(format!("{mistake}; it changes nothing"), "correct it in the boot loader's configuration")
         }
-        Ok(_) => question.ok("nothing on it keeps a boot from resuming"),
+        None => question.ok("nothing on it keeps a boot from resuming"),
     }
 }
 
@@ -576,19 +637,6 @@ fn kernel_resume(facts: &Facts) -> Check {
              session at a time",
             "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's \
              configuration, which Dormouse does not need",
-        ),
-    }
-}
-
-fn nvidia(facts: &Facts) -> Check {
-    let question =
-        question("nvidia", "The proprietary driver loses what is in video memory, unless it is notified before.");
-    match facts.has_nvidia {
-        false => question.ok("the proprietary driver is not loaded"),
-        true => question.warning(
-            "the nvidia driver is loaded",
-            "set NVreg_PreserveVideoMemoryAllocations=1 for it, enable nvidia-hibernate.service and \
-             nvidia-resume.service, and hibernate by `systemctl hibernate`, which starts them",
         ),
     }
 }

@@ -8,9 +8,12 @@
 //! can be tested with what was recorded on others. What `dormouse hibernate` refuses is judged by the same code
 //! ([`crate::cycle::refusal`]).
 
+mod devices;
+mod drivers;
 mod facts;
 mod judge;
 mod mounted;
+mod next_boot;
 
 use std::fmt;
 use std::path::Path;

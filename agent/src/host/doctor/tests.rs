@@ -9,11 +9,19 @@ use dormouse_image::State as Image;
 use dormouse_linux::kernel_config::KernelConfig;
 
 use super::*;
+use crate::cycle::boots::Fault;
+use crate::cycle::drivers::Undriven;
+use crate::cycle::evidence::NoEvidence;
 use crate::cycle::last::{Event, Last};
+use crate::cycle::region_size::TooSmall;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
+use crate::host::doctor::next_boot::NextBoot;
+use crate::host::map_history::History;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::Policy;
@@ -59,8 +67,10 @@ fn ready() -> Facts {
         is_crash_loaded: false,
         memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
         iomem: Iomem::parse(IOMEM),
-        has_nvidia: false,
+        region_size: Some(Ok(128 << 20)),
+        maps: Some(History::Same(3)),
         mounted: Ok(Mounted::default()),
+        drivers: Drivers { can_be_told: true, ..Drivers::default() },
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -69,6 +79,8 @@ fn ready() -> Facts {
             is_busy: false,
             made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
+            disk: "nvme serial=one".parse().ok(),
+            expected: "nvme serial=one".parse().ok(),
         })),
         save_kernel: Some(Ok(SaveKernel {
             fault: None,
@@ -88,7 +100,9 @@ fn ready() -> Facts {
             id: "no-image".into(),
             text: "no image to resume: the one on /dev/vdb is empty".into(),
             report: None,
+            found: None,
         }),
+        next_boot: NextBoot { evidence: Some(Ok(())), kernels: Some(Vec::new()), open_volumes: Vec::new() },
         swap: Swap::default(),
         systemd: Some(Systemd {
             routing: Routing { is_dormouse: true, needs_no_swap: true },
@@ -96,6 +110,7 @@ fn ready() -> Facts {
             is_allowed: None,
         }),
         is_efi: false,
+        devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
     }
 }
 
@@ -115,6 +130,7 @@ fn debian() -> Facts {
         save_initramfs: None,
         boot_initramfs: Some((PathBuf::from("/boot/initrd.img-6.1.0-56-amd64"), time(4))),
         resume: None,
+        next_boot: NextBoot::default(),
         swap: Swap { free: GIB, is_resume_set: true, has_session: false, active_anon: GIB / 4 },
         systemd: Some(Systemd::default()),
         is_efi: true,
@@ -149,6 +165,7 @@ fn fedora() -> Facts {
         ),
         boot_initramfs: None,
         resume: None,
+        next_boot: NextBoot::default(),
         is_efi: true,
         ..ready()
     }
@@ -169,6 +186,24 @@ fn a_machine_that_is_set_up_is_ready() {
     assert_eq!(diagnosis.verdict(), "this machine can be hibernated");
     assert!(diagnosis.ready && diagnosis.problems().is_empty(), "{diagnosis}");
     assert!(diagnosis.to_string().lines().all(|line| line.starts_with("[ ok ] ") || line == diagnosis.verdict()));
+}
+
+#[test]
+fn the_region_is_large_enough_and_off_the_kernel() {
+    let too_small = TooSmall { size: 64 << 20, enough: 92 << 20, cpus: 4 };
+    let facts = Facts { region_size: Some(Err(too_small)), ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["memory-map"]);
+    let found = check(&facts, "memory-map");
+    assert_eq!(found.found, "the region has 64 MiB, and 92 MiB are needed for this kernel, its initramfs and 4 CPUs");
+    assert_eq!(found.remedy.unwrap(), "set region.size to \"auto\", or to \"92M\" or more");
+    assert_eq!(check(&facts, "memory").state, State::Unknown);
+
+    assert!(check(&ready(), "memory-map").found.contains("place at 0x2000000-"));
+    // In less memory there is no other place.
+    let iomem = Iomem::parse(&IOMEM.replace("3ffdffff", "08ffffff"));
+    let facts = Facts { iomem, ..ready() };
+    assert_eq!(ids(&facts, State::Warning), ["memory-map"]);
+    assert!(check(&facts, "memory-map").found.contains("over the running kernel's own code"));
 }
 
 #[test]
@@ -289,6 +324,25 @@ fn judges_the_save_kernel() {
 }
 
 #[test]
+fn fails_an_image_on_a_disk_that_boots_do_not_take() {
+    let on = |disk: &str, expected: &str| {
+        let mut facts = ready();
+        if let Some(Ok(image)) = &mut facts.image {
+            (image.disk, image.expected) = (disk.parse().ok(), expected.parse().ok());
+        }
+        let check = check(&facts, "image-device");
+        (ids(&facts, State::Failed) == ["image-device"], check.found)
+    };
+    assert!(
+        matches!(on("usb serial=b", "usb serial=a"), (true, text) if text.contains("looks for it on `usb serial=a`"))
+    );
+    assert!(
+        matches!(on("usb serial=a", "usb serial=a"), (false, text) if text.ends_with("on the disk `usb serial=a`"))
+    );
+    assert!(matches!(on("virtio", ""), (false, text) if text.contains("tells from a copy")));
+}
+
+#[test]
 fn fails_settings_that_prevent_hibernation() {
     let failed = |change: fn(&mut Facts)| {
         let mut facts = ready();
@@ -302,12 +356,13 @@ fn fails_settings_that_prevent_hibernation() {
     assert_eq!(failed(|facts| facts.has_vmcoreinfo = false), ["kernel-vmcoreinfo"]);
     assert_eq!(failed(|facts| facts.memory.available = 100 << 20), ["memory"]);
     assert_eq!(failed(|facts| facts.cmdline = "mem_encrypt=on".into()), ["memory-encryption"]);
-    assert_eq!(failed(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert_eq!(failed(|facts| facts.swap.has_session = true), ["kernel-resume"]);
     let thin = |facts: &mut Facts| {
         facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
     };
     assert_eq!(failed(thin), ["filesystems"]);
+    assert_eq!(failed(|facts| facts.is_loaded = true), ["kexec-loaded"]);
+    assert_eq!(failed(|facts| facts.drivers.virtio_mem.push("virtio1".into())), ["virtio-mem"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -325,19 +380,21 @@ fn warns_of_settings() {
         ids(&facts, State::Warning)
     };
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
-    assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Differs(3, String::new()))), ["memory-map-history"]);
+    assert_eq!(warned(|facts| facts.maps = Some(History::Slides(3, String::new()))), [""; 0]);
+    assert_eq!(warned(|facts| facts.cmdline = "dormouse.nonsense".into()), ["command-line"]);
     assert!(warned(|facts| facts.cmdline = "resume=/dev/vda3".into()).is_empty());
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
-    assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
     let allowed = |facts: &mut Facts| {
         facts.mounted = Ok(Mounted { unsure: vec!["/mnt (ntfs3)".into()], ..Mounted::default() });
         let text = "[image]\ndevice = \"/dev/vdb\"\n[resume]\nunsure = \"resume\"\n";
         facts.policy = Ok(Policy::parse("policy", text).unwrap());
     };
     assert_eq!(warned(allowed), ["filesystems"]);
+    assert_eq!(warned(|facts| facts.drivers.can_be_told = false), ["driver-events"]);
 }
 
 #[test]
@@ -379,4 +436,27 @@ fn names_are_unique_and_the_json_is_as_documented() {
     let jump = &json["checks"][1];
     assert_eq!((jump["id"].as_str(), jump["state"].as_str()), (Some("kernel-jump"), Some("failed")));
     assert!(jump["why"].is_string() && jump["remedy"].is_string() && json["checks"][0]["remedy"].is_null());
+}
+
+#[test]
+fn judges_what_shows_that_the_next_boot_resumes() {
+    let with = |next_boot| Facts { next_boot, ..ready() };
+    let another = NoEvidence::Another { looked_for: "UUID=a".into(), image: "UUID=b".into() };
+    let kernel = |release: &str| NoEvidence::Kernel { release: release.into(), fault: Fault::NoStamp };
+    let facts = with(NextBoot {
+        evidence: Some(Err(another)),
+        kernels: Some(vec![kernel("6.1"), kernel("6.12")]),
+        open_volumes: vec!["home".into()],
+    });
+    assert_eq!(ids(&facts, State::Failed), ["boot-evidence", "next-boot"]);
+    assert_eq!(ids(&facts, State::Warning), ["image-in-clear"]);
+    let evidence = check(&facts, "boot-evidence");
+    assert!(evidence.found.contains("UUID=b") && evidence.remedy.unwrap().contains("reboot once"));
+    let next = check(&facts, "next-boot");
+    assert!(next.found.contains("6.1 ") && next.found.contains("6.12 "), "{next:?}");
+    assert!(next.remedy.unwrap().starts_with("update-initramfs -u -k all"));
+    // A system whose initramfs is made by hand has what this boot has found, and no more.
+    let by_hand = with(NextBoot { kernels: None, ..ready().next_boot });
+    assert_eq!(check(&by_hand, "next-boot").state, State::Ok);
+    assert_eq!(check(&with(NextBoot::default()), "boot-evidence").state, State::Unknown);
 }

@@ -84,7 +84,7 @@ pub fn of_boot(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::Re
         ensure!(file.is_file(), "{}: missing; `dormouse update` makes it", file.display());
         list.push(Entry::File { source: file.clone(), target: file.clone(), mode: 0o600 });
     }
-    list.extend(needs::list_modules(policy, options)?.into_iter().map(Entry::Module));
+    list.extend(needs::list_modules(policy, options)?.target.into_iter().map(Entry::Module));
     checked(list)
 }
 
@@ -96,7 +96,7 @@ pub fn of_small(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::R
     let init = &options.init;
     ensure!(init.is_file(), "{}: the program for PID 1 is missing", init.display());
     let modules = needs::list_modules(policy, options)?;
-    let names: String = modules.iter().map(|name| format!("{name}\n")).collect();
+    let names = |names: &[String]| names.iter().map(|name| format!("{name}\n")).collect::<String>();
     let entry = |item: Item| {
         Ok(match item {
             Item::Dir(path) => Entry::Dir(path.into()),
@@ -104,12 +104,14 @@ pub fn of_small(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::R
             Item::File { path, mode, content } => match content {
                 Content::Init => Entry::File { source: init.clone(), target: path.into(), mode },
                 Content::Policy => made(scratch, "dormouse.toml", &carried_policy(policy)?.to_toml(), path, mode)?,
-                Content::Modules => made(scratch, "modules", &names, path, mode)?,
+                Content::Modules => made(scratch, "modules", &names(&modules.target), path, mode)?,
+                Content::Watchdogs => made(scratch, "modules.watchdogs", &names(&modules.watchdogs), path, mode)?,
+                Content::Disks => made(scratch, "modules.disks", &names(&modules.disks), path, mode)?,
             },
         })
     };
     let mut list: Vec<Entry> = ITEMS.into_iter().map(entry).collect::<anyhow::Result<_>>()?;
-    list.extend(modules.into_iter().map(Entry::Module));
+    list.extend(modules.all().cloned().map(Entry::Module));
     checked(list)
 }
 
@@ -207,6 +209,8 @@ mod tests {
                 "file /dormouse-init /init 755",
                 "file /dormouse.toml /etc/dormouse.toml 644",
                 "file /modules /etc/dormouse/modules 644",
+                "file /modules.watchdogs /etc/dormouse/modules.watchdogs 644",
+                "file /modules.disks /etc/dormouse/modules.disks 644",
                 "module usbcore",
                 "module usb_storage",
             ]

@@ -1,7 +1,7 @@
 //! What the initramfs of B and D holds beside its modules: one list, from which our own archive is written, and the
 //! list for other tools.
 
-use crate::handoff::places::MODULES_LIST;
+use crate::handoff::places::{DISK_MODULES_LIST, MODULES_LIST, WATCHDOG_MODULES_LIST};
 use crate::policy::DEFAULT_PATH;
 
 /// One thing in the initramfs.
@@ -36,12 +36,17 @@ pub(super) enum Content {
     Init,
     /// The policy with its drop-ins, see [`super::carried_policy`].
     Policy,
-    /// The modules in the order of loading, one on a line. In our own archive these are names of files.
+    /// The modules that reach the target, in the order of loading, one on a line. In our own archive these are names of
+    /// files; so they are in the next two.
     Modules,
+    /// The modules of watchdogs.
+    Watchdogs,
+    /// The modules of the session's other disks.
+    Disks,
 }
 
 /// All of it, but for the modules. A directory comes before what is in it.
-pub(super) const ITEMS: [Item; 10] = [
+pub(super) const ITEMS: [Item; 12] = [
     Item::Dir("/dev"),
     Item::Dir("/proc"),
     Item::Dir("/run"),
@@ -53,6 +58,8 @@ pub(super) const ITEMS: [Item; 10] = [
     Item::File { path: "/init", mode: 0o755, content: Content::Init },
     Item::File { path: DEFAULT_PATH, mode: 0o644, content: Content::Policy },
     Item::File { path: MODULES_LIST, mode: 0o644, content: Content::Modules },
+    Item::File { path: WATCHDOG_MODULES_LIST, mode: 0o644, content: Content::Watchdogs },
+    Item::File { path: DISK_MODULES_LIST, mode: 0o644, content: Content::Disks },
 ];
 
 #[cfg(test)]

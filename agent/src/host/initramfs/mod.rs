@@ -6,18 +6,23 @@
 pub mod files;
 mod manifest;
 pub mod needs;
+mod remembered;
 
 use std::io::{self, Write};
+use std::path::Path;
 
+use anyhow::Context;
 use dormouse_linux::cpio::{Archive, CpioError};
 use dormouse_linux::kmod::Module;
 use goblin::elf::Elf;
 use manifest::{Content, ITEMS, Item};
+use needs::Carried;
 use thiserror::Error;
 
+use crate::cycle::boots;
 use crate::handoff::places::MODULES_DIR;
 use crate::policy::Policy;
-use crate::target::{self, TargetError};
+use crate::target::TargetError;
 
 /// The kernel reads any level in a moment, so that only size counts.
 const LEVEL: i32 = 19;
@@ -39,21 +44,36 @@ pub enum InitramfsError {
     Compress(#[source] io::Error),
 }
 
-/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names.
+/// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names: bound to
+/// the disk that the image lies on now. Where the image device is not there, it is looked for as before.
 ///
 /// # Errors
 /// The image is in a file that does not exist, or that no boot would find.
 pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
-    let mut policy = policy.clone();
-    policy.image.device = target::boot_name(&policy.image.device)?;
-    Ok(policy)
+    remembered::carried_policy(Path::new(remembered::FILE), policy)
 }
 
-/// Builds the initramfs: `init` is the static program that becomes PID 1, `modules` are in loading order.
+/// Notes that the boot's initramfs of a kernel is about to be built: nobody knows what becomes of it. Where that cannot
+/// be noted, an older record is still one of another time.
+pub fn begin(release: &str) {
+    if let Err(error) = boots::remove(Path::new("/"), release) {
+        log::warn!("{}: {error}", boots::about(release));
+    }
+}
+
+/// Records that the boot's initramfs of a kernel has all that it must hold.
+///
+/// # Errors
+/// It cannot be recorded; or the image cannot be found, and never was.
+pub fn done(policy: &Policy, release: &str) -> anyhow::Result<()> {
+    boots::write(Path::new("/"), release, &carried_policy(policy)?).with_context(|| boots::about(release))
+}
+
+/// Builds the initramfs: `init` is the static program that becomes PID 1.
 ///
 /// # Errors
 /// `init` is not a static ELF program, or the archive's form cannot hold something.
-pub fn build(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, InitramfsError> {
+pub fn build(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Vec<u8>, InitramfsError> {
     check_static(init)?;
     compress(&archive(policy, init, modules)?)
 }
@@ -67,18 +87,22 @@ fn check_static(init: &[u8]) -> Result<(), InitramfsError> {
     }
 }
 
-fn archive(policy: &Policy, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, CpioError> {
-    let list: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
+fn archive(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Vec<u8>, CpioError> {
+    let list = |modules: &[Module]| {
+        modules.iter().map(|module| format!("{}\n", module.file_name)).collect::<String>().into_bytes()
+    };
     let fixed = ITEMS.into_iter().fold(Archive::new(), |archive, item| match item {
         Item::Dir(path) => archive.dir(path, 0o755),
         Item::Node { path, mode, number: (major, minor) } => archive.node(path, mode, major, minor),
         Item::File { path, mode, content } => match content {
             Content::Init => archive.file(path, mode, init),
             Content::Policy => archive.file(path, mode, policy.to_toml().into_bytes()),
-            Content::Modules => archive.file(path, mode, list.clone().into_bytes()),
+            Content::Modules => archive.file(path, mode, list(&modules.target)),
+            Content::Watchdogs => archive.file(path, mode, list(&modules.watchdogs)),
+            Content::Disks => archive.file(path, mode, list(&modules.disks)),
         },
     });
-    let with_modules = modules.iter().fold(fixed, |archive, module| {
+    let with_modules = modules.all().fold(fixed, |archive, module| {
         archive.file(&format!("{MODULES_DIR}/{}", module.file_name), 0o644, module.bytes.as_slice())
     });
     with_modules.finish()

@@ -1,13 +1,20 @@
-//! Which kernel modules the initramfs of B and D holds: those that are named, or that the target needs.
+//! Which kernel modules the initramfs of B and D holds: those that are named, or that the target needs. With the latter
+//! come the drivers of the machine's watchdogs, one of which may be running, and of its other disks, whose caches must
+//! be written before the power goes off.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use dormouse_linux::error_chain::in_full;
+use dormouse_linux::watchdogs::HardwareWatchdog;
 use dormouse_linux::{bzimage_release, kmod, procfs};
 
+use crate::cycle::drivers;
+use crate::host::initramfs::{carried_policy, remembered};
 use crate::policy::Policy;
-use crate::target;
+use crate::target::{self, Needs, TargetError};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
@@ -35,45 +42,127 @@ impl Default for Options {
     }
 }
 
-/// The names of the modules that are asked for, or that the target needs, each with what it needs itself, in the order
-/// in which they must be loaded.
+/// Modules or their names, in the order in which they must be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried<T> {
+    /// Those that are named, or that the target needs.
+    pub target: Vec<T>,
+    /// What the watchdogs need besides.
+    pub watchdogs: Vec<T>,
+    /// What the session's other disks need besides.
+    pub disks: Vec<T>,
+}
+
+impl<T> Default for Carried<T> {
+    fn default() -> Carried<T> {
+        Carried { target: Vec::new(), watchdogs: Vec::new(), disks: Vec::new() }
+    }
+}
+
+impl<T> Carried<T> {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.target.iter().chain(&self.watchdogs).chain(&self.disks)
+    }
+}
+
+impl Carried<String> {
+    /// With what each of them needs itself, and without what is in an earlier list. What this machine has a module for
+    /// and that kernel has not, is left out of the later ones.
+    fn in_order(&self, directory: &Path) -> anyhow::Result<Carried<String>> {
+        let target = match self.target.as_slice() {
+            [] => Vec::new(),
+            names => kmod::order(directory, names)?,
+        };
+        let mut seen: BTreeSet<String> = target.iter().cloned().collect();
+        let mut besides = |names: &[String]| {
+            let mut list = Vec::new();
+            for name in names {
+                match kmod::order(directory, std::slice::from_ref(name)) {
+                    Ok(names) => list.extend(names.into_iter().filter(|name| seen.insert(name.clone()))),
+                    Err(error) => log::warn!("{}", in_full(&error)),
+                }
+            }
+            list
+        };
+        let (watchdogs, disks) = (besides(&self.watchdogs), besides(&self.disks));
+        Ok(Carried { target, watchdogs, disks })
+    }
+}
+
+/// The names of the modules that are asked for, or that the target needs.
 ///
 /// # Errors
 /// The target or its modules cannot be found.
-pub fn list_modules(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
-    match names(policy, options)?.as_slice() {
-        [] => Ok(Vec::new()),
-        names => Ok(kmod::order(&directory(policy, options)?, names)?),
+pub fn list_modules(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> {
+    let names = names(policy, options)?;
+    if names.all().next().is_none() {
+        return Ok(Carried::default());
     }
+    names.in_order(&directory(policy, options)?)
 }
 
 /// The same modules, read.
 ///
 /// # Errors
 /// As [`list_modules`]; a module cannot be read.
-pub fn load_modules(policy: &Policy, options: &Options) -> anyhow::Result<Vec<kmod::Module>> {
-    match names(policy, options)?.as_slice() {
-        [] => Ok(Vec::new()),
-        names => Ok(kmod::resolve(&directory(policy, options)?, names)?),
+pub fn load_modules(policy: &Policy, options: &Options) -> anyhow::Result<Carried<kmod::Module>> {
+    let names = list_modules(policy, options)?;
+    if names.all().next().is_none() {
+        return Ok(Carried::default());
     }
+    let directory = directory(policy, options)?;
+    let mut files: BTreeMap<String, kmod::Module> = BTreeMap::new();
+    let all: Vec<String> = names.all().cloned().collect();
+    for module in kmod::resolve(&directory, &all)? {
+        files.insert(kmod::name_of_path(&module.file_name), module);
+    }
+    let mut read = |names: Vec<String>| names.iter().filter_map(|name| files.remove(name)).collect();
+    Ok(Carried { target: read(names.target), watchdogs: read(names.watchdogs), disks: read(names.disks) })
 }
 
 /// The modules that are asked for, with what [`AUTO`] and [`NONE`] stand for in their place.
-fn names(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
-    let mut names = Vec::new();
+fn names(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> {
+    let mut names = Carried::default();
     for name in &options.modules {
         match name.as_str() {
             NONE => {}
             AUTO => {
-                let target = target::find(&policy.image.device, Duration::ZERO)
-                    .context("what it needs can be found out only where it is; name the modules with --modules")?;
-                let needs = target.needs(&directory(policy, options)?).context("what it needs cannot be found out")?;
-                names.extend(needs.modules);
+                names.target.extend(of_target(policy, options)?);
+                let directory = directory(policy, options)?;
+                for watchdog in HardwareWatchdog::all(Path::new("/sys")) {
+                    names.watchdogs.extend(Needs::of_watchdog(&watchdog, &directory)?.modules);
+                }
+                for disk in drivers::disks_of_session() {
+                    names.disks.extend(Needs::of(&disk.hardware, &directory)?.modules);
+                }
             }
-            _ => names.push(name.clone()),
+            _ => names.target.push(name.clone()),
         }
     }
     Ok(names)
+}
+
+/// The modules that the target needs; those that it needed the last time where it is not there.
+fn of_target(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
+    let found = target::find(&policy.image.device, Duration::ZERO);
+    let is_absent = matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }));
+    let drivers = match remembered::drivers(Path::new(remembered::FILE), policy).filter(|_| is_absent) {
+        Some(drivers) => {
+            remembered::warn(policy, "its modules are found as they were when an initramfs was built last");
+            drivers
+        }
+        None => {
+            let target =
+                found.context("what it needs can be found out only where it is; name the modules with --modules")?;
+            let drivers = target.drivers().context("what it needs cannot be found out")?;
+            if let Ok(carried) = carried_policy(policy) {
+                remembered::remember(Path::new(remembered::FILE), policy, &carried, &drivers);
+            }
+            drivers
+        }
+    };
+    Ok(Needs::of_drivers(&drivers, &directory(policy, options)?).context("what it needs cannot be found out")?.modules)
 }
 
 /// The directory of the modules that belong to the kernel.
@@ -91,4 +180,32 @@ fn directory(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf> {
 fn release_of(bzimage: &Path) -> anyhow::Result<String> {
     bzimage_release::of_bzimage(&procfs::head(bzimage, bzimage_release::HEAD_LEN as u64)?)
         .with_context(|| format!("{}: it is not a bzImage that names its release", bzimage.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_module_is_in_the_first_list_that_needs_it() {
+        let modules = tempfile::tempdir().unwrap();
+        let dep = "virtio_blk.ko: virtio.ko\nvirtio.ko:\nahci.ko: libata.ko\nlibata.ko:\nsd_mod.ko:\nit_wdt.ko:\n";
+        std::fs::write(modules.path().join("modules.dep"), dep).unwrap();
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let wanted = Carried {
+            target: names(&["virtio_blk"]),
+            // The last one is a module of this kernel alone.
+            watchdogs: names(&["it_wdt", "other_wdt"]),
+            disks: names(&["virtio_blk", "ahci", "sd_mod", "ahci"]),
+        };
+        let expected = Carried {
+            target: names(&["virtio", "virtio_blk"]),
+            watchdogs: names(&["it_wdt"]),
+            disks: names(&["libata", "ahci", "sd_mod"]),
+        };
+        assert_eq!(wanted.in_order(modules.path()).unwrap(), expected);
+        let unknown = Carried { target: names(&["other"]), ..Carried::default() };
+        assert!(unknown.in_order(modules.path()).is_err());
+    }
 }

@@ -30,10 +30,10 @@ fn policy() -> Policy {
     Policy::parse("dormouse.toml", "[image]\ndevice = \"/dev/vda\"\n[save]\nlevel = 3\n").unwrap()
 }
 
-fn two_modules() -> Vec<Module> {
+fn two_modules() -> Carried<Module> {
     let module = |name: &str| Module { file_name: name.to_owned(), bytes: name.repeat(1000).into_bytes() };
     // In loading order, which is not the order of their names.
-    vec![module("usb-common.ko"), module("a.ko")]
+    Carried { target: vec![module("usb-common.ko")], watchdogs: Vec::new(), disks: vec![module("a.ko")] }
 }
 
 /// The archive's entries: mode, name and data.
@@ -72,6 +72,8 @@ fn everything_is_in_it() {
         (0o040_755, "etc/dormouse"),
         (0o100_644, "etc/dormouse.toml"),
         (0o100_644, "etc/dormouse/modules"),
+        (0o100_644, "etc/dormouse/modules.disks"),
+        (0o100_644, "etc/dormouse/modules.watchdogs"),
         (0o100_755, "init"),
         (0o040_755, "lib"),
         (0o040_755, "lib/modules"),
@@ -85,7 +87,9 @@ fn everything_is_in_it() {
     assert_eq!(summary, expected);
     let data = |wanted: &str| &entries.iter().find(|(_, name, _)| name == wanted).unwrap().2;
     assert_eq!(data("init"), &init);
-    assert_eq!(data("etc/dormouse/modules"), b"usb-common.ko\na.ko\n");
+    assert_eq!(data("etc/dormouse/modules"), b"usb-common.ko\n");
+    assert_eq!(data("etc/dormouse/modules.disks"), b"a.ko\n");
+    assert_eq!(data("etc/dormouse/modules.watchdogs"), b"");
     let carried = std::str::from_utf8(data("etc/dormouse.toml")).unwrap();
     assert_eq!(Policy::parse("carried", carried).unwrap(), policy());
 }
@@ -98,7 +102,7 @@ fn building_twice_gives_the_same_bytes() {
 
 #[test]
 fn the_frame_says_its_size_and_carries_a_checksum() {
-    let built = build(&policy(), &elf(None), &[]).unwrap();
+    let built = build(&policy(), &elf(None), &Carried::default()).unwrap();
     let unpacked = zstd::decode_all(built.as_slice()).unwrap();
     let size = zstd::zstd_safe::get_frame_content_size(&built).unwrap();
     assert_eq!(size, u64::try_from(unpacked.len()).ok());
@@ -108,14 +112,16 @@ fn the_frame_says_its_size_and_carries_a_checksum() {
 
 #[test]
 fn programs_that_could_not_start_are_refused() {
-    let message = build(&policy(), &elf(Some("/lib64/ld-linux-x86-64.so.2")), &[]).unwrap_err().to_string();
+    let message =
+        build(&policy(), &elf(Some("/lib64/ld-linux-x86-64.so.2")), &Carried::default()).unwrap_err().to_string();
     assert!(message.contains("/lib64/ld-linux-x86-64.so.2") && message.contains("statically"), "{message}");
-    assert!(matches!(build(&policy(), b"#!/bin/sh\n", &[]), Err(InitramfsError::NotElf(_))));
+    assert!(matches!(build(&policy(), b"#!/bin/sh\n", &Carried::default()), Err(InitramfsError::NotElf(_))));
 }
 
 #[test]
 fn two_modules_of_one_name_are_refused() {
     let module = Module { file_name: "a.ko".to_owned(), bytes: Vec::new() };
-    let error = build(&policy(), &elf(None), &[module.clone(), module]).unwrap_err();
+    let error = build(&policy(), &elf(None), &Carried { disks: vec![module.clone(), module], ..Carried::default() })
+        .unwrap_err();
     assert!(matches!(error, InitramfsError::Cpio(CpioError::Twice { .. })));
 }

@@ -24,6 +24,7 @@ use serde::Serialize;
 use steps::Step;
 use survey::{Candidate, Standing};
 
+use crate::cycle::in_clear;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Diagnosis;
 use crate::host::systemd;
@@ -173,6 +174,7 @@ pub fn run(
         Done { place: choice.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
     if !options.dry_run {
         say(&format!("The image goes to {choice}."))?;
+        in_clear::warning(&in_clear::open_volumes()).map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
         perform(&steps, is_quiet, say)?;
         done.diagnosis = Some(Diagnosis::of_this_machine(config));
     }

@@ -1,13 +1,14 @@
 //! Reading the `struct page` array: which pages are free.
 
 use dormouse_image::PfnRange;
+use dormouse_linux::error_chain::in_full;
 use dormouse_sys::PAGE_SIZE;
 
 use crate::memory::select::address_space::Virtual;
 use crate::memory::select::{KernelLayout, Physical, SelectError, SwapMap};
 use crate::pipeline::seams::{Fate, PageFilter};
 
-/// Pages by which the count of a machine with little memory may be off: 16 MiB.
+/// Pages by which a count may be off: 16 MiB.
 const COUNT_SLACK: u64 = 4096;
 /// The section has a `struct page` array (include/linux/mmzone.h, `SECTION_MARKED_PRESENT`).
 const SECTION_PRESENT: u64 = 1;
@@ -28,6 +29,8 @@ pub struct Selection {
     untouchable: Frames,
     /// How many pages the kernel holds free, swapped ones included.
     free_pages: u64,
+    /// How many it counts itself, where that was found.
+    counted: Option<u64>,
 }
 
 impl Selection {
@@ -39,7 +42,7 @@ impl Selection {
 
     /// None found yet.
     fn new(free_fate: Fate) -> Selection {
-        Selection { free_fate, free: Frames::default(), untouchable: Frames::default(), free_pages: 0 }
+        Selection { free_fate, free: Frames::default(), untouchable: Frames::default(), free_pages: 0, counted: None }
     }
 
     /// What becomes of the free pages.
@@ -48,14 +51,19 @@ impl Selection {
         self.free_fate
     }
 
-    /// Compares with `expected`, which the kernel counted itself, of `ram_pages` in all. Some pages come and go while
-    /// it freezes; a larger difference means that its data were misread.
+    /// Compares with what the kernel itself counts; where that was not found, with `stated`, which it reported before it
+    /// froze, of `ram_pages` in all. Some pages come and go while it freezes; a larger difference means that its data
+    /// were misread.
     ///
     /// # Errors
     /// [`SelectError::Count`].
-    pub fn check(&self, expected: u64, ram_pages: u64) -> Result<(), SelectError> {
+    pub fn check(&self, stated: u64, ram_pages: u64) -> Result<(), SelectError> {
         let found = self.free_pages;
-        match found.abs_diff(expected) > ram_pages / 16 + COUNT_SLACK {
+        let (expected, slack) = match self.counted {
+            Some(counted) => (counted, COUNT_SLACK),
+            None => (stated, ram_pages / 16 + COUNT_SLACK),
+        };
+        match found.abs_diff(expected) > slack {
             true => Err(SelectError::Count { found, expected }),
             false => Ok(()),
         }
@@ -136,6 +144,13 @@ pub fn select(
             start = end;
         }
     }
+    // Whatever is wrong with these data: the count that was reported remains.
+    selection.counted = layout.zones.as_ref().and_then(|zones| {
+        let counted = zones.count(&kernel, layout.orders);
+        counted
+            .inspect_err(|error| log::warn!("no count of free pages in the kernel's own data: {}", in_full(error)))
+            .ok()
+    });
     Ok(selection)
 }
 

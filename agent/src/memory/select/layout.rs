@@ -5,6 +5,7 @@ use dormouse_sys::{PAGE_LEN, PAGE_SIZE};
 
 use crate::memory::arch::Paging;
 use crate::memory::select::SelectError;
+use crate::memory::select::zones::Zones;
 
 /// What is needed to find the `struct page` of a page frame, and to read from it whether the page is free.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct KernelLayout {
     pub hwpoison: Option<u32>,
     /// Orders that free blocks can have are below this.
     pub orders: u64,
+    /// Where the kernel counts its free pages itself, as far as that is known.
+    pub(super) zones: Option<Zones>,
 }
 
 /// A value of `_mapcount` that stands for a type of page.
@@ -114,6 +117,7 @@ impl KernelLayout {
             offline: info.number("PAGE_OFFLINE_MAPCOUNT_VALUE").map(PageType::new),
             hwpoison: info.number("PG_hwpoison").and_then(|bit| u32::try_from(bit).ok()).filter(|bit| *bit < 64),
             orders: orders as u64,
+            zones: Zones::new(info),
         })
     }
 }

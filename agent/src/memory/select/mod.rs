@@ -12,6 +12,7 @@ mod address_space;
 mod free;
 mod layout;
 pub mod swap_map;
+mod zones;
 
 use std::io;
 
@@ -52,7 +53,7 @@ pub enum SelectError {
     /// The kernel checks a pattern in its free pages.
     #[error("the kernel may check a pattern in its free pages (page_poison or debug_pagealloc on its command line)")]
     Poisoning,
-    /// The kernel did not report how many free pages it has, and what it expects of them.
+    /// The kernel did not report what it expects of its free pages.
     #[error("the kernel did not report its free pages")]
     NothingSaid,
     /// The free pages do not add up.

@@ -226,6 +226,55 @@ fn data_that_cannot_be_reached_stop_the_selection() {
     ));
 }
 
+/// A balloon gives its pages back after the kernel has reported a count: what counts then is what its free lists have.
+#[test]
+fn the_kernels_own_count_is_believed_before_the_one_that_it_reported() {
+    let (mut memory, layout) = kernel(4, 64);
+    // As the recorded VMCOREINFO has it: the node, its zones, and their free lists.
+    let node = 0xffff_ffff_ba4d_6040;
+    memory.map(&layout, node & !0xfff, 0x9000);
+    let mut put = |offset: u64, word: u64| memory.put_word(0x9040 + offset, word);
+    put(3712, 0xffff_ffff_0000_0002);
+    let blocks = |zone: u64, order: u64| zone * 1216 + 192 + (order + 1) * 72 - 8;
+    put(blocks(0, 0), 3);
+    put(blocks(1, 10), 40);
+    // This zone is none any more.
+    put(blocks(2, 0), 1_000_000);
+    memory.page(&layout, 0, 0, BUDDY, 5);
+    let ram = [PfnRange { start: 0, end: 64 }];
+    let select = |memory: &Memory| select(memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+    let error = select(&memory).check(32, 64).unwrap_err();
+    assert!(matches!(error, SelectError::Count { found: 32, expected: 40_963 }), "{error}");
+    memory.put_word(0x9040 + blocks(1, 10), 0);
+    assert!(select(&memory).check(100_000, 64).is_ok());
+    // Without it, the reported one is all there is.
+    memory.put_word(0x9040 + 3712, 17);
+    assert!(matches!(select(&memory).check(100_000, 64), Err(SelectError::Count { expected: 100_000, .. })));
+}
+
+/// A kernel for NUMA has a table of nodes.
+#[test]
+fn free_lists_of_every_node_are_counted() {
+    let text = format!("{LINUX_6_12}SYMBOL(node_data)=ffffffffba4d7000\nLENGTH(node_data)=4\n");
+    let layout = KernelLayout {
+        paging: layout(4).paging,
+        section_roots: ROOTS,
+        ..KernelLayout::new(&VmcoreInfo::parse(text.as_bytes())).unwrap()
+    };
+    let (mut memory, layout) = kernel_of(layout, 64);
+    let nodes = [0xff11_0000_0000_1000, 0xff11_0000_0000_3000];
+    memory.map(&layout, 0xffff_ffff_ba4d_7000, 0x9000);
+    for (number, node) in (0..).zip(nodes) {
+        memory.map(&layout, node, 0xa000 + number * 0x1000);
+        memory.put_word(0x9000 + number * 16, node);
+        memory.put_word(0xa000 + number * 0x1000 + 3712, 1);
+        memory.put_word(0xa000 + number * 0x1000 + 192 + 72 * 11 - 8, 20);
+    }
+    let ram = [PfnRange { start: 0, end: 64 }];
+    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+    assert!(matches!(selection.check(0, 64), Err(SelectError::Count { expected: 40_960, .. })));
+}
+
 #[test]
 fn a_count_that_is_far_off_stops_the_selection() {
     let (mut memory, layout) = kernel(4, 64);

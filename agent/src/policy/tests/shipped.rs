@@ -21,7 +21,14 @@ fn the_shipped_file_is_a_policy_of_defaults() {
     };
     assert_eq!(shipped, defaults);
     let stated = parse(&shipped_with_defaults()).unwrap();
-    assert_eq!(stated, Policy { region: RegionPolicy { address: Some(16 << 20), ..defaults.region }, ..defaults });
+    // Keys without a default are shown by an example.
+    let examples = Policy {
+        image: ImagePolicy { disk: stated.image.disk.clone(), ..defaults.image },
+        region: RegionPolicy { address: Some(16 << 20), ..defaults.region },
+        ..defaults
+    };
+    assert!(examples.image.disk.is_some());
+    assert_eq!(stated, examples);
 }
 
 /// The keys of the shipped file in its order, each with the comment before it.

@@ -208,7 +208,8 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
 /// A chunk that does not become smaller is stored as it is. Index entries take at most 536 bytes for a chunk of 256
 /// KiB, all of whose pages lie apart, and a piece of 768 KiB or more loses less than a block: together less than a
 /// 64th.
-fn most(memory: u64) -> u64 {
+#[must_use]
+pub fn most(memory: u64) -> u64 {
     let front = DATA_OFFSET + 2 * INDEX_MAX as u64;
     (memory + memory / 64 + front).next_multiple_of(MIB)
 }

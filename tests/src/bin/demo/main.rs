@@ -3,23 +3,30 @@
 
 mod screen;
 mod table;
+mod words;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::cycle::{self, WentOn};
+use dormouse_tests::channel::Output;
+use dormouse_tests::cycle::{self, CameBack, WentOn};
 use dormouse_tests::guest::{BOOT_TIMEOUT, Guest, READY_MARK};
-use dormouse_tests::machine::{DiskKind, Firmware, GuestConfig, MachineType, MemorySize};
+use dormouse_tests::machine::{Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize};
+use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::workload::report::Report;
 use screen::Screen;
 use table::Row;
 
 /// Hibernates a real Linux under QEMU, powers it off, and brings it back.
 ///
 /// A guest runs a workload that no boot could bring back: a tmpfs file, a process that counts, a TCP connection with
-/// bytes in flight, an anonymous mapping. It is saved, powered off, powered on and resumed. The exit status is 0 only
-/// if everything is as it was.
+/// bytes in flight, an anonymous mapping that is partly swapped out. It is saved, powered off, powered on and resumed.
+///
+/// The exit status is 0 only if everything is as it was; 3 where this machine cannot be hibernated, which is refused
+/// with nothing changed; 1 where anything is lost, or fails.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/demo")]
 struct Options {
@@ -27,7 +34,7 @@ struct Options {
     #[arg(long, default_value = "768M")]
     memory: MemorySize,
     /// The guest's CPUs
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
     /// The chipset
     #[arg(long, value_enum, default_value_t = MachineType::Pc)]
@@ -38,6 +45,19 @@ struct Options {
     /// What runs before the kernel
     #[arg(long, value_enum, default_value_t = Firmware::Bios)]
     firmware: Firmware,
+    /// The kernel: a series of Linux, as in 6.12 or 7.2, which is built; or a directory with bzImage, config, release
+    /// and lib/modules
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+    /// An argument for the kernel command line of A and C; can be given more than once
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    kernel_argument: Vec<String>,
+    /// More arguments for QEMU, split as a shell does
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    qemu: Option<String>,
+    /// A policy that goes on from the guest's, which names the image's device
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// How often to hibernate, one time after the other in the same session
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     cycles: u32,
@@ -55,11 +75,24 @@ enum Then {
     Return,
 }
 
+/// The swap area, which the workload swaps a part of itself out to.
+const SWAP_DISK: usize = 1;
+const SWAP_BYTES: u64 = 64 * MIB;
+
+/// How the demonstration ended.
+enum Ending {
+    /// Whether every proof held.
+    Shown(bool),
+    /// The machine cannot be hibernated, and goes on.
+    Refused,
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ending::Shown(true)) => ExitCode::SUCCESS,
+        Ok(Ending::Shown(false)) => ExitCode::FAILURE,
+        Ok(Ending::Refused) => ExitCode::from(3),
         Err(error) => {
             eprintln!("\nscripts/demo: {error:#}");
             ExitCode::FAILURE
@@ -67,12 +100,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every proof held.
-fn run(options: &Options) -> Result<bool> {
-    let artifacts = Artifacts::from_environment()?;
+fn run(options: &Options) -> Result<Ending> {
+    let artifacts = Artifacts::from_environment()?.with_option(&options.kernel)?;
     let mut config = GuestConfig::new(options.cpus, options.memory).disk(options.disk);
     config.machine = options.machine;
     config.firmware = options.firmware;
+    config.disks.push(Disk { kind: DiskKind::Virtio, bytes: SWAP_BYTES });
+    config.kernel_arguments.clone_from(&options.kernel_argument);
+    config.qemu_arguments = options.qemu.as_deref().map(words::split).transpose()?.unwrap_or_default();
     println!(
         "A {} with {}, {} CPU{}, {} of memory and a {} disk, under QEMU's emulation.",
         name(options.machine),
@@ -82,22 +117,70 @@ fn run(options: &Options) -> Result<bool> {
         options.memory,
         name(options.disk),
     );
+    for (what, arguments) in [("the kernel", &config.kernel_arguments), ("QEMU", &config.qemu_arguments)] {
+        if !arguments.is_empty() {
+            println!("More arguments for {what}: {}", arguments.join(" "));
+        }
+    }
     println!("Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.", artifacts.release());
 
-    let mut guest = Guest::standard(config, &artifacts)?;
+    let policies = vec![policy(options, &config)?];
+    let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &artifacts)?;
     let mut screen = Screen::new(options.verbose);
     start(&mut guest, &mut screen)?;
     let mut rows = Vec::new();
     for number in 1..=options.cycles {
         let title = if options.cycles == 1 { String::new() } else { format!(" {number} of {}", options.cycles) };
+        let before = cycle::check_workload(&mut guest)?;
         let row = match options.then {
-            Then::Poweroff => power_cycle(&mut guest, &mut screen, &title)?,
-            Then::Return => snapshot(&mut guest, &mut screen, &title)?,
+            Then::Poweroff => power_cycle(&mut guest, &mut screen, before.clone(), &title),
+            Then::Return => snapshot(&mut guest, &mut screen, before.clone(), &title),
         };
-        rows.push(row);
+        match row {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                let refusal = error.downcast_ref::<CameBack>().filter(|came_back| came_back.0.status == REFUSED);
+                let Some(CameBack(output)) = refusal else { return Err(error) };
+                return refused(&mut guest, &screen, &before, output);
+            }
+        }
     }
     table::print(&rows);
-    Ok(rows.iter().all(Row::holds))
+    Ok(Ending::Shown(rows.iter().all(Row::holds)))
+}
+
+/// The exit status of `dormouse hibernate` for what it refuses with nothing changed.
+const REFUSED: i32 = 3;
+
+/// Shows why, and that the session goes on.
+fn refused(guest: &mut Guest, screen: &Screen, before: &Report, output: &Output) -> Result<Ending> {
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    let text = |key: &str| json[key].as_str().map(str::to_owned);
+    screen.say('A', &format!("refused ({})", text("id").unwrap_or_else(|| "no identifier".to_owned())));
+    // What a user reads; programs read the JSON.
+    let printed = [output.stderr.trim(), text("message").as_deref().unwrap_or_default()].join("\n");
+    println!("\n{}", printed.trim());
+    let broken: Vec<String> = cycle::settle(guest, before)?
+        .into_iter()
+        .filter(|proof| !proof.holds)
+        .map(|proof| format!("not {}: {}", proof.claim, proof.detail))
+        .collect();
+    ensure!(broken.is_empty(), "it was refused, but {}", broken.join("; "));
+    println!("The session goes on, with nothing changed.");
+    Ok(Ending::Refused)
+}
+
+/// The guest's policy: the image's device, and what the caller adds.
+fn policy(options: &Options, config: &GuestConfig) -> Result<GuestPolicy> {
+    let device = format!("device = \"{}\"\n", config.disk_path(0)?);
+    let Some(path) = &options.policy else { return Ok(GuestPolicy::standard(format!("[image]\n{device}"))) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    // A table can have one heading only.
+    let text = match text.split_once("[image]\n") {
+        Some((before, after)) => format!("{before}[image]\n{device}{after}"),
+        None => format!("image.{device}{text}"),
+    };
+    Ok(GuestPolicy::standard(text))
 }
 
 /// An ordinary boot of A, the image device, and the workload.
@@ -113,6 +196,8 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     let device = guest.config().disk_path(0)?;
     let printed = cycle::init_image(guest, &device)?;
     screen.say('A', &format!("dormouse image init {device}: {}", printed.trim()));
+    let swap = guest.config().disk_path(SWAP_DISK)?;
+    guest.succeed(&format!("mkswap {swap} && swapon {swap}"))?;
     cycle::start_workload(guest)?;
     let report = cycle::check_workload(guest)?;
     screen.say(
@@ -127,9 +212,8 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
-fn power_cycle(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> {
+fn power_cycle(guest: &mut Guest, screen: &mut Screen, before: Report, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then poweroff --json";
-    let before = cycle::check_workload(guest)?;
     screen.step(&format!("Save{title}: {command}"));
     let saved = cycle::save(guest, before, command, &mut |line| screen.line(line))?;
     let to_power_off = saved.to_power_off;
@@ -140,11 +224,13 @@ fn power_cycle(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Ro
     row(guest, &went_on, Some(to_power_off.as_secs_f64()))
 }
 
-fn snapshot(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<Row> {
+fn snapshot(guest: &mut Guest, screen: &mut Screen, before: Report, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then return --json";
-    let before = cycle::check_workload(guest)?;
     screen.step(&format!("Save and return{title}: {command}"));
     let went_on = cycle::stay_on(guest, before, command, &mut |line| screen.line(line))?;
+    if went_on.output.status == REFUSED {
+        return Err(CameBack(went_on.output).into());
+    }
     screen.say('A', "dormouse hibernate has returned");
     row(guest, &went_on, None)
 }

@@ -1,6 +1,10 @@
-//! x86-64: which CPU it is, and what it can do.
+//! x86-64: which CPU it is, what it can do, and where its firmware's tables begin.
 
+mod acpi_root;
 mod cpuinfo;
 mod features;
+mod madt;
 
+pub use acpi_root::acpi_root;
 pub use cpuinfo::identify;
+pub use madt::cpus as cpus_of_firmware;

@@ -1,0 +1,161 @@
+//! How large the region must be: the one place where that is computed, for `region.size = "auto"`, and to refuse a size
+//! that is too small before anything is frozen. B measures what is left all the same (`cycle/budget.rs`).
+
+use std::fs;
+
+use dormouse_linux::units::mib;
+use thiserror::Error;
+
+use crate::cycle::budget;
+use crate::launch::arch::bzimage::BzImage;
+use crate::launch::region;
+use crate::machine;
+use crate::pipeline::Limits;
+use crate::policy::Policy;
+
+const MIB: u64 = 1 << 20;
+/// The least that "auto" takes: a usual kernel with a few CPUs has a good half of it left.
+const LEAST: u64 = 128 * MIB;
+/// What "auto" takes is a multiple of this, so that it does not change with each update of the kernel.
+const STEP: u64 = 16 * MIB;
+/// What a kernel takes for itself once it runs, beside its image and what grows with CPUs.
+const KERNEL: u64 = 12 * MIB;
+/// For each CPU that runs: its part of the per-CPU memory, its threads' stacks, what allocators keep for it.
+const CPU: u64 = 768 << 10;
+/// For each CPU that could be plugged in: its part of the per-CPU memory.
+const PLACE_FOR_CPU: u64 = 256 << 10;
+
+/// What decides about the size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// What the kernel's image takes, unpacked (`init_size`), in bytes.
+    pub kernel: u64,
+    /// The initramfs as it is loaded, in bytes.
+    pub initramfs: u64,
+    /// And unpacked.
+    pub unpacked: u64,
+    /// CPUs that run.
+    pub cpus: u32,
+    /// CPUs that a kernel has room for: these, and those that could be plugged in.
+    pub possible_cpus: u32,
+    /// What a restore allocates at most.
+    pub agent: u64,
+}
+
+/// The region that the policy asks for is too small for B and D.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the region has {}, and {} are needed for this kernel, its initramfs and {} CPUs", mib(*.size), mib(*.enough), .cpus)]
+pub struct TooSmall {
+    /// Bytes.
+    pub size: u64,
+    /// Bytes.
+    pub enough: u64,
+    /// CPUs that run.
+    pub cpus: u32,
+}
+
+impl Needs {
+    /// Of the policy's kernel and initramfs on this machine, with so many pages of memory. A file that cannot be read
+    /// counts as empty: what loads it says so.
+    #[must_use]
+    pub fn read(policy: &Policy, pages: u64) -> Needs {
+        let kernel = fs::read(&policy.kernel.image).unwrap_or_default();
+        let initramfs = fs::read(&policy.kernel.initramfs).unwrap_or_default();
+        let (cpus, possible_cpus) = machine::cpus_of_second_kernel();
+        let threads = match policy.pipeline.threads {
+            0 => cpus as usize,
+            threads => threads,
+        };
+        let limits = Limits { threads, memory: policy.pipeline.memory };
+        Needs {
+            kernel: BzImage::parse(&kernel).map_or(0, |kernel| kernel.init_size),
+            initramfs: initramfs.len() as u64,
+            unpacked: unpacked(&initramfs),
+            cpus,
+            possible_cpus,
+            agent: budget::of_pipeline(limits, pages),
+        }
+    }
+
+    /// Bytes that are enough for B and for D.
+    #[must_use]
+    pub fn enough(&self) -> u64 {
+        let places = u64::from(self.possible_cpus.saturating_sub(self.cpus)) * PLACE_FOR_CPU;
+        let kernel = self.kernel + KERNEL + u64::from(self.cpus) * CPU + places;
+        // While it is unpacked it is there twice; then modules are copied out of it, and the agent works.
+        let work = self.agent + u64::from(self.cpus) * budget::QUEUE + self.unpacked / 2;
+        let size = kernel + self.unpacked + work.max(self.initramfs);
+        // With a page's description for each page (a sixty-fourth), and the reserve.
+        let whole = size + size / 32 + budget::reserve(size);
+        whole.next_multiple_of(region::ALIGNMENT)
+    }
+
+    /// The size that the policy sets, or what "auto" means.
+    ///
+    /// # Errors
+    /// [`TooSmall`]: the policy's is too small.
+    pub fn size(&self, of_policy: Option<u64>) -> Result<u64, TooSmall> {
+        let enough = self.enough();
+        match of_policy {
+            None => Ok(enough.next_multiple_of(STEP).max(LEAST)),
+            Some(size) if size < enough => Err(TooSmall { size, enough, cpus: self.cpus }),
+            Some(size) => Ok(size),
+        }
+    }
+}
+
+/// The length of an initramfs in memory: what its compression says, or four times its length where that says nothing.
+fn unpacked(initramfs: &[u8]) -> u64 {
+    let is_archive = initramfs.starts_with(b"07070");
+    match zstd::zstd_safe::get_frame_content_size(initramfs) {
+        Ok(Some(len)) => len,
+        _ if is_archive => initramfs.len() as u64,
+        _ => initramfs.len() as u64 * 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A test kernel with two CPUs.
+    const SMALL: Needs =
+        Needs { kernel: 24 * MIB, initramfs: 2 * MIB, unpacked: 6 * MIB, cpus: 2, possible_cpus: 2, agent: 36 * MIB };
+
+    /// A distribution's kernel with as many CPUs.
+    fn distribution(cpus: u32) -> Needs {
+        let limits = Limits { threads: cpus as usize, memory: 24 * MIB };
+        let agent = budget::of_pipeline(limits, 64 << 18);
+        Needs { kernel: 56 * MIB, unpacked: 14 * MIB, initramfs: 5 * MIB, cpus, possible_cpus: cpus, agent }
+    }
+
+    #[test]
+    fn auto_is_128_mib_at_least_and_grows_with_cpus() {
+        assert_eq!(SMALL.size(None), Ok(128 * MIB));
+        let sizes: Vec<u64> = [16, 32, 64, 256].map(|cpus| distribution(cpus).size(None).unwrap() / MIB).to_vec();
+        assert!(sizes.is_sorted() && sizes.iter().all(|size| size.is_multiple_of(16)), "{sizes:?}");
+        assert!((160..256).contains(&sizes[1]) && sizes[3] < 1024, "{sizes:?}");
+        let with_places = Needs { possible_cpus: 512, ..distribution(16) };
+        assert!(with_places.enough() > distribution(16).enough());
+    }
+
+    #[test]
+    fn sizes_of_the_policy_stay_or_are_refused() {
+        let enough = SMALL.enough();
+        assert_eq!(SMALL.size(Some(enough)), Ok(enough));
+        assert_eq!(SMALL.size(Some(512 * MIB)), Ok(512 * MIB));
+        let size = enough - 2 * MIB;
+        let refused = SMALL.size(Some(size)).unwrap_err();
+        assert_eq!(refused, TooSmall { size, enough, cpus: 2 });
+        assert!(distribution(32).size(Some(128 * MIB)).is_err());
+    }
+
+    #[test]
+    fn length_of_an_initramfs() {
+        assert_eq!(unpacked(b"070701 and so on"), 16);
+        assert_eq!(unpacked(&[0x1f, 0x8b, 8, 0]), 16);
+        assert_eq!(unpacked(&[]), 0);
+        assert_eq!(unpacked(&zstd::bulk::compress(&[7; 100_000], 3).unwrap()), 100_000);
+    }
+}
