@@ -10,6 +10,7 @@ use dormouse_linux::units::mib;
 
 use crate::cycle::refusal::{self, Obstacle, Refusal};
 use crate::handoff::arguments::BootSwitches;
+use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
@@ -283,7 +284,7 @@ fn memory_map(facts: &Facts) -> Check {
 fn memory_map_history(facts: &Facts) -> Check {
     let question = question(
         "memory-map-history",
-        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on keeps it from that.",
+        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on prevents that.",
     );
     match &facts.maps {
         None if matches!(facts.iomem, Err(IomemError::Hidden)) => question.needs_root(),
@@ -315,10 +316,15 @@ fn memory(facts: &Facts) -> Check {
 
 fn policy(facts: &Facts) -> Check {
     let question = question("policy", "The policy says where the image goes and what saves it.");
-    match &facts.policy {
-        Ok(_) => question.ok("every key is known and every value valid"),
-        Err(fault) if fault.is_missing => question.failed("there is none yet", SETUP),
-        Err(fault) => question.failed(&fault.text, "correct the file that is named, then `dormouse config check`"),
+    let limit = facts.policy.as_ref().ok().and_then(|policy| limit_of_cpus(&policy.kernel.arguments));
+    match (&facts.policy, limit) {
+        (Ok(_), Some(limit)) => question.failed(
+            format!("kernel.arguments has `{limit}`: a restore needs every CPU, so that no save would succeed"),
+            format!("remove `{limit}` from kernel.arguments, then dormouse build-initramfs"),
+        ),
+        (Ok(_), None) => question.ok("every key is known and every value valid"),
+        (Err(fault), _) if fault.is_missing => question.failed("there is none yet", SETUP),
+        (Err(fault), _) => question.failed(&fault.text, "correct the file that is named, then `dormouse config check`"),
     }
 }
 

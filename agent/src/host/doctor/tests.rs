@@ -207,6 +207,14 @@ fn the_region_is_large_enough_and_off_the_kernel() {
 }
 
 #[test]
+fn a_save_kernel_with_fewer_cpus_will_not_do() {
+    let text = "[image]\ndevice = \"/dev/vdb\"\n[kernel]\narguments = \"quiet nr_cpus=1\"\n";
+    let facts = Facts { policy: Ok(Policy::parse("policy", text).unwrap()), ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["policy"]);
+    assert!(check(&facts, "policy").found.contains("`nr_cpus=1`"));
+}
+
+#[test]
 fn debians_kernel_fails_with_how_to_get_another() {
     let facts = debian();
     assert_eq!(ids(&facts, State::Failed), ["kernel-jump", "kernel-return", "policy", "resume-hook"]);
