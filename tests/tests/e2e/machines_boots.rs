@@ -77,7 +77,8 @@ fn an_initramfs_is_built_while_the_disk_is_away(guest: &mut Guest) -> Result<()>
         format!("dormouse initramfs-files --release $(uname -r) --modules-dir {modules} --scratch /run/scratch");
     guest.succeed(&format!(
         "mkdir -p /boot /run/scratch {modules} && : >/boot/vmlinuz-$(uname -r) && \
-         sed 's/ .*/.ko:/' /proc/modules >{modules}/modules.dep && {files}"
+         sed 's/ .*/.ko:/' /proc/modules >{modules}/modules.dep && \
+         ls /sys/module | sed 's/$/.ko/' >{modules}/modules.builtin && {files}"
     ))?;
     let printed = guest.succeed(&format!(
         "disk=$(basename $(readlink -f /sys/block/vda/device)); echo $disk >{driver}/unbind && [ ! -b /dev/vda ] && \
