@@ -72,10 +72,14 @@ pub(crate) fn only_what_was_found_is_relied_on_and_nothing_is_left() -> Result<(
 /// What a hook does, for the one kernel that may boot: it goes on with what is known of the disk, and until it is done
 /// nothing shows that this kernel would resume.
 fn an_initramfs_is_built_while_the_disk_is_away(guest: &mut Guest) -> Result<()> {
-    let (driver, modules) = ("/sys/bus/virtio/drivers/virtio_blk", "/lib/modules/$(uname -r)");
+    let (driver, modules) = ("/sys/bus/virtio/drivers/virtio_blk", "/run/modules");
     let files =
         format!("dormouse initramfs-files --release $(uname -r) --modules-dir {modules} --scratch /run/scratch");
-    guest.succeed(&format!("mkdir -p /boot /run/scratch && : >/boot/vmlinuz-$(uname -r) && {files}"))?;
+    guest.succeed(&format!(
+        "mkdir -p /boot /run/scratch {modules} && : >/boot/vmlinuz-$(uname -r) && \
+         sed 's/ .*/.ko:/' /proc/modules >{modules}/modules.dep && \
+         ls /sys/module | sed 's/$/.ko/' >{modules}/modules.builtin && {files}"
+    ))?;
     let printed = guest.succeed(&format!(
         "disk=$(basename $(readlink -f /sys/block/vda/device)); echo $disk >{driver}/unbind && [ ! -b /dev/vda ] && \
          {files} 2>&1; status=$?; echo $disk >{driver}/bind; \
