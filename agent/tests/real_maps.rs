@@ -5,9 +5,10 @@
 
 use dormouse::launch::arch::boot_params::{self, E820_MAX, E820Entry, E820Kind};
 use dormouse::launch::region;
+use dormouse::machine::acpi;
 use dormouse::machine::iomem::{Iomem, subtract};
 use dormouse::memory::physmem::Restorable;
-use dormouse_image::{FirmwareKind, FirmwareRange, PfnRange, PhysRange};
+use dormouse_image::{FirmwareKind, FirmwareRange, PfnRange, PhysRange, SessionRecord};
 
 const MIB: u64 = 1 << 20;
 const USUAL: u64 = 128 * MIB;
@@ -88,6 +89,40 @@ fn all_ram_is_swapped_or_saved_and_nothing_else() {
         assert_eq!(iomem.ram_pages(), whole.iter().map(PfnRange::pages).sum::<u64>(), "{name}");
         b_and_d(name, iomem, &low, region, &saved);
     }
+}
+
+/// At the next power-on, the tables lie three pages further down in the RAM before them: a session goes on with its own.
+#[test]
+fn tables_may_slide_into_the_ram_before_them() {
+    let mut slid = Vec::new();
+    for Map { name, iomem } in maps() {
+        let region = place(&iomem, USUAL);
+        let saved = acpi::saved_frames(&iomem, &region);
+        assert!(saved.windows(2).all(|pair| pair[0].end < pair[1].start), "{name}: {saved:x?}");
+        assert_eq!(subtract(&iomem.frames_outside(&region), &saved), [], "{name}");
+        let (firmware, ram) = (iomem.firmware.clone(), saved.clone());
+        let session = SessionRecord { ram, region, firmware, ..SessionRecord::default() };
+        let unmoved = acpi::UnderTables::of(&session, &iomem.firmware);
+        assert_eq!(unmoved.by_jump, [], "{name}");
+
+        let mut now = iomem.clone();
+        let is_before = |ram: &PhysRange, range: &FirmwareRange| ram.end == range.start && ram.len() > 3 << 12;
+        let is_slid = |range: &&mut FirmwareRange| range.kind == FirmwareKind::AcpiTables;
+        for range in now.firmware.iter_mut().filter(is_slid) {
+            let Some(before) = now.ram.iter_mut().find(|ram| is_before(ram, range)) else { continue };
+            (before.end, range.start, range.end) = (before.end - 0x3000, range.start - 0x3000, range.end - 0x3000);
+            now.ram.push(PhysRange { start: range.end, end: range.end + 0x3000 });
+            slid.push(name);
+        }
+        now.ram.sort_by_key(|range| range.start);
+        let root = now.firmware.iter().find(|range| range.kind == FirmwareKind::AcpiTables).map(|range| range.start);
+        let root = acpi::AcpiRoot { pointer: root, table: None };
+        assert_eq!(acpi::check_move(&session, &now.firmware, root), Ok(()), "{name}");
+        // All that the session had is RAM or under tables.
+        let under = acpi::UnderTables::of(&session, &now.firmware);
+        assert_eq!(subtract(&subtract(&saved, &now.ram_frames()), &under.all()), [], "{name}");
+    }
+    assert!(slid.len() >= 2, "{slid:?}");
 }
 
 /// The memory map that B and D get shows that they may touch no more than is theirs, and D that it may write the rest.

@@ -73,6 +73,14 @@ impl Monitor {
         self.execute("device_add", device).map(|_| ())
     }
 
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.execute("system_powerdown", json!({})).map(|_| ())
+    }
+
     /// Pulls a device out.
     ///
     /// # Errors

@@ -62,6 +62,12 @@ impl DiskIdentity {
         }
     }
 
+    /// Whether it is hardware of a kind that is known here, which every kernel finds alike.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.bus != "other"
+    }
+
     /// Whether it can be told from a copy.
     #[must_use]
     pub fn is_unique(&self) -> bool {

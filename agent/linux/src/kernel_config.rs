@@ -37,6 +37,12 @@ impl KernelConfig {
         first(&places(release))
     }
 
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Whether it has `option` (without `CONFIG_`), built in or as a module; `None` if it does not mention it.
     #[must_use]
     pub fn has(&self, option: &str) -> Option<bool> {

@@ -130,6 +130,16 @@ fn paths(dir: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
     Ok(order.paths.into_iter().map(str::to_owned).collect())
 }
 
+/// The names of the modules that `directory` has below a directory of that name, such as `drivers/watchdog`. None where
+/// it is no directory of depmod's.
+#[must_use]
+pub fn below(dir: &Path, place: &str) -> BTreeSet<String> {
+    let (start, within) = (format!("{place}/"), format!("/{place}/"));
+    let text = read_index(&dir.join("modules.dep")).unwrap_or_default();
+    let paths = text.lines().filter_map(|line| Some(line.split_once(':')?.0));
+    paths.filter(|path| path.starts_with(&start) || path.contains(&within)).map(name_of_path).collect()
+}
+
 /// The modules in `directory` that drive a device with this `modalias`, as sysfs has it.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acpi_events;
 pub mod atomic_file;
 pub mod block;
 pub mod bzimage_release;
@@ -10,14 +11,18 @@ pub mod cpio;
 pub mod cpio_file;
 pub mod disk;
 pub mod error_chain;
+pub mod free_memory;
+pub mod hibernation_events;
 pub mod kernel_args;
 pub mod kernel_config;
+pub mod kernel_log;
 pub mod kernels;
 pub mod kmod;
 pub mod kmsg;
 pub mod luks;
 pub mod memory_watch;
 pub mod mountinfo;
+pub mod not_frozen;
 pub mod plymouth;
 pub mod procfs;
 pub mod swaps;

@@ -148,7 +148,8 @@ struct HibernateArgs {
     #[arg(long)]
     trust_boot: bool,
 
-    /// Write over a session that waits in the image because the policy keeps it (resume.mismatch), which loses it
+    /// Hibernate although another kernel is loaded for `kexec -e` or a reboot by kexec, which is unloaded, and although
+    /// a session waits in the image because the policy keeps it (resume.mismatch), which is lost
     #[arg(long)]
     force: bool,
 

@@ -7,6 +7,7 @@ use dormouse_linux::units::mib;
 use thiserror::Error;
 
 use crate::launch::region;
+use crate::machine;
 use crate::pipeline::Limits;
 
 /// What drivers take in D beside what they take in B, in bytes for each CPU: B has `elfcorehdr=` on its command line, and
@@ -55,12 +56,13 @@ impl Budget {
     pub(super) fn measure(session: &SessionRecord, limits: Limits) -> Budget {
         let field = |name| memory_watch::field("/proc/meminfo", name).map(|kib| kib.saturating_mul(1024));
         let total = field("MemTotal:").unwrap_or(0);
-        Budget::new(session, limits, total, field("MemAvailable:").unwrap_or(u64::MAX))
+        let (cpus, _) = machine::cpus_of_second_kernel();
+        Budget::new(session, cpus, limits, total, field("MemAvailable:").unwrap_or(u64::MAX))
     }
 
-    /// With as much memory in all and as much available, in bytes.
-    fn new(session: &SessionRecord, limits: Limits, total: u64, available: u64) -> Budget {
-        let queues = u64::from(session.cpu.online).saturating_mul(QUEUE);
+    /// With so many CPUs, as much memory in all and as much available, in bytes.
+    fn new(session: &SessionRecord, cpus: u32, limits: Limits, total: u64, available: u64) -> Budget {
+        let queues = u64::from(cpus.max(session.cpu.online)).saturating_mul(QUEUE);
         let pipeline = of_pipeline(limits, session.ram_pages());
         let needed = pipeline.saturating_add(queues).saturating_add(reserve(total));
         Budget { available, needed, region: session.region }
@@ -103,14 +105,12 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn session(cpus: u32, gib: u64) -> SessionRecord {
-        let mut session = SessionRecord {
+    fn session(gib: u64) -> SessionRecord {
+        SessionRecord {
             region: PhysRange { start: 16 * MIB, end: 144 * MIB },
             ram: vec![PfnRange { start: 0x9000, end: 0x9000 + (gib << 18) }],
             ..SessionRecord::default()
-        };
-        session.cpu.online = cpus;
-        session
+        }
     }
 
     fn limits(threads: usize) -> Limits {
@@ -119,21 +119,21 @@ mod tests {
 
     #[test]
     fn usual_machines_have_enough() {
-        let budget = Budget::new(&session(2, 4), limits(2), 100 * MIB, 80 * MIB);
+        let budget = Budget::new(&session(4), 2, limits(2), 100 * MIB, 80 * MIB);
         assert_eq!(budget.check(), Ok(()), "{budget:?}");
-        assert_eq!(Budget::new(&session(2, 4), limits(2), 100 * MIB, u64::MAX).check(), Ok(()));
+        assert_eq!(Budget::new(&session(4), 2, limits(2), 100 * MIB, u64::MAX).check(), Ok(()));
     }
 
     #[test]
     fn states_a_size_that_is_enough() {
         for (cpus, available) in [(64, 80), (2, 30), (16, 50), (256, 10)] {
-            let small = Budget::new(&session(cpus, 64), limits(cpus as usize), 100 * MIB, available * MIB);
+            let small = Budget::new(&session(64), cpus, limits(cpus as usize), 100 * MIB, available * MIB);
             let TooLittle { enough, .. } = small.check().unwrap_err();
             assert!(enough.is_multiple_of(region::ALIGNMENT) && enough > 128 * MIB);
             // A region of this size, in which what is added is available but for what manages it.
             let more = enough - 128 * MIB;
             let (total, available) = (100 * MIB + more, available * MIB + more - more / 64);
-            let budget = Budget::new(&session(cpus, 64), limits(cpus as usize), total, available);
+            let budget = Budget::new(&session(64), cpus, limits(cpus as usize), total, available);
             assert_eq!(budget.check(), Ok(()), "{cpus} CPUs, {available}");
         }
     }

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
+use crate::cycle::around::{self, Around};
 use crate::cycle::disk;
 use crate::cycle::drivers;
 use crate::cycle::last::{Event, Last};
@@ -43,7 +44,7 @@ pub struct Options {
     pub trust_kernel: bool,
     /// Whether to jump although nothing shows that the next boot resumes.
     pub trust_boot: bool,
-    /// Whether to write over a session that waits in the image.
+    /// Whether to replace a kernel that is loaded for `kexec -e`, and to write over a session that waits in the image.
     pub force: bool,
 }
 
@@ -118,6 +119,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     refuse_kernel(&machine, options)?;
+    around::refuse_loaded(options.force)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
@@ -142,7 +144,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
-    let low = session.low.clone();
+    let (low, save_id) = (session.low.clone(), session.save_id);
     let disks = drivers::disks_of_session();
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     drivers::warn_of_undriven(policy);
@@ -160,6 +162,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
     nix::unistd::sync();
+    let around = Around::begin()?;
     if let Some(splash) = &mut splash {
         splash.hide();
     }
@@ -183,10 +186,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
     // again.
     drop(loaded);
-    jumped.map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => JumpError::Freeze,
-        _ => JumpError::Jump(error),
-    })?;
+    let before = around.end(jumped, &save_id, &page.read())?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
     let report = report.map_err(JumpError::NoReport);
@@ -195,7 +195,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let report = report?;
+    let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(&name);
     }
@@ -204,10 +204,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 }
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the
-/// device failed it at just that moment, with the image complete in one of the commit record's slots.
+/// device failed it at just that moment, with the image complete in one of the commit record's slots. The device may
+/// take its time to be there again.
 fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
-    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
-    let Opened { target, mut image } = target::open(&policy.image.device, how)?;
+    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Trust };
+    let Opened { target, mut image } = target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?;
     if image.commit().state.is_waiting() || image.commit().state == State::Saving {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }

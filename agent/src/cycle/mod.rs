@@ -1,6 +1,7 @@
 //! The five conductors: one for each kernel of a hibernation, and `export`. Each reads as its half of the protocol does
 //! and wires the stages together; they do not import one another.
 
+pub(crate) mod around;
 pub mod boots;
 mod budget;
 pub mod disk;

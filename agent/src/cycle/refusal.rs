@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::{fmt, io};
 
 use dormouse_linux::block::NoHardware;
+use dormouse_linux::free_memory::Free;
+use dormouse_linux::hibernation_events::Unannounced;
+use dormouse_linux::not_frozen::NotFrozen;
 use dormouse_linux::units::mib;
 use dormouse_linux::volatile_memory::Used;
 use nix::errno::Errno;
@@ -88,6 +91,33 @@ pub enum Obstacle {
         /// Bytes.
         needed: u64,
     },
+    /// Too little can be made free for what drivers allocate while devices freeze.
+    #[error("{} of memory are free, and {} are needed while devices freeze", mib(*free), mib(*needed))]
+    LittleFree {
+        /// Bytes.
+        free: u64,
+        /// Bytes.
+        needed: u64,
+    },
+    /// Another kernel waits to be started.
+    #[error("another kernel is loaded for `kexec -e`, and a hibernation would replace it")]
+    KernelLoaded,
+    /// Something else hibernates.
+    #[error("the kernel is being hibernated by another program (/dev/snapshot is in use)")]
+    Hibernating,
+    /// A driver does not take part in a hibernation.
+    #[error("a driver refuses to be hibernated{}{}", of_errno(*errno), of_log(log))]
+    Driver {
+        /// Its error; what notifiers call bad is EPERM.
+        errno: Option<i32>,
+        /// The last lines of the kernel's log since it was asked.
+        log: Vec<String>,
+    },
+}
+
+/// The kernel's lines, as a clause.
+fn of_log(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("; the kernel's log: {}", lines.join("; ")) }
 }
 
 /// What an error number means, as a clause.
@@ -118,6 +148,10 @@ impl Refusal for Obstacle {
             Obstacle::VolatileMemory { .. } => "volatile-memory",
             Obstacle::NotComparable(_) => "filesystems",
             Obstacle::LittleMemory { .. } => "memory",
+            Obstacle::LittleFree { .. } => "free-memory",
+            Obstacle::KernelLoaded => "kexec-loaded",
+            Obstacle::Hibernating => "hibernating",
+            Obstacle::Driver { .. } => "driver-refuses",
         }
     }
 
@@ -163,6 +197,13 @@ impl Refusal for Obstacle {
                  writes to it"
             }
             Obstacle::LittleMemory { .. } => "close something, or set a smaller region.size",
+            Obstacle::LittleFree { .. } => "close something, or add swap space",
+            Obstacle::KernelLoaded => "unload it with `kexec -u`, or use --force",
+            Obstacle::Hibernating => "try again when it has finished; `fuser -v /dev/snapshot` shows a program",
+            Obstacle::Driver { .. } => {
+                "unload the driver or remove its device; the kernel's own hibernation would be refused as well. See \
+                 `dmesg`"
+            }
         };
         Some(remedy.to_owned())
     }
@@ -252,6 +293,32 @@ const LOADING: u64 = 32 << 20;
 pub fn in_memory(region: u64, available: u64) -> Option<Obstacle> {
     let needed = region.saturating_add(LOADING);
     (available < needed).then_some(Obstacle::LittleMemory { available, needed })
+}
+
+/// What is in the way with so much memory free, after all was made free that could be.
+#[must_use]
+pub fn in_free_memory(free: Free) -> Option<Obstacle> {
+    (!free.is_enough()).then_some(Obstacle::LittleFree { free: free.now, needed: free.wanted })
+}
+
+/// What is in the way in the text of `/sys/kernel/kexec_loaded`.
+#[must_use]
+pub fn in_loaded(loaded: &str) -> Option<Obstacle> {
+    (loaded.trim() == "1").then_some(Obstacle::KernelLoaded)
+}
+
+/// What is in the way where drivers could not be told of the hibernation. `modes` is the text of `/sys/power/disk` and
+/// `log` what the kernel has logged since.
+#[must_use]
+pub fn in_announcement(error: &Unannounced, modes: &str, log: Vec<String>) -> Obstacle {
+    match error {
+        Unannounced::Busy => Obstacle::Hibernating,
+        Unannounced::Refused(error) => {
+            // What keeps the kernel from hibernating at all has the error number of a driver that refuses.
+            in_power_disk(modes).unwrap_or_else(|| Obstacle::Driver { errno: error.raw_os_error(), log })
+        }
+        _ => Obstacle::Driver { errno: None, log },
+    }
 }
 
 /// An error that has an identifier.
@@ -598,8 +665,8 @@ impl Refusal for Unready {
 #[non_exhaustive]
 pub enum JumpError {
     /// The kernel gave up before it jumped.
-    #[error("the kernel could not freeze all processes or devices; see `dmesg` for which. Nothing was saved")]
-    Freeze,
+    #[error("nothing was saved, because the kernel could not freeze {0}")]
+    Freeze(NotFrozen),
     /// It did not try.
     #[error("the jump was refused, and nothing was saved")]
     Jump(#[source] io::Error),
@@ -619,7 +686,7 @@ pub enum JumpError {
 impl Refusal for JumpError {
     fn id(&self) -> &'static str {
         match self {
-            JumpError::Freeze => "not-frozen",
+            JumpError::Freeze(_) => "not-frozen",
             JumpError::Jump(_) => "jump-refused",
             JumpError::NoReport(_) => "no-report",
             JumpError::NotInvalidated { .. } => "image-not-invalidated",
@@ -627,8 +694,17 @@ impl Refusal for JumpError {
     }
 
     fn remedy(&self) -> Option<String> {
-        let remedy = "run `dormouse image discard` before the next boot, which would resume a session that has gone on";
-        matches!(self, JumpError::NotInvalidated { .. }).then(|| remedy.to_owned())
+        let remedy = match self {
+            JumpError::NotInvalidated { .. } => {
+                "run `dormouse image discard` before the next boot, which would resume a session that has gone on"
+            }
+            JumpError::Freeze(NotFrozen::Processes(_)) => {
+                "end it, or what it waits for: a filesystem whose server does not answer (`umount -f`), or a disk"
+            }
+            JumpError::Freeze(NotFrozen::Devices(_)) => "unload its driver, or unplug it, and try again",
+            _ => return None,
+        };
+        Some(remedy.to_owned())
     }
 
     fn class(&self) -> Class {

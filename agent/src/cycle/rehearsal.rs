@@ -13,7 +13,8 @@ use dormouse_linux::units::mib;
 use crate::console::phase::Phase;
 use crate::cycle::budget::Budget;
 use crate::machine;
-use crate::machine::iomem::Iomem;
+use crate::machine::acpi::UnderTables;
+use crate::machine::iomem::{Iomem, subtract};
 use crate::memory::physmem::{PhysicalMemory, Restorable};
 use crate::pipeline::Limits;
 use crate::pipeline::seams::{Fate, PageFilter, PageSink, PageSource};
@@ -46,9 +47,11 @@ fn memory_can_be_written(
     filter: &impl PageFilter,
 ) -> anyhow::Result<()> {
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
-    let frames = Restorable::new(&session.ram, &session.swapped(), &running)?;
+    // What lies under ACPI's tables is not written so.
+    let ram = subtract(&session.ram, &UnderTables::of(session, &running.firmware).all());
+    let frames = Restorable::new(&ram, &session.swapped(), &running)?;
     let memory = PhysicalMemory::open(&frames)?;
-    for pfn in ends(&session.ram, filter) {
+    for pfn in ends(&ram, filter) {
         let page = PfnRange { start: pfn, end: pfn + 1 };
         compare(page, vmcore, &memory).with_context(|| format!("page frame {pfn:#x} cannot be written"))?;
     }

@@ -108,7 +108,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };
-    let by_jump = memory.by_jump();
+    let by_jump = memory.take_by_jump();
     let is_loaded = !by_jump.is_empty();
     if is_loaded {
         let bytes: u64 = by_jump.iter().map(|segment| segment.size).sum();

@@ -33,13 +33,14 @@ pub struct Mounted {
 /// # Errors
 /// The kernel's lists cannot be read.
 pub fn of_session() -> anyhow::Result<Mounted> {
-    let names = Names::read();
+    let (names, place) = (Names::read(), |number: &str, len| layers::place(number, 0, len));
+    let finder = &Finder { names: &names, place: &place };
     let mut found = Mounted::default();
     for mounted in mounted(&mountinfo::read_all()?, Path::new("/sys/dev/block")) {
-        found.add_filesystem(mounted, &names);
+        found.add_filesystem(mounted, finder);
     }
     for device in swaps::devices()? {
-        found.add_swap(&device, &names);
+        found.add_swap(&device, finder);
     }
     Ok(found)
 }
@@ -81,9 +82,9 @@ struct Placed {
 }
 
 impl Mounted {
-    fn add_filesystem(&mut self, mounted: OnDevice, names: &Names) {
+    pub(super) fn add_filesystem(&mut self, mounted: OnDevice, finder: &Finder<'_>) {
         let OnDevice { kind, mount, number, device } = mounted;
-        let found = number.ok_or(Unsure::NoDevice).and_then(|number| filesystem(&kind, &number, &device, names));
+        let found = number.ok_or(Unsure::NoDevice).and_then(|number| finder.filesystem(&kind, &number, &device));
         let entry = |uuid: &str, mount_digest, superblock| Filesystem {
             kind: kind.clone(),
             uuid: uuid.to_owned(),
@@ -104,14 +105,14 @@ impl Mounted {
         }
     }
 
-    fn add_swap(&mut self, device: &Path, names: &Names) {
+    fn add_swap(&mut self, device: &Path, finder: &Finder<'_>) {
         let entry = |uuid: &str, mount_digest, superblock| SwapArea {
             uuid: uuid.to_owned(),
             mount_digest,
             quiesced_digest: None,
             superblock,
         };
-        match swap_area(device, names) {
+        match finder.swap_area(device) {
             Ok(Some(Placed { uuid, digest, places })) => {
                 self.swap_areas.extend(places.into_iter().map(|place| entry(&uuid, digest, Some(place))));
             }
@@ -124,51 +125,68 @@ impl Mounted {
     }
 }
 
-/// Where a filesystem lies; `None` where that is a file.
-fn filesystem(kind: &str, number: &str, device: &Path, names: &Names) -> Result<Option<Placed>, Unsure> {
-    let read = |device: &Path, start| File::open(device).and_then(|device| superblock::read(&device, start));
-    let least = head(kind).map_or(4096, |len| len as u64);
-    let found = read(device, 0).map_err(Unsure::Unreadable)?;
-    let Some(first) = place(number, least)? else { return Ok(None) };
-    let is_bytes = first.is_encrypted || found.is_none();
-    if is_bytes && head(kind).is_none() {
-        return Err(Unsure::Kind);
-    }
-    let place = match &found {
-        Some(found) if !is_bytes && found.reach > least => layers::place(number, 0, found.reach)?,
-        _ => first,
-    };
-    let (uuid, steady) = found.map_or_else(Default::default, |found| (found.uuid, found.steady));
-    if !is_bytes {
-        for (leg, start) in &place.legs {
-            let here = read(leg, *start).map_err(Unsure::Unreadable)?;
-            if here.is_none_or(|here| here.uuid != uuid) {
-                return Err(Unsure::Astray(leg.clone()));
+/// What is needed to find out where something lies.
+pub(super) struct Finder<'a> {
+    pub(super) names: &'a Names,
+    /// Where so many bytes from the beginning of the device with a number lie.
+    pub(super) place: &'a dyn Fn(&str, u64) -> Result<Place, NoPlace>,
+}
+
+impl Finder<'_> {
+    /// Where a filesystem lies; `None` where that is a file.
+    fn filesystem(&self, kind: &str, number: &str, device: &Path) -> Result<Option<Placed>, Unsure> {
+        let read = |device: &Path, start| File::open(device).and_then(|device| superblock::read(&device, start));
+        let least = head(kind).map_or(4096, |len| len as u64);
+        let found = read(device, 0).map_err(Unsure::Unreadable)?;
+        let Some(first) = self.place(number, least)? else { return Ok(None) };
+        let is_bytes = first.is_encrypted || found.is_none();
+        if is_bytes && head(kind).is_none() {
+            return Err(Unsure::Kind);
+        }
+        let place = match &found {
+            Some(found) if !is_bytes && found.reach > least => (self.place)(number, found.reach)?,
+            _ => first,
+        };
+        let (uuid, steady) = found.map_or_else(Default::default, |found| (found.uuid, found.steady));
+        if !is_bytes {
+            for (leg, start) in &place.legs {
+                let here = read(leg, *start).map_err(Unsure::Unreadable)?;
+                if here.is_none_or(|here| here.uuid != uuid) {
+                    return Err(Unsure::Astray(leg.clone()));
+                }
             }
         }
+        Ok(Some(Placed { uuid, digest: if is_bytes { 0 } else { steady }, places: self.named(place)? }))
     }
-    Ok(Some(Placed { uuid, digest: if is_bytes { 0 } else { steady }, places: named(place, names)? }))
-}
 
-/// Where a swap area lies; `None` where that is a file.
-fn swap_area(device: &Path, names: &Names) -> Result<Option<Placed>, Unsure> {
-    let metadata = fs::metadata(device).map_err(Unsure::Unreadable)?;
-    let file = File::open(device).map_err(Unsure::Unreadable)?;
-    let area = swap::read(&file, 0).map_err(Unsure::Unreadable)?;
-    let size = dormouse_sys::blockdev::size(&file).map_err(Unsure::Unreadable)?;
-    let Some(place) = place(&number_of(&metadata), size.min(swap::REACH))? else { return Ok(None) };
-    let digest = if place.is_encrypted { 0 } else { area.header };
-    Ok(Some(Placed { uuid: area.uuid.unwrap_or_default(), digest, places: named(place, names)? }))
-}
+    /// Where a swap area lies; `None` where that is a file.
+    fn swap_area(&self, device: &Path) -> Result<Option<Placed>, Unsure> {
+        let metadata = fs::metadata(device).map_err(Unsure::Unreadable)?;
+        let file = File::open(device).map_err(Unsure::Unreadable)?;
+        let area = swap::read(&file, 0).map_err(Unsure::Unreadable)?;
+        let size = dormouse_sys::blockdev::size(&file).map_err(Unsure::Unreadable)?;
+        let Some(place) = self.place(&number_of(&metadata), size.min(swap::REACH))? else { return Ok(None) };
+        let digest = if place.is_encrypted { 0 } else { area.header };
+        Ok(Some(Placed { uuid: area.uuid.unwrap_or_default(), digest, places: self.named(place)? }))
+    }
 
-/// Where the first bytes of a device lie; `None` where that is a file on a filesystem that is mounted here too, and
-/// shows whether anything there was written to.
-fn place(number: &str, len: u64) -> Result<Option<Place>, Unsure> {
-    match layers::place(number, 0, len) {
-        Ok(place) => Ok(Some(place)),
-        Err(NoPlace::InFile { file, .. }) if is_local(&file) => Ok(None),
-        Err(NoPlace::InFile { file, .. }) => Err(Unsure::FileElsewhere(file)),
-        Err(error) => Err(error.into()),
+    /// Where the first bytes of a device lie; `None` where that is a file on a filesystem that is mounted here too, and
+    /// shows whether anything there was written to.
+    fn place(&self, number: &str, len: u64) -> Result<Option<Place>, Unsure> {
+        match (self.place)(number, len) {
+            Ok(place) => Ok(Some(place)),
+            Err(NoPlace::InFile { file, .. }) if is_local(&file) => Ok(None),
+            Err(NoPlace::InFile { file, .. }) => Err(Unsure::FileElsewhere(file)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn named(&self, place: Place) -> Result<Vec<DiskPlace>, Unsure> {
+        let name = |(leg, offset): (PathBuf, u64)| match self.names.unique(&leg) {
+            Some(name) => Ok(DiskPlace { disk: name.to_owned(), offset }),
+            None => Err(Unsure::NoName(leg)),
+        };
+        place.legs.into_iter().map(name).collect()
     }
 }
 
@@ -182,14 +200,6 @@ fn is_local(file: &Path) -> bool {
         // A magic number has 32 bits, whatever its type is here.
         !is_named && !OTHERS.iter().any(|other| kind.0.cast_unsigned() & 0xffff_ffff == u64::from(*other))
     })
-}
-
-fn named(place: Place, names: &Names) -> Result<Vec<DiskPlace>, Unsure> {
-    let name = |(leg, offset): (PathBuf, u64)| match names.unique(&leg) {
-        Some(name) => Ok(DiskPlace { disk: name.to_owned(), offset }),
-        None => Err(Unsure::NoName(leg)),
-    };
-    place.legs.into_iter().map(name).collect()
 }
 
 fn number_of(metadata: &fs::Metadata) -> String {

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dormouse_image::{DiskPlace, Filesystem, SessionRecord, SwapArea};
+use dormouse_linux::block::layers::{NoPlace, Place};
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -303,6 +304,63 @@ fn knows_f2fs_and_exfat() {
         write(&file, at);
     }
     assert_eq!(read(file.path()).unwrap().unwrap(), found);
+}
+
+/// What A lists of a filesystem of this kind on `file`, whose bytes lie where `place` says.
+fn listed(kind: &str, file: &NamedTempFile, place: &dyn Fn(&str, u64) -> Result<Place, NoPlace>) -> session::Mounted {
+    let names = disks(&[file]);
+    let mut mounted = session::Mounted::default();
+    let (mount, number) = ("/mnt".to_owned(), Some("8:1".to_owned()));
+    let entry = session::OnDevice { kind: kind.to_owned(), mount, number, device: file.path().to_owned() };
+    mounted.add_filesystem(entry, &session::Finder { names: &names, place });
+    mounted
+}
+
+#[test]
+fn a_lists_each_kind_with_its_place() {
+    for (kind, file) in all() {
+        let place = |_: &str, _| Ok(Place { legs: vec![(file.path().to_owned(), 0)], is_encrypted: false });
+        let found = listed(kind, &file, &place);
+        assert_eq!((found.filesystems, found.unsure), (session(kind, &file).filesystems, vec![]), "{kind}");
+        // Encrypted, its bytes tell nothing while the session works, and what they are is not looked for.
+        let place = |_: &str, _| Ok(Place { legs: vec![(file.path().to_owned(), 7 << 20)], is_encrypted: true });
+        let found = listed(kind, &file, &place);
+        assert!(found.unsure.is_empty() && found.filesystems.len() == 1, "{kind}");
+        let entry = &found.filesystems[0];
+        assert_eq!((entry.mount_digest, entry.superblock.as_ref().unwrap().offset), (0, 7 << 20), "{kind}");
+    }
+}
+
+#[test]
+fn a_names_what_cannot_be_compared() {
+    let (file, other) = (made("mkfs.ext4", &["-q", "-F"], 16), made("mkfs.ext4", &["-q", "-F"], 16));
+    let at = |path: &Path| Place { legs: vec![(path.to_owned(), 0)], is_encrypted: false };
+    let node = || "/dev/dm-0".into();
+    type Lookup<'a> = Box<dyn Fn(&str, u64) -> Result<Place, NoPlace> + 'a>;
+    let thin: Lookup<'_> = Box::new(|_, _| Err(NoPlace::Target { node: node(), kind: "thin".into() }));
+    let astray: Lookup<'_> = Box::new(|_, _| Ok(at(other.path())));
+    let network: Lookup<'_> = Box::new(|_, _| Err(NoPlace::InFile { node: node(), file: "/nonexistent".into() }));
+    for (place, reason) in [(thin, "device-mapper's thin"), (astray, "something else"), (network, "/nonexistent lies")]
+    {
+        let found = listed("ext4", &file, &*place);
+        assert!(found.unsure.len() == 1 && found.unsure[0].contains(reason), "{:?}", found.unsure);
+        assert!(found.unsure[0].starts_with("/mnt (ext4 on ") && found.filesystems[0].superblock.is_none());
+    }
+    // NTFS, whose volume does not tell.
+    let blank = NamedTempFile::new().unwrap();
+    blank.as_file().set_len(1 << 20).unwrap();
+    let found = listed("ntfs3", &blank, &|_, _| Ok(at(blank.path())));
+    assert!(found.unsure[0].contains("what a mount of this type changes is not known"), "{:?}", found.unsure);
+    // In a file of a filesystem that is compared itself, it needs no entry.
+    let in_file = |_: &str, _| Err(NoPlace::InFile { node: node(), file: file.path().to_owned() });
+    assert_eq!(listed("ext4", &file, &in_file), session::Mounted::default());
+    // Of XFS, the log must lie in one piece with the superblock.
+    let xfs = made("mkfs.xfs", &["-q", "-f"], 320);
+    let in_pieces = |_: &str, len| match len {
+        ..=4096 => Ok(at(xfs.path())),
+        _ => Err(NoPlace::Pieces { node: node() }),
+    };
+    assert!(listed("xfs", &xfs, &in_pieces).unsure[0].contains("in several pieces"));
 }
 
 #[test]

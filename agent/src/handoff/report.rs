@@ -68,6 +68,20 @@ pub struct Report {
     /// The restore, in D; only after a resume.
     #[serde(default)]
     pub restore: Option<Half>,
+    /// What A did before it jumped. B and D do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// How A was when it jumped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Memory that was free, so that drivers could have it without waiting for a disk, in bytes.
+    pub free_bytes: u64,
+    /// What of it was reclaimed for that, in bytes.
+    pub reclaimed_bytes: u64,
+    /// Whether drivers were told of the hibernation, and of its end.
+    pub drivers_told: bool,
 }
 
 /// The longest reason, in bytes; JSON may make it twice as long.
@@ -94,6 +108,7 @@ impl Report {
                 least_available_kib: stats.least_available_kib,
             },
             restore: None,
+            before: None,
         }
     }
 
@@ -115,6 +130,7 @@ impl Report {
             omitted_pages: 0,
             save: Half::default(),
             restore: None,
+            before: None,
         }
     }
 
@@ -162,11 +178,21 @@ impl fmt::Display for Report {
             mib(self.omitted_pages * page),
             mib(self.ram_pages * page),
         )?;
+        if let Some(before) = &self.before {
+            writeln!(f, "before   {before}")?;
+        }
         write!(f, "save     {}", self.save)?;
         if let Some(restore) = &self.restore {
             write!(f, "\nrestore  {restore}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.drivers_told { "" } else { "not " };
+        write!(f, "{} free, {} of it reclaimed; drivers {not}told", mib(self.free_bytes), mib(self.reclaimed_bytes))
     }
 }
 

@@ -39,6 +39,12 @@ pub fn small_machine(has_iommu: bool, policys: &str) -> Vec<&'static str> {
     std::iter::once(bounce).chain(ARGUMENTS).filter(|own| !is_policys(own)).collect()
 }
 
+/// The argument of a second kernel that keeps CPUs from running in it, if there is one: no restore can do without them.
+pub fn limit_of_cpus(policys: &str) -> Option<&str> {
+    const LIMITS: [&str; 6] = ["nr_cpus", "maxcpus", "possible_cpus", "nosmt", "nosmp", "nolapic"];
+    arguments(policys).find(|argument| LIMITS.contains(&&*argument.name.replace('-', "_"))).map(|argument| argument.raw)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +60,14 @@ mod tests {
     fn policys_own_arguments_count() {
         let own = small_machine(false, "quiet swiotlb=4096 numa=fake=2 memhp-default-state=online");
         assert_eq!(own, ["acpi_no_memhotplug", "kho=off", "transparent_hugepage=never", "cma=0", "hugetlb_cma=0"]);
+    }
+
+    #[test]
+    fn finds_limits_of_cpus() {
+        assert_eq!(limit_of_cpus("quiet nr_cpus=1 panic=1"), Some("nr_cpus=1"));
+        assert_eq!(limit_of_cpus("nosmt=force"), Some("nosmt=force"));
+        assert_eq!(limit_of_cpus("possible-cpus=4"), Some("possible-cpus=4"));
+        assert_eq!(limit_of_cpus("quiet nolapic_timer isolcpus=1"), None);
     }
 
     #[test]

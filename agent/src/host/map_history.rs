@@ -1,4 +1,4 @@
-//! The memory maps of the last boots, so that a firmware that lays memory out otherwise at each power-on is known before
+//! The memory maps of the last boots, so that firmware that lays memory out otherwise at each power-on is known before
 //! the first hibernation and not after it.
 //!
 //! The file has, for each boot, a line with its boot_id and then the outermost lines of its `/proc/iomem`.

@@ -1,6 +1,6 @@
 //! ACPI tables that lie elsewhere at the next power-on. Pure.
 //!
-//! Firmware puts them into memory that a kernel may reclaim, and some of it at other pages at every power-on (Framework,
+//! Firmware puts them into memory that a kernel may reclaim, some of it at other pages at every power-on (Framework,
 //! StarLabs, System76), with everything else where it was. The saved kernel goes on looking at the old pages, so they
 //! are saved and written back like RAM. Where the new ones lie, it had RAM of its own, which only the jump itself may
 //! write: until then, the tables there are the restore kernel's, which evaluates them, and its `/dev/mem` refuses them
@@ -11,8 +11,8 @@ use dormouse_sys::PAGE_SIZE;
 
 use crate::machine::iomem::{Iomem, subtract};
 
-/// The most pages that a jump writes: it needs them twice in the restore kernel's little memory. 4 MiB.
-const JUMP_MAX: u64 = (4 << 20) / PAGE_SIZE;
+/// The most pages that a jump writes: it needs them twice in the restore kernel's little memory. 1 MiB.
+const JUMP_MAX: u64 = (1 << 20) / PAGE_SIZE;
 /// The most runs of them: `kexec_load(2)` takes 16 segments.
 const JUMP_RUNS: usize = 12;
 /// The most pages of tables that are saved: 16 MiB. No machine that was seen has a tenth of it.
@@ -53,11 +53,11 @@ impl UnderTables {
     /// Those of `session`, where the firmware describes `here`.
     #[must_use]
     pub fn of(session: &SessionRecord, here: &[FirmwareRange]) -> UnderTables {
-        let under = intersection(&session.ram, &tables(here, outward));
+        let under = intersection(&session.ram, &tables(here));
         let is_unmoved = all_covered(&session.firmware, here);
-        let left = if is_unmoved { intersection(&under, &tables(&session.firmware, inward)) } else { Vec::new() };
+        let left = if is_unmoved { intersection(&under, &tables(&session.firmware)) } else { Vec::new() };
         let by_jump = subtract(&under, &left);
-        let has_moved = !is_unmoved || !subtract(&by_jump, &tables(&session.firmware, outward)).is_empty();
+        let has_moved = !is_unmoved || !by_jump.is_empty();
         UnderTables { by_jump, left, has_moved }
     }
 
@@ -118,26 +118,16 @@ fn is_table(range: &&FirmwareRange) -> bool {
     range.kind == FirmwareKind::AcpiTables && range.start >= 1 << 20
 }
 
-fn outward(range: PhysRange) -> PfnRange {
-    range.frames()
-}
-
-/// The frames that hold nothing else.
-fn inward(range: PhysRange) -> PfnRange {
-    let start = range.start.div_ceil(PAGE_SIZE);
-    PfnRange { start, end: (range.end / PAGE_SIZE).max(start) }
-}
-
-fn tables(list: &[FirmwareRange], frames: fn(PhysRange) -> PfnRange) -> Vec<PfnRange> {
-    let ranges = list.iter().filter(is_table).map(|range| frames(PhysRange { start: range.start, end: range.end }));
-    PfnRange::merge(ranges.filter(|range| range.start < range.end))
+fn tables(list: &[FirmwareRange]) -> Vec<PfnRange> {
+    let ranges = list.iter().filter(is_table);
+    PfnRange::merge(ranges.map(|range| PhysRange { start: range.start, end: range.end }.frames()))
 }
 
 /// The frames of tables, without those that the firmware has something else in.
 fn own_frames(list: &[FirmwareRange]) -> Vec<PfnRange> {
     let others = list.iter().filter(|range| range.kind != FirmwareKind::AcpiTables);
     let others = PfnRange::merge(others.map(|range| PhysRange { start: range.start, end: range.end }.frames()));
-    subtract(&tables(list, outward), &others)
+    subtract(&tables(list), &others)
 }
 
 fn pages(list: &[PfnRange]) -> u64 {
@@ -147,7 +137,7 @@ fn pages(list: &[PfnRange]) -> u64 {
 fn merged(lists: &[&[PfnRange]]) -> Vec<PfnRange> {
     let mut all: Vec<PfnRange> = lists.iter().flat_map(|list| list.iter().copied()).collect();
     all.sort_by_key(|range| range.start);
-    PfnRange::merge(all.into_iter())
+    PfnRange::merge(all)
 }
 
 /// What is in both. Each must ascend and not overlap.
@@ -221,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_ram_and_tables_share_comes_back_with_the_jump() {
+    fn a_page_that_tables_share_with_ram_holds_nothing_else() {
         let text = "00100000-300007ff : System RAM\n30000800-30002fff : ACPI Tables\n";
         let iomem = Iomem::parse(text).unwrap();
         let ram = saved_frames(&iomem, &REGION);
         let session = SessionRecord { ram, firmware: iomem.firmware.clone(), ..SessionRecord::default() };
         let under = UnderTables::of(&session, &iomem.firmware);
-        assert_eq!((under.by_jump, under.left), (frames(0x3_0000, 0x3_0001), frames(0x3_0001, 0x3_0003)));
+        assert_eq!((under.by_jump, under.left), (vec![], frames(0x3_0000, 0x3_0003)));
         assert_eq!(check_move(&session, &iomem.firmware, AcpiRoot::default()), Ok(()));
     }
 

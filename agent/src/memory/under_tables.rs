@@ -32,10 +32,10 @@ impl<S: PageSink> KeptAside<S> {
         KeptAside { memory, aside: under.all(), by_jump }
     }
 
-    /// What the jump is to write.
+    /// Hands out what the jump is to write, when all of it is there.
     #[must_use]
-    pub fn by_jump(&self) -> Vec<Segment> {
-        self.by_jump.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn take_by_jump(&self) -> Vec<Segment> {
+        std::mem::take(&mut self.by_jump.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn keep(&self, run: PfnRange, bytes: &[u8]) {
@@ -118,7 +118,7 @@ mod tests {
         memory.write(run(0x1004, 0x1008), |bytes| numbered(bytes, 4)).unwrap();
         let written: Vec<u8> = memory.memory.0.lock().unwrap().chunks(BLOCK).map(|page| page[7]).collect();
         assert_eq!(written, [0, 1, 2, 0xaa, 0xaa, 0xaa, 6, 7]);
-        let [segment] = memory.by_jump().try_into().unwrap();
+        let [segment] = memory.take_by_jump().try_into().unwrap();
         assert_eq!((segment.start, segment.size), (0x100_3000, 0x2000));
         assert_eq!(segment.data.chunks(BLOCK).map(|page| page[7]).collect::<Vec<_>>(), [3, 4]);
     }

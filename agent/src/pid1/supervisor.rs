@@ -188,7 +188,8 @@ mod tests {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut pipe = Pipe::new(reader.into()).unwrap();
         assert_eq!(pipe.next().unwrap(), None);
-        let text = "\"Alive\"\n{\"Failed\":\"why\"}\n{\"Restored\":{\"entry\":77,\"watchdog\":null}}\n";
+        let text =
+            "\"Alive\"\n{\"Failed\":\"why\"}\n{\"Restored\":{\"entry\":77,\"is_loaded\":false,\"watchdog\":null}}\n";
         writer.write_all(&text.as_bytes()[..12]).unwrap();
         assert_eq!(pipe.next().unwrap(), Some(Message::Alive));
         assert_eq!(pipe.next().unwrap(), None);

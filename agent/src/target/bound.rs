@@ -2,9 +2,9 @@
 //! not from whichever has the image's name and turns up first.
 //!
 //! ```text
-//!   the disk that is recorded, with a mark of its own, is there     it is taken at once, others are named
-//!   it is not                                                       it is waited for; what else has the name is refused
-//!   it is recorded without a mark, or none is recorded              the one that has the name when all have turned up
+//!   the disk that is recorded, with a mark of its own, is there   it is taken at once, others are named
+//!   it is not                                                     it is waited for; what else has the name is refused
+//!   it is recorded without a mark, or none is recorded            the one that has the name when all have turned up
 //! ```
 
 use std::time::Duration;
@@ -156,7 +156,8 @@ impl Target {
 pub fn disk_of(name: &ImageDevice) -> Option<DiskIdentity> {
     let target = resolve(name).ok()??;
     target.open(Access::Read).ok()?;
-    target.disk()
+    // What lies on something that is put together is reached by another way where nothing is.
+    target.disk().filter(DiskIdentity::is_known)
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ pub enum TargetError {
     },
     /// Another disk than the recorded one has the name.
     #[error(
-        "image device {name}: {target} has that name and is another disk ({found}) than the image was put on ({recorded})"
+        "image device {name}: {target} has that name and is another disk ({found}) than the image was put on \
+         ({recorded})"
     )]
     OtherDisk {
         /// As the policy names it.

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
-use dormouse_linux::watchdogs::HardwareWatchdog;
+use dormouse_linux::watchdogs::{self, HardwareWatchdog};
 use serde::{Deserialize, Serialize};
 
 /// What an initramfs must hold for a target to be reached from it.
@@ -65,7 +65,12 @@ impl Needs {
     /// # Errors
     /// The modules cannot be looked through.
     pub fn of_watchdog(watchdog: &HardwareWatchdog, directory: &Path) -> Result<Needs, ModulesError> {
-        Needs::of_drivers(&Driver::on(watchdog.ways()), directory)
+        if watchdog.has_device() {
+            return Needs::of_drivers(&Driver::on(watchdog.ways()), directory);
+        }
+        // Which of the drivers has made it, sysfs does not show.
+        let modules = watchdogs::loaded_drivers(Path::new("/sys"), directory);
+        Ok(Needs { modules: modules.into_iter().collect() })
     }
 
     /// What a disk that has these drivers needs of the kernel whose modules are in `directory`.

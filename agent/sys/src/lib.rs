@@ -13,6 +13,7 @@ pub mod memory;
 pub mod phys;
 pub mod pin;
 pub mod power;
+pub mod random;
 pub mod watchdog;
 
 pub use arch::*;

@@ -46,6 +46,8 @@ enum Command {
         /// The target's arguments.
         arguments: String,
     },
+    /// Mount a filesystem in user space that never answers, and stay.
+    SilentFilesystem { directory: PathBuf },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
                 .map(|()| ExitCode::SUCCESS)
                 .context("the device cannot be made")
         }
+        Command::SilentFilesystem { directory } => workload::silent::serve(&directory).map(|()| ExitCode::SUCCESS),
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {
             churn::children::child(io::stdin().lock(), io::stdout().lock(), Duration::from_millis(millis))

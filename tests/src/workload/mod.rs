@@ -30,6 +30,7 @@ pub mod mapping;
 pub mod pattern;
 pub mod report;
 pub mod role;
+pub mod silent;
 pub mod stream;
 
 use std::fs;

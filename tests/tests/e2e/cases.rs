@@ -4,8 +4,8 @@
 use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
-    machines_devices, machines_identity, machines_kernels, machines_layers, machines_second_kernel, power_cuts,
-    refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
+    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -64,6 +64,9 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines_devices::a_balloon_persistent_memory_and_s4,
     Standard machines_devices::a_watchdog_that_runs_and_a_disk_with_a_cache,
     Standard machines::a_cpu_that_user_space_brings_up,
+    Standard machines_jump::drivers_are_told_and_the_power_button_works,
+    Standard machines_jump::a_copy_of_an_image_draws_other_random_numbers,
+    Standard machines_jump::virtio_mem_refuses,
     Standard machines::noresume_on_the_command_line,
     Standard machines::ram_below_640_kib_in_two_pieces,
     All machines_second_kernel::thirty_two_cpus,

@@ -14,7 +14,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{ids, lines_of_boot, power_cycle, reasons, save};
+use crate::{demand_refusal, ids, lines_of_boot, power_cycle, reasons, save};
 
 /// A's policy, which names the place. That of C, in `/etc`, names an image.
 const POLICY: &str = "/run/place.toml";
@@ -50,6 +50,7 @@ pub(crate) fn only_what_was_found_is_relied_on_and_nothing_is_left() -> Result<(
     )?;
     guest.succeed("dd if=/run/before of=/dev/vda bs=4k && sync")?;
 
+    an_initramfs_is_built_while_the_disk_is_away(&mut guest)?;
     power_cycle(&mut guest)?;
     wait_until_wiped(&mut guest)?;
     ensure!(is_clean(&disk)?, "memory of the session is left on the disk");
@@ -66,6 +67,28 @@ pub(crate) fn only_what_was_found_is_relied_on_and_nothing_is_left() -> Result<(
     guest.cut_power();
     ensure!(is_clean(&disk)? && image::commit(&disk)?.state == State::Discarded, "memory of the session is left");
     Ok(())
+}
+
+/// What a hook does, for the one kernel that may boot: it goes on with what is known of the disk, and until it is done
+/// nothing shows that this kernel would resume.
+fn an_initramfs_is_built_while_the_disk_is_away(guest: &mut Guest) -> Result<()> {
+    let (driver, modules) = ("/sys/bus/virtio/drivers/virtio_blk", "/run/modules");
+    let files =
+        format!("dormouse initramfs-files --release $(uname -r) --modules-dir {modules} --scratch /run/scratch");
+    guest.succeed(&format!(
+        "mkdir -p /boot /run/scratch {modules} && : >/boot/vmlinuz-$(uname -r) && \
+         sed 's/ .*/.ko:/' /proc/modules >{modules}/modules.dep && \
+         ls /sys/module | sed 's/$/.ko/' >{modules}/modules.builtin && {files}"
+    ))?;
+    let printed = guest.succeed(&format!(
+        "disk=$(basename $(readlink -f /sys/block/vda/device)); echo $disk >{driver}/unbind && [ ! -b /dev/vda ] && \
+         {files} 2>&1; status=$?; echo $disk >{driver}/bind; \
+         for try in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done; exit $status"
+    ))?;
+    ensure!(printed.contains("not there; its modules are found as they were"), "{printed}");
+    ensure!(printed.contains(" /usr/lib/dormouse/dormouse-resume 755"), "{printed}");
+    demand_refusal(guest, "next-boot")?;
+    guest.succeed("dormouse initramfs-done $(uname -r)").map(drop)
 }
 
 fn refused(guest: &mut Guest, expected: &str) -> Result<()> {

@@ -137,7 +137,8 @@ pub(crate) fn acpi_data_that_slide_by_pages() -> Result<()> {
     let iomem = guest.succeed("grep ACPI /proc/iomem")?;
     ensure!(iomem.trim() == "2ff00000-2ff0cfff : ACPI Tables", "{iomem}");
     // Below 4 GiB, memory is where it is in the file.
-    let pattern: Vec<u8> = (0..len).map(|at: u64| (at / 4096 * 16 + at % 251 + 1) as u8).collect();
+    // 251 is prime: no two pages are the same.
+    let pattern: Vec<u8> = (1..=251).cycle().take(len).collect();
     File::options().write(true).open(guest.memory_file())?.write_all_at(&pattern, start)?;
     let saved = save(&mut guest)?;
 

@@ -64,7 +64,7 @@ fn saved_and_restored_by(kernel: KernelName, cpus: u32) -> Result<Guest> {
     config.second_kernel = Some(kernel);
     let mut guest = session(config)?;
     let report = power_cycle(&mut guest)?.report()?;
-    let restore = report.restore.clone().context("no report of the restore")?;
+    let restore = report.restore.context("no report of the restore")?;
     ensure!(report.save.threads == cpus && restore.threads == cpus, "not every CPU was used: {report:?}");
     let release = Artifacts::from_environment()?.kernel(kernel)?.release().to_owned();
     for half in [&report.save, &restore] {

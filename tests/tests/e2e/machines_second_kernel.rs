@@ -17,7 +17,10 @@ pub(crate) fn a_restore_that_would_fail_brings_the_session_back() -> Result<()> 
     let text = |more: &str| format!("[image]\ndevice = \"{device}\"\n{more}");
     let policies = vec![
         GuestPolicy::standard(text("[kernel]\narguments = \"nr_cpus=1\"\n")),
-        GuestPolicy { path: "/etc/small.toml".to_owned(), text: text("[region]\nsize = \"64M\"\n") },
+        GuestPolicy {
+            path: "/etc/small.toml".to_owned(),
+            text: text("[region]\nsize = \"64M\"\n[pipeline]\nmemory = \"40M\"\n"),
+        },
     ];
     let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &Artifacts::from_environment()?)?;
     guest.boot()?;

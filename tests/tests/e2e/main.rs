@@ -16,6 +16,7 @@ mod machines;
 mod machines_boots;
 mod machines_devices;
 mod machines_identity;
+mod machines_jump;
 mod machines_kernels;
 mod machines_layers;
 mod machines_second_kernel;

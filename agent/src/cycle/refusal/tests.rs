@@ -124,6 +124,10 @@ fn refusals() -> Vec<anyhow::Error> {
         Obstacle::VolatileMemory { node: "/dev/pmem0".into(), by: "it is in use".into() },
         Obstacle::NotComparable("/".to_owned()),
         Obstacle::LittleMemory { available: 1, needed: 2 },
+        Obstacle::LittleFree { free: 1, needed: 2 },
+        Obstacle::KernelLoaded,
+        Obstacle::Hibernating,
+        Obstacle::Driver { errno: Some(Errno::EPERM as i32), log: vec!["virtio_mem virtio1: no".into()] },
     ];
     let regions = [
         RegionError::NoPlace { size: 2, longest: 1 },
@@ -160,7 +164,9 @@ fn refusals() -> Vec<anyhow::Error> {
         Unready::ImageReplaced,
     ];
     let jumps = [
-        JumpError::Freeze,
+        JumpError::Freeze(NotFrozen::Unknown),
+        JumpError::Freeze(NotFrozen::Devices(vec!["usb 1-1: failed to freeze: error -16".into()])),
+        JumpError::Freeze(NotFrozen::Processes(Vec::new())),
         JumpError::Jump(io_error()),
         JumpError::NoReport(MailboxError::Empty),
         JumpError::NotInvalidated { reason: "no room".into(), source: anyhow::Error::new(io_error()).into() },
@@ -274,6 +280,26 @@ fn identifiers_are_documented() {
         assert!(manual.lines().any(|line| line == format!(".B {id}")), "{id} is not in dormouse.7");
         assert!(id.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-'), "{id}");
     }
+}
+
+#[test]
+fn a_driver_that_refuses_is_told_from_a_kernel_that_does() {
+    let eperm = || Unannounced::Refused(io::Error::from_raw_os_error(Errno::EPERM as i32));
+    let log = || vec!["virtio_mem virtio1: hibernation is not supported.".to_owned()];
+    let driver = Obstacle::Driver { errno: Some(Errno::EPERM as i32), log: log() };
+    assert_eq!(in_announcement(&eperm(), "[platform] shutdown\n", log()), driver);
+    assert!(driver.to_string().contains("virtio_mem virtio1"), "{driver}");
+    assert_eq!(in_announcement(&eperm(), "[disabled]\n", log()), Obstacle::Forbidden);
+    assert_eq!(in_announcement(&Unannounced::Busy, "", log()), Obstacle::Hibernating);
+}
+
+#[test]
+fn a_kernel_that_waits_and_little_free_memory_are_in_the_way() {
+    assert_eq!(in_loaded("1\n"), Some(Obstacle::KernelLoaded));
+    assert_eq!((in_loaded("0\n"), in_loaded("")), (None, None));
+    let free = Free { before: 1, now: 2, wanted: 3 };
+    assert_eq!(in_free_memory(free), Some(Obstacle::LittleFree { free: 2, needed: 3 }));
+    assert_eq!(in_free_memory(Free { now: 3, ..free }), None);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::mounted;
 use crate::host::doctor::next_boot::NextBoot;
 use crate::host::initramfs::needs;
@@ -67,8 +68,8 @@ pub(super) struct Facts {
     pub(super) region_size: Option<Result<u64, TooSmall>>,
     /// The memory maps of the last boots, where they are recorded.
     pub(super) maps: Option<History>,
-    pub(super) has_nvidia: bool,
     pub(super) mounted: Result<Mounted, Unseen>,
+    pub(super) drivers: Drivers,
     pub(super) policy: Result<Policy, PolicyFault>,
     /// When the policy or one of its drop-ins was changed last.
     pub(super) policy_changed: Option<SystemTime>,
@@ -156,6 +157,7 @@ impl Facts {
     /// Looks at everything. What is missing or cannot be seen is a fact too.
     pub(super) fn read(config_path: &Path) -> Facts {
         let uname = Uname::read().unwrap_or_default();
+        let config = KernelConfig::of_running(&uname.release);
         let root = Path::new("/");
         let policy = Policy::load(config_path);
         let known = policy.as_ref().ok();
@@ -167,7 +169,8 @@ impl Facts {
         Facts {
             machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
-            config: KernelConfig::of_running(&uname.release),
+            drivers: Drivers::read(config.as_ref()),
+            config,
             jump: jump(load_disabled, load_limit),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
@@ -189,7 +192,6 @@ impl Facts {
             }),
             iomem,
             maps: map_history::read(),
-            has_nvidia: text("/proc/modules").lines().any(|line| line.starts_with("nvidia ")),
             mounted: mounted::read(),
             policy_changed: policy_changed(config_path),
             image: known.map(image),

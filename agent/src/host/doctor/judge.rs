@@ -8,8 +8,9 @@ use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
-use crate::cycle::refusal::{self, Refusal};
+use crate::cycle::refusal::{self, Obstacle, Refusal};
 use crate::handoff::arguments::BootSwitches;
+use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
@@ -55,10 +56,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         next_boot::in_clear(facts),
         command_line(facts),
         kernel_resume(facts),
-        nvidia(facts),
         mounted::check(facts),
     ];
     checks.extend(devices::checks(facts));
+    checks.extend(facts.drivers.judge());
     checks.extend(systemd(facts));
     checks
 }
@@ -74,7 +75,7 @@ pub(super) const fn question(id: &'static str, why: &'static str) -> Question {
 }
 
 impl Question {
-    fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
+    pub(super) fn check(self, state: State, found: impl Into<String>, remedy: Option<String>) -> Check {
         Check { id: self.id, state, found: found.into(), why: self.why, remedy }
     }
 
@@ -233,8 +234,7 @@ fn kexec_loaded(facts: &Facts) -> Check {
     let question =
         question("kexec-loaded", "A hibernation loads its own kernel in the place of one that waits for `kexec -e`.");
     match (facts.is_loaded, facts.is_crash_loaded) {
-        (true, _) => question
-            .warning("another kernel is loaded; a hibernation would replace it", "kexec -u, if it is not needed"),
+        (true, _) => question.refused(&Obstacle::KernelLoaded),
         (false, true) => question.ok("nothing is loaded but a crash kernel, which has a place of its own"),
         (false, false) => question.ok("nothing is loaded"),
     }
@@ -284,7 +284,7 @@ fn memory_map(facts: &Facts) -> Check {
 fn memory_map_history(facts: &Facts) -> Check {
     let question = question(
         "memory-map-history",
-        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on keeps it from that.",
+        "A session goes on where its memory was: firmware that lays memory out otherwise at a power-on prevents that.",
     );
     match &facts.maps {
         None if matches!(facts.iomem, Err(IomemError::Hidden)) => question.needs_root(),
@@ -316,10 +316,15 @@ fn memory(facts: &Facts) -> Check {
 
 fn policy(facts: &Facts) -> Check {
     let question = question("policy", "The policy says where the image goes and what saves it.");
-    match &facts.policy {
-        Ok(_) => question.ok("every key is known and every value valid"),
-        Err(fault) if fault.is_missing => question.failed("there is none yet", SETUP),
-        Err(fault) => question.failed(&fault.text, "correct the file that is named, then `dormouse config check`"),
+    let limit = facts.policy.as_ref().ok().and_then(|policy| limit_of_cpus(&policy.kernel.arguments));
+    match (&facts.policy, limit) {
+        (Ok(_), Some(limit)) => question.failed(
+            format!("kernel.arguments has `{limit}`: a restore needs every CPU, so that no save would succeed"),
+            format!("remove `{limit}` from kernel.arguments, then dormouse build-initramfs"),
+        ),
+        (Ok(_), None) => question.ok("every key is known and every value valid"),
+        (Err(fault), _) if fault.is_missing => question.failed("there is none yet", SETUP),
+        (Err(fault), _) => question.failed(&fault.text, "correct the file that is named, then `dormouse config check`"),
     }
 }
 
@@ -638,19 +643,6 @@ fn kernel_resume(facts: &Facts) -> Check {
              session at a time",
             "dormouse enable; or hibernate with one of them only, or remove `resume=` from the boot loader's \
              configuration, which Dormouse does not need",
-        ),
-    }
-}
-
-fn nvidia(facts: &Facts) -> Check {
-    let question =
-        question("nvidia", "The proprietary driver loses what is in video memory, unless it is notified before.");
-    match facts.has_nvidia {
-        false => question.ok("the proprietary driver is not loaded"),
-        true => question.warning(
-            "the nvidia driver is loaded",
-            "set NVreg_PreserveVideoMemoryAllocations=1 for it, enable nvidia-hibernate.service and \
-             nvidia-resume.service, and hibernate by `systemctl hibernate`, which starts them",
         ),
     }
 }

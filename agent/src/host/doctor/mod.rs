@@ -9,6 +9,7 @@
 //! ([`crate::cycle::refusal`]).
 
 mod devices;
+mod drivers;
 mod facts;
 mod judge;
 mod mounted;

@@ -17,6 +17,7 @@ use crate::cycle::region_size::TooSmall;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
+use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
 use crate::host::doctor::judge::judge;
 use crate::host::doctor::next_boot::NextBoot;
@@ -68,8 +69,8 @@ fn ready() -> Facts {
         iomem: Iomem::parse(IOMEM),
         region_size: Some(Ok(128 << 20)),
         maps: Some(History::Same(3)),
-        has_nvidia: false,
         mounted: Ok(Mounted::default()),
+        drivers: Drivers { can_be_told: true, ..Drivers::default() },
         policy: Ok(Policy::parse("policy", "[image]\ndevice = \"/dev/vdb\"\n").unwrap()),
         policy_changed: Some(time(1)),
         image: Some(Ok(ImageFacts {
@@ -203,6 +204,14 @@ fn the_region_is_large_enough_and_off_the_kernel() {
     let facts = Facts { iomem, ..ready() };
     assert_eq!(ids(&facts, State::Warning), ["memory-map"]);
     assert!(check(&facts, "memory-map").found.contains("over the running kernel's own code"));
+}
+
+#[test]
+fn a_save_kernel_with_fewer_cpus_will_not_do() {
+    let text = "[image]\ndevice = \"/dev/vdb\"\n[kernel]\narguments = \"quiet nr_cpus=1\"\n";
+    let facts = Facts { policy: Ok(Policy::parse("policy", text).unwrap()), ..ready() };
+    assert_eq!(ids(&facts, State::Failed), ["policy"]);
+    assert!(check(&facts, "policy").found.contains("`nr_cpus=1`"));
 }
 
 #[test]
@@ -360,6 +369,8 @@ fn fails_settings_that_prevent_hibernation() {
         facts.mounted = Ok(Mounted { unsure: vec!["/ (ext4 on /dev/dm-0: thin)".into()], ..Mounted::default() });
     };
     assert_eq!(failed(thin), ["filesystems"]);
+    assert_eq!(failed(|facts| facts.is_loaded = true), ["kexec-loaded"]);
+    assert_eq!(failed(|facts| facts.drivers.virtio_mem.push("virtio1".into())), ["virtio-mem"]);
     let added = |facts: &mut Facts| facts.iomem = Iomem::parse("100000000-1ffffffff : System RAM (kmem)\n");
     assert_eq!(failed(added), ["memory-map"]);
     let text =
@@ -377,7 +388,6 @@ fn warns_of_settings() {
         ids(&facts, State::Warning)
     };
     assert_eq!(warned(|facts| facts.load_limit = Some(9)), ["kexec-allowed"]);
-    assert_eq!(warned(|facts| facts.is_loaded = true), ["kexec-loaded"]);
     assert_eq!(warned(|facts| facts.cmdline = "quiet noresume".into()), ["command-line"]);
     assert_eq!(warned(|facts| facts.maps = Some(History::Differs(3, String::new()))), ["memory-map-history"]);
     assert_eq!(warned(|facts| facts.maps = Some(History::Slides(3, String::new()))), [""; 0]);
@@ -386,13 +396,13 @@ fn warns_of_settings() {
     let beside = |cmdline: &str| Facts { cmdline: cmdline.into(), systemd: Some(Systemd::default()), ..ready() };
     assert_eq!(ids(&beside("resume=/dev/vda3"), State::Warning), ["kernel-resume"]);
     assert!(ids(&beside("resume= -- resume=/dev/vda3"), State::Warning).is_empty());
-    assert_eq!(warned(|facts| facts.has_nvidia = true), ["nvidia"]);
     let allowed = |facts: &mut Facts| {
         facts.mounted = Ok(Mounted { unsure: vec!["/mnt (ntfs3)".into()], ..Mounted::default() });
         let text = "[image]\ndevice = \"/dev/vdb\"\n[resume]\nunsure = \"resume\"\n";
         facts.policy = Ok(Policy::parse("policy", text).unwrap());
     };
     assert_eq!(warned(allowed), ["filesystems"]);
+    assert_eq!(warned(|facts| facts.drivers.can_be_told = false), ["driver-events"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! x86-64.
 
 pub mod cpuid;
+pub mod hardware_random;
 pub mod stub;
 
 /// The size of a page in bytes.
