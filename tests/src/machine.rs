@@ -206,7 +206,7 @@ pub struct GuestConfig {
     pub second_kernel: Option<KernelName>,
     /// Arguments for the kernel beside those that the harness needs.
     pub kernel_arguments: Vec<String>,
-    /// Modules that A and C load at boot and B and D do not, beside those of their disks.
+    /// Modules that A and C load at boot and B and D do not, beside those of their disks: the power button's.
     pub modules: Vec<String>,
     /// QEMU's arguments after those that this describes.
     pub qemu_arguments: Vec<String>,
@@ -236,7 +236,7 @@ impl GuestConfig {
             kernel: KernelName::Test,
             second_kernel: None,
             kernel_arguments: Vec::new(),
-            modules: Vec::new(),
+            modules: vec!["button".to_owned()],
             qemu_arguments: Vec::new(),
             faults: Vec::new(),
             watchdog: false,
