@@ -91,7 +91,8 @@ fn all_ram_is_swapped_or_saved_and_nothing_else() {
     }
 }
 
-/// At the next power-on, the tables lie three pages further down in the RAM before them: a session goes on with its own.
+/// At the next power-on, the tables lie three pages further down in the RAM before them: a session goes on with its
+/// own.
 #[test]
 fn tables_may_slide_into_the_ram_before_them() {
     let mut slid = Vec::new();

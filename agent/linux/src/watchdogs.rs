@@ -66,8 +66,8 @@ impl HardwareWatchdog {
     }
 }
 
-/// The drivers of hardware watchdogs that are loaded as modules: those that hold the watchdogs' own module, where that is
-/// one, and those that `modules`, a directory of depmod's, has among them.
+/// The drivers of hardware watchdogs that are loaded as modules: those that hold the watchdogs' own module, where that
+/// is one, and those that `modules`, a directory of depmod's, has among them.
 #[must_use]
 pub fn loaded_drivers(sysfs: &Path, modules: &Path) -> BTreeSet<String> {
     let entries = |place: &str| {

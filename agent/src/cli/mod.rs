@@ -116,8 +116,8 @@ enum Command {
     InitramfsFiles(FilesArgs),
     /// Record that the boot's initramfs of a kernel has all that it must hold; for the hooks of such tools
     ///
-    /// `dormouse hibernate` refuses where a kernel that may boot next has no such record, or one of another policy, once
-    /// a hook has asked for the files of any (`--release`). Does nothing on a machine that has no policy.
+    /// `dormouse hibernate` refuses where a kernel that may boot next has no such record, or one of another policy,
+    /// once a hook has asked for the files of any (`--release`). Does nothing on a machine that has no policy.
     InitramfsDone {
         /// The kernel's release, as `uname -r` gives it
         release: String,

@@ -10,9 +10,9 @@ use crate::launch::region;
 use crate::machine;
 use crate::pipeline::Limits;
 
-/// What drivers take in D beside what they take in B, in bytes for each CPU: B has `elfcorehdr=` on its command line, and
-/// drivers of disks make do with one queue there (block/blk-mq.c, `blk_mq_alloc_tag_set`). NVMe's queues are the largest:
-/// 1024 requests of less than 600 bytes, and rings of 80 KiB (drivers/nvme/host/pci.c).
+/// What drivers take in D beside what they take in B, in bytes for each CPU: B has `elfcorehdr=` on its command line,
+/// and drivers of disks make do with one queue there (block/blk-mq.c, `blk_mq_alloc_tag_set`). NVMe's queues are the
+/// largest: 1024 requests of less than 600 bytes, and rings of 80 KiB (drivers/nvme/host/pci.c).
 pub(super) const QUEUE: u64 = 704 << 10;
 /// What a worker needs: zstd's context, a chunk that is decoded apart, its stack.
 const WORKER: u64 = (256 << 10) + CHUNK_MAX as u64;
@@ -39,7 +39,8 @@ pub(super) struct Budget {
 /// D would run out of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "a restore would run out of memory: it would have {} in the region and needs {}; set region.size to \"{}M\" or more",
+    "a restore would run out of memory: it would have {} in the region and needs {}; set region.size to \"{}M\" \
+     or more",
     mib(*.available), mib(*.needed), .enough >> 20
 )]
 pub(super) struct TooLittle {

@@ -2,9 +2,10 @@
 //! counts, and disks that keep what was written in a cache of their own.
 //!
 //! The jump freezes disks and does not stop them: a SCSI or SATA disk is not told to write its cache (Linux 6.12,
-//! drivers/scsi/sd.c, `sd_pm_ops` has no `freeze`; drivers/ata/libata-eh.c leaves it to the hibernation's power-off). So
-//! A flushes every disk as the last thing before it jumps. What its kernel threads write until the devices are frozen,
-//! B flushes, where it has the disk's driver. That driver also stops the disk when B powers off (`sd_shutdown`).
+//! drivers/scsi/sd.c, `sd_pm_ops` has no `freeze`; drivers/ata/libata-eh.c leaves it to the hibernation's power-off).
+//! So A flushes every disk as the last thing before it jumps. What its kernel threads write until the devices are
+//! frozen, B flushes, where it has the disk's driver. That driver also stops the disk when B powers off
+//! (`sd_shutdown`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -58,8 +59,8 @@ pub fn undriven(policy: &Policy) -> Option<Undriven> {
     let directory = Path::new("/lib/modules").join(release.as_deref().unwrap_or_default());
     let missing = |needs: Result<Needs, _>| {
         let names = needs.map_or_else(|_: kmod::ModulesError| Vec::new(), |needs| needs.modules);
-        // What that kernel has built in needs nothing. Where its modules are not installed, it is taken to have the same
-        // ones as the running kernel.
+        // What that kernel has built in needs nothing. Where its modules are not installed, it is taken to have the
+        // same ones as the running kernel.
         let names = kmod::order(&directory, &names).unwrap_or(names);
         names.into_iter().filter(|name| !carried.contains(name)).collect::<Vec<_>>()
     };
@@ -88,9 +89,9 @@ fn carried(initramfs: &[u8]) -> Option<BTreeSet<String>> {
     Some(names)
 }
 
-/// Names what B cannot drive, and what that costs. A session is not refused for it: A has flushed the disks, and what is
-/// lost without a driver is what the kernel's own threads write in the moments until the devices are frozen, if the disk
-/// does not write it in the time that the save takes.
+/// Names what B cannot drive, and what that costs. A session is not refused for it: A has flushed the disks, and what
+/// is lost without a driver is what the kernel's own threads write in the moments until the devices are frozen, if the
+/// disk does not write it in the time that the save takes.
 pub fn warn_of_undriven(policy: &Policy) {
     let undriven = undriven(policy).unwrap_or_default();
     for (node, modules) in undriven.disks {

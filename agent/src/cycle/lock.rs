@@ -54,8 +54,8 @@ impl Lock {
         if_any(Lock::wait())
     }
 
-    /// Takes the lock for a command that changes an image. There is none for a user who could not hibernate this machine
-    /// either, and whose image is a file of his own.
+    /// Takes the lock for a command that changes an image. There is none for a user who could not hibernate this
+    /// machine either, and whose image is a file of his own.
     ///
     /// # Errors
     /// Another process has it.

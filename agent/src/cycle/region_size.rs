@@ -44,7 +44,9 @@ pub struct Needs {
 
 /// The region that the policy asks for is too small for B and D.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the region has {}, and {} are needed for this kernel, its initramfs and {} CPUs", mib(*.size), mib(*.enough), .cpus)]
+#[error(
+    "the region has {}, and {} are needed for this kernel, its initramfs and {} CPUs", mib(*.size), mib(*.enough), .cpus
+)]
 pub struct TooSmall {
     /// Bytes.
     pub size: u64,

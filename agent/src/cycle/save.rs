@@ -119,7 +119,8 @@ fn settle(header: &mut Header, task: &SaveTask<'_>, policy: &Policy) -> anyhow::
     if policy.resume.unsure == Unsure::Refuse {
         bail!(
             "no boot could tell whether another system has written to {lost}: the save kernel sees no disk that holds \
-             it; give it the driver (`dormouse build-initramfs --modules`), unmount it, or set resume.unsure = \"resume\""
+             it; give it the driver (`dormouse build-initramfs --modules`), unmount it, or set \
+             resume.unsure = \"resume\""
         );
     }
     log::warn!("{}: no boot will be able to tell whether another system has written to {lost}", Phase::SaveWrite);

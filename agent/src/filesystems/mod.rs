@@ -4,9 +4,9 @@
 //! A kernel that is continued goes on with what it has in memory of each filesystem. Where that is not what is on the
 //! disk any more, it destroys the filesystem; and what it has swapped out it takes back from its swap areas, whatever
 //! is there by then. So A lists what it has mounted, with the place of each superblock on a disk, through whatever lies
-//! between ([`dormouse_linux::block::layers`]), and a digest of the part that a mount elsewhere changes; B, when nothing
-//! can change any more, adds a digest of all of it, for the disks that it sees; and C compares before anything is
-//! mounted. Neither B nor C puts anything together or decrypts: they look at the bytes of the disk.
+//! between ([`dormouse_linux::block::layers`]), and a digest of the part that a mount elsewhere changes; B, when
+//! nothing can change any more, adds a digest of all of it, for the disks that it sees; and C compares before anything
+//! is mounted. Neither B nor C puts anything together or decrypts: they look at the bytes of the disk.
 
 mod compare;
 mod session;

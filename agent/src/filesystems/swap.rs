@@ -2,8 +2,8 @@
 //!
 //! The kernel writes nothing into an area when it takes it into use, so that its header does not change. What it swaps
 //! out goes to clusters of at most 2 MiB: the first is one of the first 64 MiB's (mm/swapfile.c, `setup_clusters` and
-//! `SWAP_CLUSTER_COLS`, Linux 6.12), taken at random, and is used from its beginning. Without clusters, the area is used
-//! from its beginning.
+//! `SWAP_CLUSTER_COLS`, Linux 6.12), taken at random, and is used from its beginning. Without clusters, the area is
+//! used from its beginning.
 
 use std::fs::File;
 use std::io;

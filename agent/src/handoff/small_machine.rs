@@ -7,8 +7,9 @@ use dormouse_linux::kernel_args::arguments;
 const FEW_BOUNCE_BUFFERS: &str = "swiotlb=2048";
 /// None otherwise. The kernel makes them, 64 MiB by default, where memory that the machine may have ends above 4 GiB
 /// (arch/x86/kernel/pci-dma.c, `pci_swiotlb_detect`), which the SRAT announces (drivers/acpi/numa/srat.c). All that B
-/// and D do I/O with lies in the region. Below 4 GiB every device reaches it. Above, there is no memory below 4 GiB from
-/// which buffers could be taken (`swiotlb_memblock_alloc`), and a device that does not reach it fails in B already.
+/// and D do I/O with lies in the region. Below 4 GiB every device reaches it. Above, there is no memory below 4 GiB
+/// from which buffers could be taken (`swiotlb_memblock_alloc`), and a device that does not reach it fails in B
+/// already.
 const NO_BOUNCE_BUFFERS: &str = "swiotlb=noforce";
 
 /// The arguments, each with the reason for it. A kernel that does not know one passes it on to its PID 1.

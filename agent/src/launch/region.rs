@@ -49,8 +49,8 @@ pub enum RegionError {
 /// at `address`.
 ///
 /// CPUs that A has parked wait in its code, and may go on there for a moment when the jump has replaced what is in the
-/// region (arch/x86/kernel/smpboot.c, `mwait_play_dead`, on Intel's CPUs). So the region keeps off that code where another
-/// place fits, and lies over it otherwise.
+/// region (arch/x86/kernel/smpboot.c, `mwait_play_dead`, on Intel's CPUs). So the region keeps off that code where
+/// another place fits, and lies over it otherwise.
 ///
 /// `ram` must be whole pages, ascending and merged. A range across a hole is never chosen.
 ///

@@ -27,8 +27,8 @@ pub(super) fn present() -> anyhow::Result<u32> {
     count("present")
 }
 
-/// How many CPUs a kernel finds that is started on this machine without any limit, and how many it makes room for: those
-/// and the ones that could be plugged in.
+/// How many CPUs a kernel finds that is started on this machine without any limit, and how many it makes room for:
+/// those and the ones that could be plugged in.
 #[must_use]
 pub fn of_second_kernel() -> (u32, u32) {
     let of_firmware = procfs::read(MADT).map_or(0, |table| arch::cpus_of_firmware(&table));

@@ -104,8 +104,8 @@ impl Iomem {
     }
 
     /// The page frames of [`Iomem::whole_ram`]. A frame that is partly RAM is none of them: the kernel never uses it
-    /// (arch/x86/kernel/e820.c, `e820__memblock_setup` trims memory to whole pages, Linux 6.12 and 7.2), and the rest of
-    /// it, such as ACPI's, is the firmware's to write.
+    /// (arch/x86/kernel/e820.c, `e820__memblock_setup` trims memory to whole pages, Linux 6.12 and 7.2), and the rest
+    /// of it, such as ACPI's, is the firmware's to write.
     #[must_use]
     pub fn ram_frames(&self) -> Vec<PfnRange> {
         PfnRange::merge(self.whole_ram().iter().map(PhysRange::frames))

@@ -1,5 +1,5 @@
-//! The machine's hardware watchdogs in B and D. They restart a machine whose kernel hangs; and one that a program in A has
-//! started goes on counting in B, where that program does not run.
+//! The machine's hardware watchdogs in B and D. They restart a machine whose kernel hangs; and one that a program in A
+//! has started goes on counting in B, where that program does not run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

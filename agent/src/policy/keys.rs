@@ -95,7 +95,8 @@ policy! {
         /// Threads that compress or decompress; 0 is one per CPU.
         threads: usize = Number::new("number of threads", 0, 256).note("; 0 is one per CPU"), default 0;
         /// Bytes for what is in flight between these threads and the device.
-        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB }, default memory_in(region.size.unwrap_or(USUAL_REGION));
+        memory: u64 = Size { multiple: 1, min: MIN_MEMORY, max: 1024 * MIB },
+            default memory_in(region.size.unwrap_or(USUAL_REGION));
     }
 
     /// `[resume]`: whether a boot resumes.

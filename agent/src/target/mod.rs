@@ -150,8 +150,8 @@ impl Target {
         Image::open(self.blocks(access)?)
     }
 
-    /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must hold so that
-    /// they reach it.
+    /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must
+    /// hold so that they reach it.
     ///
     /// # Errors
     /// They could not reach it.
@@ -200,8 +200,8 @@ impl Target {
         }
     }
 
-    /// As [`Target::check`], for an image whose data are about to be wiped: one that was made as a device in a file, for
-    /// another machine, is nobody's whom a boot looks for.
+    /// As [`Target::check`], for an image whose data are about to be wiped: one that was made as a device in a file,
+    /// for another machine, is nobody's whom a boot looks for.
     ///
     /// # Errors
     /// As [`Target::check`].

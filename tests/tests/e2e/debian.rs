@@ -42,8 +42,8 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     session.resume(&mut guest)?;
 
     // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one
-    // that boots next. The image's disk is away meanwhile: the hooks go on with what they knew of it, and leave a record
-    // for each kernel.
+    // that boots next. The image's disk is away meanwhile: the hooks go on with what they knew of it, and leave a
+    // record for each kernel.
     let driver = "/sys/bus/virtio/drivers/virtio_blk";
     guest.succeed(&format!(
         "basename $(readlink -f /sys/block/$(basename {device})/device) >/run/disk && \

@@ -56,8 +56,8 @@ pub(crate) fn a_watchdog_that_runs_and_a_disk_with_a_cache() -> Result<()> {
     Ok(())
 }
 
-/// The host holds back memory by a balloon, whose driver gives it back as it freezes; part of memory is called persistent
-/// by the command line, and is not; and the power goes off by ACPI's S4.
+/// The host holds back memory by a balloon, whose driver gives it back as it freezes; part of memory is called
+/// persistent by the command line, and is not; and the power goes off by ACPI's S4.
 pub(crate) fn a_balloon_persistent_memory_and_s4() -> Result<()> {
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.kernel_arguments.push("memmap=64M!512M".to_owned());

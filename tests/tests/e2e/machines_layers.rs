@@ -82,7 +82,8 @@ pub(crate) fn written_below_layers_and_in_a_swap_area() -> Result<()> {
         .succeed("! grep -q /run/m /proc/self/mountinfo && for at in l c file; do echo before >/run/$at/word; done")?;
     // What the workload takes from here on can be driven out of memory.
     guest.succeed(
-        "mkdir -p /run/groups && mount -t cgroup2 cgroup2 /run/groups && echo +memory >/run/groups/cgroup.subtree_control \
+        "mkdir -p /run/groups && mount -t cgroup2 cgroup2 /run/groups && \
+         echo +memory >/run/groups/cgroup.subtree_control \
          && mkdir /run/groups/work",
     )?;
     let megabytes = cycle::workload_megabytes(guest.config().memory);

@@ -9,8 +9,8 @@ use dormouse_tests::{cycle, image};
 
 use crate::{demand_proofs, demand_same_session, power_cycle, session, session_with, stay_on};
 
-/// B is D's equal, so that what D would refuse ends in A, in D's words. And a region that is too small is refused before
-/// anything is frozen, with the size that is enough.
+/// B is D's equal, so that what D would refuse ends in A, in D's words. And a region that is too small is refused
+/// before anything is frozen, with the size that is enough.
 pub(crate) fn a_restore_that_would_fail_brings_the_session_back() -> Result<()> {
     let config = GuestConfig::new(2, "768M".parse()?);
     let device = config.disk_path(0)?;

@@ -1,5 +1,5 @@
-//! The disks of this machine that are in use: those under mounted filesystems and swap, through whatever is put together
-//! of them (device-mapper, RAID, loop devices).
+//! The disks of this machine that are in use: those under mounted filesystems and swap, through whatever is put
+//! together of them (device-mapper, RAID, loop devices).
 //!
 //! A disk is known to another kernel of the same machine by its *place*: the way from the root of its bus, without the
 //! numbers that a kernel gives out in the order in which it finds things.

@@ -69,7 +69,7 @@ fn disks(facts: &DeviceFacts) -> Check {
         [] => question.ok(format!("the save kernel drives every disk in use: {}", facts.disks.join(", "))),
         lacking => question.warning(
             format!(
-                "the save kernel does not drive all disks in use ({}): they are flushed before the jump, and not after it",
+                "the save kernel does not drive all disks in use ({}): they are flushed before the jump alone",
                 lacking.join("; ")
             ),
             UPDATE,

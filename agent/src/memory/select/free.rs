@@ -51,9 +51,9 @@ impl Selection {
         self.free_fate
     }
 
-    /// Compares with what the kernel itself counts; where that was not found, with `stated`, which it reported before it
-    /// froze, of `ram_pages` in all. Some pages come and go while it freezes; a larger difference means that its data
-    /// were misread.
+    /// Compares with what the kernel itself counts; where that was not found, with `stated`, which it reported before
+    /// it froze, of `ram_pages` in all. Some pages come and go while it freezes; a larger difference means that its
+    /// data were misread.
     ///
     /// # Errors
     /// [`SelectError::Count`].

@@ -13,8 +13,8 @@ const ENABLED: u32 = 1;
 
 /// How many CPUs the table lists as there. What is not a table lists none.
 ///
-/// As the kernel reads it (arch/x86/kernel/acpi/boot.c, `acpi_parse_lapic` and `acpi_parse_x2apic` in Linux 6.12): numbers
-/// with all bits set are nobody's, and where there are local APICs, numbers below 255 belong to them alone.
+/// As the kernel reads it (arch/x86/kernel/acpi/boot.c, `acpi_parse_lapic` and `acpi_parse_x2apic` in Linux 6.12):
+/// numbers with all bits set are nobody's, and where there are local APICs, numbers below 255 belong to them alone.
 pub fn cpus(table: &[u8]) -> u32 {
     let (mut local, mut extended) = (BTreeSet::new(), BTreeSet::new());
     let mut rest = table.get(FIXED..).unwrap_or_default();
