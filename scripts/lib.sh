@@ -74,13 +74,21 @@ build_binaries() {
 
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
+configured_mirror() {
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+        sed -n 's/^Debian Debian //p' | sort -u | sed -n 1p
+}
+
 # The mirror of Debian that this host installs from, or DORMOUSE_DEBIAN_MIRROR.
 debian_mirror() {
     local mirror=${DORMOUSE_DEBIAN_MIRROR-}
-    # shellcheck disable=SC2016
-    [ -n "$mirror" ] ||
-        mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-            sed -n 's/^Debian Debian //p' | sort -u | sed -n 1p)
+    [ -n "$mirror" ] || mirror=$(configured_mirror)
+    if [ -z "$mirror" ]; then
+        # Origins are known from package lists, which a fresh host has not fetched yet.
+        if [ "$(id -u)" -eq 0 ]; then apt-get update; else sudo apt-get update; fi >/dev/null 2>&1 || true
+        mirror=$(configured_mirror)
+    fi
     [ -n "$mirror" ] || die "no package lists of Debian's: run apt-get update, or set DORMOUSE_DEBIAN_MIRROR"
     echo "$mirror"
 }

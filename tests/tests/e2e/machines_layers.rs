@@ -42,7 +42,8 @@ fn assemble() -> String {
          linear=$(workload map l {sectors} linear \"$(cat $n/vdb/dev) {start}\") && \
          crypt=$(workload map c {sectors} crypt \"aes-xts-plain64 {key} 0 $(cat $n/vdc/dev) {start}\") && \
          echo md0 >/sys/module/md_mod/parameters/new_array && echo none >$m/metadata_version && \
-         echo raid1 >$m/level && echo 2 >$m/raid_disks && echo {} >$m/component_size && {} && {} && echo clean >$m/array_state && \
+         echo raid1 >$m/level && echo 2 >$m/raid_disks && echo {} >$m/component_size && {} && {} && \
+         echo none >$m/resync_start && echo active >$m/array_state && \
          mkdir -p /run/l /run/c /run/m /run/file",
         SIZE / 1024,
         leg("vdd", 0),

@@ -107,12 +107,16 @@ pub(crate) fn chunks_that_cannot_be_read() -> Result<()> {
 
 /// Each with both values named; and when the machine is again what it was, the session goes on.
 pub(crate) fn another_machine() -> Result<()> {
-    let config = GuestConfig::new(2, "768M".parse()?);
+    const OWN: &str = "5f0c4b52-9f0e-4e6e-8d5e-0c7a3b1e2d01";
+    const OTHER: &str = "5f0c4b52-9f0e-4e6e-8d5e-0c7a3b1e2d02";
+    let mut config = GuestConfig::new(2, "768M".parse()?);
+    config.qemu_arguments = ["-uuid", OWN].map(str::to_owned).to_vec();
     let mut guest = session_with(config.clone(), KEEP)?;
     let saved = save(&mut guest)?;
 
     type Change = fn(&mut GuestConfig);
-    let cases: [(Change, &str, &[&str]); 5] = [
+    let cases: [(Change, &str, &[&str]); 6] = [
+        (|c| c.qemu_arguments[1] = OTHER.to_owned(), "machine-identity", &[OWN, OTHER]),
         (|c| c.memory.mib = 640, "machine-memory", &["at 0x27", "-0x2ff"]),
         (|c| c.cpu_model = "Nehalem".to_owned(), "machine-cpu", &["this is Intel Core i7"]),
         (|c| c.cpu_model = "max,la57=off".to_owned(), "machine-paging", &["boot without no5lvl"]),
