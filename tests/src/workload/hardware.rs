@@ -203,20 +203,9 @@ mod tests {
         assert_eq!(button_state("       0  EN     enabled      unmasked"), "enabled");
         assert_eq!(button_state("       3     STS disabled      unmasked"), "disabled");
         assert_eq!(button_state("?"), "unknown");
-        let trie = [
-            "Main:",
-            "  +-- 0.0.0.0/0 3 0 5",
-            "     |-- 10.0.2.15",
-            "        /32 host LOCAL",
-            "     |-- 10.0.2.255",
-            "        /32 link BROADCAST",
-            "     |-- 127.0.0.1",
-            "        /32 host LOCAL",
-            "Local:",
-            "     |-- 10.0.2.15",
-            "        /32 host LOCAL\n",
-        ]
-        .join("\n");
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n     \
+                    |-- 10.0.2.255\n        /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n\
+                    Local:\n     |-- 10.0.2.15\n        /32 host LOCAL\n";
         assert_eq!(local_addresses(trie), ["10.0.2.15"]);
         let text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/dev/vdb partition\t65532\t\t16384\t\t-2\n";
         assert_eq!(swaps(text), [Swap { name: "/dev/vdb".to_owned(), kib: 65532, used_kib: 16384 }]);

@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All exactness::of_5_gib_every_page_comes_back,
     Standard soak::three_cycles_under_load_by_random_policies,
     Standard resume_checks::damage_anywhere,
-    Standard machines_kernels::linux_7_2_through_each_kind_of_cycle,
+    All machines_kernels::linux_7_2_through_each_kind_of_cycle,
     All machines_kernels::the_big_kernel_through_each_kind_of_cycle,
     All machines_kernels::the_kernel_of_backports_saves_and_restores,
     All machines_kernels::the_kernel_of_debian_12_saves_and_restores,
