@@ -49,8 +49,8 @@ fn at_moments_of_a_save(cuts: u32) -> Result<()> {
         guest.succeed("workload start --megabytes 32")?;
         let before = cycle::check_workload(&mut guest)?;
         let old = image::commit(&disk)?;
-        // A boot that nothing shows to have looked for an image is not hibernated unasked.
-        let (command, mut cursor) = begin_save_with(&mut guest, "--trust-boot")?;
+        // A boot that nothing shows to have looked for an image is not hibernated unasked, nor is an image written over.
+        let (command, mut cursor) = begin_save_with(&mut guest, "--trust-boot --force")?;
         guest.follow_during(command, &mut cursor, TWO_BOOTS, &up, |line| line.text.contains(&up).then_some(()))?;
         let percent = cut * 7 % cuts * (100 / cuts);
         // Gone before it was that far: past the commit point.
