@@ -29,8 +29,8 @@ dormouse_list() {
     local scratch=${DRACUT_TMPDIR:?}/dormouse small=()
     mkdir -p "$scratch"
     if dormouse_is_alone; then small=(--small); fi
-    dormouse initramfs-files "${small[@]}" "$@" --scratch "$scratch" \
-        --modules-dir "${srcmods:-/lib/modules/${kernel:?}}"
+    dormouse initramfs-files "${small[@]}" "$@" \
+        --modules-dir "${srcmods:-/lib/modules/${kernel:?}}" --scratch "$scratch"
 }
 
 # A character device: where it goes, its mode, "MAJOR MINOR". The kernel's own initramfs has the console, and devtmpfs
