@@ -49,7 +49,7 @@ fn at_moments_of_a_save(cuts: u32) -> Result<()> {
         guest.succeed("workload start --megabytes 32")?;
         let before = cycle::check_workload(&mut guest)?;
         let old = image::commit(&disk)?;
-        // A boot that nothing shows to have looked for an image is not hibernated unasked, nor is an image written over.
+        // A boot that nothing shows to have looked for an image is not hibernated unasked, nor an image written over.
         let (command, mut cursor) = begin_save_with(&mut guest, "--trust-boot --force")?;
         guest.follow_during(command, &mut cursor, TWO_BOOTS, &up, |line| line.text.contains(&up).then_some(()))?;
         let percent = cut * 7 % cuts * (100 / cuts);
