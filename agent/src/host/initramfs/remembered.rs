@@ -58,11 +58,10 @@ pub(super) fn remember(file: &Path, policy: &Policy, carried: &Policy, drivers: 
 /// # Errors
 /// As [`boots::carried_policy`], where nothing is remembered.
 pub(super) fn carried_policy(file: &Path, policy: &Policy) -> Result<Policy, TargetError> {
-    let is_absent = target::is_renamed(&policy.image.device)
-        && match target::resolve(&policy.image.device) {
-            Ok(found) => found.is_none(),
-            Err(error) => matches!(error, TargetError::NoFile { .. }),
-        };
+    let is_absent = match target::resolve(&policy.image.device) {
+        Ok(found) => found.is_none(),
+        Err(error) => matches!(error, TargetError::NoFile { .. }),
+    };
     let known = Remembered::of(file, policy).filter(|_| is_absent);
     match known.and_then(|known| Some((known.boot_name.parse().ok()?, known.disk))) {
         Some((device, disk)) => {
@@ -112,6 +111,14 @@ mod tests {
         remember(&file, &policy_of_image, &carried, &found);
         assert_eq!(carried_policy(&file, &policy_of_image).unwrap(), carried);
         assert_eq!(drivers(&file, &policy_of_image).unwrap(), found);
+        // One that is known by its UUID keeps its disk, which is part of what a boot looks for.
+        let mut by_uuid = policy_of_image.clone();
+        by_uuid.image.device = "UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
+        let mut bound = by_uuid.clone();
+        bound.image.disk = Some("virtio".parse().unwrap());
+        let other = directory.path().join("b/target.json");
+        remember(&other, &by_uuid, &bound, &found);
+        assert_eq!(carried_policy(&other, &by_uuid).unwrap(), bound);
         // Of another one, nothing.
         assert!(carried_policy(&file, &policy(&directory.path().join("other"))).is_err());
         // When it is there, what it is counts.
