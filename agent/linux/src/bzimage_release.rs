@@ -1,14 +1,29 @@
 //! Which release a bzImage is of, so that modules are taken from the directory that belongs to it.
 
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::procfs;
+
 /// `kernel_version` of the setup header: where the version text is, counted from the second sector
 /// (Documentation/arch/x86/boot.rst).
 const KERNEL_VERSION: usize = 0x20e;
 /// The longest text that is looked at. The kernel's own limit on a release is 64 bytes (`__NEW_UTS_LEN`).
 const MAX_TEXT: usize = 256;
-/// Enough of a bzImage to hold the text: the setup code has at most 64 sectors.
-pub const HEAD_LEN: usize = 0x200 * 65;
+/// Enough of a bzImage to hold the text, in bytes: the setup code has at most 64 sectors.
+const HEAD_LEN: u64 = 0x200 * 65;
 
-/// The kernel release that the first [`HEAD_LEN`] bytes of a bzImage name, or `None` where they name none.
+/// The kernel release that a bzImage names.
+///
+/// # Errors
+/// The file cannot be read, or names none.
+pub fn of_file(bzimage: &Path) -> anyhow::Result<String> {
+    of_bzimage(&procfs::head(bzimage, HEAD_LEN)?)
+        .with_context(|| format!("{}: it is not a bzImage that names its release", bzimage.display()))
+}
+
+/// The kernel release that the beginning of a bzImage names, or `None` where they name none.
 pub fn of_bzimage(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;

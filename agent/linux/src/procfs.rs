@@ -51,6 +51,14 @@ fn named<T>(path: &Path, read: impl FnOnce(&Path) -> io::Result<T>) -> anyhow::R
     read(path).with_context(|| format!("{}: cannot read it", path.display()))
 }
 
+/// What tells this boot from every other one: the running kernel's boot_id, a UUID.
+///
+/// # Errors
+/// `/proc` does not have it.
+pub fn boot_id() -> anyhow::Result<String> {
+    Ok(text("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 /// Seconds since 1970, or 0 where the clock is before that.
 #[must_use]
 pub fn now_unix() -> u64 {

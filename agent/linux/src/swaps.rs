@@ -1,8 +1,8 @@
 //! Swap areas that are in use: `/proc/swaps` (proc_swaps(5)).
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use crate::mountinfo::unescaped;
 use crate::procfs;
@@ -15,29 +15,38 @@ pub const PATH: &str = "/proc/swaps";
 /// # Errors
 /// The kernel's list cannot be read.
 pub fn devices() -> anyhow::Result<Vec<PathBuf>> {
-    match std::path::Path::new(PATH).exists() {
+    match Path::new(PATH).exists() {
         true => Ok(parse(&procfs::read(PATH)?)),
         // A kernel without swap.
         false => Ok(Vec::new()),
     }
 }
 
-/// A line: name, type, size, used, priority. The first has the names of these.
+/// All swap areas, files and compressed memory among them. What cannot be read is none.
+#[must_use]
+pub fn all() -> Vec<PathBuf> {
+    areas(&procfs::read(PATH).unwrap_or_default()).map(|(name, _)| name).collect()
+}
+
 fn parse(text: &[u8]) -> Vec<PathBuf> {
-    let device = |line: &[u8]| {
-        let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let (name, kind) = (fields.next()?, fields.next()?);
-        let is_disk = kind == b"partition" && !name.starts_with(b"/dev/zram");
-        is_disk.then(|| OsString::from_vec(unescaped(name)).into())
+    let is_disk = |(name, kind): &(PathBuf, &[u8])| {
+        *kind == b"partition" && !name.as_os_str().as_bytes().starts_with(b"/dev/zram")
     };
-    text.split(|byte| *byte == b'\n').skip(1).filter_map(device).collect()
+    areas(text).filter(is_disk).map(|(name, _)| name).collect()
+}
+
+/// The name and the type of each area. A line: name, type, size, used, priority. The first has the names of these.
+fn areas(text: &[u8]) -> impl Iterator<Item = (PathBuf, &[u8])> {
+    text.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
+        let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+        let name = OsString::from_vec(unescaped(fields.next()?));
+        Some((name.into(), fields.next()?))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
-
     use super::*;
 
     #[test]

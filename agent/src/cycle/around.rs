@@ -34,8 +34,12 @@ const LINES_SHOWN: usize = 4;
 /// # Errors
 /// The obstacle.
 pub(crate) fn refuse_loaded(force: bool) -> Result<(), Obstacle> {
-    let loaded = std::fs::read_to_string(LOADED).unwrap_or_default();
-    refusal::refuse(refusal::in_loaded(&loaded).filter(|_| !force))
+    refusal::refuse(loaded().filter(|_| !force))
+}
+
+/// The kernel that is loaded, as what is in the way.
+pub(crate) fn loaded() -> Option<Obstacle> {
+    refusal::in_loaded(&std::fs::read_to_string(LOADED).unwrap_or_default())
 }
 
 /// A machine that is about to jump. Where it is dropped without a jump, all is as before.

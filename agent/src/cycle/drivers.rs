@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use dormouse_linux::block::{self, Disk};
 use dormouse_linux::mountinfo;
 use dormouse_linux::watchdogs::HardwareWatchdog;
-use dormouse_linux::{bzimage_release, cpio_file, kmod, procfs};
+use dormouse_linux::{bzimage_release, cpio_file, kmod, procfs, swaps};
 
 use crate::console::phase::Phase;
 use crate::handoff::mailbox::ArmedWatchdog;
@@ -30,7 +30,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// The disks under whatever is mounted, in any mount namespace, and under swap.
 #[must_use]
 pub fn disks_of_session() -> Vec<Disk> {
-    block::disks_in_use(&mountinfo::read_all().unwrap_or_default(), &procfs::text("/proc/swaps").unwrap_or_default())
+    block::disks_in_use(&mountinfo::read_all().unwrap_or_default(), &swaps::all())
 }
 
 /// The hardware watchdog that a program has started, if one has.
@@ -50,12 +50,12 @@ pub struct Undriven {
     pub watchdogs: Vec<(String, Vec<String>)>,
 }
 
-/// What B could not drive with the initramfs that exists. `None` where that does not show what it holds.
+/// What of the session's `disks` and watchdogs B could not drive with the initramfs that exists. `None` where that does
+/// not show what it holds.
 #[must_use]
-pub fn undriven(policy: &Policy) -> Option<Undriven> {
+pub fn undriven(policy: &Policy, disks: &[Disk]) -> Option<Undriven> {
     let carried = carried(&procfs::read(&policy.kernel.initramfs).ok()?)?;
-    let head = procfs::head(&policy.kernel.image, bzimage_release::HEAD_LEN as u64).ok();
-    let release = head.and_then(|head| bzimage_release::of_bzimage(&head));
+    let release = bzimage_release::of_file(&policy.kernel.image).ok();
     let directory = Path::new("/lib/modules").join(release.as_deref().unwrap_or_default());
     let missing = |needs: Result<Needs, _>| {
         let names = needs.map_or_else(|_: kmod::ModulesError| Vec::new(), |needs| needs.modules);
@@ -64,8 +64,7 @@ pub fn undriven(policy: &Policy) -> Option<Undriven> {
         let names = kmod::order(&directory, &names).unwrap_or(names);
         names.into_iter().filter(|name| !carried.contains(name)).collect::<Vec<_>>()
     };
-    let disks = disks_of_session().into_iter();
-    let disks = disks.map(|disk| (missing(Needs::of(&disk.hardware, &directory)), disk.hardware.node));
+    let disks = disks.iter().map(|disk| (missing(Needs::of(&disk.hardware, &directory)), disk.hardware.node.clone()));
     let watchdogs = HardwareWatchdog::all(Path::new("/sys")).into_iter().filter(|watchdog| watchdog.is_active);
     let watchdogs = watchdogs.map(|watchdog| (missing(Needs::of_watchdog(&watchdog, &directory)), watchdog.name));
     Some(Undriven {
@@ -92,8 +91,8 @@ fn carried(initramfs: &[u8]) -> Option<BTreeSet<String>> {
 /// Names what B cannot drive, and what that costs. A session is not refused for it: A has flushed the disks, and what
 /// is lost without a driver is what the kernel's own threads write in the moments until the devices are frozen, if the
 /// disk does not write it in the time that the save takes.
-pub fn warn_of_undriven(policy: &Policy) {
-    let undriven = undriven(policy).unwrap_or_default();
+pub fn warn_of_undriven(policy: &Policy, disks: &[Disk]) {
+    let undriven = undriven(policy, disks).unwrap_or_default();
     for (node, modules) in undriven.disks {
         log::warn!(
             "{}: the save kernel does not drive {} (it lacks {}), and will switch it off without a flush: run \

@@ -147,7 +147,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let (low, save_id) = (session.low.clone(), session.save_id);
     let disks = drivers::disks_of_session();
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
-    drivers::warn_of_undriven(policy);
+    drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
@@ -264,12 +264,11 @@ fn session(
     mailbox: Mailbox,
     mounted: Mounted,
 ) -> anyhow::Result<SessionRecord> {
-    let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?;
     let uname = Uname::read()?;
     Ok(SessionRecord {
         image,
         save_id: procfs::random().map(Uuid::from_random)?,
-        boot_id: boot_id.trim().parse()?,
+        boot_id: procfs::boot_id()?.parse()?,
         machine: machine.product,
         created_unix: procfs::now_unix(),
         architecture: Architecture::default(),

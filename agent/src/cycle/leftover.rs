@@ -5,9 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dormouse_linux::procfs;
-
-use crate::cycle::last;
+use crate::cycle::{around, last};
 use crate::launch;
 
 /// A note that what is loaded is ours, for as long as it may be.
@@ -17,7 +15,7 @@ pub(super) struct Mark(PathBuf);
 
 /// Unloads what is left of an earlier hibernation. To be called under the lock.
 pub(super) fn unload() {
-    unload_as_marked(&place(), is_loaded(), || {
+    unload_as_marked(&place(), around::loaded().is_some(), || {
         if let Err(error) = launch::unload() {
             log::warn!("a save kernel that an earlier hibernation left loaded stays loaded: {error}");
         }
@@ -31,10 +29,6 @@ pub(super) fn mark() -> Mark {
 
 fn place() -> PathBuf {
     Path::new(last::DIRECTORY).join("loaded")
-}
-
-fn is_loaded() -> bool {
-    procfs::text("/sys/kernel/kexec_loaded").is_ok_and(|text| text.trim() == "1")
 }
 
 fn mark_at(place: PathBuf) -> Mark {

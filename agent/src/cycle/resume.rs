@@ -99,7 +99,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
         result => result?,
     };
-    let boot_id = procfs::text("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    let boot_id = procfs::boot_id()?;
     let resume = Last::resume_of_this_boot().map(|last| last.text);
     match judge(&image, Moment::Missed { boot_id, resume }, policy).0 {
         Verdict::Refuse { reason, image: fate } => {

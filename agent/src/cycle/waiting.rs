@@ -33,7 +33,7 @@ impl Refusal for Waiting {
 /// # Errors
 /// [`Waiting`].
 pub(super) fn refuse(image: &Image, is_forced: bool) -> Result<(), Waiting> {
-    let here = procfs::text("/proc/sys/kernel/random/boot_id").ok().and_then(|text| text.trim().parse().ok());
+    let here = procfs::boot_id().ok().and_then(|boot_id| boot_id.parse().ok());
     refuse_here(image, is_forced, here)
 }
 

@@ -40,9 +40,8 @@ pub enum History {
 /// Records this boot's map. A system without a place for it has no history.
 pub fn record() {
     let result = || -> anyhow::Result<()> {
-        let boot = procfs::text("/proc/sys/kernel/random/boot_id")?;
         let known = std::fs::read_to_string(FILE).unwrap_or_default();
-        let text = recorded(&known, boot.trim(), &procfs::text("/proc/iomem")?)?;
+        let text = recorded(&known, &procfs::boot_id()?, &procfs::text("/proc/iomem")?)?;
         if let Some(directory) = PathBuf::from(FILE).parent() {
             std::fs::create_dir_all(directory)?;
         }

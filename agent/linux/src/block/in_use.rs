@@ -27,14 +27,11 @@ pub struct Disk {
 /// How many layers are looked through: a file of a filesystem may carry the next one.
 const LAYERS: u32 = 16;
 
-/// The disks under these mounts and under the swap areas of `swaps`, the text of `/proc/swaps`, by their place. What is
-/// on a network or in memory has none.
+/// The disks under these mounts and swap areas, by their place. What is on a network or in memory has none.
 #[must_use]
-pub fn disks_in_use(mounts: &[Mount], swaps: &str) -> Vec<Disk> {
-    let sources = mounts.iter().map(|mount| mount.source.as_path());
-    // Name, type, size, used, priority; blanks in a name are escaped, and such a name is not looked for.
-    let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(Path::new);
-    let numbers = mounts.iter().map(|mount| mount.number.clone()).chain(sources.chain(swaps).filter_map(number_of));
+pub fn disks_in_use(mounts: &[Mount], swaps: &[PathBuf]) -> Vec<Disk> {
+    let sources = mounts.iter().map(|mount| mount.source.as_path()).chain(swaps.iter().map(PathBuf::as_path));
+    let numbers = mounts.iter().map(|mount| mount.number.clone()).chain(sources.filter_map(number_of));
     under(Path::new(SYSFS), numbers)
 }
 

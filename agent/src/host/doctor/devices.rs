@@ -38,7 +38,7 @@ impl DeviceFacts {
         let watchdogs = HardwareWatchdog::all(Path::new("/sys"));
         DeviceFacts {
             needs_root: !system::is_root(),
-            undriven: policy.and_then(drivers::undriven),
+            undriven: policy.and_then(|policy| drivers::undriven(policy, &disks)),
             volatile: volatile_memory::in_use(&disks),
             disks: disks.iter().map(|disk| disk.hardware.node.display().to_string()).collect(),
             watchdog: watchdogs.into_iter().find(|watchdog| watchdog.is_active).map(|watchdog| watchdog.name),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::watchdogs::HardwareWatchdog;
-use dormouse_linux::{bzimage_release, kmod, procfs};
+use dormouse_linux::{bzimage_release, kmod};
 
 use crate::cycle::drivers;
 use crate::host::initramfs::{carried_policy, remembered};
@@ -173,13 +173,7 @@ fn directory(policy: &Policy, options: &Options) -> anyhow::Result<PathBuf> {
     let kernel = options.kernel.as_ref().unwrap_or(&policy.kernel.image);
     let cannot =
         || format!("{}: cannot tell this kernel's release; name its modules with --modules-dir", kernel.display());
-    Ok(Path::new("/lib/modules").join(release_of(kernel).with_context(cannot)?))
-}
-
-/// The release of the kernel in a bzImage.
-fn release_of(bzimage: &Path) -> anyhow::Result<String> {
-    bzimage_release::of_bzimage(&procfs::head(bzimage, bzimage_release::HEAD_LEN as u64)?)
-        .with_context(|| format!("{}: it is not a bzImage that names its release", bzimage.display()))
+    Ok(Path::new("/lib/modules").join(bzimage_release::of_file(kernel).with_context(cannot)?))
 }
 
 #[cfg(test)]
