@@ -215,6 +215,22 @@ prepare_kernels() {
     fi
 }
 
+# prepare_modules FILE: the same kernels with Dormouse's own module, where cases in FILE jump by it.
+prepare_modules() {
+    if grep -q '^stock::debian_12' "$1"; then
+        DORMOUSE_KERNEL_BOOKWORM=$(scripts/build-module bookworm)
+        export DORMOUSE_KERNEL_BOOKWORM
+    fi
+    if grep -q '^stock::debian_13' "$1"; then
+        DORMOUSE_KERNEL_TRIXIE=$(scripts/build-module trixie)
+        export DORMOUSE_KERNEL_TRIXIE
+    fi
+    if grep -q '^stock::backports' "$1"; then
+        DORMOUSE_KERNEL_TRIXIE_BACKPORTS=$(scripts/build-module trixie-backports)
+        export DORMOUSE_KERNEL_TRIXIE_BACKPORTS
+    fi
+}
+
 # The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as
 # DORMOUSE_BOOKWORM, DORMOUSE_TRIXIE and DORMOUSE_DEB.
 prepare_debian() {

@@ -208,6 +208,8 @@ pub struct GuestConfig {
     pub kernel_arguments: Vec<String>,
     /// Modules that A and C load at boot and B and D do not, beside those of their disks: the power button's.
     pub modules: Vec<String>,
+    /// Whether A, B and D have Dormouse's own kernel module. Their kernels must have it: `scripts/build-module`.
+    pub has_module: bool,
     /// QEMU's arguments after those that this describes.
     pub qemu_arguments: Vec<String>,
     /// Disks that fail, by the index of the disk.
@@ -237,6 +239,7 @@ impl GuestConfig {
             second_kernel: None,
             kernel_arguments: Vec::new(),
             modules: vec!["button".to_owned()],
+            has_module: false,
             qemu_arguments: Vec::new(),
             faults: Vec::new(),
             watchdog: false,

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use dormouse_sys::snapshot;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use thiserror::Error;
@@ -22,7 +23,34 @@ const NUMBER: &str = "/sys/class/misc/snapshot/dev";
 #[derive(Debug)]
 #[must_use]
 pub struct Announced {
-    _device: File,
+    device: File,
+}
+
+/// For as long as this lives, every process but the calling thread is frozen.
+#[derive(Debug)]
+#[must_use]
+pub struct Frozen<'a> {
+    device: &'a File,
+}
+
+impl Announced {
+    /// Freezes every process. What this returns thaws them when it is dropped.
+    ///
+    /// # Errors
+    /// One did not stop, which the kernel log names. All go on.
+    pub fn freeze(&self) -> io::Result<Frozen<'_>> {
+        snapshot::freeze(&self.device)?;
+        Ok(Frozen { device: &self.device })
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // The device does the same when it is closed.
+        if let Err(error) = snapshot::thaw(self.device) {
+            log::warn!("{NODE}: processes are not thawed yet: {error}");
+        }
+    }
 }
 
 /// Why drivers could not be told.
@@ -65,7 +93,7 @@ pub fn is_supported() -> bool {
 
 fn announced(opened: io::Result<File>) -> Result<Announced, Unannounced> {
     let error = match opened {
-        Ok(device) => return Ok(Announced { _device: device }),
+        Ok(device) => return Ok(Announced { device }),
         Err(error) => error,
     };
     Err(match error.raw_os_error().map(Errno::from_raw) {

@@ -117,6 +117,12 @@ pub fn order(dir: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> 
     Ok(paths(dir, names)?.iter().map(|path| name_of_path(path)).collect())
 }
 
+/// Whether the directory has a module of this name, whatever the name's directory.
+#[must_use]
+pub fn has(dir: &Path, name: &str) -> bool {
+    order(dir, &[name.to_owned()]).is_ok_and(|names| !names.is_empty())
+}
+
 /// Where they are in the directory.
 fn paths(dir: &Path, names: &[String]) -> Result<Vec<String>, ModulesError> {
     if names.is_empty() {

@@ -9,6 +9,7 @@ pub mod block;
 pub mod bzimage_release;
 pub mod cpio;
 pub mod cpio_file;
+pub mod cpu_bindings;
 pub mod disk;
 pub mod error_chain;
 pub mod free_memory;

@@ -82,6 +82,11 @@ impl Around {
         Ok(Around { announced, events, log, free })
     }
 
+    /// What has told drivers of the hibernation.
+    pub(crate) fn announced(&self) -> Option<&Announced> {
+        self.announced.as_ref()
+    }
+
     /// Ends it after the jump, which has returned `jumped`: mends what the other kernels have changed, and tells
     /// drivers that it is over. `left` is what they have left in the mailbox.
     ///
@@ -100,7 +105,8 @@ impl Around {
         drop(self.announced);
         jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
         let Free { before, now, .. } = self.free;
-        Ok(Before { free_bytes: now, reclaimed_bytes: now.saturating_sub(before), drivers_told: are_drivers_told })
+        let (free_bytes, reclaimed_bytes) = (now, now.saturating_sub(before));
+        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module: false })
     }
 }
 

@@ -10,7 +10,6 @@ use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
 use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
-use dormouse_sys::kexec;
 use dormouse_sys::pin::PinnedPage;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,6 +18,7 @@ use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
 use crate::cycle::disk;
 use crate::cycle::drivers;
+use crate::cycle::jump::{self, Jumper};
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
@@ -26,7 +26,7 @@ use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
-use crate::handoff::report::{Outcome, Report};
+use crate::handoff::report::{Before, Outcome, Report};
 use crate::launch::{SecondKernel, region};
 use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
@@ -118,7 +118,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
-    refuse_kernel(&machine, options)?;
+    let jumper = jumper(&machine, policy, options)?;
     around::refuse_loaded(options.force)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
@@ -158,7 +158,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     signals.check()?;
     let _mark = leftover::mark();
-    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
+    let is_by_module = matches!(jumper, Jumper::Module(_));
+    let loaded = match jumper {
+        Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error))?,
+        Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error))?,
+    };
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
@@ -179,7 +183,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());
     signals.check()?;
-    let jumped = loaded.jump();
+    let jumped = loaded.jump(around.announced());
     // Here A goes on, perhaps days later.
     log::info!("{}: this session goes on", Phase::HibernateReturn);
     drop(splash);
@@ -196,7 +200,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let report = Report { before: Some(before), ..report? };
+    let before = Some(Before { by_module: is_by_module, ..before });
+    let report = Report { before, ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(&name);
     }
@@ -216,15 +221,12 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
     Ok(target.confirm(&image)?)
 }
 
-/// Refuses a kernel that could not be returned to, before anything is changed.
-fn refuse_kernel(machine: &Machine, options: Options) -> anyhow::Result<()> {
-    let uname = Uname::read()?;
+/// Who jumps. Refuses a kernel that could not be returned to, before anything is changed.
+fn jumper(machine: &Machine, policy: &Policy, options: Options) -> anyhow::Result<Jumper> {
     let modes = std::fs::read_to_string("/sys/power/disk").unwrap_or_default();
-    let found = refusal::in_jump(&kexec::can_preserve_context())
-        .or_else(|| refusal::in_command_line(&machine.cmdline))
-        .or_else(|| refusal::in_power_disk(&modes))
-        .or_else(|| refusal::in_release(&uname.release).filter(|_| !options.trust_kernel));
-    Ok(refusal::refuse(found)?)
+    let found = refusal::in_command_line(&machine.cmdline).or_else(|| refusal::in_power_disk(&modes));
+    refusal::refuse(found)?;
+    Ok(jump::choose(policy.save.jump, &Uname::read()?.release, options.trust_kernel)?)
 }
 
 /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.

@@ -19,6 +19,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::cycle::evidence::NoEvidence;
+use crate::cycle::jump::NoModule;
 use crate::cycle::last::Last;
 use crate::cycle::region_size::TooSmall;
 use crate::cycle::waiting::Waiting;
@@ -47,6 +48,9 @@ pub enum Obstacle {
         /// As `uname -r` gives it.
         release: String,
     },
+    /// Dormouse's module is to jump, and cannot.
+    #[error("this kernel cannot be jumped from by the module: {0}")]
+    NoModule(NoModule),
     /// `kexec_load(2)` was refused.
     #[error("kexec_load was refused{}", of_errno(*.0))]
     LoadRefused(Option<i32>),
@@ -131,6 +135,16 @@ impl Obstacle {
     pub fn of_load(error: &io::Error) -> Obstacle {
         Obstacle::LoadRefused(error.raw_os_error())
     }
+
+    /// The error with which the module has refused to load something.
+    #[must_use]
+    pub fn of_module(error: &io::Error) -> Obstacle {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOMEM) => Obstacle::of_load(error),
+            Some(Errno::EPERM) => Obstacle::NoModule(NoModule::LockedDown),
+            _ => Obstacle::NoModule(NoModule::Other(error.to_string())),
+        }
+    }
 }
 
 impl Refusal for Obstacle {
@@ -139,6 +153,7 @@ impl Refusal for Obstacle {
         match self {
             Obstacle::NoJump => "kernel-jump",
             Obstacle::NoReturn { .. } => "kernel-return",
+            Obstacle::NoModule(_) => "jump-module",
             Obstacle::LoadRefused(_) => "kexec-allowed",
             Obstacle::MemoryEncryption => "memory-encryption",
             Obstacle::Forbidden => "kernel-hibernation",
@@ -157,7 +172,11 @@ impl Refusal for Obstacle {
 
     fn remedy(&self) -> Option<String> {
         let remedy = match self {
-            Obstacle::NoJump => "boot a kernel that has it (Fedora's and RHEL's do; Debian's does not)",
+            Obstacle::NoJump => {
+                "install the package dormouse-dkms, whose module jumps in its place, or boot a kernel that has it \
+                 (Fedora's and RHEL's do; Debian's does not)"
+            }
+            Obstacle::NoModule(fault) => fault.remedy(),
             Obstacle::NoReturn { .. } => {
                 "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which \
                  is in Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"

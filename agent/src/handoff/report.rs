@@ -82,6 +82,9 @@ pub struct Before {
     pub reclaimed_bytes: u64,
     /// Whether drivers were told of the hibernation, and of its end.
     pub drivers_told: bool,
+    /// Whether Dormouse's module has jumped, in the kernel's place.
+    #[serde(default)]
+    pub by_module: bool,
 }
 
 /// The longest reason, in bytes; JSON may make it twice as long.
@@ -192,7 +195,9 @@ impl fmt::Display for Report {
 impl fmt::Display for Before {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not = if self.drivers_told { "" } else { "not " };
-        write!(f, "{} free, {} of it reclaimed; drivers {not}told", mib(self.free_bytes), mib(self.reclaimed_bytes))
+        let by = if self.by_module { "the module" } else { "the kernel" };
+        let (free, reclaimed) = (mib(self.free_bytes), mib(self.reclaimed_bytes));
+        write!(f, "{free} free, {reclaimed} of it reclaimed; drivers {not}told; jump by {by}")
     }
 }
 

@@ -14,10 +14,10 @@ use dormouse_sys::kexec;
 use serde::Serialize;
 
 use crate::cycle::lock::Lock;
-use crate::cycle::refusal;
+use crate::cycle::{jump, refusal};
 use crate::host::initramfs::needs::Options;
 use crate::host::save_kernel::{self, Built};
-use crate::policy::{KernelPolicy, Policy};
+use crate::policy::{Jump, KernelPolicy, Policy};
 
 /// What was brought up to date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,7 +59,8 @@ pub fn run(policy: &Policy) -> anyhow::Result<Updated> {
     let mut kept = None;
     if KernelPolicy::is_own(&policy.kernel.image) {
         let mut unfit = Vec::new();
-        match choose(Path::new("/"), &mut unfit) {
+        let jumps_by_module = |release: &str| policy.save.jump != Jump::Kernel && jump::is_installed(release);
+        match choose(Path::new("/"), jumps_by_module, &mut unfit) {
             Some(kernel) => options.kernel = Some(kernel),
             None if policy.kernel.image.exists() => kept = Some(Kept { kernel: policy.kernel.image.clone(), unfit }),
             None if unfit.is_empty() => {
@@ -74,9 +75,10 @@ pub fn run(policy: &Policy) -> anyhow::Result<Updated> {
 }
 
 /// The file of the newest kernel that can hibernate; why those that are newer cannot goes to `unfit`.
-fn choose(root: &Path, unfit: &mut Vec<String>) -> Option<PathBuf> {
+fn choose(root: &Path, jumps_by_module: impl Fn(&str) -> bool, unfit: &mut Vec<String>) -> Option<PathBuf> {
     kernels::releases(root).into_iter().find_map(|release| {
-        match judge(&release, KernelConfig::of_installed(&release).as_ref(), || can_running_jump(&release)) {
+        let config = KernelConfig::of_installed(&release);
+        match judge(&release, config.as_ref(), jumps_by_module(&release), || can_running_jump(&release)) {
             Ok(()) => kernels::file_of(root, &release).ok(),
             Err(reason) => {
                 unfit.push(format!("kernel {release}: {reason}"));
@@ -87,17 +89,24 @@ fn choose(root: &Path, unfit: &mut Vec<String>) -> Option<PathBuf> {
 }
 
 /// Why a kernel cannot be the save kernel. It must be one that can itself be hibernated: installing another beside it,
-/// to boot that now and then, is not meant to change anything here.
-fn judge(release: &str, config: Option<&KernelConfig>, can_jump: impl FnOnce() -> bool) -> Result<(), String> {
-    if let Some(obstacle) = refusal::in_release(release) {
+/// to boot that now and then, is not meant to change anything here. One with Dormouse's module need not be able to jump.
+fn judge(
+    release: &str,
+    config: Option<&KernelConfig>,
+    has_module: bool,
+    can_jump: impl FnOnce() -> bool,
+) -> Result<(), String> {
+    if let Some(obstacle) = refusal::in_release(release).filter(|_| !has_module) {
         return Err(obstacle.to_string());
     }
     match config {
         Some(config) => {
-            let lacking = ["KEXEC_JUMP"].iter().chain(&SAVE_KERNEL).find(|option| config.has(option) != Some(true));
+            let jump = ["KEXEC_JUMP"];
+            let needed = jump.iter().filter(|_| !has_module).chain(&SAVE_KERNEL);
+            let lacking = needed.into_iter().find(|option| config.has(option) != Some(true));
             lacking.map_or(Ok(()), |option| Err(format!("it lacks CONFIG_{option}")))
         }
-        None if can_jump() => Ok(()),
+        None if has_module || can_jump() => Ok(()),
         None => Err("its configuration is not installed".to_owned()),
     }
 }
@@ -116,7 +125,7 @@ mod tests {
         let every: String =
             ["KEXEC_JUMP"].iter().chain(&SAVE_KERNEL).map(|option| format!("CONFIG_{option}=y\n")).collect();
         let judged = |release, config: Option<&str>, can_jump| {
-            judge(release, config.map(KernelConfig::new).as_ref(), || can_jump)
+            judge(release, config.map(KernelConfig::new).as_ref(), false, || can_jump)
                 .map_or_else(|reason| reason, |()| "fit".into())
         };
         assert_eq!(judged("6.12.117", Some(&every), false), "fit");
@@ -125,6 +134,9 @@ mod tests {
         assert_eq!(judged("6.12.117", Some(&without("KEXEC_JUMP")), true), "it lacks CONFIG_KEXEC_JUMP");
         assert_eq!(judged("6.12.117", Some(&without("PROC_VMCORE")), true), "it lacks CONFIG_PROC_VMCORE");
         assert!(judged("6.1.0-56-amd64", Some(&every), true).contains("6.1.0-56-amd64"));
+        let with_module = |config: &str| judge("6.1.0-56-amd64", Some(&KernelConfig::new(config)), true, || false);
+        assert_eq!(with_module(&without("KEXEC_JUMP")), Ok(()));
+        assert_eq!(with_module(&without("PROC_VMCORE")), Err("it lacks CONFIG_PROC_VMCORE".to_owned()));
         // Where no configuration is installed, only the running kernel can be asked.
         assert_eq!(judged("6.18.1-arch1-1", None, true), "fit");
         assert_eq!(judged("6.18.1-arch1-1", None, false), "its configuration is not installed");

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use dormouse_image::PhysRange;
 use dormouse_linux::cpio::Archive;
+use dormouse_linux::cpu_bindings::CpuBindings;
+use dormouse_linux::hibernation_events::Announced;
 use dormouse_linux::kernel_args::join;
 use dormouse_sys::kexec::{self, Context as Caller};
+use dormouse_sys::module::Module;
 use dormouse_sys::power::{self, Command};
 use thiserror::Error;
 
@@ -100,23 +103,48 @@ impl SecondKernel {
     /// What `kexec_load(2)` reports.
     pub fn load(self) -> io::Result<Loaded> {
         kexec::load(self.plan.entry, &self.plan.segments, self.caller)?;
-        Ok(Loaded { caller: self.caller })
+        Ok(Loaded { by: By::Kernel(self.caller) })
+    }
+
+    /// The same by Dormouse's module, which preserves this kernel whatever it is.
+    ///
+    /// # Errors
+    /// What the module reports.
+    pub fn load_by(self, module: Module) -> io::Result<Loaded> {
+        module.load(self.plan.entry, &self.plan.segments)?;
+        Ok(Loaded { by: By::Module(module) })
     }
 }
 
 /// A second kernel that is loaded. It does not stay so: a later `kexec -e` would jump into it.
 #[derive(Debug)]
 pub struct Loaded {
-    caller: Caller,
+    by: By,
+}
+
+/// Who jumps.
+#[derive(Debug)]
+enum By {
+    /// The kernel, and what becomes of it.
+    Kernel(Caller),
+    /// The module, which unloads what it has loaded when it is closed.
+    Module(Module),
 }
 
 impl Loaded {
-    /// Jumps into it. Returns when it has come back.
+    /// Jumps into it. Returns when it has come back. The module freezes processes through what has `announced` the
+    /// hibernation; the kernel does so itself.
     ///
     /// # Errors
     /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
-    pub fn jump(&self) -> io::Result<()> {
-        power::reboot(Command::Kexec)
+    pub fn jump(&self, announced: Option<&Announced>) -> io::Result<()> {
+        match &self.by {
+            By::Kernel(_) => power::reboot(Command::Kexec),
+            By::Module(module) => {
+                let announced = announced.ok_or_else(|| io::Error::other("drivers are not told of it"))?;
+                jump_by(module, announced)
+            }
+        }
     }
 
     /// Jumps into a kernel from which there is no return. Returns only with the reason why it could not.
@@ -124,9 +152,24 @@ impl Loaded {
     /// # Errors
     /// The jump was refused, or returned all the same.
     pub fn jump_for_good(&self) -> io::Result<Infallible> {
-        self.jump()?;
+        self.jump(None)?;
         Err(io::Error::other("the jump returned"))
     }
+}
+
+/// What the kernel's own jump does beside it: processes are frozen, and what is bound to CPUs stays so, although they
+/// are taken down one by one as if for good.
+fn jump_by(module: &Module, announced: &Announced) -> io::Result<()> {
+    let bindings = CpuBindings::read();
+    let frozen = announced.freeze()?;
+    let jumped = module.jump();
+    bindings.restore();
+    drop(frozen);
+    let lost = jumped?.lost_cpus;
+    if lost > 0 {
+        log::error!("{lost} of this machine's CPUs have not come back; see `dmesg`");
+    }
+    Ok(())
 }
 
 /// Unloads what a process left loaded that was killed before it could.
@@ -139,8 +182,9 @@ pub fn unload() -> io::Result<()> {
 
 impl Drop for Loaded {
     fn drop(&mut self) {
+        let By::Kernel(caller) = self.by else { return };
         if let Err(error) = kexec::unload() {
-            let kernel = if self.caller == Caller::Preserve { "B" } else { "D" };
+            let kernel = if caller == Caller::Preserve { "B" } else { "D" };
             log::warn!("cannot free the memory of kernel {kernel}: {error}");
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 
 use dormouse_image::{PfnRange, PhysRange};
 use dormouse_sys::PAGE_SIZE;
+use dormouse_sys::module::oldmem_ranges;
 use dormouse_sys::phys::WriteWindow;
 use thiserror::Error;
 
@@ -12,8 +13,10 @@ use crate::machine::iomem::{Iomem, subtract};
 use crate::pipeline::seams::PageSink;
 use crate::pipeline::window::Windows;
 
-/// The devices that give access to physical memory, the better one first. `/dev/oldmem` is in no mainline kernel today.
-const DEVICES: [&str; 2] = ["/dev/oldmem", "/dev/mem"];
+/// Dormouse's own module's device: only what is named can be reached through it, and mapping it takes no time.
+const OLDMEM: &str = "/dev/oldmem";
+/// The kernel's, where its configuration has it.
+const MEM: &str = "/dev/mem";
 
 /// Why memory cannot be written.
 #[derive(Debug, Error)]
@@ -87,19 +90,21 @@ impl PhysicalMemory {
     /// # Errors
     /// [`PhysmemError::Open`].
     pub fn open(frames: &Restorable) -> Result<PhysicalMemory, PhysmemError> {
-        let mut failure = None;
-        for path in DEVICES {
-            // Without O_SYNC, or the mapping would be uncached.
-            match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) => {
-                    return Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) });
+        // Without O_SYNC, or the mapping would be uncached.
+        let open = |path| OpenOptions::new().read(true).write(true).open(path);
+        let bytes = || frames.0.iter().map(|range| (range.start * PAGE_SIZE, range.end * PAGE_SIZE));
+        let oldmem = open(OLDMEM).and_then(|file| oldmem_ranges(&file, bytes()).map(|()| file));
+        let (path, file) = match oldmem {
+            Ok(file) => (OLDMEM, file),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    log::warn!("{OLDMEM}: {error}; going on with {MEM}");
                 }
-                Err(source) => failure = Some(PhysmemError::Open { path, source }),
+                (MEM, open(MEM).map_err(|source| PhysmemError::Open { path: MEM, source })?)
             }
-        }
-        // There is at least one device to try.
-        let missing = || PhysmemError::Open { path: DEVICES[1], source: io::ErrorKind::NotFound.into() };
-        Err(failure.unwrap_or_else(missing))
+        };
+        log::debug!("memory is written through {path}");
+        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) })
     }
 }
 

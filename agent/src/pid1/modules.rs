@@ -8,7 +8,7 @@ use dormouse_linux::procfs;
 use nix::errno::Errno;
 use nix::kmod::init_module;
 
-use crate::handoff::places::{MODULES_DIR, MODULES_LIST};
+use crate::handoff::places::{MODULE, MODULES_DIR, MODULES_LIST};
 
 /// The watchdogs' own module, which stops all of them before a kernel is left, also for another that believes one of
 /// them runs, unless it is asked not to (drivers/watchdog/watchdog_core.c, `stop_on_reboot`, Linux 6.12). Where it is
@@ -43,7 +43,11 @@ pub(super) fn load_besides(list: &str) {
 }
 
 fn insert(Module { file_name, bytes }: &Module) -> anyhow::Result<()> {
-    let parameters = if kmod::name_of_path(file_name) == WATCHDOG_CORE { c"stop_on_reboot=0" } else { c"" };
+    let parameters = match kmod::name_of_path(file_name).as_str() {
+        WATCHDOG_CORE => c"stop_on_reboot=0",
+        MODULE => c"oldmem=1",
+        _ => c"",
+    };
     match init_module(bytes, parameters) {
         // Built in, or loaded by another one's request.
         Ok(()) | Err(Errno::EEXIST) => log::debug!("module {file_name} is loaded"),

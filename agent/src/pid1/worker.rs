@@ -20,7 +20,7 @@ use crate::cycle::save;
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::order::{self, Order};
-use crate::handoff::places::{DISK_MODULES_LIST, WATCHDOG_MODULES_LIST};
+use crate::handoff::places::{DISK_MODULES_LIST, MEMORY_MODULES_LIST, WATCHDOG_MODULES_LIST};
 use crate::handoff::report::Report;
 use crate::handoff::task::{Decline, Task};
 use crate::pid1::{caught, modules, system};
@@ -101,6 +101,7 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
     let policy = Policy::load(Path::new(DEFAULT_PATH))?;
     modules::load()?;
     modules::load_besides(WATCHDOG_MODULES_LIST);
+    modules::load_besides(MEMORY_MODULES_LIST);
     Ok(match task {
         Task::Save(task) => {
             // They may take their time, and are wanted when all is saved.

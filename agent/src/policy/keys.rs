@@ -19,7 +19,7 @@ use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
 #[cfg(test)]
 use crate::policy::table::{any_of, terms_of};
-use crate::policy::words::{Compression, Method, Power, Then, Unfit, Unsure, Verbosity, Verify};
+use crate::policy::words::{Compression, Jump, Method, Power, Then, Unfit, Unsure, Verbosity, Verify};
 
 const MIB: u64 = 1 << 20;
 /// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
@@ -88,6 +88,8 @@ policy! {
         then: Then = Words::new(), default Then::default();
         /// How the power is switched off, where that follows.
         power: Power = Words::new(), default Power::default();
+        /// Who jumps into the save kernel.
+        jump: Jump = Words::new(), default Jump::default();
     }
 
     /// `[pipeline]`: what a save and a restore may use.

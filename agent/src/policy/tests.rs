@@ -58,6 +58,7 @@ fn defaults() {
             escape: true,
             then: Then::PowerOff,
             power: Power::Shutdown,
+            jump: Jump::Auto,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
@@ -89,6 +90,7 @@ fn reads_every_key() {
         escape = false
         then = 'return'
         power = 'platform'
+        jump = 'module'
         [pipeline]
         threads = 256
         memory = '1G'
@@ -124,6 +126,7 @@ fn reads_every_key() {
             escape: false,
             then: Then::Return,
             power: Power::Platform,
+            jump: Jump::Module,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },

@@ -101,6 +101,17 @@ words! {
         Platform = "platform",
     }
 
+    /// Who jumps into the save kernel.
+    pub enum Jump {
+        /// The kernel, where it can and can be returned to; Dormouse's module elsewhere.
+        #[default]
+        Auto = "auto",
+        /// The kernel, with CONFIG_KEXEC_JUMP.
+        Kernel = "kernel",
+        /// Dormouse's module.
+        Module = "module",
+    }
+
     /// How the pages of an image are stored.
     pub enum Method {
         /// Each chunk as well as the device leaves time for.

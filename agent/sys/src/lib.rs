@@ -10,10 +10,12 @@ pub mod device_mapper;
 pub mod fiemap;
 pub mod kexec;
 pub mod memory;
+pub mod module;
 pub mod phys;
 pub mod pin;
 pub mod power;
 pub mod random;
+pub mod snapshot;
 pub mod watchdog;
 
 pub use arch::*;

@@ -57,15 +57,16 @@ pub struct Userland {
 }
 
 impl Userland {
-    /// The same userland with what this machine needs: the drivers of its disks and of its watchdog, for B and D too
-    /// unless they are A's own, and A's other modules.
+    /// The same userland with what this machine needs: the drivers of its disks and of its watchdog and Dormouse's own
+    /// module, for B and D too unless they are A's own, and A's other modules.
     #[must_use]
     pub fn for_machine(&self, config: &GuestConfig) -> Userland {
         let mut userland = self.clone();
         (userland.kernel, userland.second_kernel) = (config.kernel, config.second_kernel);
         userland.own_modules.extend(config.modules.iter().cloned());
         let watchdog = if config.watchdog { &["i6300esb"][..] } else { &[] };
-        for &name in config.disks.iter().flat_map(|disk| disk.kind.modules()).chain(watchdog) {
+        let module = if config.has_module { &["dormouse"][..] } else { &[] };
+        for &name in config.disks.iter().flat_map(|disk| disk.kind.modules()).chain(watchdog).chain(module) {
             if ![&userland.modules, &userland.own_modules].into_iter().flatten().any(|known| known == name) {
                 userland.modules.push(name.to_owned());
             }

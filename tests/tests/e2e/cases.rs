@@ -5,7 +5,7 @@ use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
-    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, stock, system, verify,
 };
 
 macro_rules! cases {
@@ -28,6 +28,10 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,
     All exactness::of_5_gib_every_page_comes_back,
     Standard soak::three_cycles_under_load_by_random_policies,
+    All stock::debian_13_through_each_kind_of_cycle,
+    All stock::backports_through_each_kind_of_cycle,
+    All stock::debian_12_on_another_machine,
+    Standard stock::debian_12_through_each_kind_of_cycle,
     Standard resume_checks::damage_anywhere,
     All machines_kernels::linux_7_2_through_each_kind_of_cycle,
     All machines_kernels::the_big_kernel_through_each_kind_of_cycle,

@@ -29,6 +29,7 @@ mod save_faults;
 mod screen;
 mod shapes;
 mod soak;
+mod stock;
 mod system;
 mod verify;
 

@@ -11,9 +11,11 @@ use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
 use dormouse_sys::kexec;
+use dormouse_sys::module::DEVICE;
 use nix::errno::Errno;
 
 use crate::cycle::disk;
+use crate::cycle::jump::{self as jumper, NoModule};
 use crate::cycle::last::Last;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
@@ -50,6 +52,8 @@ pub(super) struct Facts {
     pub(super) config: Option<KernelConfig>,
     /// The kernel's own answer to whether it can be returned to, where it could be asked.
     pub(super) jump: Result<bool, Unseen>,
+    /// Dormouse's own module.
+    pub(super) module: ModuleFacts,
     pub(super) cmdline: String,
     /// `/sys/power/disk`, which a kernel without hibernation does not have.
     pub(super) power_disk: Option<String>,
@@ -87,6 +91,29 @@ pub(super) struct Facts {
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
     pub(super) devices: DeviceFacts,
+}
+
+/// The module that jumps where the kernel cannot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ModuleFacts {
+    /// Whether the running kernel's modules have it.
+    pub(super) is_installed: bool,
+    /// The releases of other kernels whose modules have it.
+    pub(super) others: Vec<String>,
+    /// Why it cannot jump, where it is loaded and root asks.
+    pub(super) fault: Option<NoModule>,
+}
+
+impl ModuleFacts {
+    /// Looks, and loads nothing.
+    fn read(release: &str) -> ModuleFacts {
+        let others = kernels::releases(Path::new("/")).into_iter();
+        ModuleFacts {
+            is_installed: jumper::is_installed(release),
+            others: others.filter(|other| other != release && jumper::is_installed(other)).collect(),
+            fault: (system::is_root() && Path::new(DEVICE).exists()).then(|| jumper::open(release).err()).flatten(),
+        }
+    }
 }
 
 /// Bytes.
@@ -172,6 +199,7 @@ impl Facts {
             drivers: Drivers::read(config.as_ref()),
             config,
             jump: jump(load_disabled, load_limit),
+            module: ModuleFacts::read(&uname.release),
             cmdline: text("/proc/cmdline").trim().to_owned(),
             power_disk: fs::read_to_string("/sys/power/disk").ok(),
             has_vmcoreinfo: Path::new("/sys/kernel/vmcoreinfo").exists(),

@@ -8,17 +8,18 @@ use dormouse_linux::kernel_args::arguments;
 use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
 use dormouse_linux::units::mib;
 
+use crate::cycle::jump::NoModule;
 use crate::cycle::refusal::{self, Obstacle, Refusal};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
-use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
+use crate::host::doctor::facts::{Facts, ImageFacts, ModuleFacts, SaveKernel, Systemd, Unseen};
 use crate::host::doctor::{Check, State, mounted, next_boot};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
-use crate::policy::Policy;
+use crate::policy::{Jump, Policy};
 use crate::target;
 
 const AS_ROOT: &str = "run `dormouse doctor` as root";
@@ -58,6 +59,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         kernel_resume(facts),
         mounted::check(facts),
     ];
+    checks.extend(jump_module(facts));
     checks.extend(devices::checks(facts));
     checks.extend(facts.drivers.judge());
     checks.extend(systemd(facts));
@@ -125,6 +127,9 @@ fn kernel_jump(facts: &Facts) -> Check {
     let configured = facts.config.as_ref().map(|config| has(config, "KEXEC_JUMP"));
     match (&facts.jump, configured) {
         (Ok(true), _) => question.ok(format!("Linux {release} has CONFIG_KEXEC_JUMP")),
+        (Ok(false), _) | (Err(_), Some(false)) if module_may_jump(facts) => {
+            question.ok(format!("Linux {release} lacks CONFIG_KEXEC_JUMP; Dormouse's own module jumps"))
+        }
         (Ok(false), _) | (Err(_), Some(false)) => {
             question.failed(format!("Linux {release} lacks CONFIG_KEXEC_JUMP"), kernel_with_jump(facts))
         }
@@ -146,7 +151,9 @@ fn kernel_jump(facts: &Facts) -> Check {
 fn kernel_with_jump(facts: &Facts) -> String {
     let is = |name: &str| facts.distribution.split_whitespace().any(|id| id == name);
     if is("debian") && !is("ubuntu") {
-        return "Debian's own kernels are built without it. Build one from Debian's source, 6.12.5 or newer:\n\
+        return "Debian's own kernels are built without it. Let Dormouse's own module jump:\n\
+                apt install ./dormouse-dkms_*.deb linux-headers-amd64\n\
+                or build a kernel from Debian's source, 6.12.5 or newer:\n\
                 apt install linux-source-6.12 build-essential bc bison cpio debhelper flex kmod libelf-dev libssl-dev \
                 openssl rsync\n\
                 tar xf /usr/src/linux-source-6.12.tar.xz && cd linux-source-6.12\n\
@@ -162,9 +169,45 @@ fn kernel_with_jump(facts: &Facts) -> String {
         .to_owned()
 }
 
+/// Who is to jump.
+fn policy_of_jump(facts: &Facts) -> Jump {
+    facts.policy.as_ref().map_or(Jump::default(), |policy| policy.save.jump)
+}
+
+/// Whether the module is there, and the policy lets it jump.
+fn module_may_jump(facts: &Facts) -> bool {
+    facts.module.is_installed && policy_of_jump(facts) != Jump::Kernel
+}
+
+/// The module, where it is what is to jump. Where there is none, and the policy does not insist, the kernel's own check
+/// says what is missing.
+fn jump_module(facts: &Facts) -> Option<Check> {
+    let question =
+        question("jump-module", "Where the kernel cannot jump and be returned to, a module of Dormouse's does.");
+    let Facts { release, module: ModuleFacts { is_installed, others, fault }, .. } = facts;
+    let can_kernel = facts.jump == Ok(true) && refusal::in_release(release).is_none();
+    let wanted = policy_of_jump(facts);
+    if wanted == Jump::Kernel || wanted == Jump::Auto && can_kernel {
+        return None;
+    }
+    match (is_installed, fault) {
+        (true, Some(fault)) => Some(question.refused(&Obstacle::NoModule(fault.clone()))),
+        (true, None) => Some(question.ok(format!("it is installed for Linux {release}"))),
+        (false, _) if !others.is_empty() => Some(question.failed(
+            format!("it was built for Linux {}, and not for {release}", others.join(", ")),
+            format!("install the headers of Linux {release} and run `dkms autoinstall`"),
+        )),
+        (false, _) if wanted == Jump::Module => Some(question.refused(&Obstacle::NoModule(NoModule::Missing))),
+        (false, _) => None,
+    }
+}
+
 fn kernel_return(facts: &Facts) -> Check {
     let question = question("kernel-return", "A kernel that hangs when it is returned to loses the session.");
     match refusal::in_release(&facts.release) {
+        Some(_) if module_may_jump(facts) => {
+            question.ok(format!("Linux {} is returned to by Dormouse's own module", facts.release))
+        }
         None => question.ok(format!("Linux {} is new enough to be returned to", facts.release)),
         Some(obstacle) => question.refused(&obstacle),
     }

@@ -12,13 +12,16 @@ use super::*;
 use crate::cycle::boots::Fault;
 use crate::cycle::drivers::Undriven;
 use crate::cycle::evidence::NoEvidence;
+use crate::cycle::jump::NoModule;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::region_size::TooSmall;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::drivers::Drivers;
-use crate::host::doctor::facts::{Facts, ImageFacts, Memory, PolicyFault, SaveKernel, Swap, Systemd, Unseen};
+use crate::host::doctor::facts::{
+    Facts, ImageFacts, Memory, ModuleFacts, PolicyFault, SaveKernel, Swap, Systemd, Unseen,
+};
 use crate::host::doctor::judge::judge;
 use crate::host::doctor::next_boot::NextBoot;
 use crate::host::map_history::History;
@@ -56,6 +59,7 @@ fn ready() -> Facts {
         distribution: "debian".into(),
         config: Some(KernelConfig::new(CONFIG)),
         jump: Ok(true),
+        module: ModuleFacts::default(),
         cmdline: "console=ttyS0 root=/dev/vda1 ro".into(),
         power_disk: Some("[platform] shutdown reboot suspend test_resume \n".into()),
         has_vmcoreinfo: true,
@@ -120,6 +124,7 @@ fn debian() -> Facts {
         release: "6.1.0-56-amd64".into(),
         config: Some(KernelConfig::new(DEBIAN_CONFIG)),
         jump: Ok(false),
+        module: ModuleFacts::default(),
         cmdline: "BOOT_IMAGE=/boot/vmlinuz-6.1.0-56-amd64 root=UUID=1234 ro quiet".into(),
         lockdown: Some("[none] integrity confidentiality\n".into()),
         secure_boot: Some(false),
@@ -144,6 +149,7 @@ fn fedora() -> Facts {
         release: "6.14.5-300.fc42.x86_64".into(),
         distribution: "fedora".into(),
         jump: Err(Unseen::NeedsRoot),
+        module: ModuleFacts::default(),
         cmdline: "BOOT_IMAGE=(hd0,gpt2)/vmlinuz root=UUID=1234 ro rootflags=subvol=root rhgb quiet".into(),
         power_disk: Some("[disabled]\n".into()),
         lockdown: Some("none [integrity] confidentiality\n".into()),
@@ -234,6 +240,30 @@ fn debians_kernel_fails_with_how_to_get_another() {
     let text = Diagnosis::new(judge(&facts)).to_string();
     assert!(text.contains("\n       remedy: Debian's own kernels are built without it."), "{text}");
     assert!(text.contains("\n               apt install linux-source-6.12 "), "{text}");
+}
+
+#[test]
+fn the_module_jumps_where_debians_kernel_cannot() {
+    let module = |is_installed, others: &[&str], fault| ModuleFacts {
+        is_installed,
+        others: others.iter().map(ToString::to_string).collect(),
+        fault,
+    };
+    let facts = Facts { module: module(true, &[], None), ..debian() };
+    assert_eq!(ids(&facts, State::Failed), ["policy", "resume-hook"]);
+    assert_eq!(check(&facts, "jump-module").state, State::Ok);
+    assert!(check(&facts, "kernel-return").found.contains("module"));
+
+    let facts = Facts { module: module(false, &["6.1.0-50-amd64"], None), ..debian() };
+    let other = check(&facts, "jump-module");
+    assert_eq!((other.state, other.found.contains("6.1.0-50-amd64")), (State::Failed, true));
+    let facts = Facts { module: module(true, &[], Some(NoModule::LockedDown)), ..debian() };
+    assert!(check(&facts, "jump-module").remedy.unwrap().contains("Secure Boot"));
+    // A kernel that can jump itself needs none, unless the policy insists.
+    assert!(judge(&ready()).iter().all(|check| check.id != "jump-module"));
+    let policy = Policy::parse("a policy", "[image]\ndevice = \"/dev/vda\"\n[save]\njump = \"module\"\n").unwrap();
+    let facts = Facts { policy: Ok(policy), ..ready() };
+    assert_eq!(check(&facts, "jump-module").state, State::Failed);
 }
 
 #[test]

@@ -107,6 +107,7 @@ pub fn of_small(policy: &Policy, options: &Options, scratch: &Path) -> anyhow::R
                 Content::Modules => made(scratch, "modules", &names(&modules.target), path, mode)?,
                 Content::Watchdogs => made(scratch, "modules.watchdogs", &names(&modules.watchdogs), path, mode)?,
                 Content::Disks => made(scratch, "modules.disks", &names(&modules.disks), path, mode)?,
+                Content::Memory => made(scratch, "modules.memory", &names(&modules.memory), path, mode)?,
             },
         })
     };
@@ -211,6 +212,7 @@ mod tests {
                 "file /modules /etc/dormouse/modules 644",
                 "file /modules.watchdogs /etc/dormouse/modules.watchdogs 644",
                 "file /modules.disks /etc/dormouse/modules.disks 644",
+                "file /modules.memory /etc/dormouse/modules.memory 644",
                 "module usbcore",
                 "module usb_storage",
             ]

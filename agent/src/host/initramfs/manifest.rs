@@ -1,7 +1,7 @@
 //! What the initramfs of B and D holds beside its modules: one list, from which our own archive is written, and the
 //! list for other tools.
 
-use crate::handoff::places::{DISK_MODULES_LIST, MODULES_LIST, WATCHDOG_MODULES_LIST};
+use crate::handoff::places::{DISK_MODULES_LIST, MEMORY_MODULES_LIST, MODULES_LIST, WATCHDOG_MODULES_LIST};
 use crate::policy::DEFAULT_PATH;
 
 /// One thing in the initramfs.
@@ -37,16 +37,18 @@ pub(super) enum Content {
     /// The policy with its drop-ins, see [`super::carried_policy`].
     Policy,
     /// The modules that reach the target, in the order of loading, one on a line. In our own archive these are names of
-    /// files; so they are in the next two.
+    /// files; so they are in the next three.
     Modules,
     /// The modules of watchdogs.
     Watchdogs,
     /// The modules of the session's other disks.
     Disks,
+    /// Dormouse's own module, where there is one for that kernel.
+    Memory,
 }
 
 /// All of it, but for the modules. A directory comes before what is in it.
-pub(super) const ITEMS: [Item; 12] = [
+pub(super) const ITEMS: [Item; 13] = [
     Item::Dir("/dev"),
     Item::Dir("/proc"),
     Item::Dir("/run"),
@@ -60,6 +62,7 @@ pub(super) const ITEMS: [Item; 12] = [
     Item::File { path: MODULES_LIST, mode: 0o644, content: Content::Modules },
     Item::File { path: WATCHDOG_MODULES_LIST, mode: 0o644, content: Content::Watchdogs },
     Item::File { path: DISK_MODULES_LIST, mode: 0o644, content: Content::Disks },
+    Item::File { path: MEMORY_MODULES_LIST, mode: 0o644, content: Content::Memory },
 ];
 
 #[cfg(test)]

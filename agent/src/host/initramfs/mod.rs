@@ -100,6 +100,7 @@ fn archive(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Ve
             Content::Modules => archive.file(path, mode, list(&modules.target)),
             Content::Watchdogs => archive.file(path, mode, list(&modules.watchdogs)),
             Content::Disks => archive.file(path, mode, list(&modules.disks)),
+            Content::Memory => archive.file(path, mode, list(&modules.memory)),
         },
     });
     let with_modules = modules.all().fold(fixed, |archive, module| {

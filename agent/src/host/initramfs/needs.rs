@@ -12,6 +12,7 @@ use dormouse_linux::watchdogs::HardwareWatchdog;
 use dormouse_linux::{bzimage_release, kmod};
 
 use crate::cycle::drivers;
+use crate::handoff::places::MODULE;
 use crate::host::initramfs::{carried_policy, remembered};
 use crate::policy::Policy;
 use crate::target::{self, Needs, TargetError};
@@ -51,18 +52,20 @@ pub struct Carried<T> {
     pub watchdogs: Vec<T>,
     /// What the session's other disks need besides.
     pub disks: Vec<T>,
+    /// Dormouse's own module, where that kernel has it: without it they write memory another way.
+    pub memory: Vec<T>,
 }
 
 impl<T> Default for Carried<T> {
     fn default() -> Carried<T> {
-        Carried { target: Vec::new(), watchdogs: Vec::new(), disks: Vec::new() }
+        Carried { target: Vec::new(), watchdogs: Vec::new(), disks: Vec::new(), memory: Vec::new() }
     }
 }
 
 impl<T> Carried<T> {
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &T> {
-        self.target.iter().chain(&self.watchdogs).chain(&self.disks)
+        self.target.iter().chain(&self.watchdogs).chain(&self.disks).chain(&self.memory)
     }
 }
 
@@ -85,8 +88,8 @@ impl Carried<String> {
             }
             list
         };
-        let (watchdogs, disks) = (besides(&self.watchdogs), besides(&self.disks));
-        Ok(Carried { target, watchdogs, disks })
+        let (watchdogs, disks, memory) = (besides(&self.watchdogs), besides(&self.disks), besides(&self.memory));
+        Ok(Carried { target, watchdogs, disks, memory })
     }
 }
 
@@ -118,7 +121,12 @@ pub fn load_modules(policy: &Policy, options: &Options) -> anyhow::Result<Carrie
         files.insert(kmod::name_of_path(&module.file_name), module);
     }
     let mut read = |names: Vec<String>| names.iter().filter_map(|name| files.remove(name)).collect();
-    Ok(Carried { target: read(names.target), watchdogs: read(names.watchdogs), disks: read(names.disks) })
+    Ok(Carried {
+        target: read(names.target),
+        watchdogs: read(names.watchdogs),
+        disks: read(names.disks),
+        memory: read(names.memory),
+    })
 }
 
 /// The modules that are asked for, with what [`AUTO`] and [`NONE`] stand for in their place.
@@ -136,7 +144,11 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> 
                 for disk in drivers::disks_of_session() {
                     names.disks.extend(Needs::of(&disk.hardware, &directory)?.modules);
                 }
+                let module = MODULE.to_owned();
+                names.memory.extend(Some(module).filter(|name| kmod::has(&directory, name)));
             }
+            // Not as one without which they stop.
+            MODULE => names.memory.push(name.clone()),
             _ => names.target.push(name.clone()),
         }
     }
@@ -184,7 +196,8 @@ mod tests {
     #[test]
     fn each_module_is_in_the_first_list_that_needs_it() {
         let modules = tempfile::tempdir().unwrap();
-        let dep = "virtio_blk.ko: virtio.ko\nvirtio.ko:\nahci.ko: libata.ko\nlibata.ko:\nsd_mod.ko:\nit_wdt.ko:\n";
+        let dep = "virtio_blk.ko: virtio.ko\nvirtio.ko:\nahci.ko: libata.ko\nlibata.ko:\nsd_mod.ko:\nit_wdt.ko:\n\
+                   updates/dkms/dormouse.ko:\n";
         std::fs::write(modules.path().join("modules.dep"), dep).unwrap();
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let wanted = Carried {
@@ -192,11 +205,13 @@ mod tests {
             // The last one is a module of this kernel alone.
             watchdogs: names(&["it_wdt", "other_wdt"]),
             disks: names(&["virtio_blk", "ahci", "sd_mod", "ahci"]),
+            memory: names(&["dormouse"]),
         };
         let expected = Carried {
             target: names(&["virtio", "virtio_blk"]),
             watchdogs: names(&["it_wdt"]),
             disks: names(&["libata", "ahci", "sd_mod"]),
+            memory: names(&["dormouse"]),
         };
         assert_eq!(wanted.in_order(modules.path()).unwrap(), expected);
         let unknown = Carried { target: names(&["other"]), ..Carried::default() };

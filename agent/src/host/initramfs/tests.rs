@@ -33,7 +33,12 @@ fn policy() -> Policy {
 fn two_modules() -> Carried<Module> {
     let module = |name: &str| Module { file_name: name.to_owned(), bytes: name.repeat(1000).into_bytes() };
     // In loading order, which is not the order of their names.
-    Carried { target: vec![module("usb-common.ko")], watchdogs: Vec::new(), disks: vec![module("a.ko")] }
+    Carried {
+        target: vec![module("usb-common.ko")],
+        disks: vec![module("a.ko")],
+        memory: vec![module("dormouse.ko")],
+        ..Carried::default()
+    }
 }
 
 /// The archive's entries: mode, name and data.
@@ -73,11 +78,13 @@ fn everything_is_in_it() {
         (0o100_644, "etc/dormouse.toml"),
         (0o100_644, "etc/dormouse/modules"),
         (0o100_644, "etc/dormouse/modules.disks"),
+        (0o100_644, "etc/dormouse/modules.memory"),
         (0o100_644, "etc/dormouse/modules.watchdogs"),
         (0o100_755, "init"),
         (0o040_755, "lib"),
         (0o040_755, "lib/modules"),
         (0o100_644, "lib/modules/a.ko"),
+        (0o100_644, "lib/modules/dormouse.ko"),
         (0o100_644, "lib/modules/usb-common.ko"),
         (0o040_755, "proc"),
         (0o040_755, "run"),
@@ -89,6 +96,7 @@ fn everything_is_in_it() {
     assert_eq!(data("init"), &init);
     assert_eq!(data("etc/dormouse/modules"), b"usb-common.ko\n");
     assert_eq!(data("etc/dormouse/modules.disks"), b"a.ko\n");
+    assert_eq!(data("etc/dormouse/modules.memory"), b"dormouse.ko\n");
     assert_eq!(data("etc/dormouse/modules.watchdogs"), b"");
     let carried = std::str::from_utf8(data("etc/dormouse.toml")).unwrap();
     assert_eq!(Policy::parse("carried", carried).unwrap(), policy());

@@ -1,0 +1,188 @@
+//! Who makes the jump into the save kernel: the running kernel, where it can and can be returned to, or Dormouse's own
+//! module.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use dormouse_linux::{hibernation_events, kmod};
+use dormouse_sys::kexec;
+use dormouse_sys::module::{DEVICE, Module};
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::cycle::refusal::{self, Obstacle};
+use crate::handoff::places::MODULE;
+use crate::policy::Jump;
+
+/// Who jumps.
+#[derive(Debug)]
+pub(crate) enum Jumper {
+    /// The kernel.
+    Kernel,
+    /// The module, open.
+    Module(Module),
+}
+
+/// Why the module cannot jump.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NoModule {
+    /// There is none for the running kernel.
+    #[error("Dormouse's kernel module is not installed for it")]
+    Missing,
+    /// The kernel refused it.
+    #[error("the kernel does not load Dormouse's kernel module: {0}")]
+    NotLoaded(String),
+    /// It is another version's.
+    #[error("Dormouse's kernel module is of another version than this program")]
+    OtherVersion,
+    /// Another process uses it.
+    #[error("{DEVICE} is in use")]
+    Busy,
+    /// Nothing can freeze processes for it.
+    #[error("the module needs /dev/snapshot, and this kernel lacks CONFIG_HIBERNATION_SNAPSHOT_DEV")]
+    NoSnapshot,
+    /// Pages would change places without the keys that they are encrypted with.
+    #[error("memory is encrypted (SME, SEV or TDX)")]
+    Encrypted,
+    /// The hypervisor has the tables that would be exchanged.
+    #[error("this is a Xen PV guest")]
+    Paravirtual,
+    /// Lockdown.
+    #[error("lockdown forbids the jump into another kernel")]
+    LockedDown,
+    /// The CPU on which the session would go on is not the one that is running.
+    #[error("CPU 0 is offline, on which the session would go on")]
+    NoBootCpu,
+    /// Whatever else.
+    #[error("{DEVICE} cannot be used: {0}")]
+    Other(String),
+}
+
+impl NoModule {
+    /// What can be done.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            NoModule::Missing => {
+                "install the package dormouse-dkms, with the headers of the running kernel; `dkms status` shows what it \
+                 has been built for"
+            }
+            NoModule::NotLoaded(_) => {
+                "see `dmesg`; a module that was built for another kernel is built again by `dkms autoinstall`, and \
+                 where modules must be signed (Secure Boot) neither this one nor a hibernation is possible"
+            }
+            NoModule::OtherVersion => {
+                "install the same version of both packages, and unload the old one: `rmmod dormouse`"
+            }
+            NoModule::Busy => "try again when it has finished; `fuser -v /dev/dormouse` shows a program",
+            NoModule::NoSnapshot => "boot a kernel with CONFIG_HIBERNATION_SNAPSHOT_DEV=y",
+            NoModule::Encrypted => "switch memory encryption off in the firmware, or boot without mem_encrypt=on",
+            NoModule::Paravirtual => "run it as a PVH or HVM guest",
+            NoModule::LockedDown => "switch Secure Boot off: it forbids the jump, however it is made",
+            NoModule::NoBootCpu => "bring it online: `echo 1 >/sys/devices/system/cpu/cpu0/online`",
+            NoModule::Other(_) => "see `dmesg`",
+        }
+    }
+}
+
+/// Chooses who jumps, by the policy. The answer of the kernel is asked for in any case: whatever refuses `kexec_load`
+/// in it, such as lockdown, would refuse it to the boot that resumes.
+///
+/// # Errors
+/// What is in the way of whoever the policy wants; for `auto` what is in the way of the kernel, unless it is the module
+/// that is hindered.
+pub(crate) fn choose(wanted: Jump, release: &str, trust_kernel: bool) -> Result<Jumper, Obstacle> {
+    let kernel = refusal::in_jump(&kexec::can_preserve_context())
+        .or_else(|| refusal::in_release(release).filter(|_| !trust_kernel));
+    let wants = judge(wanted, kernel)?;
+    if wants.is_none() {
+        return Ok(Jumper::Kernel);
+    }
+    open(release).map(Jumper::Module).map_err(|fault| match (wants, fault) {
+        (Some(Some(kernel)), NoModule::Missing) => kernel,
+        (_, fault) => Obstacle::NoModule(fault),
+    })
+}
+
+/// Whether the module is to jump: `None` for the kernel, else what is in the kernel's way, where the module is only the
+/// second choice.
+fn judge(wanted: Jump, kernel: Option<Obstacle>) -> Result<Option<Option<Obstacle>>, Obstacle> {
+    match (wanted, kernel) {
+        // Not a lack of the kernel's that the module could make good.
+        (_, Some(refused @ Obstacle::LoadRefused(_))) => Err(refused),
+        (Jump::Module, _) => Ok(Some(None)),
+        (_, None) => Ok(None),
+        (Jump::Kernel, Some(obstacle)) => Err(obstacle),
+        (Jump::Auto, Some(obstacle)) => Ok(Some(Some(obstacle))),
+    }
+}
+
+/// Whether the running kernel's modules have it.
+pub(crate) fn is_installed(release: &str) -> bool {
+    kmod::has(&Path::new("/lib/modules").join(release), MODULE)
+}
+
+/// The module, loaded where it is not yet, and able to jump.
+pub(crate) fn open(release: &str) -> Result<Module, NoModule> {
+    let is_absent = |error: &io::Error| {
+        matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV))
+    };
+    let opened = match Module::open() {
+        Err(error) if is_absent(&error) => {
+            load(release)?;
+            Module::open()
+        }
+        opened => opened,
+    };
+    let module = match opened {
+        Ok(Some(module)) => module,
+        Ok(None) => return Err(NoModule::OtherVersion),
+        Err(error) if is_absent(&error) => return Err(NoModule::Missing),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => return Err(NoModule::Busy),
+        Err(error) => return Err(NoModule::Other(error.to_string())),
+    };
+    let obstacles = module.obstacles().map_err(|error| NoModule::Other(error.to_string()))?;
+    let found = [
+        (obstacles.memory_is_encrypted(), NoModule::Encrypted),
+        (obstacles.is_paravirtual(), NoModule::Paravirtual),
+        (obstacles.is_locked_down(), NoModule::LockedDown),
+        (obstacles.boot_cpu_is_offline(), NoModule::NoBootCpu),
+        (!hibernation_events::is_supported(), NoModule::NoSnapshot),
+    ];
+    found.into_iter().find(|(is_so, _)| *is_so).map_or(Ok(module), |(_, fault)| Err(fault))
+}
+
+fn load(release: &str) -> Result<(), NoModule> {
+    if !is_installed(release) {
+        return Err(NoModule::Missing);
+    }
+    let output = Command::new("modprobe").arg(MODULE).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(NoModule::NotLoaded(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "))),
+        Err(error) => Err(NoModule::NotLoaded(format!("modprobe: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_comes_first_unless_the_policy_says_otherwise() {
+        let old = || Some(Obstacle::NoReturn { release: "6.1".into() });
+        let refused = || Some(Obstacle::LoadRefused(None));
+        assert_eq!(judge(Jump::Auto, None), Ok(None));
+        assert_eq!(judge(Jump::Kernel, None), Ok(None));
+        assert_eq!(judge(Jump::Module, None), Ok(Some(None)));
+        assert_eq!(judge(Jump::Auto, Some(Obstacle::NoJump)), Ok(Some(Some(Obstacle::NoJump))));
+        assert_eq!(judge(Jump::Auto, old()), Ok(Some(old())));
+        assert_eq!(judge(Jump::Kernel, old()), Err(Obstacle::NoReturn { release: "6.1".into() }));
+        assert_eq!(judge(Jump::Module, old()), Ok(Some(None)));
+        for wanted in [Jump::Auto, Jump::Kernel, Jump::Module] {
+            assert_eq!(judge(wanted, refused()), Err(Obstacle::LoadRefused(None)));
+        }
+    }
+}

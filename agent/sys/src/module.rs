@@ -1,0 +1,197 @@
+//! Dormouse's own kernel module: `/dev/dormouse`, the jump on kernels that cannot make it themselves.
+//!
+//! agent/module/uapi.h has the other side of this, and the meaning of each field.
+
+#![expect(unsafe_code, reason = "ioctl(2) with structures that hold addresses")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::kexec::Segment;
+
+/// The device.
+pub const DEVICE: &str = "/dev/dormouse";
+/// What this agent and a module must have in common.
+const ABI: u32 = 1;
+
+mod raw {
+    //! The requests and their structures.
+    #![expect(unreachable_pub, reason = "nix's macros make public functions of them")]
+
+    /// `struct dormouse_info`.
+    #[repr(C)]
+    #[derive(Debug, Default)]
+    pub struct Info {
+        pub abi: u32,
+        pub obstacles: u32,
+    }
+
+    /// `struct dormouse_segment`.
+    #[repr(C)]
+    pub struct Segment {
+        pub data: u64,
+        pub data_size: u64,
+        pub start: u64,
+        pub size: u64,
+    }
+
+    /// `struct dormouse_load`.
+    #[repr(C)]
+    pub struct Load {
+        pub entry: u64,
+        pub segments: u64,
+        pub count: u64,
+    }
+
+    /// `struct dormouse_jump`.
+    #[repr(C)]
+    #[derive(Debug, Default)]
+    pub struct Jump {
+        pub jumped: u32,
+        pub lost_cpus: u32,
+    }
+
+    /// `struct dormouse_range`.
+    #[repr(C)]
+    pub struct Range {
+        pub start: u64,
+        pub end: u64,
+    }
+
+    /// `struct dormouse_ranges`.
+    #[repr(C)]
+    pub struct Ranges {
+        pub ranges: u64,
+        pub count: u64,
+    }
+
+    nix::ioctl_read!(dormouse_info, 0xd0, 0, Info);
+    nix::ioctl_write_ptr!(dormouse_load, 0xd0, 1, Load);
+    nix::ioctl_read!(dormouse_jump, 0xd0, 2, Jump);
+    nix::ioctl_write_ptr!(dormouse_ranges, 0xd0, 16, Ranges);
+}
+
+/// Why this kernel cannot be jumped from, as the module reports it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Obstacles(u32);
+
+impl Obstacles {
+    /// Memory is encrypted: SME, SEV or TDX.
+    #[must_use]
+    pub fn memory_is_encrypted(self) -> bool {
+        self.0 & 1 << 0 != 0
+    }
+
+    /// A Xen PV guest.
+    #[must_use]
+    pub fn is_paravirtual(self) -> bool {
+        self.0 & 1 << 1 != 0
+    }
+
+    /// Lockdown forbids it.
+    #[must_use]
+    pub fn is_locked_down(self) -> bool {
+        self.0 & 1 << 2 != 0
+    }
+
+    /// The first CPU is offline.
+    #[must_use]
+    pub fn boot_cpu_is_offline(self) -> bool {
+        self.0 & 1 << 3 != 0
+    }
+}
+
+/// What became of a jump that has returned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Jumped {
+    /// CPUs that have not come back.
+    pub lost_cpus: u32,
+}
+
+/// The module, open. What it has loaded is unloaded when this is dropped, however the process ends.
+#[derive(Debug)]
+pub struct Module {
+    device: File,
+}
+
+impl Module {
+    /// Opens it. `Ok(None)` is a module that an agent of another version goes with.
+    ///
+    /// # Errors
+    /// `NotFound` without the module, `EBUSY` where another process has it open, `EPERM` without root.
+    pub fn open() -> io::Result<Option<Module>> {
+        let device = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(DEVICE)?;
+        let module = Module { device };
+        Ok((module.info()?.abi == ABI).then_some(module))
+    }
+
+    fn info(&self) -> io::Result<raw::Info> {
+        let mut info = raw::Info::default();
+        // SAFETY: the descriptor is open, and the kernel writes a `struct dormouse_info`, which `Info` is.
+        unsafe { raw::dormouse_info(self.device.as_raw_fd(), &raw mut info) }?;
+        Ok(info)
+    }
+
+    /// Why the running kernel cannot be jumped from.
+    ///
+    /// # Errors
+    /// Those of `ioctl(2)`.
+    pub fn obstacles(&self) -> io::Result<Obstacles> {
+        Ok(Obstacles(self.info()?.obstacles))
+    }
+
+    /// Loads `segments`, ascending, in place of what was loaded; the jump will enter at the physical address `entry`.
+    ///
+    /// # Errors
+    /// `EPERM` (lockdown), `EOPNOTSUPP` ([`Obstacles`]), `EADDRNOTAVAIL` (not pages of RAM), `EINVAL` (they overlap, or
+    /// the entry is in none), `ENOMEM`. Nothing is loaded then.
+    pub fn load(&self, entry: u64, segments: &[Segment]) -> io::Result<()> {
+        let segments: Vec<raw::Segment> = segments
+            .iter()
+            .map(|segment| raw::Segment {
+                data: segment.data.as_ptr().expose_provenance() as u64,
+                data_size: segment.data.len() as u64,
+                start: segment.start,
+                size: segment.size,
+            })
+            .collect();
+        let load =
+            raw::Load { entry, segments: segments.as_ptr().expose_provenance() as u64, count: segments.len() as u64 };
+        // SAFETY: the kernel reads a `struct dormouse_load`, the array that it points to and the data of each segment,
+        // all of which live until the call has returned, and keeps none of these addresses.
+        unsafe { raw::dormouse_load(self.device.as_raw_fd(), &raw const load) }?;
+        Ok(())
+    }
+
+    /// Jumps, and returns when this kernel goes on. This thread must have frozen all others ([`crate::snapshot`]).
+    ///
+    /// # Errors
+    /// No other kernel has run: `EPERM` (not frozen), `ENOEXEC` (nothing is loaded), or what a device or a CPU that did
+    /// not go down returned.
+    pub fn jump(&self) -> io::Result<Jumped> {
+        let mut jump = raw::Jump::default();
+        // SAFETY: the descriptor is open, and the kernel writes a `struct dormouse_jump`, which `Jump` is. What it does
+        // to the machine meanwhile it undoes: the process finds all of its memory as it was.
+        let result = unsafe { raw::dormouse_jump(self.device.as_raw_fd(), &raw mut jump) };
+        // What was done decides, not how it ended.
+        if jump.jumped == 0 {
+            result?;
+        }
+        Ok(Jumped { lost_cpus: jump.lost_cpus })
+    }
+}
+
+/// Names the ranges of physical memory, `(start, end)` in bytes, that `file`, an open `/dev/oldmem`, gives access to.
+///
+/// # Errors
+/// `EPERM` where one is not memory of a stopped kernel, `ENOMEM`, or `ENOTTY` where the device is somebody else's.
+pub fn oldmem_ranges(file: &File, ranges: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
+    let ranges: Vec<raw::Range> = ranges.into_iter().map(|(start, end)| raw::Range { start, end }).collect();
+    let argument = raw::Ranges { ranges: ranges.as_ptr().expose_provenance() as u64, count: ranges.len() as u64 };
+    // SAFETY: the kernel reads a `struct dormouse_ranges` and the array that it points to, which live until the call has
+    // returned.
+    unsafe { raw::dormouse_ranges(file.as_raw_fd(), &raw const argument) }?;
+    Ok(())
+}
