@@ -88,6 +88,12 @@ impl Kernel {
         self.directory.join("bzImage")
     }
 
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config")
+    }
+
     /// Its release, as `uname -r` prints it.
     #[must_use]
     pub fn release(&self) -> &str {

@@ -119,7 +119,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     let jumper = jumper(&machine, policy, options)?;
-    around::refuse_loaded(options.force)?;
+    let is_by_module = matches!(jumper, Jumper::Module(_));
+    // The module loads beside it.
+    around::refuse_loaded(options.force || is_by_module)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
@@ -157,8 +159,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drop_caches();
     }
     signals.check()?;
-    let _mark = leftover::mark();
-    let is_by_module = matches!(jumper, Jumper::Module(_));
+    let _mark = (!is_by_module).then(leftover::mark);
     let loaded = match jumper {
         Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error))?,
         Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error))?,

@@ -100,6 +100,9 @@ impl Userland {
         for binary in ["dormouse", "workload", "command-server"] {
             archive = archive.file(&format!("/usr/bin/{binary}"), 0o755, read(&artifacts.binary(binary))?);
         }
+        // Where distributions put it: test kernels have it in /proc/config.gz.
+        let config = format!("/boot/config-{}", kernel.release());
+        archive = archive.file(&config, 0o644, read(&kernel.config())?);
         let mut names = String::new();
         for module in self.modules(&kernel)? {
             names.push_str(&module.file_name);
