@@ -103,7 +103,7 @@ impl PhysicalMemory {
                 (MEM, open(MEM).map_err(|source| PhysmemError::Open { path: MEM, source })?)
             }
         };
-        log::debug!("memory is written through {path}");
+        log::info!("A's memory is reached through {path}");
         Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) })
     }
 }
