@@ -22,7 +22,7 @@ fn each_obstacle_has_a_text_and_a_remedy() {
     let errno = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
     let thin = ["/ (thin)".to_owned()];
     let cases = [
-        (in_jump(&Ok(false)), "kernel-jump", "CONFIG_KEXEC_JUMP; boot a kernel"),
+        (in_jump(&Ok(false)), "kernel-jump", "CONFIG_KEXEC_JUMP; install the package dormouse-dkms"),
         (
             in_jump(&Err(errno(Errno::EPERM))),
             "kexec-allowed",
@@ -114,6 +114,7 @@ fn target_errors() -> Vec<TargetError> {
 fn refusals() -> Vec<anyhow::Error> {
     let obstacles = [
         Obstacle::NoJump,
+        Obstacle::NoModule(crate::cycle::jump::NoModule::Missing),
         Obstacle::NoReturn { release: "6.1".into() },
         Obstacle::LoadRefused(Some(Errno::EPERM as i32)),
         Obstacle::MemoryEncryption,
