@@ -15,6 +15,8 @@ pub enum Block {
     Label,
     /// The commit record.
     Commit,
+    /// The keys of a sealed image.
+    Keys,
     /// What a kernel tells another one to do.
     Order,
     /// The session record that the saved kernel hands to the save kernel.
@@ -30,6 +32,7 @@ impl fmt::Display for Block {
         f.write_str(match self {
             Block::Label => "label",
             Block::Commit => "commit record",
+            Block::Keys => "block of keys",
             Block::Order => "order",
             Block::Session => "session record",
             Block::Header => "header",

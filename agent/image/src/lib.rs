@@ -18,6 +18,7 @@ mod coverage;
 mod error;
 mod header;
 mod index;
+mod keys;
 mod label;
 mod locator;
 mod name;
@@ -33,6 +34,7 @@ pub use coverage::Coverage;
 pub use error::{Block, FormatError};
 pub use header::{HEADER_MAGIC, Header};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
+pub use keys::{FileKey, KEYS_MAGIC, KEYS_MAX, KeyKind, KeySlot, KeySource, Keys, PassphraseKey, TpmKey};
 pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label};
 pub use locator::Locator;
 pub use name::{ImageDevice, ImageDeviceError};
@@ -58,7 +60,7 @@ pub mod layout {
     pub const LABEL_MAX_EXTENTS: usize = 192;
     /// Where the two slots of the commit record lie.
     pub const SLOT_OFFSETS: [u64; 2] = [4096, 8192];
-    /// Where a block of keys will lie. This version neither reads nor writes it.
+    /// Where the block of keys lies, in an image that has keys.
     pub const KEYS_OFFSET: u64 = 12288;
     /// Where the header lies.
     pub const HEADER_OFFSET: u64 = 64 << 10;

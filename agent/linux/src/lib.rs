@@ -27,6 +27,7 @@ pub mod plymouth;
 pub mod procfs;
 pub mod swaps;
 pub mod system;
+pub mod tpm;
 pub mod units;
 pub mod vmcoreinfo;
 pub mod volatile_memory;
