@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_events;
+pub mod ask;
 pub mod atomic_file;
 pub mod block;
 pub mod bzimage_release;
