@@ -24,6 +24,7 @@ mod locator;
 mod name;
 mod range;
 pub mod record;
+pub mod seal;
 mod session;
 mod state;
 mod uuid;

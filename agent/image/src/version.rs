@@ -12,7 +12,7 @@ pub struct Version {
 }
 
 /// The version that this crate writes.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 impl Version {
     /// Whether a reader of version `self` may look into a block of version `found`: the same major version.

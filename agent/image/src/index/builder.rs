@@ -7,6 +7,7 @@ use super::{CHUNK, Chunk, EXTENT, INDEX, INDEX_MAGIC, RawChunk, RawExtent, RawIn
 use crate::block::{self, PROLOGUE};
 use crate::error::{Block, FormatError};
 use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS};
+use crate::seal::Sealer;
 use crate::{BLOCK, Extent, Locator, Uuid};
 
 /// Collects what an index block describes, until it is full.
@@ -71,8 +72,8 @@ impl IndexBuilder {
             codec: U16::new(chunk.codec.number()),
             // At most one for each of 64 pages.
             extents: U16::new(u16::try_from(extents.len()).unwrap_or(u16::MAX)),
-            counter: 0.into(),
-            tag: [0; 16],
+            counter: chunk.counter.into(),
+            tag: chunk.tag,
         });
         self.extents.extend(extents);
         Ok(())
@@ -99,12 +100,12 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Encodes the block for its place at `at`, and starts the next one after it.
+    /// Encodes the block for its place at `at`, seals it where the image is sealed, and starts the next one after it.
     ///
     /// # Errors
     /// [`FormatError::Field`] where `at` is not a block boundary after the chunks, [`FormatError::TooLarge`], which
     /// [`IndexBuilder::is_full`] prevents.
-    pub fn finish(&mut self, at: u64) -> Result<(Vec<u8>, Locator), FormatError> {
+    pub fn finish(&mut self, at: u64, sealer: Option<&Sealer>) -> Result<(Vec<u8>, Locator), FormatError> {
         let misplaced = FormatError::Field {
             block: Block::Index,
             field: "offset",
@@ -123,7 +124,7 @@ impl IndexBuilder {
             chunks: count(self.chunks.len()),
             extents: count(self.extents.len()),
             zero: count(self.zero.len()),
-            prev_tag: [0; 16],
+            prev_tag: self.prev.tag,
             reserved: [0; 8],
         };
         let mut body = Vec::with_capacity(self.body_len());
@@ -132,8 +133,11 @@ impl IndexBuilder {
         for extent in self.extents.iter().chain(&self.zero) {
             body.extend(RawExtent { pfn: extent.pfn.into(), pages: extent.pages.into() }.as_bytes());
         }
-        let bytes = block::frame(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
-        self.prev = Locator::of(Block::Index, at, &bytes)?;
+        let mut bytes = block::frame(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
+        self.prev = match sealer {
+            Some(sealer) => sealer.block(Block::Index, at, &mut bytes)?,
+            None => Locator::of(Block::Index, at, &bytes)?,
+        };
         self.end = self.prev.end(DATA_OFFSET, INDEX_MAX).ok_or(misplaced)?;
         self.chunks.clear();
         self.extents.clear();
