@@ -11,7 +11,7 @@ use crate::error::{Block, FormatError};
 use crate::layout::{DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX};
 use crate::locator::{Locator, RawLocator};
 use crate::seal::{Nonce, Seal, Suite, Tag, WRAP, WRAPS_MAX, Wrap};
-use crate::{BLOCK, State, Uuid};
+use crate::{BLOCK, SEALED, State, Uuid};
 
 /// The first eight bytes of a slot.
 pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
@@ -205,7 +205,8 @@ impl Commit {
         self.check()?;
         let cut = (0..=REASON_MAX.min(self.reason.len())).rev().find(|at| self.reason.is_char_boundary(*at));
         let reason = &self.reason[..cut.unwrap_or(0)];
-        block::frame(Block::Commit, COMMIT_MAGIC, self.raw(reason).as_bytes(), BLOCK)
+        let minor = if self.seal.is_some() { SEALED } else { 0 };
+        block::frame_since(minor, Block::Commit, COMMIT_MAGIC, self.raw(reason).as_bytes(), BLOCK)
     }
 
     /// What authenticates a sealed image: the record without what changes after the save, and without the prologue,

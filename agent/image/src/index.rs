@@ -16,9 +16,10 @@ use crate::{BLOCK, Extent, Locator, Uuid, block};
 pub const INDEX_MAGIC: [u8; 8] = *b"DMINDEX\0";
 
 /// How a chunk is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Codec {
     /// As it is.
+    #[default]
     Store,
     /// One zstd frame.
     Zstd,
@@ -38,7 +39,7 @@ impl Codec {
 }
 
 /// A chunk as its writer describes it: up to 64 pages that are compressed together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chunk {
     /// Offset on the device in bytes.
     pub offset: u64,

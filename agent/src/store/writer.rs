@@ -115,7 +115,7 @@ impl Writer {
 
     fn end_index(&mut self) -> Result<(), StoreError> {
         let at = self.stream.end;
-        let (block, locator) = self.index.finish(at, None).map_err(|source| self.image.format(source))?;
+        let (block, locator) = self.index.finish(at).map_err(|source| self.image.format(source))?;
         let len = block.len();
         self.stream.write(Write::Block(block), len)?;
         self.last_index = locator;

@@ -1,5 +1,7 @@
 //! Writing index blocks.
 
+use std::sync::Arc;
+
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U16, U32};
 
@@ -8,12 +10,14 @@ use crate::block::{self, PROLOGUE};
 use crate::error::{Block, FormatError};
 use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS};
 use crate::seal::Sealer;
-use crate::{BLOCK, Extent, Locator, Uuid};
+use crate::{BLOCK, Extent, Locator, SEALED, Uuid};
 
 /// Collects what an index block describes, until it is full.
 #[derive(Debug)]
 pub struct IndexBuilder {
     save_id: Uuid,
+    /// Of a sealed image.
+    sealer: Option<Arc<Sealer>>,
     prev: Locator,
     /// The end of the last chunk or index block.
     end: u64,
@@ -26,8 +30,15 @@ impl IndexBuilder {
     /// An empty block of the save `save_id`.
     #[must_use]
     pub fn new(save_id: Uuid) -> IndexBuilder {
+        IndexBuilder::with(save_id, None)
+    }
+
+    /// An empty block of the save `save_id`, whose blocks are sealed where there is a sealer; so are its chunks then.
+    #[must_use]
+    pub fn with(save_id: Uuid, sealer: Option<Arc<Sealer>>) -> IndexBuilder {
         IndexBuilder {
             save_id,
+            sealer,
             prev: Locator::default(),
             end: DATA_OFFSET,
             chunks: Vec::new(),
@@ -63,6 +74,10 @@ impl IndexBuilder {
     pub fn chunk(&mut self, chunk: &Chunk, extents: &[Extent]) -> Result<(), FormatError> {
         if self.is_full() {
             return Err(self.too_large());
+        }
+        if self.sealer.is_some() != (chunk.counter != 0) {
+            let (field, why) = ("chunk's counter", "0 in an image that is not sealed, and only there");
+            return Err(FormatError::Field { block: Block::Index, field, value: chunk.counter, why });
         }
         self.end = check_chunk(chunk, extents, self.end, u64::MAX)?;
         self.chunks.push(RawChunk {
@@ -105,7 +120,7 @@ impl IndexBuilder {
     /// # Errors
     /// [`FormatError::Field`] where `at` is not a block boundary after the chunks, [`FormatError::TooLarge`], which
     /// [`IndexBuilder::is_full`] prevents.
-    pub fn finish(&mut self, at: u64, sealer: Option<&Sealer>) -> Result<(Vec<u8>, Locator), FormatError> {
+    pub fn finish(&mut self, at: u64) -> Result<(Vec<u8>, Locator), FormatError> {
         let misplaced = FormatError::Field {
             block: Block::Index,
             field: "offset",
@@ -133,8 +148,9 @@ impl IndexBuilder {
         for extent in self.extents.iter().chain(&self.zero) {
             body.extend(RawExtent { pfn: extent.pfn.into(), pages: extent.pages.into() }.as_bytes());
         }
-        let mut bytes = block::frame(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
-        self.prev = match sealer {
+        let minor = if self.sealer.is_some() { SEALED } else { 0 };
+        let mut bytes = block::frame_since(minor, Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
+        self.prev = match &self.sealer {
             Some(sealer) => sealer.block(Block::Index, at, &mut bytes)?,
             None => Locator::of(Block::Index, at, &bytes)?,
         };
