@@ -20,6 +20,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::status::Status;
 use crate::cycle::lock::Lock;
+use crate::cycle::look::Look;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::{export, hibernate, in_clear, resume, wipe};
 use crate::handoff::report::{Outcome, Report};
@@ -58,8 +59,9 @@ enum Command {
     ///
     /// Run it in the initramfs before any filesystem is mounted. It does not return if it resumes. Otherwise
     /// it prints in one line why it does not, and the boot goes on. `noresume` or `dormouse=off` on the kernel
-    /// command line keep it from resuming.
-    Resume,
+    /// command line keep it from resuming. An initramfs that unlocks volumes runs it twice, or once when they are
+    /// unlocked.
+    Resume(ResumeArgs),
     /// Report what happened last, when, and why
     ///
     /// Shows the end of the last hibernation, or why this boot did not resume, and what is on the image device.
@@ -156,6 +158,28 @@ struct HibernateArgs {
     /// Run systemd's system-sleep hooks before and after, as systemd-sleep does; `systemctl hibernate` uses this
     #[arg(long)]
     system_sleep: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct ResumeArgs {
+    /// The first of two: volumes are not unlocked yet. An image whose key is in one of them is left to the second
+    #[arg(long, conflicts_with = "after_unlock")]
+    before_unlock: bool,
+
+    /// The second of two: volumes are unlocked, and nothing on them is checked or mounted. Prints nothing where the
+    /// first one has decided
+    #[arg(long)]
+    after_unlock: bool,
+}
+
+impl ResumeArgs {
+    fn look(self) -> Look {
+        match self {
+            ResumeArgs { before_unlock: true, .. } => Look::BeforeUnlock,
+            ResumeArgs { after_unlock: true, .. } => Look::AfterUnlock,
+            ResumeArgs { .. } => Look::Only,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -323,7 +347,10 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
     let policy = || Policy::load(&cli.config);
     match &cli.command {
         Command::Hibernate(arguments) => return hibernate(&cli.config, arguments, output),
-        Command::Resume => output.show(&resume::run(&policy()?)?),
+        Command::Resume(arguments) => match resume::run(&policy()?, arguments.look())? {
+            Some(outcome) => output.show(&outcome),
+            None => Ok(()),
+        },
         Command::Status => output.show(&Status::of(&policy()?)),
         Command::Doctor => {
             let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);

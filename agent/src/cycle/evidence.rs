@@ -10,8 +10,10 @@ use dormouse_image::{ImageDevice, State, VERSION};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::console::phase::Phase;
 use crate::cycle::boots::{self, Fault};
 use crate::cycle::last::Last;
+use crate::cycle::look::{self, Unlocked};
 use crate::cycle::refusal::{Complaint, Refusal};
 use crate::policy::{Policy, Then};
 use crate::store::{Access, Image, StoreError};
@@ -34,6 +36,9 @@ pub struct Found {
     pub format: u16,
     /// The version of Dormouse in it.
     pub version: String,
+    /// What the look at the end of the unlocking has found; `None` where there was none.
+    #[serde(default)]
+    pub unlocked: Option<Unlocked>,
 }
 
 impl Found {
@@ -47,6 +52,7 @@ impl Found {
             is_enabled: policy.resume.enabled,
             format: VERSION.major,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            unlocked: None,
         }
     }
 
@@ -72,6 +78,7 @@ impl Found {
         self.is_found = true;
         self.image = Some(image.to_string());
         self.state = Some(State::Consumed.to_string());
+        self.unlocked = Some(Unlocked::resumed());
         self
     }
 }
@@ -83,12 +90,14 @@ pub struct Now {
     image: String,
     /// Whether the name by which this boot looked leads to it now.
     is_where_it_looked: bool,
+    /// Whether only a boot that has unlocked its volumes resumes it.
+    needs_unlock: bool,
 }
 
 impl Now {
     /// Looks where this boot has looked.
     #[must_use]
-    pub fn read(image: &Image, last: Option<&Last>) -> Now {
+    pub fn read(policy: &Policy, image: &Image, last: Option<&Last>) -> Now {
         let name = image.name();
         let looked_for = last.and_then(|last| last.found.as_ref()?.looked_for.parse().ok());
         let is_where_it_looked = looked_for.is_some_and(|looked_for: ImageDevice| {
@@ -96,7 +105,7 @@ impl Now {
             let found = target.and_then(|target| target.open(Access::Read).ok());
             found.is_some_and(|found| found.name() == name)
         });
-        Now { image: name.to_string(), is_where_it_looked }
+        Now { image: name.to_string(), is_where_it_looked, needs_unlock: look::needs_unlock(policy) }
     }
 }
 
@@ -130,6 +139,12 @@ pub enum NoEvidence {
         /// The major version.
         format: u16,
     },
+    /// It has not looked again when the volumes were unlocked.
+    #[error("this boot has not looked again after it has unlocked its volumes, and the key of the image is in one")]
+    NotUnlocked,
+    /// It could not read the key.
+    #[error("this boot could not read the key of the image when its volumes were unlocked: {0}")]
+    NoKey(String),
     /// The initramfs of a kernel that may boot next would not do.
     #[error("Linux {release} may boot next, and its initramfs {fault}")]
     Kernel {
@@ -151,6 +166,14 @@ impl Refusal for NoEvidence {
             NoEvidence::NotFound { .. } => {
                 "build the boot's initramfs again, as `dormouse setup` does, give the device more time (image.wait) \
                  if it is slow, and reboot once; or use --trust-boot if you know that it will be found"
+            }
+            NoEvidence::NotUnlocked => {
+                "build the boot's initramfs again, as `dormouse setup` does, and reboot once; mkinitcpio without \
+                 systemd needs `dormouse` after `encrypt` and `lvm2` among its HOOKS"
+            }
+            NoEvidence::NoKey(_) => {
+                "see that the boot's initramfs opens the volume that the key is in (`dormouse key list` names it), and \
+                 reboot once"
             }
             NoEvidence::Kernel { .. } => {
                 "build it again (`dormouse doctor` has the command), remove a kernel that is not used, or use \
@@ -179,8 +202,11 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
         Found { format, .. } if *format != VERSION.major => Err(NoEvidence::Format { format: *format }),
         Found { is_found: false, .. } => Err(NoEvidence::NotFound { looked_for }),
         Found { is_enabled: false, .. } => Err(NoEvidence::Disabled),
-        _ if is_same || now.is_where_it_looked => Ok(()),
-        _ => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
+        _ if !is_same && !now.is_where_it_looked => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
+        _ if !now.needs_unlock => Ok(()),
+        Found { unlocked: None, .. } => Err(NoEvidence::NotUnlocked),
+        Found { unlocked: Some(Unlocked { no_key: Some(why), .. }), .. } => Err(NoEvidence::NoKey(why.clone())),
+        Found { unlocked: Some(_), .. } => Ok(()),
     }
 }
 
@@ -191,7 +217,7 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
 pub(super) fn demand(policy: &Policy, image: &Image, then: Then, is_trusted: bool) -> Result<(), NoEvidence> {
     let last = Last::resume_of_this_boot();
     let Some(last) = last.filter(|_| then != Then::Return && !is_trusted) else { return Ok(()) };
-    of_boot(&last, &Now::read(image, Some(&last)))?;
+    of_boot(&last, &Now::read(policy, image, Some(&last)))?;
     match boots::read(Path::new("/")) {
         Some(kernels) => boots::judge(&kernels, &boots::digest(policy)).first().cloned().map_or(Ok(()), Err),
         None => Ok(()),
@@ -203,6 +229,14 @@ pub(super) fn record_resumed(image: &ImageDevice) {
     let Some(mut last) = Last::resume_of_this_boot() else { return };
     last.found = last.found.map(|found| found.resumed(image));
     last.write_again();
+}
+
+/// Adds to what the first look of this boot has recorded whether a second one could have resumed an image.
+pub(super) fn record_unlocked(policy: &Policy, mut first: Last) {
+    let unlocked = Unlocked::read(policy);
+    log::info!("{}: looked again, after the unlock", Phase::ResumeCheck);
+    first.found = first.found.map(|found| Found { unlocked: Some(unlocked), ..found });
+    first.write_again();
 }
 
 /// A complaint about a boot that found nothing, for the record.
@@ -226,6 +260,8 @@ pub(crate) mod tests {
             NoEvidence::Another { looked_for: looked_for(), image: "UUID=b".into() },
             NoEvidence::Disabled,
             NoEvidence::Format { format: 2 },
+            NoEvidence::NotUnlocked,
+            NoEvidence::NoKey("/dev/mapper/root: missing".into()),
             NoEvidence::Kernel { release: "6.12".into(), fault: Fault::NoStamp },
         ]
     }
@@ -239,6 +275,7 @@ pub(crate) mod tests {
             is_enabled: true,
             format: VERSION.major,
             version: "1".into(),
+            unlocked: None,
         }
     }
 
@@ -253,7 +290,27 @@ pub(crate) mod tests {
             report: None,
             found: Some(found),
         };
-        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1 })
+        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, needs_unlock: false })
+    }
+
+    #[test]
+    fn demands_a_look_with_the_key_where_it_is_in_a_volume() {
+        let judged = |unlocked| {
+            let found = Found { unlocked, ..found() };
+            let last = Last {
+                event: Event::Resume,
+                at_unix: 0,
+                id: "no-image".into(),
+                text: String::new(),
+                report: None,
+                found: Some(found),
+            };
+            of_boot(&last, &Now { image: "UUID=a".into(), is_where_it_looked: true, needs_unlock: true })
+        };
+        assert_eq!(judged(None), Err(NoEvidence::NotUnlocked));
+        let missing = Unlocked { no_key: Some("missing".into()), ..Unlocked::default() };
+        assert_eq!(judged(Some(missing)), Err(NoEvidence::NoKey("missing".into())));
+        assert_eq!(judged(Some(Unlocked::resumed())), Ok(()));
     }
 
     #[test]
@@ -286,7 +343,7 @@ pub(crate) mod tests {
     fn rejects_a_record_of_an_older_version() {
         let text = r#"{"event":"resume","at_unix":5,"id":"no-image","text":"no image","report":null}"#;
         let last: Last = serde_json::from_str(text).unwrap();
-        let now = Now { image: "UUID=a".into(), is_where_it_looked: true };
+        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, needs_unlock: false };
         assert_eq!(of_boot(&last, &now), Err(NoEvidence::NotReported));
     }
 }

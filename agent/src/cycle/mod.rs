@@ -13,6 +13,7 @@ pub mod in_clear;
 pub mod last;
 mod leftover;
 pub(crate) mod lock;
+pub mod look;
 pub mod outcome;
 pub mod refusal;
 pub mod region_size;

@@ -1,5 +1,7 @@
 //! The conductor in C: finds out what there is to know of an image, does what the [`verdict`] on it says, and starts D.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use dormouse_image::{Header, State};
 use dormouse_linux::error_chain::in_full;
@@ -10,6 +12,7 @@ use crate::console::phase::Phase;
 use crate::cycle::disk;
 use crate::cycle::evidence::{self, Found};
 use crate::cycle::last::Last;
+use crate::cycle::look::{self, Left, Look, Unlocked};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
@@ -24,31 +27,47 @@ use crate::policy::Policy;
 use crate::store::{Access, Image, NotDiscarded, StoreError};
 use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
-/// Resumes the saved session, or returns why there is nothing to resume.
+/// Resumes the saved session, or returns why there is nothing to resume; `None` where this boot has reported that
+/// already.
 ///
 /// An image that exists and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
-/// destroy them.
+/// destroy them. A first look leaves to the second what only that one can tell.
 ///
 /// # Errors
 /// The image device could not be read, or an image not be discarded. The boot goes on all the same.
-pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
+pub fn run(policy: &Policy, look: Look) -> anyhow::Result<Option<ResumeOutcome>> {
     kmsg::init();
+    let mut wait = policy.image.wait;
+    if let Some(first) = Last::resume_of_this_boot().filter(|_| look == Look::AfterUnlock) {
+        match look::left(&first) {
+            Left::Evidence => {
+                evidence::record_unlocked(policy, first);
+                return Ok(None);
+            }
+            Left::All => {}
+            // The first look has waited for it already.
+            Left::Device => wait = Duration::ZERO,
+        }
+    }
     disk::record(policy);
     let mut found = Found::nothing_yet(policy);
-    let result = look_and_resume(policy, &mut found);
+    let result = look_and_resume(policy, look, wait, &mut found);
+    if look != Look::BeforeUnlock {
+        found.unlocked = Some(Unlocked::read(policy));
+    }
     let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
     evidence::record(ended, found);
-    result
+    result.map(Some)
 }
 
-fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
+fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     if let Some(mistake) = &switches.mistake {
         log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
     }
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let opened = open(policy, IfFile::Refuse);
+    let opened = open(policy, IfFile::Refuse, wait);
     found.look(&opened);
     let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
@@ -59,8 +78,13 @@ fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeO
         result => result?,
     };
     let device = target.to_string();
-    match judge(&image, Moment::Boot(switches), policy) {
+    let moment = match look {
+        Look::BeforeUnlock if look::needs_unlock(policy) => Moment::Locked(switches),
+        Look::Only | Look::BeforeUnlock | Look::AfterUnlock => Moment::Boot(switches),
+    };
+    match judge(&image, moment, policy) {
         (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
+        (Verdict::Later, _) => Ok(ResumeOutcome::AwaitsUnlock { device }),
         (Verdict::Refuse { reason, image: fate }, _) => {
             if fate == Fate::Keep {
                 // Durably, before the boot goes on.
@@ -90,7 +114,7 @@ fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeO
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
-    let Opened { target, mut image } = match open(policy, IfFile::Trust) {
+    let Opened { target, mut image } = match open(policy, IfFile::Trust, policy.image.wait) {
         Err(
             TargetError::NotFound { .. }
             | TargetError::OtherDisk { .. }
@@ -106,7 +130,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
         }
-        Verdict::Nothing | Verdict::Resume => Ok(None),
+        Verdict::Nothing | Verdict::Later | Verdict::Resume => Ok(None),
     }
 }
 
@@ -203,8 +227,8 @@ fn can_tell(header: &Header) -> bool {
     list.is_empty()
 }
 
-fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
-    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file };
+fn open(policy: &Policy, if_file: IfFile, wait: Duration) -> Result<Opened, TargetError> {
+    let how = Opening { access: Access::Write, wait, if_file };
     target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)
 }
 

@@ -9,6 +9,8 @@
 //!                            state says: saving or failed      discard
 //!                            boot arguments, resume.enabled,
 //!                            too many attempts                 discard
+//!                            the key is in a volume that is
+//!                            not unlocked yet                  later
 //!                            header cannot be read             discard
 //!                            another machine, or filesystems
 //!                            written since the save, or may
@@ -65,6 +67,8 @@ pub struct Known<'a> {
 pub enum Moment {
     /// In an initramfs, before anything is mounted; with what the kernel command line asks for.
     Boot(Switches),
+    /// The same, of an image whose key is in a volume that this boot has not unlocked yet.
+    Locked(Switches),
     /// In a system that has mounted its filesystems, and found an image.
     Missed {
         /// The running kernel's boot_id.
@@ -133,6 +137,8 @@ pub enum Misfit {
 pub enum Verdict {
     /// No session waits in the image.
     Nothing,
+    /// A session waits in it, and more can be told only when the volumes are unlocked.
+    Later,
     /// The session goes on here.
     Resume,
     /// It does not.
@@ -255,13 +261,14 @@ impl Reason {
 #[must_use]
 pub fn verdict(known: &Known<'_>) -> Answer {
     match &known.moment {
-        Moment::Boot(switches) => at_boot(known, switches),
+        Moment::Boot(switches) => at_boot(known, switches, false),
+        Moment::Locked(switches) => at_boot(known, switches, true),
         Moment::Missed { boot_id, resume } => missed(known, boot_id, resume.as_deref()),
         Moment::Ambiguous(text) => ambiguous(known, text),
     }
 }
 
-fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
+fn at_boot(known: &Known<'_>, switches: &Switches, is_locked: bool) -> Answer {
     let Known { commit, policy, .. } = known;
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
@@ -283,6 +290,9 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     };
     if let Some(reason) = refused {
         return refuse(reason, Fate::Discard);
+    }
+    if is_locked {
+        return Answer::Verdict(Verdict::Later);
     }
     match &known.header {
         None => return Answer::Look(Fact::Header),

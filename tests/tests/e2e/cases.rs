@@ -5,7 +5,8 @@ use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
-    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, shapes, soak, system,
+    verify,
 };
 
 macro_rules! cases {
@@ -22,6 +23,8 @@ macro_rules! cases {
 pub(crate) const CASES: &[Case] = cases! {
     Standard debian::initramfs_tools_a_kernel_update_and_noresume,
     Standard debian::dracut_ng_and_a_newer_systemd,
+    Standard sealed_debian::an_encrypted_debian_13_goes_on,
+    All sealed_debian::an_encrypted_debian_12_goes_on,
     All debian::dracut_an_image_in_a_file_and_removal,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,

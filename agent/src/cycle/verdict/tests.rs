@@ -69,6 +69,7 @@ fn judge(case: &Case) -> (Verdict, Vec<Fact>) {
 fn short(verdict: &Verdict) -> (&'static str, Option<Fate>) {
     match verdict {
         Verdict::Nothing => ("nothing", None),
+        Verdict::Later => ("later", None),
         Verdict::Resume => ("resume", None),
         Verdict::Refuse { reason, image } => (reason.id(), Some(*image)),
     }
@@ -93,6 +94,8 @@ fn moments() -> Vec<Moment> {
     vec![
         Moment::Boot(Switches::Resume),
         Moment::Boot(Switches::Off),
+        Moment::Locked(Switches::Resume),
+        Moment::Locked(Switches::Off),
         missed(None),
         missed(Some(LAST)),
         Moment::Ambiguous("two".into()),
@@ -155,7 +158,7 @@ enum Outcome {
 type Rule = (fn(&Case) -> bool, &'static str, Outcome);
 
 fn is_boot(case: &Case) -> bool {
-    matches!(case.moment, Moment::Boot(_))
+    matches!(case.moment, Moment::Boot(_) | Moment::Locked(_))
 }
 
 fn is_missed(case: &Case) -> bool {
@@ -171,7 +174,7 @@ fn differs(case: &Case, differs: fn(&Mismatch) -> bool) -> bool {
 }
 
 /// The first that applies decides.
-const RULES: [Rule; 30] = [
+const RULES: [Rule; 31] = [
     // At boot, by the image's state alone.
     (|case| is_boot(case) && case.commit.state == State::Empty, "nothing", Outcome::NotRefused),
     (|case| is_boot(case) && case.commit.state == State::Consumed, "nothing", Outcome::NotRefused),
@@ -185,9 +188,14 @@ const RULES: [Rule; 30] = [
     ),
     (|case| is_boot(case) && case.commit.state == State::Failed, "restore-failed", Outcome::Discard),
     // By what the user and the policy want.
-    (|case| case.moment == Moment::Boot(Switches::Off), "boot-argument", Outcome::Discard),
+    (
+        |case| matches!(case.moment, Moment::Boot(Switches::Off) | Moment::Locked(Switches::Off)),
+        "boot-argument",
+        Outcome::Discard,
+    ),
     (|case| is_boot(case) && !case.policy.enabled, "policy-disabled", Outcome::Discard),
     (|case| is_boot(case) && case.commit.attempts >= 2, "too-many-attempts", Outcome::Discard),
+    (|case| matches!(case.moment, Moment::Locked(_)), "later", Outcome::NotRefused),
     // By what does not fit.
     (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Damaged(_))), "header-damaged", Outcome::Discard),
     (|case| is_boot(case) && case.header.is_err(), "header-unreadable", Outcome::Discard),
@@ -268,7 +276,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 5 * 8 * 5 * 12 * 4 * 10 * 3 * 2);
+    assert_eq!(cases.len(), 7 * 8 * 5 * 12 * 4 * 10 * 3 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");
@@ -301,6 +309,10 @@ fn invariants_of_every_verdict() {
             }
             Verdict::Refuse { reason, image: Fate::Discard } => {
                 assert!(!reason.to_string().is_empty() && case.commit.state.may_become(State::Discarded), "{case:?}");
+            }
+            Verdict::Later => {
+                assert!(case.commit.state.is_waiting() && matches!(case.moment, Moment::Locked(Switches::Resume)));
+                assert_eq!(looked_at, [], "nothing can be read without the key: {case:?}");
             }
             // What is not asked of an image that does not wait.
             Verdict::Nothing => assert_eq!(looked_at, [], "{case:?}"),

@@ -30,11 +30,12 @@ pub(super) struct NextBoot {
 impl NextBoot {
     pub(super) fn read(policy: Option<&Policy>) -> NextBoot {
         let last = Last::resume_of_this_boot();
-        let image = policy.and_then(|policy| {
+        let now = policy.and_then(|policy| {
             let target = target::find(&policy.image.device, Duration::ZERO).ok()?;
-            target.open(Access::Read).ok()
+            let image = target.open(Access::Read).ok()?;
+            Some(Now::read(policy, &image, last.as_ref()))
         });
-        let evidence = last.zip(image).map(|(last, image)| evidence::of_boot(&last, &Now::read(&image, Some(&last))));
+        let evidence = last.as_ref().zip(now).map(|(last, now)| evidence::of_boot(last, &now));
         let kernels = policy.zip(boots::read(Path::new("/")));
         NextBoot {
             evidence,
