@@ -105,7 +105,7 @@ impl Now {
             let found = target.and_then(|target| target.open(Access::Read).ok());
             found.is_some_and(|found| found.name() == name)
         });
-        Now { image: name.to_string(), is_where_it_looked, needs_unlock: look::needs_unlock(policy) }
+        Now { image: name.to_string(), is_where_it_looked, needs_unlock: look::needs_unlock(policy, image) }
     }
 }
 

@@ -12,7 +12,10 @@ use dormouse_linux::mountinfo::{self, Mount};
 use serde::{Deserialize, Serialize};
 
 use crate::cycle::last::Last;
+use crate::key;
 use crate::policy::Policy;
+use crate::store::{Access, Image};
+use crate::target;
 
 /// Which look at the image this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +31,10 @@ pub enum Look {
 /// The identifier under which a first look leaves an image to the second one.
 pub(super) const AWAITS_UNLOCK: &str = "awaits-unlock";
 
-/// Whether only a boot that has unlocked its volumes can resume an image of this policy.
+/// Whether only a boot that has unlocked its volumes can resume this image.
 #[must_use]
-pub fn needs_unlock(_policy: &Policy) -> bool {
-    false
+pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
+    key::is_in_a_volume(policy, image)
 }
 
 /// What is left for the second look of a boot.
@@ -77,9 +80,12 @@ impl Unlocked {
     }
 }
 
-/// Why the key of an image of this policy could not be read now.
-fn no_key(_policy: &Policy) -> Option<String> {
-    None
+/// Why the key of an image of this policy could not be read now. An image that is not found is not asked about: its
+/// absence is recorded elsewhere.
+fn no_key(policy: &Policy) -> Option<String> {
+    let target = target::resolve(&policy.image.device).ok().flatten()?;
+    let image = target.open(Access::Read).ok()?;
+    key::missing_secret(&image, policy.image.wait)
 }
 
 /// Where filesystems of block devices are mounted. What lies in memory has numbers of major 0, and so has btrfs, which

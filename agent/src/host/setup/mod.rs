@@ -174,7 +174,8 @@ pub fn run(
         Done { place: choice.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
     if !options.dry_run {
         say(&format!("The image goes to {choice}."))?;
-        in_clear::warning(&in_clear::open_volumes()).map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
+        in_clear::warning(&in_clear::open_volumes(None))
+            .map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
         perform(&steps, is_quiet, say)?;
         done.diagnosis = Some(Diagnosis::of_this_machine(config));
     }
