@@ -288,3 +288,6 @@ pub fn missing_secret(image: &Image, wait: Duration) -> Option<String> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;
