@@ -149,7 +149,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing: None }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {

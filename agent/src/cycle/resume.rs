@@ -225,7 +225,7 @@ fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id });
+    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id, key: None });
     let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
     let loaded = kernel.load().context("kexec_load was refused")?;
