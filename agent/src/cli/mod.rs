@@ -23,7 +23,7 @@ use crate::cli::status::Status;
 use crate::cycle::lock::Lock;
 use crate::cycle::look::Look;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::{export, hibernate, in_clear, resume, wipe};
+use crate::cycle::{export, hibernate, in_clear, keys, resume, wipe};
 use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
@@ -480,9 +480,9 @@ fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Resul
             // Whatever keeps it from being made, nothing is left of it.
             output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
-        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?)?),
-        ImageCommand::Verify { device } => output.show(&device::verify(device)?),
-        ImageCommand::Export { device, file } => output.show(&export::run(device, file)?),
+        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?, &keys::at_hand)?),
+        ImageCommand::Verify { device } => output.show(&device::verify(device, &keys::asked_for)?),
+        ImageCommand::Export { device, file } => output.show(&export::run(device, file, &keys::asked_for)?),
         ImageCommand::Discard { device } => {
             output.show(&device::discard(device)?)?;
             drop(lock);
