@@ -312,6 +312,7 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
             stored_len: u32::try_from(len).unwrap_or(u32::MAX),
             codec,
             checksum: checksum(raw),
+            ..Chunk::default()
         });
         self.piece.len += len;
         self.piece.extent_counts.push(chunk.extents.len());

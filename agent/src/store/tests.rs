@@ -42,7 +42,7 @@ fn pieces(pages: u64) -> impl Iterator<Item = Piece> {
             let page = &mut piece.buffer.as_mut().unwrap()[piece.len..][..4096];
             page.fill(number.to_le_bytes()[0]);
             let (offset, checksum) = (piece.len as u64, checksum(page));
-            piece.chunks.push(Chunk { offset, stored_len: 4096, codec: Codec::Store, checksum });
+            piece.chunks.push(Chunk { offset, stored_len: 4096, codec: Codec::Store, checksum, ..Chunk::default() });
             piece.extents.push(Extent { pfn: 0x100 + number, pages: 1 });
             piece.extent_counts.push(1);
             piece.len += 4096;

@@ -2,7 +2,7 @@
 
 use dormouse_image::layout::LABEL_MAX_EXTENTS;
 use dormouse_image::record::{Kind, RecordError, Writer};
-use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label, VERSION};
+use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label};
 
 use crate::bytes::{PROLOGUE, framed};
 use crate::values;
@@ -58,7 +58,7 @@ fn legs_and_stack_of_a_newer_version_are_refused_as_such() {
         (vec![0; 16], layer, "a stack of layers"),
         (vec![0; 16], vec![0], "a stack of layers"),
     ] {
-        assert_eq!(of(legs, stack), Err(FormatError::Newer { block: Block::Label, what, written: VERSION }));
+        assert_eq!(of(legs, stack), Err(FormatError::Newer { block: Block::Label, what, written: values::WRITTEN }));
     }
     for legs in [0, 48, 160] {
         let found = of(vec![0; legs], vec![]);

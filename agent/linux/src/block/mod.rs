@@ -6,6 +6,7 @@ mod in_use;
 pub mod layers;
 mod names;
 mod settle;
+mod stable;
 mod stack;
 
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ pub use identity::disk_of;
 pub use in_use::{Disk, all_disks, disks_in_use};
 pub use names::Names;
 pub use settle::Settling;
+pub use stable::{is_encrypted, named, stable_name};
 pub use stack::{Layer, stack};
 
 /// Where the kernel lists block devices.

@@ -14,6 +14,7 @@
 
 mod backing;
 mod layout;
+mod lower;
 
 use std::fmt;
 use std::fs::File;
@@ -31,6 +32,7 @@ use dormouse_linux::units::{mib, parse_bytes};
 use dormouse_sys::fiemap;
 pub use layout::Unsuitable;
 use layout::disk_extents;
+pub use lower::{Lower, lower, overwrite_in_place};
 use nix::errno::Errno;
 use nix::fcntl::{self, AT_FDCWD, AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::Mode;

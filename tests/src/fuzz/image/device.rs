@@ -221,7 +221,7 @@ impl Device {
         }
         let Ok(header) = Header::decode(&self.block(HEADER_OFFSET)) else { return };
         let [mut stored, mut zero, mut chunks, mut blocks, mut bytes] = [0_u64; 5];
-        let mut next = Locator { offset: self.word(offset + COMMIT_INDEX - 8), len: 1, checksum: 0 };
+        let mut next = Locator { offset: self.word(offset + COMMIT_INDEX - 8), len: 1, ..Locator::default() };
         while next.is_some() && blocks < BLOCKS as u64 {
             let Ok(index) = IndexBlock::decode(&self.block(next.offset), next.offset) else { break };
             for view in index.chunks() {
