@@ -219,8 +219,7 @@ impl Keys {
         let mut slots = Vec::with_capacity(count);
         for _ in 0..count {
             let short = |needed: usize, got: usize| FormatError::Truncated { block: Block::Keys, needed, got };
-            let (raw, after) =
-                RawSlot::ref_from_prefix(rest).map_err(|_| short(size_of::<RawSlot>(), rest.len()))?;
+            let (raw, after) = RawSlot::ref_from_prefix(rest).map_err(|_| short(size_of::<RawSlot>(), rest.len()))?;
             let len = usize::from(raw.len.get());
             if !len.is_multiple_of(8) {
                 return Err(frame.field("slot's length", len as u64, "a multiple of 8"));
@@ -347,12 +346,8 @@ fn content_of(source: &KeySource) -> Vec<u8> {
             content.extend(raw.as_bytes());
         }
         KeySource::Tpm2(key) => {
-            let raw = RawTpm {
-                public: key.public,
-                pcrs: key.pcrs.into(),
-                blob_len: short(key.blob.len()),
-                reserved: [0; 2],
-            };
+            let raw =
+                RawTpm { public: key.public, pcrs: key.pcrs.into(), blob_len: short(key.blob.len()), reserved: [0; 2] };
             content.extend(raw.as_bytes());
             content.extend(&key.blob);
         }

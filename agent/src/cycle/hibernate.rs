@@ -197,7 +197,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
-        evidence::record_resumed(&name);
+        evidence::record_resumed(policy, &name);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)

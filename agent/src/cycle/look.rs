@@ -8,11 +8,14 @@
 //!   key inside   refuses, or leaves it waiting                                     resumes, or refuses
 //! ```
 
+use dormouse_image::{FileKey, KeySlot, KeySource};
 use dormouse_linux::mountinfo::{self, Mount};
 use serde::{Deserialize, Serialize};
 
 use crate::cycle::last::Last;
-use crate::policy::Policy;
+use crate::key::{self, Means, OfThisBoot};
+use crate::policy::{Policy, SealKey};
+use crate::store::Image;
 
 /// Which look at the image this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +31,29 @@ pub enum Look {
 /// The identifier under which a first look leaves an image to the second one.
 pub(super) const AWAITS_UNLOCK: &str = "awaits-unlock";
 
-/// Whether only a boot that has unlocked its volumes can resume an image of this policy.
+/// Whether only a boot that has unlocked its volumes can resume this image: its key is in a file on one of them.
 #[must_use]
-pub fn needs_unlock(_policy: &Policy) -> bool {
-    false
+pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
+    match policy.image.key {
+        SealKey::File => true,
+        SealKey::Passphrase | SealKey::Tpm2 => false,
+        SealKey::None => !key_files(image).is_empty(),
+    }
+}
+
+/// Where the key files are that the image's slots name.
+fn key_files(image: &Image) -> Vec<FileKey> {
+    let slots = key::read_keys(image).ok().flatten().map_or_else(Vec::new, |keys| keys.slots);
+    let of_file = |slot: KeySlot| match slot.source {
+        KeySource::File(place) => Some(place),
+        KeySource::Passphrase(_) | KeySource::Tpm2(_) => None,
+    };
+    slots.into_iter().filter_map(of_file).collect()
+}
+
+/// The places of the key files in one word each, by which a boot and the running system are compared.
+pub(super) fn key_places(image: &Image) -> Vec<String> {
+    key_files(image).iter().map(|place| format!("{}@{},{}", place.device, place.secret, place.expected)).collect()
 }
 
 /// What is left for the second look of a boot.
@@ -60,26 +82,44 @@ pub(super) fn left(first: &Last) -> Left {
 pub struct Unlocked {
     /// Where filesystems of disks were mounted by then.
     pub mounted: Vec<String>,
-    /// Why the key of an image could not be read; `None` where it could, or no key is needed.
-    pub no_key: Option<String>,
+    /// What was seen of the key.
+    pub key: KeySeen,
+}
+
+/// What a boot saw of the key that is in an encrypted volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySeen {
+    /// None is needed.
+    #[default]
+    NotNeeded,
+    /// It was read at these places.
+    Read(Vec<String>),
+    /// It could not be read, in words.
+    Missing(String),
 }
 
 impl Unlocked {
     /// Looks.
-    pub(super) fn read(policy: &Policy) -> Unlocked {
+    pub(super) fn read(policy: &Policy, image: Option<&Image>) -> Unlocked {
         let mounted = mounted_disks(&mountinfo::read().unwrap_or_default());
-        Unlocked { mounted, no_key: no_key(policy) }
-    }
-
-    /// What a boot has found that has resumed a session.
-    pub(super) fn resumed() -> Unlocked {
-        Unlocked { mounted: Vec::new(), no_key: None }
+        let means = &mut OfThisBoot { wait: policy.image.wait };
+        Unlocked { mounted, key: image.map_or(KeySeen::NotNeeded, |image| key_seen(policy, image, means)) }
     }
 }
 
-/// Why the key of an image of this policy could not be read now.
-fn no_key(_policy: &Policy) -> Option<String> {
-    None
+/// What is to be seen now of the key of an image.
+fn key_seen(policy: &Policy, image: &Image, means: &mut dyn Means) -> KeySeen {
+    if !needs_unlock(policy, image) {
+        return KeySeen::NotNeeded;
+    }
+    match key_files(image).as_slice() {
+        [] => KeySeen::Missing("the image has no key in a file".to_owned()),
+        places => match places.iter().try_for_each(|place| means.file(place).map(drop)) {
+            Ok(()) => KeySeen::Read(key_places(image)),
+            Err(error) => KeySeen::Missing(format!("{error:#}")),
+        },
+    }
 }
 
 /// Where filesystems of block devices are mounted. What lies in memory has numbers of major 0, and so has btrfs, which

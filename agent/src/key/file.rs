@@ -37,11 +37,13 @@ pub(super) fn make(path: &Path) -> Result<(FileKey, bool), KeyError> {
     let secret = Secret::random()?;
     let failed = |source| KeyError::File { path: path.to_owned(), source };
     let is_there = path.symlink_metadata().is_ok();
-    create(path, &secret).inspect_err(|_| {
-        if !is_there {
-            let _ = std::fs::remove_file(path);
-        }
-    }).map_err(failed)
+    create(path, &secret)
+        .inspect_err(|_| {
+            if !is_there {
+                let _ = std::fs::remove_file(path);
+            }
+        })
+        .map_err(failed)
 }
 
 fn create(path: &Path, secret: &Secret) -> anyhow::Result<(FileKey, bool)> {

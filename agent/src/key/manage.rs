@@ -175,10 +175,7 @@ impl<'a> Bunch<'a> {
         let path = std::path::absolute(path).map_err(failed)?;
         let (place, is_encrypted) = file::make(&path)?;
         let warning = (!is_encrypted).then(|| {
-            format!(
-                "{} is not encrypted by dm-crypt: whoever reads its disk has the key of the image",
-                path.display()
-            )
+            format!("{} is not encrypted by dm-crypt: whoever reads its disk has the key of the image", path.display())
         });
         self.add(id, KeySource::File(place), Entry::File(path), warning)
     }
@@ -217,7 +214,10 @@ impl<'a> Bunch<'a> {
     ///
     /// # Errors
     /// [`KeyError::Tpm`].
-    pub fn renew_tpm(&mut self, tpm: &mut dyn FnMut() -> Result<Box<dyn Transport>, KeyError>) -> Result<Option<u32>, KeyError> {
+    pub fn renew_tpm(
+        &mut self,
+        tpm: &mut dyn FnMut() -> Result<Box<dyn Transport>, KeyError>,
+    ) -> Result<Option<u32>, KeyError> {
         let slot = self.ring.keys.slots.iter().find_map(|slot| match &slot.source {
             KeySource::Tpm2(key) => Some((slot.id, key.pcrs)),
             _ => None,
@@ -272,7 +272,9 @@ fn details(source: &KeySource, entry: Option<&Entry>) -> String {
         (KeySource::Passphrase(key), _) => {
             format!("a passphrase; trying one takes {} MiB of memory", key.memory_kib / 1024)
         }
-        (KeySource::Tpm2(key), _) => format!("the TPM, where the registers {} are as at the last boot", list_of(key.pcrs)),
+        (KeySource::Tpm2(key), _) => {
+            format!("the TPM, where the registers {} are as at the last boot", list_of(key.pcrs))
+        }
     }
 }
 

@@ -39,8 +39,7 @@ pub(super) fn make(
     id: u32,
 ) -> Result<(PassphraseKey, Secret), KeyError> {
     let Pair { public, private, sender } = Pair::random()?;
-    let mut key =
-        PassphraseKey { salt: [0; 16], memory_kib, passes: PASSES, lanes: LANES, public, private: [0; 48] };
+    let mut key = PassphraseKey { salt: [0; 16], memory_kib, passes: PASSES, lanes: LANES, public, private: [0; 48] };
     random(&mut key.salt)?;
     let kek = stretch(passphrase, &key)?;
     let sealed = wrap(kek.bytes(), &save(image, &key), id, kind(), public, &SaveKey::new(private.bytes()))?;
@@ -51,12 +50,7 @@ pub(super) fn make(
 ///
 /// # Errors
 /// [`KeyError::Memory`], [`KeyError::Make`].
-pub(super) fn open(
-    passphrase: &[u8],
-    key: &PassphraseKey,
-    image: Uuid,
-    id: u32,
-) -> Result<Option<Secret>, KeyError> {
+pub(super) fn open(passphrase: &[u8], key: &PassphraseKey, image: Uuid, id: u32) -> Result<Option<Secret>, KeyError> {
     let (needed, available) = (u64::from(key.memory_kib) + RESERVE, memory_watch::available_kib());
     if let Some(available) = available.filter(|available| *available < needed) {
         return Err(KeyError::Memory { needed, available });

@@ -194,7 +194,6 @@ impl Ring {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -23,6 +23,7 @@ macro_rules! cases {
 pub(crate) const CASES: &[Case] = cases! {
     Standard debian::initramfs_tools_a_kernel_update_and_noresume,
     Standard debian::dracut_ng_and_a_newer_systemd,
+    All sealed_debian::looks_twice,
     Standard sealed_debian::an_encrypted_debian_13_goes_on,
     All sealed_debian::an_encrypted_debian_12_goes_on,
     All debian::dracut_an_image_in_a_file_and_removal,

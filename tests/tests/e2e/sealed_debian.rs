@@ -113,3 +113,21 @@ fn contains(file: &Path, word: &str) -> Result<bool> {
         _ => bail!("grep {word} {}: {status}", file.display()),
     }
 }
+
+pub(crate) fn looks_twice() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut guest = debian::encrypted_guest(Suite::Trixie, GuestConfig::new(1, "1G".parse()?), &artifacts)?;
+    boot(&mut guest)?;
+    guest.succeed(PATIENCE)?;
+    succeed(&mut guest, &format!("dpkg --install {ENCRYPTED_PACKAGE} && rm {ENCRYPTED_PACKAGE}"))?;
+    succeed(&mut guest, "dormouse setup --device /dev/vdb")?;
+    power_off(&mut guest)?;
+    debian::boot_next_encrypted(&mut guest, artifacts.release())?;
+    let mut cursor = boot(&mut guest)?;
+    println!(
+        "{}",
+        succeed(&mut guest, "cat /run/dormouse/*.json; dormouse doctor; dmesg | grep -n 'dormouse\\|EXT4'; true")?
+    );
+    looked_between_unlock_and_mount(&guest, &mut cursor)?;
+    Ok(())
+}

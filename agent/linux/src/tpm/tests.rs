@@ -159,7 +159,8 @@ fn rejects_answers_that_are_none() {
     }
     let mut long = values(0x95, 4);
     long.push(0);
-    for bytes in [vec![], vec![0; 9], long, answer(0, &[0; 3]), answer(0, &[0, 0, 0, 1, 0, 0, 0, 1, 0, 4, 3, 1, 0, 0])] {
+    for bytes in [vec![], vec![0; 9], long, answer(0, &[0; 3]), answer(0, &[0, 0, 0, 1, 0, 0, 0, 1, 0, 4, 3, 1, 0, 0])]
+    {
         assert!(matches!(of(vec![bytes]), Err(TpmError::Answer("PCR_Read"))));
     }
     assert!(matches!(of(vec![answer(0x101, &[])]), Err(TpmError::Refused { code: 0x101, .. })));

@@ -78,6 +78,7 @@ fn number_of(node: &Path) -> anyhow::Result<String> {
 /// The node of the block device with this number.
 fn node_of(number: &str) -> anyhow::Result<PathBuf> {
     let directory = Path::new("/sys/dev/block").join(number);
-    let directory = directory.canonicalize().with_context(|| format!("block device {number}: sysfs does not have it"))?;
+    let directory =
+        directory.canonicalize().with_context(|| format!("block device {number}: sysfs does not have it"))?;
     Ok(block::node(directory.file_name().unwrap_or_default()))
 }
