@@ -16,6 +16,7 @@
 //! A writes no secret to the image. Whoever can write to the image can exchange its slots for others; A writes back
 //! what its ring says before it wraps anything.
 
+mod check;
 mod file;
 mod finder;
 pub mod manage;
@@ -38,6 +39,7 @@ use crate::policy::{Policy, SealKey};
 use crate::store::{Image, StoreError};
 use crate::target::Target;
 
+pub use check::{KeyFacts, check};
 pub use finder::{Finder, Means, OfThisBoot};
 pub use ring::{Ring, read_keys};
 

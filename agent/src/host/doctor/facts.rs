@@ -22,6 +22,7 @@ use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::mounted;
 use crate::host::doctor::next_boot::NextBoot;
+use crate::host::doctor::sealed::SealedFacts;
 use crate::host::initramfs::needs;
 use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
@@ -87,6 +88,7 @@ pub(super) struct Facts {
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
     pub(super) devices: DeviceFacts,
+    pub(super) sealed: SealedFacts,
 }
 
 /// Bytes.
@@ -212,6 +214,7 @@ impl Facts {
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
             devices: DeviceFacts::read(known),
+            sealed: SealedFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),
