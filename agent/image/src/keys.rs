@@ -201,7 +201,7 @@ impl Keys {
             body.extend(raw.as_bytes());
             body.extend(content);
         }
-        block::frame(Block::Keys, KEYS_MAGIC, &body, BLOCK)
+        block::frame_since(1, Block::Keys, KEYS_MAGIC, &body, BLOCK)
     }
 
     /// Reads the block of keys.

@@ -8,9 +8,9 @@ mod tables;
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{
     Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
-    Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_KINDS, LABEL_MAGIC,
-    Label, Locator, Mailbox, PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State,
-    SwapArea, Totals, Uuid, VERSION, checksum,
+    FileKey, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, KEYS_MAGIC,
+    KeySlot, KeySource, Keys, LABEL_KINDS, LABEL_MAGIC, Label, Locator, Mailbox, PassphraseKey, PfnRange, PhysRange,
+    SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals, TpmKey, Uuid, VERSION, checksum,
 };
 
 use tables::{compare, compare_kinds, records, rows};
@@ -81,7 +81,7 @@ fn prologue_and_magics() {
         .filter(|row| row[1].starts_with('`'))
         .map(|row| row[2].split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect())
         .collect();
-    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, SESSION_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
+    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, KEYS_MAGIC, SESSION_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
 }
 
 fn label() -> Label {
@@ -231,6 +231,84 @@ fn session() -> SessionRecord {
 /// The session in a session record.
 fn session_bytes() -> Vec<u8> {
     session().encode().unwrap()[24..].to_vec()
+}
+
+#[test]
+fn the_keys() {
+    let sources = [
+        KeySource::File(FileKey { device: "dm:x".into(), secret: 4096, expected: 8192 }),
+        KeySource::Passphrase(PassphraseKey {
+            salt: [1; 16],
+            memory_kib: 8192,
+            passes: 3,
+            lanes: 2,
+            public: [4; 32],
+            private: [5; 48],
+        }),
+        KeySource::Tpm2(TpmKey { public: [6; 32], pcrs: 7, blob: vec![8; 16] }),
+    ];
+    let encode = |source: &KeySource| {
+        let slots = vec![KeySlot { id: 3, source: source.clone() }];
+        Keys { image: Uuid([9; 16]), slots }.encode().unwrap()
+    };
+    let blocks = sources.each_ref().map(encode);
+    let block = &blocks[0];
+    compare(
+        "Keys",
+        block,
+        &[
+            ("prologue", &block[..24]),
+            ("image", &[9; 16]),
+            ("slots", &u32s(1)),
+            ("reserved", &[0; 20]),
+            ("slots", &block[64..]),
+        ],
+    );
+    for (at, (block, len)) in blocks.iter().zip([32, 112, 56]).enumerate() {
+        let kind = u16::try_from(at).unwrap() + 1;
+        let content = &block[72..72 + usize::from(len)];
+        compare(
+            "Slot",
+            &block[64..],
+            &[("kind", &u16s(kind)), ("length", &u16s(len)), ("number", &u32s(3)), ("content", content)],
+        );
+    }
+    let [file, passphrase, tpm] = blocks.each_ref().map(|block| &block[72..]);
+    compare(
+        "File",
+        file,
+        &[
+            ("secret", &u64s(4096)),
+            ("expected", &u64s(8192)),
+            ("name length", &u16s(4)),
+            ("reserved", &[0; 6]),
+            ("device", b"dm:x"),
+        ],
+    );
+    compare(
+        "Passphrase",
+        passphrase,
+        &[
+            ("salt", &[1; 16]),
+            ("memory", &u32s(8192)),
+            ("passes", &u32s(3)),
+            ("lanes", &u32s(2)),
+            ("reserved", ZERO),
+            ("public", &[4; 32]),
+            ("private", &[5; 48]),
+        ],
+    );
+    compare(
+        "TPM",
+        tpm,
+        &[
+            ("public", &[6; 32]),
+            ("registers", &u32s(7)),
+            ("blob length", &u16s(16)),
+            ("reserved", &[0; 2]),
+            ("blob", &[8; 16]),
+        ],
+    );
 }
 
 #[test]

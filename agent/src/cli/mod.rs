@@ -5,6 +5,7 @@
 
 mod exit;
 pub mod generate;
+mod key;
 mod output;
 pub mod status;
 
@@ -96,6 +97,9 @@ enum Command {
     /// Prepare, look at or discard an image
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Add, list or remove the keys that the image is sealed with
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Build the initramfs of the kernel that saves and restores
     ///
     /// It holds the agent, the policy, and the kernel modules that the image device needs. Build it again after
@@ -365,6 +369,7 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         Command::Disable(RootArgs { root }) => output.show(&systemd::disable(root)?),
         Command::Prepare => prepare(&cli.config, output),
         Command::Image(command) => image(&cli.config, command, output),
+        Command::Key(command) => key::run(&policy()?, command, output),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments, output),
         // Packages and hooks call these on machines that nobody has set up.
         Command::Update { .. } | Command::InitramfsFiles(_) | Command::InitramfsDone { .. }
@@ -420,7 +425,7 @@ fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow
     let policy = Policy::load(config).map_err(|error| Complaint::refused(&error.into()))?;
     let HibernateArgs { then, trust_kernel, trust_boot, force, .. } = *arguments;
     let options = hibernate::Options { then, trust_kernel, trust_boot, force };
-    let warnings: Vec<String> = in_clear::warning(&in_clear::open_volumes()).into_iter().collect();
+    let warnings: Vec<String> = in_clear::warning(&in_clear::open_volumes(Some(&policy))).into_iter().collect();
     warnings.iter().for_each(|warning| output::say_error(format_args!("warning: {warning}")));
     let sleep = || hibernate::run(&policy, options);
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;

@@ -19,6 +19,7 @@ use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
 use crate::cycle::disk;
 use crate::cycle::drivers;
+use crate::cycle::keys;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
@@ -32,7 +33,7 @@ use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
-use crate::store::{Access, Image};
+use crate::store::Access;
 use crate::target::{self, IfFile, Opened, Opening};
 
 /// What the command line says beyond the policy.
@@ -125,7 +126,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
-        let image = image(policy)?;
+        let mut image = image(policy)?.image;
+        keys::unlock_here(&mut image);
         waiting::refuse(&image, options.force)?;
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
@@ -149,8 +151,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
+    let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
+    let expectation = keys::Expectation::of(image, then, sealing.is_some());
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
+    drop(order);
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
@@ -167,9 +172,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         splash.hide();
     }
     // After whatever may take its time: where an image in a file lies must still hold when B writes there.
-    if self::image(policy)?.name() != name {
+    if self::image(policy)?.image.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    let expectation = expectation.raise(save_id)?;
     // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
     drivers::flush(&disks);
     let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
@@ -186,6 +192,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
     // again.
     drop(loaded);
+    drop(expectation);
     let before = around.end(jumped, &save_id, &page.read())?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
@@ -235,9 +242,9 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
-fn image(policy: &Policy) -> anyhow::Result<Image> {
+fn image(policy: &Policy) -> anyhow::Result<Opened> {
     let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
+    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?)
 }
 
 /// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to

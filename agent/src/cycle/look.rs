@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cycle::last::Last;
 use crate::key::{self, Means, OfThisBoot};
-use crate::policy::{Policy, SealKey};
+use crate::policy::Policy;
 use crate::store::Image;
 
 /// Which look at the image this is.
@@ -34,11 +34,7 @@ pub(super) const AWAITS_UNLOCK: &str = "awaits-unlock";
 /// Whether only a boot that has unlocked its volumes can resume this image: its key is in a file on one of them.
 #[must_use]
 pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
-    match policy.image.key {
-        SealKey::File => true,
-        SealKey::Passphrase | SealKey::Tpm2 => false,
-        SealKey::None => !key_files(image).is_empty(),
-    }
+    key::is_in_a_volume(policy, image)
 }
 
 /// Where the key files are that the image's slots name.

@@ -10,6 +10,7 @@ pub mod evidence;
 pub mod export;
 pub mod hibernate;
 pub mod in_clear;
+pub mod keys;
 pub mod last;
 mod leftover;
 pub(crate) mod lock;

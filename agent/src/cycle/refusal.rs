@@ -24,12 +24,13 @@ use crate::cycle::region_size::TooSmall;
 use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
+use crate::key::KeyError;
 use crate::launch::arch::bzimage::BzImageError;
 use crate::launch::region::RegionError;
 use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
-use crate::policy::{PolicyError, Then, Unsure};
+use crate::policy::{PolicyError, SealKey, Then, Unsure};
 use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
@@ -520,6 +521,45 @@ impl Refusal for TargetError {
     }
 }
 
+impl Refusal for KeyError {
+    fn id(&self) -> &'static str {
+        match self {
+            KeyError::NoKey { .. } => "key-missing",
+            KeyError::Foreign(_) => "key-foreign",
+            KeyError::File { .. } => "key-file",
+            KeyError::Ring { .. } => "key-record",
+            KeyError::Waiting => "image-waiting",
+            KeyError::NoSlot(_) => "key-unknown",
+            KeyError::Twice(_) => "key-twice",
+            KeyError::NotOpened(_) => "image-no-key",
+            KeyError::Replayed => "image-replayed",
+            KeyError::Passphrase(_) | KeyError::Ask(_) => "key-passphrase",
+            KeyError::Tpm(_) => "key-tpm2",
+            KeyError::Memory { .. } => "key-memory",
+            KeyError::Make(_) => "key-failed",
+            KeyError::Format(_) => "image-damaged",
+            KeyError::Store(error) => error.id(),
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        let remedy = match self {
+            KeyError::NoKey { kind: SealKey::None, .. } => {
+                "add one: `dormouse key add file`, where the boot unlocks the root filesystem, or `dormouse key add \
+                 passphrase`"
+            }
+            KeyError::NoKey { kind, .. } => return Some(format!("add one: `dormouse key add {kind}`")),
+            KeyError::Foreign(_) => "add a key with --reset, which gives those up: `dormouse key add file --reset`",
+            KeyError::Waiting => "reboot to resume it, or give it up: `dormouse image discard`",
+            KeyError::NoSlot(_) | KeyError::Twice(_) => "see `dormouse key list`",
+            KeyError::Ring { .. } => "remove it, and add keys with --reset: `dormouse key add file --reset`",
+            KeyError::Store(error) => return error.remedy(),
+            _ => return None,
+        };
+        Some(remedy.to_owned())
+    }
+}
+
 impl Refusal for NoHardware {
     fn id(&self) -> &'static str {
         if matches!(self, NoHardware::Virtual { .. }) { "virtual-device" } else { "not-a-device" }
@@ -606,6 +646,7 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<BzImageError>(error))
         .or_else(|| of::<NoHardware>(error))
         .or_else(|| of::<InitRefusal>(error))
+        .or_else(|| of::<KeyError>(error))
         .or_else(|| of::<TargetError>(error))
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))

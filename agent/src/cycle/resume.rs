@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use dormouse_image::{Header, State};
+use dormouse_image::seal::SaveKey;
+use dormouse_image::{FormatError, Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
@@ -21,9 +22,10 @@ use crate::cycle::verdict::{
 use crate::filesystems::{self, Names};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
+use crate::key::{self, KeyError, OfThisBoot};
 use crate::launch::SecondKernel;
 use crate::machine::{Machine, compat};
-use crate::policy::Policy;
+use crate::policy::{Policy, SealKey};
 use crate::store::{Access, Image, NotDiscarded, StoreError};
 use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
@@ -82,10 +84,10 @@ fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Foun
         Look::BeforeUnlock if look::needs_unlock(policy, &image) => Moment::Locked(switches),
         Look::Only | Look::BeforeUnlock | Look::AfterUnlock => Moment::Boot(switches),
     };
-    match judge(&image, moment, policy) {
-        (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
-        (Verdict::Later, _) => Ok(ResumeOutcome::AwaitsUnlock { device }),
-        (Verdict::Refuse { reason, image: fate }, _) => {
+    match judge(&mut image, moment, policy) {
+        (Verdict::Nothing, ..) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
+        (Verdict::Later, ..) => Ok(ResumeOutcome::AwaitsUnlock { device }),
+        (Verdict::Refuse { reason, image: fate }, ..) => {
             if fate == Fate::Keep {
                 // Durably, before the boot goes on.
                 image.keep().context(NotCounted)?;
@@ -94,8 +96,8 @@ fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Foun
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
-        (Verdict::Resume, header) => {
-            let started = header.context(NO_HEADER).and_then(|header| start(policy, &mut image, &header));
+        (Verdict::Resume, header, key) => {
+            let started = header.context(NO_HEADER).and_then(|header| start(policy, &mut image, &header, key));
             let error = match started {
                 Ok(never) => match never {},
                 Err(error) => error,
@@ -125,7 +127,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
     };
     let boot_id = procfs::boot_id()?;
     let resume = Last::resume_of_this_boot().map(|last| last.text);
-    match judge(&image, Moment::Missed { boot_id, resume }, policy).0 {
+    match judge(&mut image, Moment::Missed { boot_id, resume }, policy).0 {
         Verdict::Refuse { reason, image: fate } => {
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
@@ -142,7 +144,7 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
     if let TargetError::Ambiguous { first, second, .. } = error {
         for target in [first, second] {
             let Ok(mut image) = target.open(Access::Write) else { continue };
-            let (verdict, _) = judge(&image, Moment::Ambiguous(text.clone()), policy);
+            let (verdict, ..) = judge(&mut image, Moment::Ambiguous(text.clone()), policy);
             if let Verdict::Refuse { reason, image: fate @ Fate::Discard } = verdict {
                 carry_out(target, &mut image, &reason, fate)?;
                 discarded.push(target.to_string());
@@ -160,11 +162,13 @@ struct NotCounted;
 /// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
 const NO_HEADER: &str = "the image's header has not been read";
 
-/// The verdict on an image, with all that it asks for; and the header, if that was read.
-fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>) {
+/// The verdict on an image, with all that it asks for; the header, if that was read; and the key that opened it.
+fn judge(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>, Option<SaveKey>) {
+    let commit = image.commit().clone();
+    let mut key = None;
     let mut known = Known {
         moment,
-        commit: image.commit(),
+        commit: &commit,
         policy: &policy.resume,
         header: None,
         machine: None,
@@ -173,12 +177,19 @@ fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Hea
     };
     loop {
         let fact = match verdict(&known) {
-            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok)),
+            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok), key),
             Answer::Look(fact) => fact,
         };
         let header = known.header.as_ref().and_then(|header| header.as_ref().ok());
         match fact {
-            Fact::Header => known.header = Some(image.header().map_err(|error| fault_of(&error))),
+            Fact::Header => {
+                let opened = unlock(image, &known.moment, policy);
+                let read = opened.and_then(|found| {
+                    key = found;
+                    image.header().map_err(|error| fault_of(&error))
+                });
+                known.header = Some(read);
+            }
             Fact::Machine => known.machine = Some(header.map_or_else(|| Err(Misfit::Unknown(NO_HEADER.into())), fits)),
             Fact::Filesystems => {
                 known.written =
@@ -189,9 +200,39 @@ fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Hea
     }
 }
 
+/// Opens an image that is sealed, with a key that is at hand at this moment: only a boot that is about to resume asks
+/// for a passphrase.
+fn unlock(image: &mut Image, moment: &Moment, policy: &Policy) -> Result<Option<SaveKey>, HeaderFault> {
+    if !image.is_sealed() {
+        let is_allowed = policy.image.key == SealKey::None || !matches!(moment, Moment::Boot(_));
+        return if is_allowed { Ok(None) } else { Err(HeaderFault::NotSealed) };
+    }
+    let key = match moment {
+        Moment::Boot(_) => key::for_resume(policy, image, &mut OfThisBoot { wait: policy.image.wait }).map(Some),
+        Moment::Missed { .. } => key::for_reading(image),
+        Moment::Locked(_) | Moment::Ambiguous(_) => Ok(None),
+    };
+    let key = key.map_err(|error| fault_of_key(&error))?;
+    let key = key.ok_or_else(|| HeaderFault::NoKey("the image is sealed, and no key is at hand".to_owned()))?;
+    image.unlock(Some(&key)).map_err(|error| fault_of(&error))?;
+    Ok(Some(key))
+}
+
+fn fault_of_key(error: &KeyError) -> HeaderFault {
+    let text = in_full(error);
+    match error {
+        KeyError::Replayed => HeaderFault::Replayed(text),
+        KeyError::Format(FormatError::Forged(_)) => HeaderFault::Forged(text),
+        KeyError::Format(_) => HeaderFault::Damaged(text),
+        KeyError::Store(error) => fault_of(error),
+        _ => HeaderFault::NoKey(text),
+    }
+}
+
 fn fault_of(error: &StoreError) -> HeaderFault {
     match error {
         StoreError::Io { .. } => HeaderFault::Unreadable(in_full(error)),
+        StoreError::Format { source: FormatError::Forged(_), .. } => HeaderFault::Forged(in_full(error)),
         _ => HeaderFault::Damaged(in_full(error)),
     }
 }
@@ -245,11 +286,16 @@ fn discard(target: &Target, image: &mut Image, reason: &str) -> anyhow::Result<(
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
-fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
+fn start(
+    policy: &Policy,
+    image: &mut Image,
+    header: &Header,
+    key: Option<SaveKey>,
+) -> anyhow::Result<std::convert::Infallible> {
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id });
+    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id, key });
     let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
     let loaded = kernel.load().context("kexec_load was refused")?;

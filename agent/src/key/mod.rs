@@ -262,3 +262,19 @@ pub fn for_reading(image: &Image) -> Result<Option<SaveKey>, KeyError> {
     }
     Ok(None)
 }
+
+/// Whether the key of `image` is a secret in a file, so that a boot that has not unlocked its volumes yet cannot have
+/// it. An image that waits and is not sealed with such a key needs none.
+#[must_use]
+pub fn is_in_a_volume(policy: &Policy, image: &Image) -> bool {
+    let commit = image.commit();
+    if commit.state.is_waiting() {
+        let is_file = |kind: u32| kind == u32::from(KeyKind::File.number());
+        return commit.seal.as_ref().is_some_and(|seal| seal.wraps.iter().any(|wrap| is_file(wrap.kind)));
+    }
+    let has_slot = || {
+        let keys = read_keys(image).ok().flatten();
+        keys.is_some_and(|keys| keys.slots.iter().any(|slot| slot.source.kind() == KeyKind::File))
+    };
+    policy.image.key == SealKey::File || has_slot()
+}

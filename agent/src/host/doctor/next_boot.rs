@@ -40,7 +40,7 @@ impl NextBoot {
         NextBoot {
             evidence,
             kernels: kernels.map(|(policy, kernels)| boots::judge(&kernels, &boots::digest(policy))),
-            open_volumes: in_clear::open_volumes(),
+            open_volumes: in_clear::open_volumes(policy),
         }
     }
 }
@@ -84,10 +84,10 @@ pub(super) fn kernels(facts: &Facts) -> Check {
 pub(super) fn in_clear(facts: &Facts) -> Check {
     let question = question("image-in-clear", "Whoever can read the image's disk can read all memory of the session.");
     match in_clear::warning(&facts.next_boot.open_volumes) {
-        None => question.ok("no encrypted volume is open"),
+        None => question.ok("the image is sealed, or no encrypted volume is open"),
         Some(warning) => question.warning(
             warning,
-            "put the image on a disk that nobody else gets at, or close the volumes before; leave image.wipe on",
+            "seal the image (`dormouse key add`), put it on a disk that nobody else gets at, or close the volumes before",
         ),
     }
 }

@@ -214,7 +214,7 @@ pub fn run(
     if !options.dry_run {
         say(&format!("The image goes to {choice}{}.", on(done.layers.as_deref())))?;
         let is_sealed = key != Key::AsItIs || policy.is_some_and(|policy| policy.image.key != SealKey::None);
-        let volumes = if is_sealed { Vec::new() } else { in_clear::open_volumes() };
+        let volumes = if is_sealed { Vec::new() } else { in_clear::open_volumes(None) };
         in_clear::warning(&volumes).map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
         perform(&steps, is_quiet, say)?;
         done.diagnosis = Some(Diagnosis::of_this_machine(config));
