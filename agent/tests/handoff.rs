@@ -25,6 +25,7 @@ fn save_order() -> SaveOrder {
         },
         then: Then::Reboot,
         disks: vec!["pci0000:00/0000:00:05.0/virtio".to_owned(), "other".to_owned()],
+        sealing: None,
     }
 }
 
@@ -60,7 +61,7 @@ fn order_to_save() {
 
 #[test]
 fn order_to_restore() {
-    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]) };
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: None };
     let bytes = Order::Restore(order).encode().unwrap();
     compare_order(&bytes, 2, 2);
     compare_kinds("Order to restore", RESTORE_KINDS);

@@ -179,6 +179,9 @@ pub enum FormatError {
     /// Something that was not sealed with the key at hand.
     #[error("the {0} was not sealed with this key: it is damaged, forged, or of another image")]
     Forged(Block),
+    /// The cipher did not do what it was asked for; it does so for more than 64 GiB only.
+    #[error("the cipher cannot encrypt that much at once")]
+    Cipher,
     /// A change of state that the rules forbid.
     #[error("an image that is {from} cannot become {to}")]
     Transition {

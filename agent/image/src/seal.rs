@@ -27,7 +27,7 @@ use std::hint::black_box;
 use zeroize::{Zeroize, Zeroizing};
 
 pub use kdf::{hkdf, hmac};
-pub use schedule::{Opener, Sealer};
+pub use schedule::{Forged, Opener, Sealer};
 pub use wrap::{WRAP, Wrap, unwrap, wrap};
 
 use crate::{FormatError, Uuid};
@@ -207,10 +207,16 @@ pub struct Seal {
 }
 
 impl Seal {
+    /// That of a record of an image whose key is not in it.
+    #[must_use]
+    pub fn without_key(suite: Suite) -> Seal {
+        Seal { suite, nonce: Nonce::default(), mac: [0; 32], wraps: Vec::new() }
+    }
+
     /// Without all from which the key could be had again.
     #[must_use]
     pub fn wiped(&self) -> Seal {
-        Seal { suite: self.suite, nonce: Nonce::default(), mac: [0; 32], wraps: Vec::new() }
+        Seal::without_key(self.suite)
     }
 
     /// Whether the key was wiped, and nothing opens the image any more.

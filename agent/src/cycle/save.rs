@@ -60,7 +60,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
     rehearsal::run(&header.session, &vmcore, &selection, limits)?;
-    let mut writer = Writer::begin(image, &header)?;
+    let mut writer = Writer::begin(image, &header, task.order.sealing.as_ref())?;
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };

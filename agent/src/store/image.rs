@@ -1,6 +1,9 @@
 //! An image device as a whole: its label, its state, its header.
 
+use std::sync::Arc;
+
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::seal::{Opener, SaveKey, Seal};
 use dormouse_image::{
     BLOCK, Block, COMMIT_MAGIC, Commit, FormatError, Header, ImageDevice, Label, Slot, State, newest,
 };
@@ -14,6 +17,9 @@ fn is_slot_of(label: &Label, block: &[u8]) -> bool {
     block.starts_with(&COMMIT_MAGIC) && Commit::decode(block).map_or(true, |commit| commit.image == label.uuid)
 }
 
+/// Where the key of a sealed image comes from; `None` where there is none at hand.
+pub type FindKey<'a> = &'a dyn Fn(&Image) -> anyhow::Result<Option<SaveKey>>;
+
 /// An open image device with a valid label and commit record.
 #[derive(Debug)]
 pub struct Image {
@@ -21,6 +27,8 @@ pub struct Image {
     label: Label,
     commit: Commit,
     slot: Slot,
+    /// Of a sealed image whose key is known.
+    opener: Option<Arc<Opener>>,
 }
 
 impl Image {
@@ -57,7 +65,7 @@ impl Image {
                 found: commit.image,
             }));
         }
-        Ok(Image { disk, label, commit, slot })
+        Ok(Image { disk, label, commit, slot, opener: None })
     }
 
     /// Makes an empty image device of `disk`, whatever is on it.
@@ -79,7 +87,7 @@ impl Image {
         disk.flush()?;
         disk.write_copy(LABEL_OFFSET, &label.encode().map_err(format)?)?;
         disk.flush()?;
-        Ok(Image { disk, label, commit, slot: Slot::First })
+        Ok(Image { disk, label, commit, slot: Slot::First, opener: None })
     }
 
     /// The device.
@@ -116,8 +124,53 @@ impl Image {
     }
 
     /// This image as it will be with `commit`, for looking into it before that is written.
-    pub(super) fn as_if(&self, commit: Commit) -> Image {
-        Image { disk: self.disk.clone(), label: self.label.clone(), commit, slot: self.slot }
+    pub(super) fn as_if(&self, commit: Commit, opener: Option<Opener>) -> Image {
+        let (disk, label) = (self.disk.clone(), self.label.clone());
+        Image { disk, label, commit, slot: self.slot, opener: opener.map(Arc::new) }
+    }
+
+    /// Whether it is sealed.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.commit.seal.is_some()
+    }
+
+    /// Looks into it with a key from now on; with none, into an image that is not sealed. Each is refused where it is
+    /// the other: what anybody could have written must not pass for what the holder of a key has.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`]: [`FormatError::Sealed`], [`FormatError::NotSealed`], [`FormatError::KeyWiped`], and
+    /// [`FormatError::Forged`] where the key is another one, or the commit record was not written with it.
+    pub fn unlock(&mut self, key: Option<&SaveKey>) -> Result<(), StoreError> {
+        let opener = match key {
+            Some(key) => Some(Arc::new(Opener::new(&self.commit, key).map_err(|source| self.format(source))?)),
+            None if self.is_sealed() => return Err(self.format(FormatError::Sealed)),
+            None => None,
+        };
+        self.opener = opener;
+        Ok(())
+    }
+
+    /// Looks into it from now on, with the key that `find` has for it where it is sealed.
+    ///
+    /// # Errors
+    /// Those of `find` and of [`Image::unlock`]; [`FormatError::Sealed`] where there is no key.
+    pub fn unlock_by(&mut self, find: FindKey<'_>) -> anyhow::Result<()> {
+        let key = if self.is_sealed() { find(self)? } else { None };
+        Ok(self.unlock(key.as_ref())?)
+    }
+
+    /// What opens its blocks and chunks; `None` where it is not sealed.
+    ///
+    /// # Errors
+    /// [`FormatError::Sealed`] where it is, and has not been unlocked; [`FormatError::KeyWiped`].
+    pub(super) fn opener(&self) -> Result<Option<Arc<Opener>>, StoreError> {
+        match (&self.commit.seal, &self.opener) {
+            (None, _) => Ok(None),
+            (Some(_), Some(opener)) => Ok(Some(Arc::clone(opener))),
+            (Some(seal), None) if seal.is_wiped() => Err(self.format(FormatError::KeyWiped(self.commit.state))),
+            (Some(_), None) => Err(self.format(FormatError::Sealed)),
+        }
     }
 
     /// Marks that the session goes on, so that no boot resumes it again. One durable slot is enough for that: an error
@@ -128,8 +181,7 @@ impl Image {
     pub fn consume(&mut self) -> Result<Option<StoreError>, StoreError> {
         let commit = self.commit.transition(State::Consumed, "").map_err(|source| self.format(source))?;
         let (commit, error) = self.put(commit)?;
-        self.slot = self.slot.other();
-        self.commit = commit;
+        self.is_now(commit);
         Ok(error)
     }
 
@@ -140,9 +192,17 @@ impl Image {
         if let Some(error) = error {
             return Err(error);
         }
-        self.slot = self.slot.other();
-        self.commit = commit;
+        self.is_now(commit);
         Ok(())
+    }
+
+    /// Notes that this record is on the device. One without keys needs none any more.
+    fn is_now(&mut self, commit: Commit) {
+        self.slot = self.slot.other();
+        if commit.seal.as_ref().is_none_or(Seal::is_wiped) {
+            self.opener = None;
+        }
+        self.commit = commit;
     }
 
     /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
@@ -181,7 +241,8 @@ impl Image {
     /// Reads and checks the header of the saved session.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
+    /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it. A sealed image must have
+    /// been unlocked.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
         let is_saved = commit.state.is_waiting() || matches!(commit.state, State::Snapshot | State::Consumed);
@@ -198,10 +259,14 @@ impl Image {
             let (name, size) = (self.disk_name(), self.disk.size());
             return Err(StoreError::Beyond { name, end: commit.data_end, size });
         }
+        let opener = self.opener()?;
         // At most 960 KiB, as just checked.
-        let bytes = self.disk.read(locator.offset, locator.len as usize)?;
-        locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
-        let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
+        let mut bytes = self.disk.read(locator.offset, locator.len as usize)?;
+        let header = match opener {
+            Some(opener) => opener.header(&locator, &mut bytes),
+            None => locator.check(Block::Header, &bytes).and_then(|()| Header::decode(&bytes)),
+        };
+        let header = header.map_err(|source| self.format(source))?;
         for (expected, found) in [(self.label.uuid, header.session.image), (commit.save_id, header.session.save_id)] {
             if expected != found {
                 return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));

@@ -20,12 +20,14 @@ pub use device::{Access, Device};
 pub use disk::Disk;
 pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
-pub use image::Image;
+pub use image::{FindKey, Image};
 pub use reader::Reader;
 pub use wipe::Wiping;
 pub use writer::Writer;
 
 #[cfg(test)]
 mod faulty;
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! The keys that follow from a save's key, and what is done with them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
@@ -62,7 +63,7 @@ impl Keys {
 
 /// Seals one save. Its counter keeps a nonce from being used again, so there is no second one for the same key.
 pub struct Sealer {
-    keys: Keys,
+    keys: Arc<Keys>,
     wraps: Vec<Wrap>,
     /// The number of the next chunk, from 1: 0 is a chunk that is not sealed.
     next: AtomicU64,
@@ -82,7 +83,7 @@ impl Sealer {
     pub fn new(sealing: &Sealing, image: Uuid, save_id: Uuid) -> Result<Sealer, FormatError> {
         wrap::count(&sealing.wraps)?;
         let save = Save { image, save_id, nonce: sealing.nonce };
-        let keys = Keys::new(&sealing.key, save, sealing.suite);
+        let keys = Arc::new(Keys::new(&sealing.key, save, sealing.suite));
         Ok(Sealer { keys, wraps: sealing.wraps.clone(), next: AtomicU64::new(1) })
     }
 
@@ -95,11 +96,11 @@ impl Sealer {
     /// Encrypts the stored bytes of a chunk of `pages` pages in place, and notes its number and tag.
     ///
     /// # Errors
-    /// None that happens: the cipher's own.
-    pub fn chunk(&self, chunk: &mut Chunk, pages: usize, bytes: &mut [u8]) -> Result<(), Forged> {
+    /// [`FormatError::Cipher`], which does not happen.
+    pub fn chunk(&self, chunk: &mut Chunk, pages: usize, bytes: &mut [u8]) -> Result<(), FormatError> {
         let counter = self.next.fetch_add(1, Ordering::Relaxed);
         let about = Keys::about_chunk(chunk, pages);
-        chunk.tag = self.keys.data.seal(nonce(OF_CHUNK, counter), &about, bytes).map_err(|_| Forged)?;
+        chunk.tag = self.keys.data.seal(nonce(OF_CHUNK, counter), &about, bytes).map_err(|_| FormatError::Cipher)?;
         chunk.counter = counter;
         Ok(())
     }
@@ -112,7 +113,7 @@ impl Sealer {
         let mut locator = Locator::of(block, offset, bytes)?;
         let about = locator.len.to_le_bytes();
         let sealed = self.keys.meta.seal(Keys::of_block(block, offset), &about, bytes);
-        locator.tag = sealed.map_err(|_| FormatError::Forged(block))?;
+        locator.tag = sealed.map_err(|_| FormatError::Cipher)?;
         locator.checksum = checksum(bytes);
         Ok(locator)
     }
@@ -138,10 +139,19 @@ impl Sealer {
         seal.mac = *hmac(&self.keys.mac, &[&commit.authenticated()?]);
         Ok(Commit { seal: Some(seal), ..commit })
     }
+
+    /// Opens what this has sealed, if `commit` is the record of it.
+    ///
+    /// # Errors
+    /// Those of [`Opener::new`].
+    pub fn opener(&self, commit: &Commit) -> Result<Opener, FormatError> {
+        let seal = commit.seal.as_ref().ok_or(FormatError::NotSealed)?;
+        Opener::of(Arc::clone(&self.keys), commit, seal)
+    }
 }
 
 /// Opens one save, whose commit record it has found to be the key holder's.
-pub struct Opener(Keys);
+pub struct Opener(Arc<Keys>);
 
 impl fmt::Debug for Opener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,7 +171,10 @@ impl Opener {
             return Err(FormatError::KeyWiped(commit.state));
         }
         let save = Save { image: commit.image, save_id: commit.save_id, nonce: seal.nonce };
-        let keys = Keys::new(key, save, seal.suite);
+        Opener::of(Arc::new(Keys::new(key, save, seal.suite)), commit, seal)
+    }
+
+    fn of(keys: Arc<Keys>, commit: &Commit, seal: &Seal) -> Result<Opener, FormatError> {
         if !kdf::is_hmac(&keys.mac, &[&commit.authenticated()?], &seal.mac) {
             return Err(FormatError::Forged(Block::Commit));
         }

@@ -75,7 +75,7 @@ fn cipher(kek: &[u8; KEY], save: &Save, slot: u32, kind: u32, ephemeral: &[u8; 3
 /// Wraps the key of `save` by `kek`, the key of slot number `slot`, which a holder of the slot's secret can make again.
 ///
 /// # Errors
-/// None that happens: the cipher's own.
+/// [`FormatError::Cipher`], which does not happen.
 pub fn wrap(
     kek: &[u8; KEY],
     save: &Save,
@@ -88,7 +88,7 @@ pub fn wrap(
     sealed.copy_from_slice(key.bytes());
     let tag = cipher(kek, save, slot, kind, &ephemeral)
         .seal(nonce(0, 0), &[], &mut sealed[..])
-        .map_err(|_| FormatError::Forged(Block::Commit))?;
+        .map_err(|_| FormatError::Cipher)?;
     let mut wrap = Wrap { slot, kind, ephemeral, sealed: [0; 48] };
     wrap.sealed[..KEY].copy_from_slice(&sealed[..]);
     wrap.sealed[KEY..].copy_from_slice(&tag);

@@ -293,7 +293,7 @@ fn in_file(path: &Path) -> Choice {
 
 /// Whether there is an image that can be looked at.
 fn is_image(path: &Path) -> bool {
-    Target::at(path).is_ok_and(|target| device::info(&target).is_ok())
+    Target::at(path).is_ok_and(|target| device::info(&target, &|_| Ok(None)).is_ok())
 }
 
 /// Asks which of the candidates it is to be, or a file.

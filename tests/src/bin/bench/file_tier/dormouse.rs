@@ -115,7 +115,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let label = Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: now_unix(), extents: Vec::new() };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
     let header = dump.header(&image)?;
-    let mut writer = Writer::begin(image, &header)?;
+    let mut writer = Writer::begin(image, &header, None)?;
     let most = dump.pages() - dump.selection.free_pages();
     let task = Task { memory: &header.session.ram, filter: &dump.selection, most };
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
