@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use dormouse_linux::ask;
 use dormouse_linux::units::parse_bytes;
-use dormouse_linux::{ask, tpm};
 use zeroize::Zeroizing;
 
 use crate::cli::output::Output;
@@ -19,8 +19,17 @@ use crate::policy::Policy;
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
     /// Add a key: from then on images are sealed, and each key opens them
-    #[command(subcommand)]
-    Add(AddCommand),
+    ///
+    /// A file is made on an encrypted filesystem that the boot's initramfs unlocks, best the root filesystem; ext4, XFS
+    /// and btrfs will do. Neither hibernating nor resuming asks for anything then but what the boot asks for anyway. Do
+    /// not copy or move it.
+    ///
+    /// A passphrase is asked for when the session is resumed, and not when it is hibernated.
+    ///
+    /// The machine's TPM opens the image for as long as the machine boots as it did; `dormouse prepare` makes that key
+    /// again at each boot. After an update of firmware, boot loader, kernel or initramfs the next boot is another one:
+    /// add a passphrase too.
+    Add(AddArgs),
     /// List the keys of the image
     List,
     /// Take a key away; a key file goes with it
@@ -30,49 +39,40 @@ pub(super) enum KeyCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum AddCommand {
-    /// A secret in a new file of an encrypted filesystem, which the boot unlocks before it resumes
-    ///
-    /// Neither hibernating nor resuming asks for anything then but what the boot asks for anyway. The file must be on a
-    /// filesystem that the boot's initramfs unlocks, best the root filesystem; ext4, XFS and btrfs will do. Do not
-    /// copy or move it.
-    File {
-        /// The file; it must not exist yet
-        #[arg(default_value = DEFAULT_FILE)]
-        file: PathBuf,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// A passphrase, which is asked for when the session is resumed, and not when it is hibernated
-    Passphrase {
-        /// A file with the passphrase, in one line; - is standard input [default: it is asked for, twice]
-        #[arg(long, value_name = "FILE")]
-        from: Option<PathBuf>,
-        /// How much memory trying a passphrase takes, as 256M [default: an eighth of the machine's, from 64M to 512M]
-        #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
-        memory: Option<u32>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// The machine's TPM, which opens the image for as long as the machine boots as it did
-    ///
-    /// `dormouse prepare` makes this key again at each boot. After an update of firmware, boot loader, kernel or
-    /// initramfs the next boot is another one: add a passphrase too.
-    Tpm2 {
-        /// The registers (PCRs) that must be as they were, separated by commas
-        #[arg(long, value_name = "PCR,...", default_value = "0,2,4,7,8,9", value_parser = parse_pcrs)]
-        pcrs: u32,
-        #[command(flatten)]
-        common: Common,
-    },
-}
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// Where the key comes from
+    kind: KindOfKey,
 
-#[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Common {
+    /// Of a key in a file: the file, which must not exist yet [default: /var/lib/dormouse/key]
+    file: Option<PathBuf>,
+
+    /// Of a passphrase: a file that holds it, in one line; - is standard input [default: it is asked for, twice]
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// Of a passphrase: how much memory trying one takes, as 256M [default: an eighth of the machine's, from 64M to
+    /// 512M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory: Option<u32>,
+
+    /// Of the TPM: the registers (PCRs) that must be as they were
+    #[arg(long, value_name = "PCR,...", default_value = "0,2,4,7,8,9", value_parser = parse_pcrs)]
+    pcrs: u32,
+
     /// Give up the image's keys if another system made them
     #[arg(long)]
     reset: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindOfKey {
+    /// A secret in a new file of an encrypted filesystem
+    File,
+    /// A passphrase
+    Passphrase,
+    /// The machine's TPM
+    Tpm2,
 }
 
 /// A size of memory, in KiB.
@@ -84,19 +84,24 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 
 pub(super) fn run(policy: &Policy, command: &KeyCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        KeyCommand::Add(AddCommand::File { file, common }) => {
-            output.show(&keys::add(policy, &NewKey::File(file), common.reset)?)
-        }
-        KeyCommand::Add(AddCommand::Passphrase { from, memory, common }) => {
-            let passphrase = new_passphrase(from.as_deref())?;
-            output.show(&keys::add(policy, &NewKey::Passphrase(&passphrase, *memory), common.reset)?)
-        }
-        KeyCommand::Add(AddCommand::Tpm2 { pcrs, common }) => {
-            output.show(&keys::add(policy, &NewKey::Tpm2(*pcrs), common.reset)?)
-        }
+        KeyCommand::Add(arguments) => add(policy, arguments, output),
         KeyCommand::List => output.show(&keys::list(policy)?),
         KeyCommand::Remove { number } => output.show(&keys::remove(policy, *number)?),
     }
+}
+
+fn add(policy: &Policy, arguments: &AddArgs, output: Output) -> anyhow::Result<()> {
+    let AddArgs { kind, file, from, memory, pcrs, reset } = arguments;
+    let passphrase;
+    let new = match kind {
+        KindOfKey::File => NewKey::File(file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))),
+        KindOfKey::Passphrase => {
+            passphrase = new_passphrase(from.as_deref())?;
+            NewKey::Passphrase(&passphrase, *memory)
+        }
+        KindOfKey::Tpm2 => NewKey::Tpm2(*pcrs),
+    };
+    output.show(&keys::add(policy, &new, *reset)?)
 }
 
 fn new_passphrase(from: Option<&Path>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
@@ -134,7 +139,7 @@ mod tests {
         for text in ["", "x", "4M", "5G", "8"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
-        assert_eq!(parse_pcrs("0,2,4,7,8,9"), Ok(tpm::PCRS));
+        assert_eq!(parse_pcrs("0,2,4,7,8,9"), Ok(dormouse_linux::tpm::PCRS));
     }
 
     #[test]

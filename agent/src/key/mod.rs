@@ -278,3 +278,6 @@ pub fn is_in_a_volume(policy: &Policy, image: &Image) -> bool {
     };
     policy.image.key == SealKey::File || has_slot()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 
 use dormouse_image::{Block, FormatError, ImageDevice, State};
+use dormouse_linux::ask::AskError;
+use dormouse_linux::tpm::TpmError;
 
 use super::*;
 use crate::cycle::last::Event;
@@ -110,6 +112,30 @@ fn target_errors() -> Vec<TargetError> {
     ]
 }
 
+fn key_errors() -> Vec<KeyError> {
+    let source = || anyhow::Error::new(io_error());
+    vec![
+        KeyError::NoKey { why: "image.key = \"file\"".into(), kind: SealKey::File },
+        KeyError::NoKey { why: "it must".into(), kind: SealKey::None },
+        KeyError::Foreign("/x".into()),
+        KeyError::File { path: "/x".into(), source: source() },
+        KeyError::Ring { path: "/x".into(), source: source() },
+        KeyError::Waiting,
+        KeyError::NoSlot(1),
+        KeyError::Twice(1),
+        KeyError::NotOpened(vec!["key 1 (file): none".into()]),
+        KeyError::Replayed,
+        KeyError::Passphrase("it is empty"),
+        KeyError::Ask(AskError::TooLong),
+        KeyError::Tpm(TpmError::Policy),
+        KeyError::Tpm(TpmError::Io(io_error())),
+        KeyError::Memory { needed: 2, available: 1 },
+        KeyError::Make(source()),
+        KeyError::Format(FormatError::Forged(Block::Commit)),
+        KeyError::Store(io_failure()),
+    ]
+}
+
 /// An error of every kind that has an identifier.
 fn refusals() -> Vec<anyhow::Error> {
     let obstacles = [
@@ -191,6 +217,7 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(store_errors().into_iter().map(Into::into));
     all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
     all.extend(target_errors().into_iter().map(Into::into));
+    all.extend(key_errors().into_iter().map(Into::into));
     all
 }
 
@@ -265,6 +292,10 @@ fn identifiers_are_documented() {
         Reason::TooManyAttempts(2),
         Reason::HeaderDamaged(String::new()),
         Reason::HeaderUnreadable(String::new()),
+        Reason::NoKey(String::new()),
+        Reason::Forged(String::new()),
+        Reason::Replayed(String::new()),
+        Reason::NotSealed,
         Reason::MachineUnknown(String::new()),
         Reason::FilesystemWritten(String::new()),
         Reason::AmbiguousDevices(String::new()),
