@@ -8,12 +8,12 @@
 //!   key inside   refuses, or leaves it waiting                                     resumes, or refuses
 //! ```
 
-use dormouse_image::{FileKey, KeySlot, KeySource};
+use dormouse_image::{KeySlot, KeySource};
 use dormouse_linux::mountinfo::{self, Mount};
 use serde::{Deserialize, Serialize};
 
 use crate::cycle::last::Last;
-use crate::key::{self, Means, OfThisBoot};
+use crate::key;
 use crate::policy::Policy;
 use crate::store::Image;
 
@@ -37,19 +37,15 @@ pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
     key::is_in_a_volume(policy, image)
 }
 
-/// Where the key files are that the image's slots name.
-fn key_files(image: &Image) -> Vec<FileKey> {
+/// The places of the key files that the image's slots name, in one word each, by which a boot and the running system are
+/// compared.
+pub(super) fn key_places(image: &Image) -> Vec<String> {
     let slots = key::read_keys(image).ok().flatten().map_or_else(Vec::new, |keys| keys.slots);
     let of_file = |slot: KeySlot| match slot.source {
-        KeySource::File(place) => Some(place),
+        KeySource::File(place) => Some(format!("{}@{},{}", place.device, place.secret, place.expected)),
         KeySource::Passphrase(_) | KeySource::Tpm2(_) => None,
     };
     slots.into_iter().filter_map(of_file).collect()
-}
-
-/// The places of the key files in one word each, by which a boot and the running system are compared.
-pub(super) fn key_places(image: &Image) -> Vec<String> {
-    key_files(image).iter().map(|place| format!("{}@{},{}", place.device, place.secret, place.expected)).collect()
 }
 
 /// What is left for the second look of a boot.
@@ -99,22 +95,19 @@ impl Unlocked {
     /// Looks.
     pub(super) fn read(policy: &Policy, image: Option<&Image>) -> Unlocked {
         let mounted = mounted_disks(&mountinfo::read().unwrap_or_default());
-        let means = &mut OfThisBoot { wait: policy.image.wait };
-        Unlocked { mounted, key: image.map_or(KeySeen::NotNeeded, |image| key_seen(policy, image, means)) }
+        Unlocked { mounted, key: image.map_or(KeySeen::NotNeeded, |image| key_seen(policy, image)) }
     }
 }
 
 /// What is to be seen now of the key of an image.
-fn key_seen(policy: &Policy, image: &Image, means: &mut dyn Means) -> KeySeen {
+fn key_seen(policy: &Policy, image: &Image) -> KeySeen {
     if !needs_unlock(policy, image) {
         return KeySeen::NotNeeded;
     }
-    match key_files(image).as_slice() {
-        [] => KeySeen::Missing("the image has no key in a file".to_owned()),
-        places => match places.iter().try_for_each(|place| means.file(place).map(drop)) {
-            Ok(()) => KeySeen::Read(key_places(image)),
-            Err(error) => KeySeen::Missing(format!("{error:#}")),
-        },
+    match (key_places(image), key::missing_secret(image, policy.image.wait)) {
+        (places, _) if places.is_empty() => KeySeen::Missing("the image has no key in a file".to_owned()),
+        (places, None) => KeySeen::Read(places),
+        (_, Some(why)) => KeySeen::Missing(why),
     }
 }
 

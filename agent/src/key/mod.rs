@@ -27,6 +27,7 @@ mod tpm;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dormouse_image::seal::{Nonce, Opener, Save, SaveKey, Sealing, Suite, wrap};
 use dormouse_image::{FormatError, KeyKind, KeySource, Label, Uuid};
@@ -277,6 +278,17 @@ pub fn is_in_a_volume(policy: &Policy, image: &Image) -> bool {
         keys.is_some_and(|keys| keys.slots.iter().any(|slot| slot.source.kind() == KeyKind::File))
     };
     policy.image.key == SealKey::File || has_slot()
+}
+
+/// Why a boot that has unlocked its volumes could not read the secret of an image, where it has one in a file.
+#[must_use]
+pub fn missing_secret(image: &Image, wait: Duration) -> Option<String> {
+    let keys = read_keys(image).ok().flatten()?;
+    let mut means = OfThisBoot { wait };
+    keys.slots.iter().find_map(|slot| match &slot.source {
+        KeySource::File(place) => means.file(place).err().map(|error| format!("{error:#}")),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
