@@ -9,6 +9,7 @@ use dormouse_linux::system;
 
 use crate::cycle::last::Last;
 use crate::cycle::look::{KeySeen, Unlocked};
+use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Check;
 use crate::host::doctor::facts::Facts;
 use crate::host::doctor::judge::question;
@@ -35,6 +36,8 @@ pub(super) struct SealedFacts {
     apart: Vec<(PathBuf, String)>,
     /// What this boot's look found that was made with the volumes unlocked.
     unlocked: Option<Unlocked>,
+    /// Why the boot's initramfs will not look then, by how its tool is set up.
+    no_hook: Option<String>,
 }
 
 impl SealedFacts {
@@ -59,6 +62,7 @@ impl SealedFacts {
             apart: apart.collect(),
             keys,
             unlocked,
+            no_hook: Tool::detect(Path::new("/")).and_then(|tool| tool.looks_after_unlock(Path::new("/")).err()),
         }
     }
 }
@@ -138,6 +142,9 @@ fn second_look(facts: &SealedFacts) -> Check {
         "second-look",
         "A boot that mounts or checks the session's filesystems before it looks for the image loses the session.",
     );
+    if let Some(fault) = facts.no_hook.as_ref().filter(|_| facts.policy == SealKey::File) {
+        return question.failed(fault.clone(), "mend it, and build the boot's initramfs again (initramfs/README.md)");
+    }
     match &facts.unlocked {
         None => question.ok("this boot has looked before any volume was unlocked, or not at all"),
         Some(Unlocked { mounted, .. }) if !mounted.is_empty() => question.warning(
@@ -212,5 +219,7 @@ mod tests {
             sealed(|facts| facts.unlocked = Some(Unlocked { mounted: vec!["/root".into()], ..Unlocked::default() }));
         let check = second_look(&facts.sealed);
         assert!(check.state == State::Warning && check.found.ends_with("/root"), "{check:?}");
+        let facts = sealed(|facts| facts.no_hook = Some("no hook".to_owned()));
+        assert_eq!(second_look(&facts.sealed).state, State::Failed);
     }
 }
