@@ -23,12 +23,11 @@ use crate::cli::status::Status;
 use crate::cycle::lock::Lock;
 use crate::cycle::look::Look;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::{export, hibernate, in_clear, resume, wipe};
+use crate::cycle::{export, hibernate, in_clear, keys, resume, wipe};
 use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
 use crate::policy::{self, DEFAULT_PATH, Policy, PolicyError, Then};
-use crate::store::Image;
 use crate::target::{self, Target, device, file};
 
 /// Hibernates a running Linux machine through a second kernel.
@@ -467,11 +466,6 @@ impl fmt::Display for Checked {
     }
 }
 
-/// The key of a sealed image, where it is at hand.
-fn key_of(_: &Image) -> anyhow::Result<Option<dormouse_image::seal::SaveKey>> {
-    Ok(None)
-}
-
 fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Result<()> {
     // Held while an image is changed.
     let lock = match command {
@@ -486,9 +480,9 @@ fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Resul
             // Whatever keeps it from being made, nothing is left of it.
             output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
-        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?, &key_of)?),
-        ImageCommand::Verify { device } => output.show(&device::verify(device, &key_of)?),
-        ImageCommand::Export { device, file } => output.show(&export::run(device, file, &key_of)?),
+        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?, &keys::at_hand)?),
+        ImageCommand::Verify { device } => output.show(&device::verify(device, &keys::asked_for)?),
+        ImageCommand::Export { device, file } => output.show(&export::run(device, file, &keys::asked_for)?),
         ImageCommand::Discard { device } => {
             output.show(&device::discard(device)?)?;
             drop(lock);

@@ -1,10 +1,11 @@
 //! The keys of the image that a policy names: used by a hibernation, and changed by `dormouse key`.
 
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
 use dormouse_image::Uuid;
-use dormouse_image::seal::Sealing;
+use dormouse_image::seal::{SaveKey, Sealing};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::tpm::Tpm;
 
@@ -94,6 +95,25 @@ pub fn seals(policy: &Policy) -> bool {
         Some(!ring.keys.slots.is_empty())
     };
     policy.image.key != SealKey::None || has_keys() == Some(true)
+}
+
+/// The key of the save in an image, if it is at hand in a running system: by a secret in a file.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn at_hand(image: &Image) -> anyhow::Result<Option<SaveKey>> {
+    Ok(key::for_reading(image)?)
+}
+
+/// The same, or by a passphrase that is asked for where there is a terminal.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn asked_for(image: &Image) -> anyhow::Result<Option<SaveKey>> {
+    match key::for_reading(image)? {
+        None if io::stdin().is_terminal() => Ok(key::by_asking_here(image)?),
+        key => Ok(key),
+    }
 }
 
 /// What the next save of an image is to be sealed with.

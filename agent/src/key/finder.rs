@@ -60,6 +60,25 @@ impl Means for OfThisBoot {
     }
 }
 
+/// What a command in a running system has beside files.
+#[derive(Debug)]
+pub(super) struct OnTerminal;
+
+impl Means for OnTerminal {
+    fn file(&mut self, _: &FileKey) -> anyhow::Result<Found> {
+        anyhow::bail!("it is not read here")
+    }
+
+    fn tpm(&mut self) -> Result<Box<dyn Transport>, TpmError> {
+        Err(TpmError::Policy)
+    }
+
+    fn passphrase(&mut self, note: Option<&str>) -> Result<Zeroizing<Vec<u8>>, AskError> {
+        let question = "Passphrase of the image";
+        ask::here(&note.map_or_else(|| question.to_owned(), |note| format!("{note} {question}")))
+    }
+}
+
 /// Looks for the key of one save.
 #[derive(Debug)]
 pub struct Finder<'a> {

@@ -264,6 +264,15 @@ pub fn for_reading(image: &Image) -> Result<Option<SaveKey>, KeyError> {
     Ok(None)
 }
 
+/// The key of the save in `image`, by a passphrase that is asked for on the terminal. `None` where the save has none.
+///
+/// # Errors
+/// As [`for_resume`].
+pub fn by_asking_here(image: &Image) -> Result<Option<SaveKey>, KeyError> {
+    let finder = Finder::new(SealKey::Passphrase, image)?;
+    if finder.may_ask() { finder.find(&mut finder::OnTerminal).map(Some) } else { Ok(None) }
+}
+
 /// Whether the key of `image` is a secret in a file, so that a boot that has not unlocked its volumes yet cannot have
 /// it. An image that waits and is not sealed with such a key needs none.
 #[must_use]
