@@ -33,7 +33,7 @@ pub use coverage::Coverage;
 pub use error::{Block, FormatError};
 pub use header::{HEADER_MAGIC, Header};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
-pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label};
+pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind};
 pub use locator::Locator;
 pub use name::{ImageDevice, ImageDeviceError};
 pub use range::{Extent, PfnRange, PhysRange};

@@ -85,7 +85,13 @@ fn prologue_and_magics() {
 }
 
 fn label() -> Label {
-    Label { uuid: Uuid([1; 16]), created_unix: 2, extents: vec![DiskExtent { offset: 8192, len: 4096 }] }
+    Label {
+        uuid: Uuid([1; 16]),
+        created_unix: 2,
+        extents: vec![DiskExtent { offset: 8192, len: 4096 }],
+        mirror: None,
+        stack: Vec::new(),
+    }
 }
 
 #[test]

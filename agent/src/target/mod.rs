@@ -294,7 +294,13 @@ pub fn is_renamed(name: &ImageDevice) -> bool {
 
 /// The label of a new image that lies in `extents`, or has a whole device where there are none.
 fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
-    Ok(Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: procfs::now_unix(), extents })
+    Ok(Label {
+        uuid: procfs::random().map(Uuid::from_random)?,
+        created_unix: procfs::now_unix(),
+        extents,
+        mirror: None,
+        stack: Vec::new(),
+    })
 }
 
 #[cfg(test)]

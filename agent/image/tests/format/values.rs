@@ -14,7 +14,7 @@ use proptest::sample::select;
 
 pub(crate) fn label() -> Label {
     let extents = vec![DiskExtent { offset: 0x8000, len: 0x3000 }, DiskExtent { offset: 0x1000, len: 0x7000 }];
-    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents }
+    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents, mirror: None, stack: Vec::new() }
 }
 
 pub(crate) fn commit() -> Commit {
