@@ -56,6 +56,24 @@ pub struct Target {
     /// For the kinds `linear` and `crypt`, which give each sector one sector of another device: which device, written
     /// `major:minor`, and which sector is the first.
     pub lower: Option<(String, u64)>,
+    /// Whether it keeps something beside the sectors that tells whether they were changed: a `crypt` that authenticates.
+    pub is_authenticated: bool,
+}
+
+impl Target {
+    /// A piece with these arguments, as the kernel writes them.
+    #[must_use]
+    pub fn new(start: u64, len: u64, kind: &str, arguments: &str) -> Target {
+        Target {
+            start,
+            len,
+            kind: kind.to_owned(),
+            lower: lower(kind, arguments),
+            // Documentation/admin-guide/device-mapper/dm-crypt.rst, `integrity:<bytes>:<type>`.
+            is_authenticated: kind == "crypt"
+                && arguments.split_ascii_whitespace().skip(5).any(|option| option.starts_with("integrity:")),
+        }
+    }
 }
 
 /// The pieces of the device-mapper device with this number. Keys, which may be in the kernel's answer, are not kept.
@@ -146,19 +164,17 @@ fn wipe(buffer: &mut [u8]) {
 }
 
 /// Reads the answer to a request for a table.
-fn targets(buffer: &[u8]) -> io::Result<Vec<Target>> {
+///
+/// # Errors
+/// It is not such an answer.
+pub fn targets(buffer: &[u8]) -> io::Result<Vec<Target>> {
     let first = u32_at(buffer, DATA_START)? as usize;
     let mut at = first;
     let mut found = Vec::new();
     for _ in 0..u32_at(buffer, TARGET_COUNT)? {
         let kind = text(buffer, at + SPEC_KIND, SPEC_KIND_LEN)?;
         let arguments = text(buffer, at + SPEC, buffer.len())?;
-        found.push(Target {
-            start: u64_at(buffer, at)?,
-            len: u64_at(buffer, at + SPEC_LEN)?,
-            lower: lower(kind, arguments),
-            kind: kind.to_owned(),
-        });
+        found.push(Target::new(u64_at(buffer, at)?, u64_at(buffer, at + SPEC_LEN)?, kind, arguments));
         // Counted from the first target (include/uapi/linux/dm-ioctl.h, at `struct dm_target_spec`).
         at = first.saturating_add(u32_at(buffer, at + SPEC_NEXT)? as usize);
     }
@@ -237,6 +253,7 @@ mod tests {
             (0, 8192, "linear", "254:16 2048"),
             (8192, 100, "crypt", "aes-xts-plain64 :64:logon:cryptsetup:x 0 8:3 32768 1 allow_discards"),
             (8292, 5, "striped", "2 128 98:2 2048 98:18 2048"),
+            (8297, 8, "crypt", "capi:gcm(aes)-random :32:logon:x 0 253:0 0 1 integrity:28:aead"),
         ]))
         .unwrap();
         let target = |start, len, kind: &str, lower: Option<(&str, u64)>| Target {
@@ -244,11 +261,13 @@ mod tests {
             len,
             kind: kind.to_owned(),
             lower: lower.map(|(device, sector)| (device.to_owned(), sector)),
+            is_authenticated: start == 8297,
         };
         let expected = [
             target(0, 8192, "linear", Some(("254:16", 2048))),
             target(8192, 100, "crypt", Some(("8:3", 32768))),
             target(8292, 5, "striped", None),
+            target(8297, 8, "crypt", Some(("253:0", 0))),
         ];
         assert_eq!(found, expected);
     }

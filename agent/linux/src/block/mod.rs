@@ -1,5 +1,6 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
+pub mod below;
 mod hardware;
 mod identity;
 mod in_use;
