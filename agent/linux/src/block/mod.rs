@@ -70,6 +70,14 @@ impl BlockDevice {
         devices
     }
 
+    /// The one with this node; `None` where sysfs does not list it.
+    #[must_use]
+    pub fn of_node(path: &Path) -> Option<BlockDevice> {
+        let number = below::number_of_node(path)?;
+        let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
+        Some(BlockDevice { path: path.to_owned(), sysfs })
+    }
+
     /// Its size in bytes, without opening it; 0 if sysfs does not list it.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
 use dormouse_linux::disk::DiskIdentity;
-use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
@@ -28,7 +27,7 @@ use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::{self, Policy, PolicyError};
-use crate::store::{Access, Image, StoreError};
+use crate::store::{Access, StoreError};
 use crate::target::{self, Target, TargetError, device, signature};
 
 /// Why something could not be seen.
@@ -282,27 +281,29 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 }
 
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
-    let of_store = |error: StoreError| match &error {
-        StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Unseen::NeedsRoot,
-        _ => Unseen::Because(in_full(&error)),
+    let of_target = |error: TargetError| match &error {
+        TargetError::Store(StoreError::Open { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Unseen::NeedsRoot
+        }
+        _ => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
     };
     let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
         TargetError::NotFound { .. } if !system::is_root() => Unseen::NeedsRoot,
-        TargetError::Store(error) => of_store(error),
-        error => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
+        error => of_target(error),
     })?;
-    target
-        .refuse_virtual()
-        .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
+    target.refuse_virtual().map_err(|error| Unseen::Because(format!("{:#}", anyhow::Error::from(error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (blocks, is_busy) = match target.blocks(Access::Write) {
-        Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
-        blocks => (blocks.map_err(of_store)?, false),
+        Err(TargetError::Store(StoreError::Busy { .. })) => (target.blocks(Access::Read).map_err(of_target)?, true),
+        blocks => (blocks.map_err(of_target)?, false),
     };
     let size = blocks.size();
+    drop(blocks);
     let mut made = None;
-    let state = Image::open(blocks).map_err(TargetError::from).and_then(|image| {
+    let state = target.open(Access::Read).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
