@@ -14,6 +14,7 @@ mod filesystem;
 mod handoff;
 mod image;
 mod iomem;
+mod layers;
 mod policy;
 mod scratch;
 mod vmcore;
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("handoff", handoff::run),
     ("image", image::run),
     ("iomem", iomem::run),
+    ("layers", layers::run),
     ("policy", policy::run),
     ("vmcore", vmcore::run),
     ("vmcoreinfo", vmcoreinfo::run),

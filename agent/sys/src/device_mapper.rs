@@ -19,6 +19,8 @@ const FLAGS: usize = 28;
 const DEVICE: usize = 40;
 const NAME: usize = 48;
 const NAME_LEN: usize = 128;
+const UUID: usize = 176;
+const UUID_LEN: usize = 129;
 /// The length of `struct dm_target_spec`, and the places of its fields; the target's arguments follow it.
 const SPEC: usize = 40;
 const SPEC_LEN: usize = 8;
@@ -100,23 +102,37 @@ pub fn table(major: u32, minor: u32) -> io::Result<Vec<Target>> {
     }
 }
 
-/// Makes a device-mapper device: its table is one target of `sectors` sectors. Returns its number.
+/// A piece of a device that is to be made: how many sectors it has, its kind, and its arguments.
+pub type Piece<'a> = (u64, &'a str, &'a str);
+
+/// Makes a device-mapper device of these pieces, one after the other. Returns its number.
 ///
 /// # Errors
 /// The kernel refuses, for example since there is such a device.
-pub fn create(name: &str, sectors: u64, kind: &str, arguments: &str) -> io::Result<(u32, u32)> {
+pub fn create(name: &str, uuid: &str, pieces: &[Piece<'_>]) -> io::Result<(u32, u32)> {
     let control = File::options().read(true).write(true).open(CONTROL)?;
     let mut buffer = request(HEADER, 0, Some(name))?;
+    if uuid.len() >= UUID_LEN {
+        return Err(invalid("its UUID is too long"));
+    }
+    put(&mut buffer, UUID, uuid.as_bytes())?;
     call(&control, &mut buffer, raw::dm_dev_create)?;
     let device = u64_at(&buffer, DEVICE)?;
 
-    let len = (SPEC + arguments.len() + 1).next_multiple_of(8);
+    let len_of = |arguments: &str| (SPEC + arguments.len() + 1).next_multiple_of(8);
+    let len: usize = pieces.iter().map(|(_, _, arguments)| len_of(arguments)).sum();
     let mut buffer = request(HEADER + len, SECURE_DATA, Some(name))?;
-    put(&mut buffer, TARGET_COUNT, &1_u32.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_LEN, &sectors.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_NEXT, &u32::try_from(len).map_err(io::Error::other)?.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_KIND, kind.as_bytes())?;
-    put(&mut buffer, HEADER + SPEC, arguments.as_bytes())?;
+    put(&mut buffer, TARGET_COUNT, &u32::try_from(pieces.len()).map_err(io::Error::other)?.to_le_bytes())?;
+    let (mut at, mut start) = (HEADER, 0_u64);
+    for (sectors, kind, arguments) in pieces {
+        let len = len_of(arguments);
+        put(&mut buffer, at, &start.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_LEN, &sectors.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_NEXT, &u32::try_from(len).map_err(io::Error::other)?.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_KIND, kind.as_bytes())?;
+        put(&mut buffer, at + SPEC, arguments.as_bytes())?;
+        (at, start) = (at + len, start.saturating_add(*sectors));
+    }
     let loaded = call(&control, &mut buffer, raw::dm_table_load);
     wipe(&mut buffer);
     loaded?;

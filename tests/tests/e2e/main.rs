@@ -27,6 +27,7 @@ mod resume_checks;
 mod runner;
 mod save_faults;
 mod screen;
+mod sealed_stacks;
 mod shapes;
 mod soak;
 mod system;

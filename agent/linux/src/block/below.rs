@@ -360,7 +360,8 @@ fn mapper_identity(directory: &Path) -> Option<String> {
 
 /// The pieces of a table that a range lies in: each with the part of the range, from the piece's beginning. `None`
 /// where the table does not reach so far, or has gaps.
-fn pieces(table: &[Target], (offset, len): Range) -> Option<Vec<(&Target, Range)>> {
+#[must_use]
+pub fn pieces(table: &[Target], (offset, len): Range) -> Option<Vec<(&Target, Range)>> {
     let end = offset.checked_add(len)?;
     let mut found = Vec::new();
     let mut next = offset;

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::cycle::disk;
 use crate::cycle::last::Last;
+use crate::cycle::refusal::Unsealed;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
@@ -109,6 +110,8 @@ pub(super) struct ImageFacts {
     pub(super) target: Target,
     pub(super) size: u64,
     pub(super) is_busy: bool,
+    /// Why it must be sealed and is not.
+    pub(super) unsealed: Option<Unsealed>,
     /// When it was made; `None` where it is none.
     pub(super) made: Option<SystemTime>,
     /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
@@ -302,15 +305,16 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     };
     let size = blocks.size();
     drop(blocks);
-    let mut made = None;
+    let (mut made, mut unsealed) = (None, None);
     let state = target.open(Access::Read).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
+        unsealed = Unsealed::refuse(image.label(), false).err();
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
     let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let (disk, expected) = (target.disk(), disk::expected(policy));
-    Ok(ImageFacts { target, size, is_busy, made, state, disk, expected })
+    Ok(ImageFacts { target, size, is_busy, unsealed, made, state, disk, expected })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

@@ -14,6 +14,7 @@ mod facts;
 mod judge;
 mod mounted;
 mod next_boot;
+mod sealing;
 
 use std::fmt;
 use std::path::Path;
