@@ -127,7 +127,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let (image, name) = {
         let image = image(policy)?;
         waiting::refuse(&image, options.force)?;
-        Unsealed::refuse(image.label(), false)?;
+        Unsealed::refuse(&image.label().stack, false)?;
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };

@@ -27,7 +27,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Context;
-use dormouse_image::{DiskExtent, ImageDevice, Label, LayerKind, Uuid};
+use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, Uuid};
 use dormouse_linux::block::Hardware;
 use dormouse_linux::procfs;
 
@@ -366,6 +366,19 @@ impl fmt::Display for Target {
         }
         if let Kind::Extents(offset) = self.kind { write!(f, " (from byte {offset} on)") } else { Ok(()) }
     }
+}
+
+/// The layers under a file or a volume, from the top down, or under one that is to be made at `path`: none on a disk or
+/// partition itself.
+///
+/// # Errors
+/// They cannot be followed.
+pub fn layers_under(path: &Path) -> anyhow::Result<Vec<Layer>> {
+    let lay = match path.ancestors().find(|path| path.exists()) {
+        Some(directory) if directory.is_dir() => file::lay_of_directory(directory)?,
+        _ => Target::at(path)?.lay()?,
+    };
+    Ok(lay.map(|lay| lay.layers).unwrap_or_default())
 }
 
 /// What to do where nothing that is called `name` is found.

@@ -1,6 +1,6 @@
 //! What keeps an image from lying below the layers of a volume.
 
-use dormouse_image::Label;
+use dormouse_image::{Layer, LayerKind};
 use dormouse_linux::block::layers::NoPlace;
 use thiserror::Error;
 
@@ -46,16 +46,16 @@ pub struct Unsealed {
 }
 
 impl Unsealed {
-    /// What is in the way with an image that has this label, unless it is going to be sealed.
+    /// What is in the way with an image below these layers, unless it is going to be sealed.
     ///
     /// # Errors
     /// [`Unsealed`].
-    pub fn refuse(label: &Label, is_sealed: bool) -> Result<(), Unsealed> {
-        let encrypting = || label.stack.iter().filter(|layer| layer.kind == dormouse_image::LayerKind::Crypt);
-        if is_sealed || !label.bypasses_encryption() {
-            return Ok(());
+    pub fn refuse(layers: &[Layer], is_sealed: bool) -> Result<(), Unsealed> {
+        let encrypting = layers.iter().filter(|layer| layer.kind == LayerKind::Crypt).map(Layer::to_string);
+        match encrypting.collect::<Vec<_>>() {
+            encrypting if is_sealed || encrypting.is_empty() => Ok(()),
+            encrypting => Err(Unsealed { layers: encrypting.join(", ") }),
         }
-        Err(Unsealed { layers: encrypting().map(ToString::to_string).collect::<Vec<_>>().join(", ") })
     }
 
     /// One for tests of texts.
@@ -78,23 +78,14 @@ impl Refusal for Unsealed {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use dormouse_image::{DiskExtent, Layer, LayerKind, Uuid};
-
     use super::*;
 
     #[test]
     fn an_image_below_encryption_must_be_sealed() {
         let layer = |kind, identity: &str| Layer { kind, identity: identity.to_owned() };
-        let label = |stack| Label {
-            uuid: Uuid([1; 16]),
-            created_unix: 1,
-            extents: vec![DiskExtent { offset: 4096, len: 4096 }],
-            mirror: None,
-            stack,
-        };
-        let plain = label(vec![layer(LayerKind::Filesystem, "ext4"), layer(LayerKind::Linear, "LVM-a")]);
+        let plain = [layer(LayerKind::Filesystem, "ext4"), layer(LayerKind::Linear, "LVM-a")];
         assert_eq!(Unsealed::refuse(&plain, false), Ok(()));
-        let below = label(vec![layer(LayerKind::Filesystem, "ext4"), layer(LayerKind::Crypt, "CRYPT-LUKS2-b")]);
+        let below = [layer(LayerKind::Filesystem, "ext4"), layer(LayerKind::Crypt, "CRYPT-LUKS2-b")];
         assert_eq!(Unsealed::refuse(&below, true), Ok(()));
         let error = Unsealed::refuse(&below, false).unwrap_err();
         assert_eq!(error.id(), "sealing-needed");

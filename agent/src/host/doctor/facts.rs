@@ -308,7 +308,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
     let (mut made, mut unsealed) = (None, None);
     let state = target.open(Access::Read).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
-        unsealed = Unsealed::refuse(image.label(), false).err();
+        unsealed = Unsealed::refuse(&image.label().stack, false).err();
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });

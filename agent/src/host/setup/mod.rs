@@ -25,12 +25,13 @@ use steps::Step;
 use survey::{Candidate, Standing};
 
 use crate::cycle::in_clear;
+use crate::cycle::refusal::Unsealed;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Diagnosis;
 use crate::host::systemd;
 use crate::policy::{KernelPolicy, Policy, PolicyError};
 use crate::target::file::Size;
-use crate::target::{Target, device};
+use crate::target::{self, Target, device};
 
 /// Where the image goes if no device is found for it.
 const IMAGE_FILE: &str = "/var/lib/dormouse/image";
@@ -152,6 +153,8 @@ pub fn run(
         None if may_ask => ask(&survey::devices()?, &mut stdin.lock(), &mut io::stdout())?,
         None => propose(&survey::devices()?, options)?,
     };
+    // What cannot be followed, the step that makes the image refuses.
+    Unsealed::refuse(&target::layers_under(choice.path()).unwrap_or_default(), false)?;
     let release = Uname::read()?.release;
     let is_owners = policy.as_ref().is_some_and(|policy| !KernelPolicy::is_own(&policy.kernel.image));
     let kernel = match &options.kernel {

@@ -43,6 +43,8 @@ use crate::store::{Access, Device, Disk, ExtentMap, Image};
 use crate::target::stack::Lay;
 
 const MIB: u64 = 1 << 20;
+/// The first block of a filesystem's device, which lies below the same layers as all others.
+const BEGINNING: DiskExtent = DiskExtent { offset: 0, len: BLOCK as u64 };
 /// What is written at once.
 const PIECE: usize = 4 << 20;
 /// What `auto` leaves free, at most: a filesystem that is full to the brim stops the system that it carries.
@@ -137,7 +139,7 @@ fn make(path: &Path, size: Size) -> anyhow::Result<(Image, Vec<PathBuf>)> {
     let directory = File::open(directory).with_context(|| format!("{}: cannot look into it", directory.display()))?;
     // Before anything is written that would be in vain.
     let backing = Backing::of(&directory)?;
-    backing.lay(vec![DiskExtent { offset: 0, len: BLOCK as u64 }])?;
+    backing.lay(vec![BEGINNING])?;
     let unnamed = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let file = fcntl::openat(&directory, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
     let file = File::from(file);
@@ -245,6 +247,18 @@ pub(super) fn lay(path: &Path) -> anyhow::Result<Option<Lay>> {
     }
     let size = file.metadata()?.len() / BLOCK as u64 * BLOCK as u64;
     lay_out(&file, size).map(Some)
+}
+
+/// Where the filesystem of a directory begins, of one that is on layers; `None` for any other.
+///
+/// # Errors
+/// It lies in a way that cannot be followed.
+pub(super) fn lay_of_directory(path: &Path) -> anyhow::Result<Option<Lay>> {
+    let directory = File::open(path)?;
+    if !backing::is_below_layers(&directory) {
+        return Ok(None);
+    }
+    Backing::of(&directory)?.lay(vec![BEGINNING]).map(Some)
 }
 
 /// How large the file becomes, in bytes.
