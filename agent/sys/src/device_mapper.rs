@@ -41,6 +41,7 @@ const ROOM_MAX: usize = 16 << 20;
 mod raw {
     //! The requests. The buffers are longer than `struct dm_ioctl`, and say so in it.
     nix::ioctl_readwrite!(dm_dev_create, 0xfd, 3, [u8; 312]);
+    nix::ioctl_readwrite!(dm_dev_remove, 0xfd, 4, [u8; 312]);
     nix::ioctl_readwrite!(dm_dev_suspend, 0xfd, 6, [u8; 312]);
     nix::ioctl_readwrite!(dm_table_load, 0xfd, 9, [u8; 312]);
     nix::ioctl_readwrite!(dm_table_status, 0xfd, 12, [u8; 312]);
@@ -139,6 +140,15 @@ pub fn create(name: &str, uuid: &str, pieces: &[Piece<'_>]) -> io::Result<(u32, 
     // Without the flag for suspending it, this is the request to let it go on.
     call(&control, &mut request(HEADER, 0, Some(name))?, raw::dm_dev_suspend)?;
     Ok((libc::major(device), libc::minor(device)))
+}
+
+/// Removes a device-mapper device.
+///
+/// # Errors
+/// There is none, or it is in use.
+pub fn remove(name: &str) -> io::Result<()> {
+    let control = File::options().read(true).write(true).open(CONTROL)?;
+    call(&control, &mut request(HEADER, 0, Some(name))?, raw::dm_dev_remove)
 }
 
 /// The kernel's number of a device, as it is written in a request (include/linux/kdev_t.h, `huge_encode_dev`).

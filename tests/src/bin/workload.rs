@@ -46,6 +46,8 @@ enum Command {
         #[arg(required = true)]
         targets: Vec<String>,
     },
+    /// Remove a device-mapper device.
+    Unmap { name: String },
     /// Mount a filesystem in user space that never answers, and stay.
     SilentFilesystem { directory: PathBuf },
     /// Be one of the processes.
@@ -90,6 +92,9 @@ fn main() -> ExitCode {
             std::fs::copy(from, to).map(|_| ExitCode::SUCCESS).context("the copy cannot be made")
         }
         Command::Map { name, uuid, targets } => map(&name, &uuid, &targets),
+        Command::Unmap { name } => dormouse_sys::device_mapper::remove(&name)
+            .map(|()| ExitCode::SUCCESS)
+            .context("the device cannot be removed"),
         Command::SilentFilesystem { directory } => workload::silent::serve(&directory).map(|()| ExitCode::SUCCESS),
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {

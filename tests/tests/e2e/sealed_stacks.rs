@@ -142,7 +142,7 @@ pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
     let origin = guest.succeed(&format!("workload map origin {sectors} snapshot-origin {volume}"))?.trim().to_owned();
     mount(&mut guest, &origin)?;
     demand_refusal(&mut guest, "image-layers", &[IMAGE, "/dev/mapper/origin", "snapshot-origin"])?;
-    guest.succeed(&format!("umount {FILES}"))?;
+    guest.succeed(&format!("umount {FILES} && workload unmap origin && workload unmap vg-root"))?;
     // The second segment is moved, as pvmove leaves it: the volume is the same one, and the file is elsewhere.
     let (start, len) = SEGMENTS[1];
     guest.succeed(&format!(
@@ -152,9 +152,9 @@ pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
         len / MIB
     ))?;
     let moved = linear("vda", &[SEGMENTS[0], (MOVED, len)]);
-    let moved = guest.succeed(&format!("workload map moved --uuid LVM-vgroot-moved {moved}"))?.trim().to_owned();
+    let moved = guest.succeed(&format!("workload map vg-root --uuid LVM-vgroot {moved}"))?.trim().to_owned();
     mount(&mut guest, &moved)?;
-    demand_refusal(&mut guest, "image-moved", &[IMAGE, "linear LVM-vgroot-moved", "was made below"])?;
+    demand_refusal(&mut guest, "image-moved", &[IMAGE, "have been moved below filesystem ext4, linear LVM-vgroot"])?;
     guest.succeed(&format!("umount {FILES}"))?;
 
     // Below encryption it must be sealed.
@@ -269,11 +269,12 @@ pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     Ok(())
 }
 
-/// A file with an empty ext4 filesystem.
+/// A file with an empty ext4 filesystem. Small ones have blocks of 1 KiB otherwise.
 fn formatted(bytes: u64) -> Result<tempfile::NamedTempFile> {
     let file = tempfile::NamedTempFile::new()?;
     file.as_file().set_len(bytes)?;
-    filesystem::make("ext4", file.path())?;
+    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(file.path()).status()?;
+    ensure!(made.success(), "mkfs.ext4");
     Ok(file)
 }
 
