@@ -172,8 +172,8 @@ fn is_of(key: SealKey, kind: KeyKind) -> bool {
 }
 
 /// Whether what is written to the image goes around the encryption that its file is under.
-fn goes_around_encryption(_label: &Label) -> bool {
-    false
+fn goes_around_encryption(label: &Label) -> bool {
+    label.bypasses_encryption()
 }
 
 /// What the save `save_id` of `image` is to be sealed with: the image's keys, where it has some. `None` where it is not

@@ -28,6 +28,7 @@ mod runner;
 mod save_faults;
 mod screen;
 mod sealed_debian;
+mod sealed_stacks;
 mod shapes;
 mod soak;
 mod system;

@@ -1,5 +1,6 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
+pub mod below;
 mod hardware;
 mod identity;
 mod in_use;
@@ -71,6 +72,14 @@ impl BlockDevice {
             .collect();
         devices.sort_by(|a, b| a.path.cmp(&b.path));
         devices
+    }
+
+    /// The one with this node; `None` where sysfs does not list it.
+    #[must_use]
+    pub fn of_node(path: &Path) -> Option<BlockDevice> {
+        let number = below::number_of_node(path)?;
+        let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
+        Some(BlockDevice { path: path.to_owned(), sysfs })
     }
 
     /// Its size in bytes, without opening it; 0 if sysfs does not list it.

@@ -15,6 +15,7 @@ mod judge;
 mod mounted;
 mod next_boot;
 mod sealed;
+mod sealing;
 
 use std::fmt;
 use std::path::Path;

@@ -78,6 +78,7 @@ pub(super) fn ready() -> Facts {
             target: Target::device("/dev/vdb"),
             size: GIB,
             is_busy: false,
+            unsealed: None,
             made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
             disk: "nvme serial=one".parse().ok(),
