@@ -15,6 +15,7 @@ mod handoff;
 mod image;
 mod iomem;
 mod keys;
+mod layers;
 mod policy;
 mod scratch;
 mod vmcore;
@@ -33,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image", image::run),
     ("iomem", iomem::run),
     ("keys", keys::run),
+    ("layers", layers::run),
     ("policy", policy::run),
     ("vmcore", vmcore::run),
     ("vmcoreinfo", vmcoreinfo::run),

@@ -36,7 +36,7 @@ pub use error::{Block, FormatError};
 pub use header::{HEADER_MAGIC, Header};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
 pub use keys::{FileKey, KEYS_MAGIC, KEYS_MAX, KeyKind, KeySlot, KeySource, Keys, PassphraseKey, TpmKey};
-pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label};
+pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind};
 pub use locator::Locator;
 pub use name::{ImageDevice, ImageDeviceError};
 pub use range::{Extent, PfnRange, PhysRange};

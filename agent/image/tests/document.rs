@@ -9,8 +9,9 @@ use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::{
     Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
     FileKey, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, KEYS_MAGIC,
-    KeySlot, KeySource, Keys, LABEL_KINDS, LABEL_MAGIC, Label, Locator, Mailbox, PassphraseKey, PfnRange, PhysRange,
-    SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals, TpmKey, Uuid, VERSION, checksum,
+    KeySlot, KeySource, Keys, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind, Locator, Mailbox, PassphraseKey,
+    PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals, TpmKey, Uuid,
+    VERSION, checksum,
 };
 
 use tables::{compare, compare_kinds, records, rows};
@@ -85,7 +86,13 @@ fn prologue_and_magics() {
 }
 
 fn label() -> Label {
-    Label { uuid: Uuid([1; 16]), created_unix: 2, extents: vec![DiskExtent { offset: 8192, len: 4096 }] }
+    Label {
+        uuid: Uuid([1; 16]),
+        created_unix: 2,
+        extents: vec![DiskExtent { offset: 8192, len: 4096 }],
+        mirror: None,
+        stack: vec![Layer { kind: LayerKind::Linear, identity: "LVM-x".to_owned() }],
+    }
 }
 
 #[test]
@@ -105,10 +112,12 @@ fn the_label() {
     let [extents, legs, stack] = records(LABEL_KINDS, &bytes[72..]);
     compare("Device extent", extents, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
     compare("Leg", legs, &[("identity", &[0; 16])]);
-    assert_eq!(stack, []);
-    // There is none: just that the table has no gaps.
-    let layer: &[(&str, &[u8])] = &[("length", ZERO), ("kind", &[0; 2]), ("text length", &[0; 2]), ("identity", &[])];
-    compare("Layer", &[0; 8], layer);
+    let layer: &[(&str, &[u8])] =
+        &[("length", &u32s(16)), ("kind", &[2, 0]), ("text length", &[5, 0]), ("identity", b"LVM-x\0\0\0")];
+    compare("Layer", stack, layer);
+    let described: Vec<(String, String)> =
+        rows("Layer").iter().filter(|row| row.len() == 3).map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(described, LayerKind::ALL.map(|kind| (kind.number().to_string(), kind.name().to_owned())));
 }
 
 #[test]

@@ -198,9 +198,10 @@ enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
     /// Refuses a device that carries anything else: a filesystem, swap space, a partition table, a RAID or encrypted
-    /// volume, an image that can be resumed; and devices that the save kernel cannot see, such as LVM volumes.
+    /// volume, an image that can be resumed; and devices that the save kernel cannot see. A linear LVM volume or a RAID 1
+    /// is written where it lies on its disks.
     Init {
-        /// A partition, a disk or a file
+        /// A partition, a disk, a volume or a file
         device: PathBuf,
         /// Overwrite whatever is on it, also an image that could still be resumed; what it was is lost. A device that
         /// is in use is refused all the same

@@ -5,6 +5,7 @@
 //! have been built again without the hook.
 
 use std::path::Path;
+use std::time::Duration;
 
 use dormouse_image::{ImageDevice, State, VERSION};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use thiserror::Error;
 use crate::console::phase::Phase;
 use crate::cycle::boots::{self, Fault};
 use crate::cycle::last::Last;
-use crate::cycle::look::{self, Unlocked};
+use crate::cycle::look::{self, KeySeen, Unlocked};
 use crate::cycle::refusal::{Complaint, Refusal};
 use crate::policy::{Policy, Then};
 use crate::store::{Access, Image, StoreError};
@@ -72,13 +73,17 @@ impl Found {
         }
     }
 
-    /// A boot that has resumed a session from `image` has found it, whatever the boot of that session had found before.
+    /// A boot that has resumed a session from `image` has found it, whatever the boot of that session had found before;
+    /// and its key, which is at these `places` where it is in a file.
     #[must_use]
-    fn resumed(mut self, image: &ImageDevice) -> Found {
+    fn resumed(mut self, image: &ImageDevice, places: Vec<String>) -> Found {
         self.is_found = true;
         self.image = Some(image.to_string());
         self.state = Some(State::Consumed.to_string());
-        self.unlocked = Some(Unlocked::resumed());
+        let unlocked = self.unlocked.get_or_insert_default();
+        if !places.is_empty() {
+            unlocked.key = KeySeen::Read(places);
+        }
         self
     }
 }
@@ -90,8 +95,8 @@ pub struct Now {
     image: String,
     /// Whether the name by which this boot looked leads to it now.
     is_where_it_looked: bool,
-    /// Whether only a boot that has unlocked its volumes resumes it.
-    needs_unlock: bool,
+    /// Where its key is, if only a boot that has unlocked its volumes resumes it.
+    key_places: Option<Vec<String>>,
 }
 
 impl Now {
@@ -105,7 +110,8 @@ impl Now {
             let found = target.and_then(|target| target.open(Access::Read).ok());
             found.is_some_and(|found| found.name() == name)
         });
-        Now { image: name.to_string(), is_where_it_looked, needs_unlock: look::needs_unlock(policy, image) }
+        let key_places = look::needs_unlock(policy, image).then(|| look::key_places(image));
+        Now { image: name.to_string(), is_where_it_looked, key_places }
     }
 }
 
@@ -203,10 +209,19 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
         Found { is_found: false, .. } => Err(NoEvidence::NotFound { looked_for }),
         Found { is_enabled: false, .. } => Err(NoEvidence::Disabled),
         _ if !is_same && !now.is_where_it_looked => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
-        _ if !now.needs_unlock => Ok(()),
-        Found { unlocked: None, .. } => Err(NoEvidence::NotUnlocked),
-        Found { unlocked: Some(Unlocked { no_key: Some(why), .. }), .. } => Err(NoEvidence::NoKey(why.clone())),
-        Found { unlocked: Some(_), .. } => Ok(()),
+        _ => now.key_places.as_ref().map_or(Ok(()), |places| of_unlock(found.unlocked.as_ref(), places)),
+    }
+}
+
+/// What is missing in what a boot has found when its volumes were unlocked, where the key is at these `places`.
+fn of_unlock(unlocked: Option<&Unlocked>, places: &[String]) -> Result<(), NoEvidence> {
+    match unlocked.map(|unlocked| &unlocked.key) {
+        None => Err(NoEvidence::NotUnlocked),
+        Some(KeySeen::Read(read)) if !places.is_empty() && places.iter().all(|place| read.contains(place)) => Ok(()),
+        Some(KeySeen::Missing(why)) => Err(NoEvidence::NoKey(why.clone())),
+        Some(KeySeen::Read(_) | KeySeen::NotNeeded) => {
+            Err(NoEvidence::NoKey("the key was made, or has moved, since".to_owned()))
+        }
     }
 }
 
@@ -225,15 +240,26 @@ pub(super) fn demand(policy: &Policy, image: &Image, then: Then, is_trusted: boo
 }
 
 /// Records for the next hibernation that a boot has found the image and resumed from it.
-pub(super) fn record_resumed(image: &ImageDevice) {
+pub(super) fn record_resumed(policy: &Policy, image: &ImageDevice) {
     let Some(mut last) = Last::resume_of_this_boot() else { return };
-    last.found = last.found.map(|found| found.resumed(image));
+    let places = self::image(policy).map_or_else(Vec::new, |image| look::key_places(&image));
+    last.found = last.found.map(|found| found.resumed(image, places));
     last.write_again();
+}
+
+/// What a look finds that is made when the volumes are unlocked.
+pub(super) fn unlocked(policy: &Policy) -> Unlocked {
+    Unlocked::read(policy, image(policy).as_ref())
+}
+
+/// The image that the policy names, where it is there.
+fn image(policy: &Policy) -> Option<Image> {
+    target::find(&policy.image.device, Duration::ZERO).ok()?.open(Access::Read).ok()
 }
 
 /// Adds to what the first look of this boot has recorded whether a second one could have resumed an image.
 pub(super) fn record_unlocked(policy: &Policy, mut first: Last) {
-    let unlocked = Unlocked::read(policy);
+    let unlocked = unlocked(policy);
     log::info!("{}: looked again, after the unlock", Phase::ResumeCheck);
     first.found = first.found.map(|found| Found { unlocked: Some(unlocked), ..found });
     first.write_again();
@@ -290,7 +316,7 @@ pub(crate) mod tests {
             report: None,
             found: Some(found),
         };
-        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, needs_unlock: false })
+        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, key_places: None })
     }
 
     #[test]
@@ -305,12 +331,21 @@ pub(crate) mod tests {
                 report: None,
                 found: Some(found),
             };
-            of_boot(&last, &Now { image: "UUID=a".into(), is_where_it_looked: true, needs_unlock: true })
+            of_boot(
+                &last,
+                &Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: Some(vec!["dm:x@1,2".into()]) },
+            )
         };
+        let saw = |key| judged(Some(Unlocked { mounted: Vec::new(), key }));
         assert_eq!(judged(None), Err(NoEvidence::NotUnlocked));
-        let missing = Unlocked { no_key: Some("missing".into()), ..Unlocked::default() };
-        assert_eq!(judged(Some(missing)), Err(NoEvidence::NoKey("missing".into())));
-        assert_eq!(judged(Some(Unlocked::resumed())), Ok(()));
+        assert_eq!(saw(KeySeen::Missing("missing".into())), Err(NoEvidence::NoKey("missing".into())));
+        assert_eq!(saw(KeySeen::Read(vec!["dm:x@1,2".into()])), Ok(()));
+        // It was added, or added again, since this boot.
+        for key in [KeySeen::NotNeeded, KeySeen::Read(vec!["dm:x@5,2".into()])] {
+            assert!(matches!(saw(key), Err(NoEvidence::NoKey(_))));
+        }
+        let resumed = found().resumed(&"/dev/vda".parse().unwrap(), vec!["dm:x@1,2".into()]);
+        assert_eq!(judged(resumed.unlocked), Ok(()));
     }
 
     #[test]
@@ -333,7 +368,10 @@ pub(crate) mod tests {
         let format = VERSION.major + 1;
         assert_eq!(judged(|found| found.format = format, ("UUID=a", true)), Err(NoEvidence::Format { format }));
         let resumed = judged(
-            |found| *found = found.clone().resumed(&"UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap()),
+            |found| {
+                let image = "UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
+                *found = found.clone().resumed(&image, Vec::new());
+            },
             ("UUID=01234567-89ab-cdef-0123-456789abcdef", false),
         );
         assert_eq!(resumed, Ok(()));
@@ -343,7 +381,7 @@ pub(crate) mod tests {
     fn rejects_a_record_of_an_older_version() {
         let text = r#"{"event":"resume","at_unix":5,"id":"no-image","text":"no image","report":null}"#;
         let last: Last = serde_json::from_str(text).unwrap();
-        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, needs_unlock: false };
+        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: None };
         assert_eq!(of_boot(&last, &now), Err(NoEvidence::NotReported));
     }
 }

@@ -22,7 +22,7 @@ use crate::cycle::drivers;
 use crate::cycle::keys;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
-use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
+use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
 use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
@@ -129,6 +129,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let mut image = image(policy)?.image;
         keys::unlock_here(&mut image);
         waiting::refuse(&image, options.force)?;
+        Unsealed::refuse(&image.label().stack, keys::seals(policy))?;
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
@@ -205,7 +206,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
-        evidence::record_resumed(&name);
+        evidence::record_resumed(policy, &name);
+        settle_legs(policy);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
@@ -221,6 +223,15 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
     Ok(target.confirm(&image)?)
+}
+
+/// Gives a disk of a mirror the image's state that was not there when D wrote it.
+fn settle_legs(policy: &Policy) {
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
+    let opened = target::open(&policy.image.device, how).map_err(anyhow::Error::from);
+    if let Err(error) = opened.and_then(|mut opened| Ok(opened.image.settle_legs()?)) {
+        log::warn!("{}: not each disk of the image may know that it is used up: {error:#}", Phase::HibernateReturn);
+    }
 }
 
 /// Refuses a kernel that could not be returned to, before anything is changed.

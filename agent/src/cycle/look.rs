@@ -8,14 +8,14 @@
 //!   key inside   refuses, or leaves it waiting                                     resumes, or refuses
 //! ```
 
+use dormouse_image::{KeySlot, KeySource};
 use dormouse_linux::mountinfo::{self, Mount};
 use serde::{Deserialize, Serialize};
 
 use crate::cycle::last::Last;
 use crate::key;
 use crate::policy::Policy;
-use crate::store::{Access, Image};
-use crate::target;
+use crate::store::Image;
 
 /// Which look at the image this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +31,21 @@ pub enum Look {
 /// The identifier under which a first look leaves an image to the second one.
 pub(super) const AWAITS_UNLOCK: &str = "awaits-unlock";
 
-/// Whether only a boot that has unlocked its volumes can resume this image.
+/// Whether only a boot that has unlocked its volumes can resume this image: its key is in a file on one of them.
 #[must_use]
 pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
     key::is_in_a_volume(policy, image)
+}
+
+/// The places of the key files that the image's slots name, in one word each, by which a boot and the running system are
+/// compared.
+pub(super) fn key_places(image: &Image) -> Vec<String> {
+    let slots = key::read_keys(image).ok().flatten().map_or_else(Vec::new, |keys| keys.slots);
+    let of_file = |slot: KeySlot| match slot.source {
+        KeySource::File(place) => Some(format!("{}@{},{}", place.device, place.secret, place.expected)),
+        KeySource::Passphrase(_) | KeySource::Tpm2(_) => None,
+    };
+    slots.into_iter().filter_map(of_file).collect()
 }
 
 /// What is left for the second look of a boot.
@@ -63,29 +74,41 @@ pub(super) fn left(first: &Last) -> Left {
 pub struct Unlocked {
     /// Where filesystems of disks were mounted by then.
     pub mounted: Vec<String>,
-    /// Why the key of an image could not be read; `None` where it could, or no key is needed.
-    pub no_key: Option<String>,
+    /// What was seen of the key.
+    pub key: KeySeen,
+}
+
+/// What a boot saw of the key that is in an encrypted volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySeen {
+    /// None is needed.
+    #[default]
+    NotNeeded,
+    /// It was read at these places.
+    Read(Vec<String>),
+    /// It could not be read, in words.
+    Missing(String),
 }
 
 impl Unlocked {
     /// Looks.
-    pub(super) fn read(policy: &Policy) -> Unlocked {
+    pub(super) fn read(policy: &Policy, image: Option<&Image>) -> Unlocked {
         let mounted = mounted_disks(&mountinfo::read().unwrap_or_default());
-        Unlocked { mounted, no_key: no_key(policy) }
-    }
-
-    /// What a boot has found that has resumed a session.
-    pub(super) fn resumed() -> Unlocked {
-        Unlocked { mounted: Vec::new(), no_key: None }
+        Unlocked { mounted, key: image.map_or(KeySeen::NotNeeded, |image| key_seen(policy, image)) }
     }
 }
 
-/// Why the key of an image of this policy could not be read now. An image that is not found is not asked about: its
-/// absence is recorded elsewhere.
-fn no_key(policy: &Policy) -> Option<String> {
-    let target = target::resolve(&policy.image.device).ok().flatten()?;
-    let image = target.open(Access::Read).ok()?;
-    key::missing_secret(&image, policy.image.wait)
+/// What is to be seen now of the key of an image.
+fn key_seen(policy: &Policy, image: &Image) -> KeySeen {
+    if !needs_unlock(policy, image) {
+        return KeySeen::NotNeeded;
+    }
+    match (key_places(image), key::missing_secret(image, policy.image.wait)) {
+        (places, _) if places.is_empty() => KeySeen::Missing("the image has no key in a file".to_owned()),
+        (places, None) => KeySeen::Read(places),
+        (_, Some(why)) => KeySeen::Missing(why),
+    }
 }
 
 /// Where filesystems of block devices are mounted. What lies in memory has numbers of major 0, and so has btrfs, which

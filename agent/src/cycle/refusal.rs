@@ -4,11 +4,15 @@
 //! `dormouse doctor` shows it before it matters. A [`Refusal`] is any error that has an identifier, whatever room it
 //! comes from; a [`Complaint`] is an error as it is reported to the user. All of this is pure.
 
+mod below;
+
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+pub use below::Unsealed;
 use dormouse_linux::block::NoHardware;
+use dormouse_linux::block::layers::NoPlace;
 use dormouse_linux::free_memory::Free;
 use dormouse_linux::hibernation_events::Unannounced;
 use dormouse_linux::not_frozen::NotFrozen;
@@ -447,6 +451,7 @@ impl Refusal for StoreError {
     fn id(&self) -> &'static str {
         match self {
             StoreError::Busy { .. } => "image-busy",
+            StoreError::Held { .. } => "image-held",
             StoreError::Open { .. } => "image-not-opened",
             StoreError::Io { .. } | StoreError::Flush { .. } => "image-io",
             StoreError::Format { .. } => "image-damaged",
@@ -491,6 +496,7 @@ impl Refusal for TargetError {
             TargetError::Ambiguous { .. } => "ambiguous-devices",
             TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
+            TargetError::NoLeg { .. } => "image-leg-missing",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
         }
@@ -512,6 +518,7 @@ impl Refusal for TargetError {
                     .to_owned(),
             ),
             TargetError::Store(error) => error.remedy(),
+            TargetError::NoLeg { .. } => Some("attach that disk, or give the mirror another one".to_owned()),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }
     }
@@ -644,6 +651,8 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<LoaderError>(error))
         .or_else(|| of::<FileError>(error))
         .or_else(|| of::<BzImageError>(error))
+        .or_else(|| of::<NoPlace>(error))
+        .or_else(|| of::<Unsealed>(error))
         .or_else(|| of::<NoHardware>(error))
         .or_else(|| of::<InitRefusal>(error))
         .or_else(|| of::<KeyError>(error))

@@ -13,7 +13,7 @@ use crate::console::phase::Phase;
 use crate::cycle::disk;
 use crate::cycle::evidence::{self, Found};
 use crate::cycle::last::Last;
-use crate::cycle::look::{self, Left, Look, Unlocked};
+use crate::cycle::look::{self, Left, Look};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
@@ -55,7 +55,7 @@ pub fn run(policy: &Policy, look: Look) -> anyhow::Result<Option<ResumeOutcome>>
     let mut found = Found::nothing_yet(policy);
     let result = look_and_resume(policy, look, wait, &mut found);
     if look != Look::BeforeUnlock {
-        found.unlocked = Some(Unlocked::read(policy));
+        found.unlocked = Some(evidence::unlocked(policy));
     }
     let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
     evidence::record(ended, found);

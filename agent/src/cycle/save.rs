@@ -18,6 +18,7 @@ use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::cycle::drivers;
+use crate::cycle::refusal::Unsealed;
 use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
@@ -49,6 +50,8 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
+    place.demand_all_legs()?;
+    Unsealed::refuse(&image.label().stack, task.order.sealing.is_some())?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;
     alive();

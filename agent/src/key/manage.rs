@@ -102,7 +102,8 @@ impl fmt::Display for Removed {
     }
 }
 
-fn word(kind: KeyKind) -> &'static str {
+/// What the policy calls a kind of key.
+pub(super) fn word(kind: KeyKind) -> &'static str {
     match kind {
         KeyKind::File => SealKey::File,
         KeyKind::Passphrase => SealKey::Passphrase,

@@ -16,6 +16,7 @@
 //! A writes no secret to the image. Whoever can write to the image can exchange its slots for others; A writes back
 //! what its ring says before it wraps anything.
 
+mod check;
 mod file;
 mod finder;
 pub mod manage;
@@ -39,6 +40,7 @@ use crate::policy::{Policy, SealKey};
 use crate::store::{Image, StoreError};
 use crate::target::Target;
 
+pub use check::{KeyFacts, check};
 pub use finder::{Finder, Means, OfThisBoot};
 pub use ring::{Ring, read_keys};
 
@@ -170,8 +172,8 @@ fn is_of(key: SealKey, kind: KeyKind) -> bool {
 }
 
 /// Whether what is written to the image goes around the encryption that its file is under.
-fn goes_around_encryption(_label: &Label) -> bool {
-    false
+fn goes_around_encryption(label: &Label) -> bool {
+    label.bypasses_encryption()
 }
 
 /// What the save `save_id` of `image` is to be sealed with: the image's keys, where it has some. `None` where it is not

@@ -1,7 +1,7 @@
 //! An image on its blocks: writing, verifying, reading it.
 //!
 //! ```text
-//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device
+//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same
 //! ```
 
 mod blocks;
@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod extents;
 mod image;
+mod legs;
 mod reader;
 mod wipe;
 mod writer;

@@ -14,7 +14,8 @@ use crate::pipeline::buffers::Buffers;
 use crate::pipeline::seams::{ChunkSource, Piece, PieceSink, Work};
 use crate::pipeline::{self, Limits};
 
-pub(super) const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
+pub(super) const LABEL: Label =
+    Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new(), mirror: None, stack: Vec::new() };
 
 pub(crate) fn open(device: &Faulty) -> Result<Image, StoreError> {
     Image::open(device.disk())

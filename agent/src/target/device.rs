@@ -6,9 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{FormatError, State};
-
-use dormouse_linux::block;
+use dormouse_image::{FormatError, Layer, State};
 use dormouse_linux::units::mib;
 use serde::Serialize;
 use thiserror::Error;
@@ -16,6 +14,7 @@ use thiserror::Error;
 use crate::pipeline;
 use crate::store::{Access, Disk, FindKey, Image, NotDiscarded, Reader, StoreError};
 use crate::target::signature::{self, Signature, Tail};
+use crate::target::stack::Lay;
 use crate::target::{Target, new_label};
 
 /// Why a device is not made an image device without `--force`.
@@ -61,16 +60,23 @@ impl fmt::Display for Initialised {
 /// resumed; or the save kernel would not have it.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     let disk = Disk::open(path, Access::Write)?;
+    let about =
+        || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
+    // A volume is written where it lies on disks, as any other kernel will.
+    let lay = match Lay::of_device(path) {
+        Err(_) if force => None,
+        lay => lay.with_context(about)?,
+    };
     if force {
         wipe(&disk)?;
     } else {
-        let about =
-            || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
-        block::refuse_virtual(path).with_context(about)?;
         refuse_foreign(path)?;
-        refuse_resumable(&disk)?;
+        refuse_resumable(&lay.as_ref().map_or(Ok(disk.clone()), |lay| lay.open(Access::Read))?)?;
     }
-    let image = Image::create(disk, new_label(Vec::new())?)?;
+    let image = match lay {
+        Some(lay) => Image::create(lay.open(Access::Write)?, lay.label()?)?,
+        None => Image::create(disk, new_label(Vec::new())?)?,
+    };
     let (device, uuid) = (image.disk().name().to_owned(), image.label().uuid.to_string());
     Ok(Initialised { device, uuid, bytes: image.disk().size() })
 }
@@ -138,6 +144,10 @@ pub struct Info {
     pub uuid: String,
     /// In how many pieces of a block device it lies; 0 where it has the device for itself.
     pub extents: usize,
+    /// What lies between the file or volume and the disk, from the top down.
+    pub layers: Vec<String>,
+    /// On how many disks all of it lies.
+    pub legs: usize,
     /// The name by which it is found where nothing is mounted.
     pub boot_name: String,
     /// The image's state.
@@ -241,6 +251,8 @@ pub fn info(target: &Target, find: FindKey<'_>) -> anyhow::Result<Info> {
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
         extents: image.label().extents.len(),
+        layers: image.label().stack.iter().map(Layer::to_string).collect(),
+        legs: if image.label().mirror.is_some() { 2 } else { 1 },
         boot_name: image.name().to_string(),
         state: commit.state.to_string(),
         reason: commit.reason.clone(),
@@ -262,6 +274,10 @@ impl fmt::Display for Info {
         writeln!(f, "uuid      {}", self.uuid)?;
         if self.extents > 0 {
             writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;
+        }
+        if !self.layers.is_empty() {
+            let legs = if self.legs == 1 { "a disk" } else { "two disks" };
+            writeln!(f, "layers    {} over {legs}", self.layers.join(", "))?;
         }
         write!(f, "state     {}", self.state)?;
         if !self.reason.is_empty() {

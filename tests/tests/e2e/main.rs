@@ -29,6 +29,7 @@ mod save_faults;
 mod screen;
 mod sealed_debian;
 mod sealed_keys;
+mod sealed_stacks;
 mod shapes;
 mod soak;
 mod system;

@@ -19,26 +19,46 @@ const ARGUMENT: &str = "amberquarry=7331";
 const MARKER: [&str; 2] = ["thistledown-", "in-the-attic"];
 
 pub(crate) fn an_encrypted_debian_13_goes_on() -> Result<()> {
-    an_encrypted_debian_goes_on(Suite::Trixie)
+    goes_on(Suite::Trixie, Place::Root)
 }
 
 pub(crate) fn an_encrypted_debian_12_goes_on() -> Result<()> {
-    an_encrypted_debian_goes_on(Suite::Bookworm)
+    goes_on(Suite::Bookworm, Place::Root)
 }
 
-fn an_encrypted_debian_goes_on(suite: Suite) -> Result<()> {
+pub(crate) fn an_image_beside_an_encrypted_disk_is_sealed_by_it() -> Result<()> {
+    goes_on(Suite::Trixie, Place::Beside)
+}
+
+/// Where the image is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In a file of the root filesystem, below LVM and LUKS.
+    Root,
+    /// On a disk of its own.
+    Beside,
+}
+
+fn goes_on(suite: Suite, place: Place) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "1G".parse()?);
-    config.disks.clear();
+    if place == Place::Root {
+        config.disks.clear();
+    }
     config.kernel_arguments.push(ARGUMENT.to_owned());
     let mut guest = debian::encrypted_guest(suite, config, &artifacts)?;
     boot(&mut guest)?;
     guest.succeed(PATIENCE)?;
     succeed(&mut guest, &format!("dpkg --install {ENCRYPTED_PACKAGE} && rm {ENCRYPTED_PACKAGE}"))?;
-    let planned = succeed(&mut guest, "dormouse setup --yes --dry-run")?;
-    ensure!(planned.contains("vda3_crypt") && planned.contains("dormouse key add file"), "{planned}");
+    let setup = match place {
+        Place::Root => "dormouse setup --yes",
+        Place::Beside => "dormouse setup --device /dev/vdb",
+    };
+    let planned = succeed(&mut guest, &format!("{setup} --dry-run"))?;
+    ensure!(planned.contains("dormouse key add file /var/lib/dormouse/key"), "{planned}");
+    ensure!(planned.contains("on dm-crypt vda3_crypt on /dev/vda3") == (place == Place::Root), "{planned}");
     ensure!(guest.run("test -e /etc/dormouse.toml")?.status != 0, "--dry-run has changed something");
-    succeed(&mut guest, "dormouse setup --yes")?;
+    succeed(&mut guest, setup)?;
     succeed(&mut guest, "dormouse enable")?;
     // The boot's new initramfs; logind's part of it, too.
     power_off(&mut guest)?;
@@ -54,7 +74,9 @@ fn an_encrypted_debian_goes_on(suite: Suite) -> Result<()> {
     hibernate(&mut guest)?;
     let marker = MARKER.concat();
     for word in [marker.as_str(), HOST_NAME, ARGUMENT] {
-        ensure!(!contains(&guest.disk_file(0), word)?, "{word} is on the disk in clear");
+        for disk in 0..guest.config().disks.len() {
+            ensure!(!contains(&guest.disk_file(disk), word)?, "{word} is on disk {disk} in clear");
+        }
     }
     let mut cursor = guest.power_on()?;
     debian::unlock(&mut guest, &mut cursor)?;

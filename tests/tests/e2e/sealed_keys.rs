@@ -98,8 +98,12 @@ pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     let added = guest.succeed("dormouse key add file /run/keys/key")?;
     ensure!(added.contains("key 1 (file)") && added.contains("is not encrypted by dm-crypt"), "{added}");
     guest.succeed("[ $(stat -c %a /run/keys/key) = 400 ]")?;
+    // This boot has not looked for that key. The next ones will have: they resume by it.
+    demand_refusal(&mut guest, "boot-evidence")?;
     let disk = guest.disk_file(0);
-    let saved = save(&mut guest)?;
+    let before = cycle::check_workload(&mut guest)?;
+    let trusting = "dormouse hibernate --then poweroff --json --trust-boot";
+    let saved = cycle::save(&mut guest, before, trusting, &mut unobserved)?;
     let old = disk.with_extension("old");
     copy_sparse(&disk, &old)?;
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;

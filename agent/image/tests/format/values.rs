@@ -6,8 +6,8 @@ use dormouse_image::layout::{
 use dormouse_image::seal::{Nonce, Seal, Suite, Tag, WRAPS_MAX, Wrap};
 use dormouse_image::{
     Architecture, BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem, FirmwareKind,
-    FirmwareRange, Header, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord, State, SwapArea,
-    Totals, Uuid, Version,
+    FirmwareRange, Header, Label, Layer, LayerKind, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord,
+    State, SwapArea, Totals, Uuid, Version,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ pub(crate) const WRITTEN: Version = Version { major: 1, minor: 0 };
 
 pub(crate) fn label() -> Label {
     let extents = vec![DiskExtent { offset: 0x8000, len: 0x3000 }, DiskExtent { offset: 0x1000, len: 0x7000 }];
-    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents }
+    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents, mirror: None, stack: Vec::new() }
 }
 
 pub(crate) fn commit() -> Commit {
@@ -122,11 +122,16 @@ pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
 }
 
 pub(crate) fn any_label() -> impl Strategy<Value = Label> {
-    (any_uuid(), any::<u64>(), any_map()).prop_map(|(uuid, created_unix, extents)| Label {
-        uuid,
-        created_unix,
-        extents,
+    let parts = (any_uuid(), any::<u64>(), any_map(), any::<bool>(), vec(any_layer(), 0..6));
+    parts.prop_map(|(uuid, created_unix, extents, is_mirrored, layers)| {
+        let is_mapped = !extents.is_empty();
+        let mirror = (is_mapped && is_mirrored).then_some([Uuid([1; 16]), Uuid([2; 16])]);
+        Label { uuid, created_unix, mirror, stack: if is_mapped { layers } else { Vec::new() }, extents }
     })
+}
+
+fn any_layer() -> impl Strategy<Value = Layer> {
+    (select(LayerKind::ALL.to_vec()), "[ -~]{1,100}").prop_map(|(kind, identity)| Layer { kind, identity })
 }
 
 /// A map of a file: extents with gaps between them or none, in any order.

@@ -44,6 +44,8 @@ pub(crate) fn label() -> Label {
             DiskExtent { offset: 0x1234_5000, len: 0x10_0000 },
             DiskExtent { offset: 0x2000, len: 0x10_0000 },
         ],
+        mirror: None,
+        stack: Vec::new(),
     }
 }
 

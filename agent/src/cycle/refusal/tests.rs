@@ -80,6 +80,7 @@ fn store_errors() -> Vec<StoreError> {
     let source = FormatError::Magic(Block::Header);
     vec![
         StoreError::Busy { name: name() },
+        StoreError::Held { name: name(), by: "/dev/mapper/y".to_owned() },
         StoreError::Open { name: name(), source: io_error() },
         io_failure(),
         StoreError::Flush { name: name(), source: io_error() },
@@ -107,6 +108,7 @@ fn target_errors() -> Vec<TargetError> {
         TargetError::NoFile { path: "/x".into() },
         TargetError::Ambiguous { name: name(), first: Target::device("/dev/a"), second: Target::device("/dev/b") },
         TargetError::Mounted { path: "/x".into() },
+        TargetError::NoLeg { target: Target::device("/dev/a") },
         TargetError::Store(io_failure()),
         TargetError::Moved(anyhow::Error::new(io_error()).context("image device /x: it was moved")),
     ]
@@ -216,6 +218,10 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
     all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
+    all.push(Unsealed::sample().into());
+    all.push(NoPlace::Target { node: "/dev/mapper/x".into(), kind: "thin".into() }.into());
+    all.push(NoPlace::Raid { node: "/dev/md0".into(), level: "raid5".into() }.into());
+    all.push(NoPlace::State { node: "/dev/md0".into(), why: "is degraded".into(), remedy: "wait" }.into());
     all.extend(target_errors().into_iter().map(Into::into));
     all.extend(key_errors().into_iter().map(Into::into));
     all

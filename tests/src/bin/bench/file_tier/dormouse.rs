@@ -112,7 +112,13 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
     let dump = Dump::open(vmcore)?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
     file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
-    let label = Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: now_unix(), extents: Vec::new() };
+    let label = Label {
+        uuid: procfs::random().map(Uuid::from_random)?,
+        created_unix: now_unix(),
+        extents: Vec::new(),
+        mirror: None,
+        stack: Vec::new(),
+    };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header, None)?;
