@@ -230,6 +230,11 @@ impl Image {
         Ok(self.unlock(key.as_ref())?)
     }
 
+    /// Overwrites the key with which it was unlocked.
+    pub fn lock(&mut self) {
+        self.opener = None;
+    }
+
     /// What opens its blocks and chunks; `None` where it is not sealed.
     ///
     /// # Errors
