@@ -16,6 +16,7 @@ mod image;
 mod iomem;
 mod policy;
 mod scratch;
+mod sealed;
 mod vmcore;
 mod vmcoreinfo;
 
@@ -32,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image", image::run),
     ("iomem", iomem::run),
     ("policy", policy::run),
+    ("sealed", sealed::run),
     ("vmcore", vmcore::run),
     ("vmcoreinfo", vmcoreinfo::run),
 ];
