@@ -80,7 +80,8 @@ fn legs_that_cannot_be_are_refused() {
     let of = |extents: Vec<u8>, legs: Vec<u8>| Label::decode(&label_of(&[(1, extents), (2, legs), (3, vec![])]));
     assert!(of(vec![], vec![0; 16]).is_ok());
     let one = [&[0; 15][..], &[1]].concat();
-    let newer = FormatError::Newer { block: Block::Label, what: "the identity of its device", written: values::WRITTEN };
+    let newer =
+        FormatError::Newer { block: Block::Label, what: "the identity of its device", written: values::WRITTEN };
     assert_eq!(of(vec![], one), Err(newer));
     // Without a map, without identities, with one identity twice.
     for (extents, legs) in [(vec![], (0..32).collect()), (map(), vec![0; 32]), (map(), vec![7; 32])] {

@@ -13,8 +13,8 @@ use dormouse_sys::kexec;
 use nix::errno::Errno;
 
 use crate::cycle::disk;
-use crate::cycle::last::Last;
 use crate::cycle::keys;
+use crate::cycle::last::Last;
 use crate::cycle::refusal::Unsealed;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
