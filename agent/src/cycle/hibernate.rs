@@ -141,6 +141,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let memory = acpi::saved_frames(&machine.iomem, &region);
     let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
     let (mut page, mailbox) = mailbox_page(&swapped)?;
+    let disks = drivers::disks_of_session();
+    // First: a filesystem on such memory cannot be compared either, but that it would be lost says more.
+    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     let mounted = mounted(policy, then)?;
     let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
@@ -148,8 +151,6 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
 
     log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
     let (low, save_id) = (session.low.clone(), session.save_id);
-    let disks = drivers::disks_of_session();
-    refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;

@@ -541,7 +541,7 @@ impl Refusal for KeyError {
             KeyError::NotOpened(_) => "image-no-key",
             KeyError::Replayed => "image-replayed",
             KeyError::Passphrase(_) | KeyError::Ask(_) => "key-passphrase",
-            KeyError::Tpm(_) => "key-tpm2",
+            KeyError::Tpm(_) => "key-tpm",
             KeyError::Memory { .. } => "key-memory",
             KeyError::Make(_) => "key-failed",
             KeyError::Format(_) => "image-damaged",

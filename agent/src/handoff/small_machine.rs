@@ -3,6 +3,8 @@
 
 use dormouse_linux::kernel_args::arguments;
 
+use crate::machine::Buses;
+
 /// Room for bounce buffers where an IOMMU is on: 2048 slabs of 2 KiB (include/linux/swiotlb.h, `IO_TLB_SHIFT`).
 const FEW_BOUNCE_BUFFERS: &str = "swiotlb=2048";
 /// None otherwise. The kernel makes them, 64 MiB by default, where memory that the machine may have ends above 4 GiB
@@ -11,6 +13,10 @@ const FEW_BOUNCE_BUFFERS: &str = "swiotlb=2048";
 /// from which buffers could be taken (`swiotlb_memblock_alloc`), and a device that does not reach it fails in B
 /// already.
 const NO_BOUNCE_BUFFERS: &str = "swiotlb=noforce";
+/// Where the kernel that is left uses no MSI: a device that the second kernel has switched to it goes on so, since the
+/// other one puts back what it knows of a device, and it knows nothing of MSI (drivers/pci/msi/msi.c,
+/// `pci_restore_msi_state`). Its interrupts would be lost.
+const NO_MSI: &str = "pci=nomsi";
 
 /// The arguments, each with the reason for it. A kernel that does not know one passes it on to its PID 1.
 const ARGUMENTS: [&str; 7] = [
@@ -29,15 +35,16 @@ const ARGUMENTS: [&str; 7] = [
     "hugetlb_cma=0",
 ];
 
-/// The arguments of a second kernel in a machine that has an IOMMU or none, but for those that `policys` has.
+/// The arguments of a second kernel in a machine with these buses, but for those that `policys` has.
 ///
 /// Bounce buffers: an IOMMU lets external devices (Thunderbolt) reach whole pages of their own only, and what shares a
 /// page is copied (drivers/iommu/dma-iommu.c, `dev_use_swiotlb`).
-pub fn small_machine(has_iommu: bool, policys: &str) -> Vec<&'static str> {
-    let bounce = if has_iommu { FEW_BOUNCE_BUFFERS } else { NO_BOUNCE_BUFFERS };
+pub fn small_machine(buses: Buses, policys: &str) -> Vec<&'static str> {
+    let bounce = if buses.has_iommu { FEW_BOUNCE_BUFFERS } else { NO_BOUNCE_BUFFERS };
+    let msi = (!buses.uses_msi).then_some(NO_MSI);
     let name = |argument: &str| argument.split('=').next().unwrap_or_default().replace('-', "_");
     let is_policys = |own: &&str| arguments(policys).any(|argument| argument.name.replace('-', "_") == name(own));
-    std::iter::once(bounce).chain(ARGUMENTS).filter(|own| !is_policys(own)).collect()
+    std::iter::once(bounce).chain(ARGUMENTS).filter(|own| !is_policys(own)).chain(msi).collect()
 }
 
 /// The argument of a second kernel that keeps CPUs from running in it, if there is one: no restore can do without them.
@@ -50,16 +57,28 @@ pub fn limit_of_cpus(policys: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    const USUAL: Buses = Buses { has_iommu: false, uses_msi: true };
+
     #[test]
     fn bounce_buffers_for_an_iommu_alone() {
-        assert_eq!(small_machine(false, "")[..2], ["swiotlb=noforce", "numa=off"]);
-        assert_eq!(small_machine(true, "")[0], "swiotlb=2048");
-        assert_eq!(small_machine(true, "").len(), 8);
+        assert_eq!(small_machine(USUAL, "")[..2], ["swiotlb=noforce", "numa=off"]);
+        let with_iommu = small_machine(Buses { has_iommu: true, ..USUAL }, "");
+        assert_eq!(with_iommu[0], "swiotlb=2048");
+        assert_eq!(with_iommu.len(), 8);
+    }
+
+    #[test]
+    fn msi_only_where_the_first_kernel_uses_it() {
+        let without = Buses { uses_msi: false, ..USUAL };
+        assert!(!small_machine(USUAL, "").contains(&"pci=nomsi"));
+        assert_eq!(small_machine(without, "").last(), Some(&"pci=nomsi"));
+        // `pci=` adds up.
+        assert_eq!(small_machine(without, "pci=realloc").last(), Some(&"pci=nomsi"));
     }
 
     #[test]
     fn policys_own_arguments_count() {
-        let own = small_machine(false, "quiet swiotlb=4096 numa=fake=2 memhp-default-state=online");
+        let own = small_machine(USUAL, "quiet swiotlb=4096 numa=fake=2 memhp-default-state=online");
         assert_eq!(own, ["acpi_no_memhotplug", "kho=off", "transparent_hugepage=never", "cma=0", "hugetlb_cma=0"]);
     }
 
@@ -73,6 +92,6 @@ mod tests {
 
     #[test]
     fn short_enough_for_a_command_line() {
-        assert!(small_machine(false, "").join(" ").len() < 200);
+        assert!(small_machine(USUAL, "").join(" ").len() < 200);
     }
 }

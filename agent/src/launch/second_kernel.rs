@@ -18,7 +18,7 @@ use crate::handoff::small_machine::small_machine;
 use crate::launch::arch::bzimage::BzImage;
 use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
-use crate::machine::{self, Machine};
+use crate::machine::{Buses, Machine};
 use crate::policy::{KernelPolicy, Policy, Verbosity};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -85,7 +85,7 @@ impl SecondKernel {
             firmware: &machine.iomem.firmware,
             boot_params: &machine.boot_params,
             acpi_rsdp: machine.acpi_rsdp,
-            cmdline: &command_line(&machine.cmdline, policy, machine::has_iommu(), order.is_secret()),
+            cmdline: &command_line(&machine.cmdline, policy, Buses::read(), order.is_secret()),
             purpose,
         })?;
         Ok(SecondKernel { plan, caller, is_secret: order.is_secret() })
@@ -162,14 +162,14 @@ fn archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
 
 /// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, what a small
 /// machine needs, and the policy's.
-fn command_line(own: &str, policy: &Policy, has_iommu: bool, is_secret: bool) -> String {
+fn command_line(own: &str, policy: &Policy, buses: Buses, is_secret: bool) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",
         Verbosity::Normal => "loglevel=6",
         Verbosity::Verbose => "loglevel=8",
     };
     let mut arguments = inherited(own);
-    arguments.extend(small_machine(has_iommu, &policy.kernel.arguments));
+    arguments.extend(small_machine(buses, &policy.kernel.arguments));
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
     // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
     if is_secret {
@@ -209,10 +209,11 @@ mod tests {
         let text =
             "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
         let policy = Policy::merge("a policy", &[("a policy", text)]).unwrap();
-        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy, false, false);
+        let buses = || Buses { has_iommu: false, uses_msi: true };
+        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy, buses(), false);
         assert!(line.starts_with("console=ttyS0 swiotlb=noforce numa=off "), "{line}");
         assert!(line.ends_with(" loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp"), "{line}");
         assert!(!line.contains("init_on_free"), "{line}");
-        assert!(command_line("quiet", &policy, false, true).contains(" init_on_free=1 "), "{line}");
+        assert!(command_line("quiet", &policy, buses(), true).contains(" init_on_free=1 "), "{line}");
     }
 }

@@ -70,8 +70,24 @@ fn product_uuid() -> Uuid {
     text.trim().parse().unwrap_or_default()
 }
 
-/// Whether an IOMMU is on: the kernel lists those that it drives (drivers/iommu/iommu-sysfs.c).
-#[must_use]
-pub fn has_iommu() -> bool {
-    std::fs::read_dir("/sys/class/iommu").is_ok_and(|mut units| units.next().is_some())
+/// How devices reach memory and signal: what a second kernel must do as this one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buses {
+    /// An IOMMU is on.
+    pub has_iommu: bool,
+    /// Some device of PCI signals by MSI.
+    pub uses_msi: bool,
+}
+
+impl Buses {
+    /// Reads them. The kernel lists the IOMMUs that it drives (drivers/iommu/iommu-sysfs.c), and with each device the
+    /// message-signalled interrupts that it was given (drivers/base/core.c and kernel/irq/msi.c, `msi_irqs`).
+    #[must_use]
+    pub fn read() -> Buses {
+        let entries = |path: &str| std::fs::read_dir(path).into_iter().flatten().flatten();
+        Buses {
+            has_iommu: entries("/sys/class/iommu").next().is_some(),
+            uses_msi: entries("/sys/bus/pci/devices").any(|device| device.path().join("msi_irqs").exists()),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::{cycle, filesystem};
 
-use crate::{TWO_BOOTS, demand_proofs, save, session_with};
+use crate::{TWO_BOOTS, demand_proofs, demand_refusal, save, session_with};
 
 /// ATA's FLUSH CACHE and FLUSH CACHE EXT, and STANDBY IMMEDIATE.
 const FLUSHES: [&str; 2] = ["0xe7", "0xea"];
@@ -57,15 +57,25 @@ pub(crate) fn a_watchdog_that_runs_and_a_disk_with_a_cache() -> Result<()> {
 }
 
 /// The host holds back memory by a balloon, whose driver gives it back as it freezes; part of memory is called
-/// persistent by the command line, which nothing uses; and the power goes off by ACPI's S4.
+/// persistent by the command line, which is refused while a filesystem or a process uses it; and the power goes off by
+/// ACPI's S4.
 pub(crate) fn a_balloon_persistent_memory_and_s4() -> Result<()> {
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.kernel_arguments.push("memmap=64M!512M".to_owned());
-    config.modules.push("virtio_balloon".to_owned());
+    config.modules = ["virtio_balloon", "nd_e820", "nd_pmem"].map(String::from).to_vec();
     config.qemu_arguments = ["-device", "virtio-balloon-pci,id=balloon"].map(String::from).to_vec();
     config.qemu_arguments.extend(["-global", "PIIX4_PM.disable_s4=0"].map(String::from));
     let mut guest = session_with(config, "[save]\npower = \"platform\"\n")?;
     guest.succeed("grep -q '^20000000-23ffffff : Persistent Memory (legacy)' /proc/iomem")?;
+
+    guest.succeed("busybox mke2fs /dev/pmem0 && mkdir -p /run/pmem && mount -t ext4 /dev/pmem0 /run/pmem")?;
+    demand_refusal(&mut guest, "volatile-memory")?;
+    guest.succeed(
+        "umount /run/pmem; sleep 600 3</dev/pmem0 >/dev/null 2>&1 & echo $! >/run/sleeper; sleep 1; \
+         grep -q sleep /proc/$(cat /run/sleeper)/comm",
+    )?;
+    demand_refusal(&mut guest, "volatile-memory")?;
+    guest.succeed("kill $(cat /run/sleeper); sleep 0.2")?;
 
     let total = |guest: &mut Guest| -> Result<u64> {
         Ok(guest.succeed("grep MemTotal: /proc/meminfo | tr -cd 0-9")?.trim().parse::<u64>()? / 1024)
