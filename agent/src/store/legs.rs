@@ -100,7 +100,7 @@ mod tests {
     fn put(leg: &Faulty, seq: u64, state: State, save: u8) {
         let commit = Commit { seq, state, save_id: Uuid([save; 16]), ..Commit::empty(Uuid([7; 16])) };
         let commit = if matches!(state, State::Complete | State::Restoring) {
-            let locator = dormouse_image::Locator { offset: 65536, len: 4096, checksum: 1 };
+            let locator = dormouse_image::Locator { offset: 65536, len: 4096, checksum: 1, tag: [0; 16] };
             let last_index = dormouse_image::Locator { offset: MIB, ..locator };
             Commit { header: locator, last_index, data_end: MIB + 4096, ..commit }
         } else {

@@ -33,7 +33,7 @@ use crate::host::setup::sealing::{Key, WantedKey};
 use crate::host::{layers, systemd};
 use crate::policy::{KernelPolicy, Policy, PolicyError, SealKey};
 use crate::target::file::Size;
-use crate::target::{self, Target, device};
+use crate::target::{Target, device};
 
 /// Where the image goes if no device is found for it.
 const IMAGE_FILE: &str = "/var/lib/dormouse/image";

@@ -107,7 +107,7 @@ impl Backing {
 
 /// The mount through which `file` was opened, by the number that its fdinfo has of it: a device number is not always
 /// the filesystem's.
-pub(super) fn mount_of(file: &File) -> anyhow::Result<Mount> {
+fn mount_of(file: &File) -> anyhow::Result<Mount> {
     let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
     let text = procfs::text(&path)?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
@@ -117,7 +117,7 @@ pub(super) fn mount_of(file: &File) -> anyhow::Result<Mount> {
 }
 
 /// Refuses filesystems that are not known to keep the content of a file in plain blocks.
-pub(super) fn refuse_kind(kind: &str) -> anyhow::Result<()> {
+fn refuse_kind(kind: &str) -> anyhow::Result<()> {
     match kind {
         "ext4" | "xfs" | "btrfs" => Ok(()),
         other => bail!("it is on {other}; a file for the image must be on ext4, XFS or btrfs"),
@@ -126,7 +126,7 @@ pub(super) fn refuse_kind(kind: &str) -> anyhow::Result<()> {
 
 /// All options of the ext4 on a block device, a line each. mountinfo leaves out those that the filesystem has from its
 /// superblock (Linux 6.12, fs/ext4/super.c, `_ext4_show_options`).
-pub(super) fn ext4_options(device: &Path) -> String {
+fn ext4_options(device: &Path) -> String {
     // In names there, as in sysfs, an exclamation mark stands for a slash.
     let name = device.strip_prefix("/dev").unwrap_or(device).to_string_lossy().replace('/', "!");
     let path = format!("/proc/fs/ext4/{name}/options");
@@ -138,7 +138,7 @@ pub(super) fn ext4_options(device: &Path) -> String {
 }
 
 /// What is in the journal would be written over the image when the filesystem is mounted the next time.
-pub(super) fn refuse_journal(options: &str) -> anyhow::Result<()> {
+fn refuse_journal(options: &str) -> anyhow::Result<()> {
     ensure!(
         !options.lines().any(|option| option == "data=journal"),
         "the filesystem is mounted with data=journal, which writes the content of files twice; mount it without"
