@@ -17,11 +17,12 @@ use std::sync::OnceLock;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The rooms of the crate `dormouse`. Each may import those after it, and none before it.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "cli",
     "pid1",
     "host",
     "cycle",
+    "key",
     "target",
     "filesystems",
     "launch",

@@ -161,6 +161,14 @@ impl Artifacts {
         variable(suite.variable())
     }
 
+    /// The disk of an encrypted Debian guest, from `scripts/build-debian --encrypted`.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn encrypted_debian(&self, suite: Suite) -> Result<PathBuf> {
+        variable(&format!("{}_ENCRYPTED", suite.variable()))
+    }
+
     /// Dormouse's package for Debian.
     ///
     /// # Errors

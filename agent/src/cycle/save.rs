@@ -18,6 +18,7 @@ use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::cycle::drivers;
+use crate::cycle::refusal::Unsealed;
 use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
@@ -49,6 +50,8 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
+    place.demand_all_legs()?;
+    Unsealed::refuse(&image.label().stack, task.order.sealing.is_some())?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;
     alive();
@@ -60,7 +63,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
     let selection = selection(&vmcore, &header, policy);
     rehearsal::run(&header.session, &vmcore, &selection, limits)?;
-    let mut writer = Writer::begin(image, &header)?;
+    let mut writer = Writer::begin(image, &header, task.order.sealing.as_ref())?;
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };

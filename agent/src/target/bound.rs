@@ -16,7 +16,7 @@ use dormouse_linux::wait::wait_for;
 
 use crate::store::Access;
 use crate::target::find::{all, find};
-use crate::target::{Kind, Opened, Opening, Target, TargetError, file, open, opened, resolve};
+use crate::target::{Opened, Opening, Target, TargetError, open, opened, resolve};
 
 /// A target that has the name, and its disk where that is known.
 #[derive(Debug, Clone)]
@@ -71,6 +71,8 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
             Err(error) => return Some(Err(error)),
         };
         match &last {
+            // The other leg may be on its way, and may know better.
+            Choice::This(target, _) | Choice::Perhaps(target, _) if target.lacks_a_leg() => None,
             Choice::This(target, others) => Some(Ok((target.clone(), others.clone()))),
             Choice::Perhaps(target, others) => {
                 let is_over = settling.get_or_insert_with(Settling::begin).is_over();
@@ -143,10 +145,10 @@ impl Target {
     /// The disk that it lies on; `None` where that cannot be found out.
     #[must_use]
     pub fn disk(&self) -> Option<DiskIdentity> {
-        match self.kind {
-            Kind::Device | Kind::Extents(_) => block::disk_of(&self.path),
-            Kind::File => block::disk_of(&file::block_device(&self.path).ok()?),
-        }
+        let legs = self.legs().ok()?;
+        let mut disks = legs.iter().map(|leg| block::disk_of(leg));
+        let first = disks.next()??;
+        disks.next().map_or(Some(first.clone()), |second| Some(first.with_mirror(second?)))
     }
 }
 

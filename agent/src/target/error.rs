@@ -51,6 +51,12 @@ pub enum TargetError {
         /// The disk that is recorded.
         recorded: String,
     },
+    /// One of the two disks that hold it is not here.
+    #[error("image device {target}: it lies on two disks that hold the same, and the other one is not here")]
+    NoLeg {
+        /// Where the other one is.
+        target: Target,
+    },
     /// A file that is reached through its filesystem where nothing may be mounted yet.
     #[error(
         "image device {path}: the filesystem that this file is on is mounted already, so nothing can be resumed",

@@ -5,7 +5,8 @@ use crate::runner::{Case, Tier};
 use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
-    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, shapes, soak, system, verify,
+    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
+    shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -22,6 +23,9 @@ macro_rules! cases {
 pub(crate) const CASES: &[Case] = cases! {
     Standard debian::initramfs_tools_a_kernel_update_and_noresume,
     Standard debian::dracut_ng_and_a_newer_systemd,
+    Standard sealed_debian::an_encrypted_debian_13_goes_on,
+    All sealed_debian::an_encrypted_debian_12_goes_on,
+    All sealed_debian::an_image_beside_an_encrypted_disk_is_sealed_by_it,
     All debian::dracut_an_image_in_a_file_and_removal,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,
@@ -35,9 +39,13 @@ pub(crate) const CASES: &[Case] = cases! {
     All machines_kernels::the_kernel_of_debian_12_saves_and_restores,
     All machines_kernels::the_kernel_of_debian_13_with_8_cpus_and_as_the_next_boot,
     Standard machines_kernels::the_kernel_of_debian_13_saves_and_restores,
+    Standard sealed_keys::a_key_file_and_images_that_are_not_its,
+    Standard sealed_keys::a_passphrase_on_the_console,
     Standard image_file::a_scattered_file_on_ext4,
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,
+    Standard sealed_stacks::a_volume_of_two_segments_and_stacks_that_changed,
+    Standard sealed_stacks::a_mirror_and_a_leg_that_is_missing,
     Standard cycles::four_cpus_and_5_gib_with_ram_above_4_gib,
     Standard cycles::three_cycles_in_one_session,
     Standard resume_checks::another_machine,

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::console::Cursor;
 use dormouse_tests::debian::{self, PACKAGE, Suite, TIMEOUT};
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
@@ -176,7 +177,7 @@ fn dracut(suite: Suite) -> Result<()> {
 }
 
 /// Waits for the image device longer than by default: under emulation on a busy host, udev needs more than 10 s for it.
-const PATIENCE: &str =
+pub(crate) const PATIENCE: &str =
     "mkdir -p /etc/dormouse.toml.d && printf '[image]\nwait = 120\n' >/etc/dormouse.toml.d/50-patience.toml";
 
 /// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is
@@ -204,7 +205,7 @@ fn hold_inhibitors(guest: &mut Guest) -> Result<()> {
 }
 
 /// What a person has open.
-struct Session {
+pub(crate) struct Session {
     boot_id: String,
     /// How far the service had counted.
     count: u64,
@@ -217,7 +218,7 @@ struct Session {
 impl Session {
     /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers
     /// a value.
-    fn begin(guest: &mut Guest) -> Result<Session> {
+    pub(crate) fn begin(guest: &mut Guest) -> Result<Session> {
         guest.succeed(
             "systemd-run --quiet --unit=counter sh -c \
              'exec 3>>/var/log/counter; i=0; while :; do i=$((i + 1)); echo $i >&3; sleep 0.1; done'",
@@ -247,7 +248,12 @@ impl Session {
     /// Powers on, and demands that everything goes on.
     fn resume(&self, guest: &mut Guest) -> Result<()> {
         let mut cursor = guest.power_on()?;
-        let goes_on = guest.follow(&mut cursor, TIMEOUT, "the session", |line| {
+        self.goes_on(guest, &mut cursor)
+    }
+
+    /// Demands that everything goes on in the boot at `cursor`.
+    pub(crate) fn goes_on(&self, guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
+        let goes_on = guest.follow(cursor, TIMEOUT, "the session", |line| {
             let is_back = line.text.contains("this session goes on");
             (is_back || line.text.contains(READY_MARK)).then_some(is_back)
         })?;
@@ -277,7 +283,7 @@ impl Session {
 }
 
 /// `systemctl hibernate`, as a person gives it, until the power is off.
-fn hibernate(guest: &mut Guest) -> Result<()> {
+pub(crate) fn hibernate(guest: &mut Guest) -> Result<()> {
     let mut cursor = guest.console().end();
     let request = guest.send("systemctl hibernate")?;
     if let Ending::Answered(output) = guest.follow_command(request, &mut cursor, TIMEOUT, &mut |_| ())? {
@@ -292,7 +298,7 @@ fn boot(guest: &mut Guest) -> Result<()> {
     guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
 }
 
-fn power_off(guest: &mut Guest) -> Result<()> {
+pub(crate) fn power_off(guest: &mut Guest) -> Result<()> {
     guest.send("systemctl poweroff")?;
     guest.wait_for_power_off(TIMEOUT)
 }
@@ -303,6 +309,6 @@ fn wait_until(guest: &mut Guest, command: &str) -> Result<()> {
 }
 
 /// A command that may take minutes under emulation.
-fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
+pub(crate) fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
     guest.succeed_within(command, TIMEOUT)
 }

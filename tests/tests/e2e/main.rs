@@ -27,6 +27,9 @@ mod resume_checks;
 mod runner;
 mod save_faults;
 mod screen;
+mod sealed_debian;
+mod sealed_keys;
+mod sealed_stacks;
 mod shapes;
 mod soak;
 mod system;
@@ -65,7 +68,13 @@ fn session(config: GuestConfig) -> Result<Guest> {
 
 /// The same, whose policy goes on with `policy`.
 fn session_with(config: GuestConfig, policy: &str) -> Result<Guest> {
+    session_prepared(config, policy, |_| Ok(()))
+}
+
+/// The same, whose disks are prepared before the power is on.
+fn session_prepared(config: GuestConfig, policy: &str, prepare: impl FnOnce(&Guest) -> Result<()>) -> Result<Guest> {
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
+    prepare(&guest)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;

@@ -14,7 +14,7 @@ use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State, mounted, next_boot};
+use crate::host::doctor::{Check, State, mounted, next_boot, sealed, sealing};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
@@ -42,6 +42,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         memory(facts),
         policy(facts),
         image_device(facts),
+        sealing::check(facts),
         image_size(facts),
         image_state(facts),
         save_kernel(facts),
@@ -58,6 +59,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         kernel_resume(facts),
         mounted::check(facts),
     ];
+    checks.extend(sealed::checks(facts));
     checks.extend(devices::checks(facts));
     checks.extend(facts.drivers.judge());
     checks.extend(systemd(facts));

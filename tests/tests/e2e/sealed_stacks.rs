@@ -1,0 +1,375 @@
+//! The image below what is put together of disks: volumes of several segments, a mirror. B, C and D see the disks alone.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use dormouse_image::State;
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::filesystem;
+use dormouse_tests::guest::Guest;
+use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
+use dormouse_tests::userland::{GuestPolicy, Userland};
+
+use crate::{demand_proofs, ids, lines_of_boot, reasons};
+
+/// Where the session mounts its filesystem.
+const FILES: &str = "/run/files";
+const IMAGE: &str = "/run/files/image";
+/// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
+const POLICY: &str = "/run/file.toml";
+
+/// The segments of the volume: where each begins on the disk, and how long it is.
+const SEGMENTS: [(u64, u64); 2] = [(MIB, 200 * MIB), (300 * MIB, 200 * MIB)];
+/// Where the second one is moved to.
+const MOVED: u64 = 600 * MIB;
+/// The second disk: a small filesystem, and room for volumes.
+const SMALL: (u64, u64) = (MIB, 48 * MIB);
+const CRYPT: (u64, u64) = (64 * MIB, 48 * MIB);
+const VOLUME: (u64, u64) = (128 * MIB, 320 * MIB);
+
+fn policy_text(device: &str) -> String {
+    format!("[image]\ndevice = \"{device}\"\nwait = 5\n")
+}
+
+fn userland(device: &str, modules: &[&str]) -> Userland {
+    let policies = vec![GuestPolicy::standard(policy_text(device))];
+    Userland { policies, modules: modules.iter().map(|&name| name.to_owned()).collect(), ..Userland::default() }
+}
+
+/// The guest's arguments of `workload map` for linear segments of a disk.
+fn linear(disk: &str, segments: &[(u64, u64)]) -> String {
+    let segment = |(start, len): &(u64, u64)| {
+        format!("{} linear \"$(cat /sys/class/block/{disk}/dev) {}\"", len / 512, start / 512)
+    };
+    segments.iter().map(segment).collect::<Vec<_>>().join(" ")
+}
+
+/// Mounts a device, and gives A a policy that names a file there.
+fn mount(guest: &mut Guest, device: &str) -> Result<()> {
+    guest.succeed(&format!(
+        "mkdir -p {FILES} && mount -t ext4 {device} {FILES} && \
+         sed 's|^device = .*|device = \"{IMAGE}\"|' /etc/dormouse.toml >{POLICY}"
+    ))?;
+    Ok(())
+}
+
+/// The image's name where nothing is mounted.
+fn boot_device(guest: &mut Guest) -> Result<String> {
+    let policy = guest.succeed(&format!("dormouse --config {POLICY} config show --boot"))?;
+    let device = policy.lines().find_map(|line| line.strip_prefix("device = \"")?.strip_suffix('"'));
+    let device = device.with_context(|| policy.clone())?.to_owned();
+    ensure!(device.starts_with("UUID=") && device.contains('@'), "{policy}");
+    Ok(device)
+}
+
+fn hibernate(then: &str) -> String {
+    format!("dormouse --config {POLICY} hibernate --then {then} --json")
+}
+
+/// A hibernation of A's policy that is refused with this identifier and these words, with nothing changed.
+fn demand_refusal(guest: &mut Guest, id: &str, words: &[&str]) -> Result<()> {
+    let output = guest.run(&hibernate("poweroff"))?;
+    let json: serde_json::Value = serde_json::from_str(&output.stdout)?;
+    ensure!(output.status == 3 && json["outcome"] == "refused" && json["id"] == id, "not {id}: {output:?}");
+    for word in words {
+        ensure!(json["message"].to_string().contains(word), "{word:?} is not in {json}");
+    }
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
+    Ok(())
+}
+
+/// One hibernation that the session writes through, with a power-off.
+fn power_cycle(guest: &mut Guest) -> Result<()> {
+    let before = cycle::check_workload(guest)?;
+    let saved = cycle::save(guest, before, &hibernate("poweroff"), &mut unobserved)?;
+    let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+    demand_proofs(guest, &went_on)
+}
+
+/// A file on ext4 on a volume of two segments, as LVM makes it: a full power cycle, during which the session writes to
+/// the filesystem. Then the stack is another one: each is refused by the layer's name. A whole volume holds an image
+/// too, and what lies below encryption is refused.
+pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.disks = [900, 480].map(|mib| Disk { kind: DiskKind::Virtio, bytes: mib * MIB }).to_vec();
+    config.modules.extend(["dm_crypt", "aes_generic", "ecb", "xts", "dm_snapshot"].map(str::to_owned));
+    let mut guest = Guest::new(config, &userland("/dev/vda", &[]), &artifacts)?;
+    let total = SEGMENTS.iter().map(|(_, len)| len).sum();
+    scatter(&formatted(total)?, &guest.disk_file(0), &SEGMENTS)?;
+    scatter(&formatted(SMALL.1)?, &guest.disk_file(1), &[SMALL])?;
+    let map = format!("workload map vg-root --uuid LVM-vgroot {}", linear("vda", &SEGMENTS));
+
+    guest.boot()?;
+    let volume = guest.succeed(&map)?.trim().to_owned();
+    mount(&mut guest, &volume)?;
+    let created = guest.succeed(&format!("dormouse image create --size 300M {IMAGE}"))?;
+    ensure!(created.contains("of /dev/vda, below filesystem ext4, linear LVM-vgroot"), "{created}");
+    let device = boot_device(&mut guest)?;
+    let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
+    ensure!(info.contains("filesystem ext4, linear LVM-vgroot over a disk") && info.contains("empty"), "{info}");
+    guest.succeed(&format!("umount {FILES}"))?;
+    guest.cut_power();
+
+    guest.set_userland(&userland(&device, &[]), &artifacts)?;
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines)[0].contains("on /dev/vda (from byte"), "{:?}", reasons(&lines));
+    ensure!(guest.succeed(&map)?.trim() == volume, "another node");
+    mount(&mut guest, &volume)?;
+    ensure!(boot_device(&mut guest)? == device, "the file has moved");
+    cycle::start_workload(&mut guest)?;
+    guest.succeed(&format!(
+        "echo before >{FILES}/word && \
+         (i=0; while [ ! -e /run/enough ]; do i=$((i + 1)); echo $i >>{FILES}/work; sleep 0.05; done) \
+         >/dev/null 2>&1 &"
+    ))?;
+    for _ in 0..2 {
+        power_cycle(&mut guest)?;
+        let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
+        ensure!(info.contains("state     consumed"), "{info}");
+        guest.succeed(&format!("sync && grep -q before {FILES}/word"))?;
+    }
+    guest.succeed(&format!("dormouse image wipe {IMAGE} && dormouse image info {IMAGE} | grep -q wiped"))?;
+    guest.succeed(&format!("touch /run/enough; sleep 0.2; umount {FILES}"))?;
+
+    // A snapshot is taken of the volume: where its blocks lie may change.
+    let sectors = total / 512;
+    let origin = guest.succeed(&format!("workload map origin {sectors} snapshot-origin {volume}"))?.trim().to_owned();
+    mount(&mut guest, &origin)?;
+    demand_refusal(&mut guest, "image-layers", &[IMAGE, "/dev/mapper/origin", "snapshot-origin"])?;
+    guest.succeed(&format!("umount {FILES} && workload unmap origin && workload unmap vg-root"))?;
+    // The second segment is moved, as pvmove leaves it: the volume is the same one, and the file is elsewhere.
+    let (start, len) = SEGMENTS[1];
+    guest.succeed(&format!(
+        "dd if=/dev/vda of=/dev/vda bs=1M skip={} seek={} count={} conv=notrunc",
+        start / MIB,
+        MOVED / MIB,
+        len / MIB
+    ))?;
+    let moved = linear("vda", &[SEGMENTS[0], (MOVED, len)]);
+    let moved = guest.succeed(&format!("workload map vg-root --uuid LVM-vgroot {moved}"))?.trim().to_owned();
+    mount(&mut guest, &moved)?;
+    demand_refusal(&mut guest, "image-moved", &[IMAGE, "have been moved below filesystem ext4, linear LVM-vgroot"])?;
+    guest.succeed(&format!("umount {FILES}"))?;
+
+    // Below encryption it must be sealed.
+    guest.succeed(&format!(
+        "key=$(printf %064d 1)$(printf %064d 2); \
+         c=$(workload map c --uuid CRYPT-LUKS2-00112233445566778899aabbccddeeff-name {} crypt \
+         \"aes-xts-plain64 $key 0 $(cat /sys/class/block/vdb/dev) {}\") && \
+         dd if=/dev/vdb of=$c bs=1M skip={} count={} && mount -t ext4 $c {FILES} && \
+         dormouse image create --size 8M {IMAGE} && dormouse image info {IMAGE} | \
+         grep -q 'crypt CRYPT-LUKS2-00112233445566778899aabbccddeeff over a disk'",
+        CRYPT.1 / 512,
+        CRYPT.0 / 512,
+        SMALL.0 / MIB,
+        SMALL.1 / MIB,
+    ))?;
+    demand_refusal(&mut guest, "sealing-needed", &["crypt CRYPT-LUKS2-00112233445566778899aabbccddeeff"])?;
+    let doctor = guest.run(&format!("dormouse --config {POLICY} doctor --json"))?.stdout;
+    ensure!(doctor.contains("image-sealing"), "{doctor}");
+    guest.succeed(&format!("umount {FILES}"))?;
+
+    // A whole volume.
+    let whole = guest.succeed(&format!("workload map vg-hib --uuid LVM-vghib {}", linear("vdb", &[VOLUME])))?;
+    let whole = whole.trim();
+    let made = guest.succeed(&format!("dormouse image init {whole}"))?;
+    ensure!(made.contains("/dev/vdb (from byte"), "{made}");
+    guest.succeed(&format!("sed 's|^device = .*|device = \"{whole}\"|' /etc/dormouse.toml >{POLICY}"))?;
+    let before = cycle::check_workload(&mut guest)?;
+    let snapshot = cycle::stay_on(&mut guest, before, &hibernate("return"), &mut unobserved)?;
+    demand_proofs(&guest, &snapshot)?;
+    guest.succeed(&format!("dormouse image verify {whole} && dormouse image info {whole} | grep -q snapshot"))?;
+
+    // On the disk, the filesystem is whole.
+    guest.cut_power();
+    filesystem::check_ext4(gathered(&guest.disk_file(0), &SEGMENTS)?.path())?;
+    Ok(())
+}
+
+/// A file on ext4 on a mirror of md's. Both legs are written, so that comparing them finds no difference. With one leg
+/// missing at the resume the session goes on, and the next hibernation is refused until the mirror is whole.
+pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
+    const SIZE: u64 = 430 * MIB;
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "768M".parse()?);
+    config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: SIZE }];
+    config.modules.push("raid1".to_owned());
+    // The second leg is on a bus that is there without it.
+    let leg = tempfile::NamedTempFile::new()?;
+    leg.as_file().set_len(SIZE)?;
+    let bus = vec!["-device".to_owned(), "virtio-scsi-pci,id=legs".to_owned()];
+    let file = format!("if=none,id=leg,format=raw,discard=unmap,file={}", leg.path().display());
+    let with_leg = ["-drive", &file, "-device", "scsi-hd,drive=leg,bus=legs.0"].map(str::to_owned);
+    config.qemu_arguments = [bus.clone(), with_leg.to_vec()].concat();
+    let drivers = ["virtio_pci", "virtio_scsi", "sd_mod"];
+    let mut guest = Guest::new(config, &userland("/dev/vda", &drivers), &artifacts)?;
+    let legs = [guest.disk_file(0), leg.path().to_owned()];
+    make_mirror(&legs, SIZE)?;
+    let assemble = "for try in $(seq 100); do [ -b /dev/sda1 ] && break; sleep 0.1; done; n=/sys/class/block; \
+                    echo md0 >/sys/module/md_mod/parameters/new_array && echo 1.2 >$n/md0/md/metadata_version && \
+                    cat $n/vda1/dev >$n/md0/md/new_dev && cat $n/sda1/dev >$n/md0/md/new_dev && \
+                    echo active >$n/md0/md/array_state";
+
+    guest.boot()?;
+    guest.succeed(assemble)?;
+    mount(&mut guest, "/dev/md0")?;
+    let created = guest.succeed(&format!("dormouse image create --size 256M {IMAGE}"))?;
+    ensure!(created.contains("of /dev/vda1 and of /dev/sda1, below filesystem ext4, raid1 "), "{created}");
+    let device = boot_device(&mut guest)?;
+    guest.succeed(&format!("umount {FILES}"))?;
+    guest.cut_power();
+
+    guest.set_userland(&userland(&device, &drivers), &artifacts)?;
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    guest.succeed(assemble)?;
+    mount(&mut guest, "/dev/md0")?;
+    cycle::start_workload(&mut guest)?;
+    guest.succeed(&format!("echo before >{FILES}/word && sync"))?;
+    power_cycle(&mut guest)?;
+    guest.succeed(&format!("echo after >{FILES}/word && sync"))?;
+    let md = "/sys/class/block/md0/md";
+    let compared = guest.succeed(&format!(
+        "echo check >{md}/sync_action; sleep 0.5; \
+         for try in $(seq 900); do [ $(cat {md}/sync_action) = idle ] && break; sleep 0.1; done; \
+         cat {md}/sync_action {md}/mismatch_cnt {md}/degraded {md}/last_sync_action"
+    ))?;
+    ensure!(compared.split_whitespace().collect::<Vec<_>>() == ["idle", "0", "0", "check"], "{compared}");
+
+    // Each leg alone says what the image is.
+    let before = cycle::check_workload(&mut guest)?;
+    let saved = cycle::save(&mut guest, before, &hibernate("poweroff"), &mut unobserved)?;
+    let (_, offset) = device.split_once('@').context("no offset")?;
+    for leg in &legs {
+        let state = state_at(leg, MIB + offset.parse::<u64>()?)?;
+        ensure!(state == State::Complete, "{}: {state}", leg.display());
+    }
+    guest.change(|config| config.qemu_arguments = bus.clone());
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)?;
+    guest.succeed(&format!("grep -q after {FILES}/word && echo alone >{FILES}/word && sync"))?;
+    guest
+        .succeed(&format!("for try in $(seq 300); do [ $(cat {md}/degraded) = 1 ] && exit; sleep 0.1; done; exit 1"))?;
+    demand_refusal(&mut guest, "image-layers", &[IMAGE, "/dev/md0", "raid1", "degraded"])?;
+    let state = state_at(&legs[1], MIB + offset.parse::<u64>()?)?;
+    ensure!(state == State::Complete, "the missing leg was written: {state}");
+    guest.cut_power();
+
+    // The leg that was missing is there again: the session that has gone on is not resumed from it.
+    guest.change(|config| config.qemu_arguments = [bus.clone(), with_leg.to_vec()].concat());
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(ids(&lines).is_empty() && reasons(&lines)[0].contains("consumed"), "{:?}", reasons(&lines));
+    guest.cut_power();
+    Ok(())
+}
+
+/// A file with an empty ext4 filesystem. Small ones have blocks of 1 KiB otherwise.
+fn formatted(bytes: u64) -> Result<tempfile::NamedTempFile> {
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(bytes)?;
+    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(file.path()).status()?;
+    ensure!(made.success(), "mkfs.ext4");
+    Ok(file)
+}
+
+/// Puts a file into pieces of a disk of a machine that is off.
+fn scatter(file: &tempfile::NamedTempFile, disk: &Path, segments: &[(u64, u64)]) -> Result<()> {
+    let (bytes, disk) = (std::fs::read(file.path())?, File::options().write(true).open(disk)?);
+    let mut from = 0;
+    for (start, len) in segments {
+        let to = from + usize::try_from(*len)?;
+        // What is zero stays a hole.
+        for (at, block) in bytes[from..to].chunks(1 << 16).enumerate() {
+            if block.iter().any(|byte| *byte != 0) {
+                disk.write_all_at(block, start + (at << 16) as u64)?;
+            }
+        }
+        from = to;
+    }
+    Ok(())
+}
+
+/// The pieces of a disk, one after the other.
+fn gathered(disk: &Path, segments: &[(u64, u64)]) -> Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    let disk = File::open(disk)?;
+    for (start, len) in segments {
+        let mut bytes = vec![0; usize::try_from(*len)?];
+        disk.read_exact_at(&mut bytes, *start)?;
+        file.write_all(&bytes)?;
+    }
+    Ok(file)
+}
+
+/// The state in the image's commit record, of an image that begins at a byte of a file.
+fn state_at(disk: &Path, offset: u64) -> Result<State> {
+    let disk = File::open(disk)?;
+    let slot = |at: u64| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 4096];
+        disk.read_exact_at(&mut bytes, offset + at)?;
+        Ok(bytes)
+    };
+    Ok(dormouse_image::newest(&slot(4096)?, &slot(8192)?)?.0.state)
+}
+
+/// A mirror of two disks' first partitions, in order, with an empty ext4 filesystem.
+fn make_mirror(legs: &[std::path::PathBuf; 2], size: u64) -> Result<()> {
+    const DATA: u64 = MIB;
+    // The partition table has its copy at the end of the disk.
+    let len = size - 2 * MIB;
+    let filesystem = formatted(len - DATA)?;
+    for (number, leg) in legs.iter().enumerate() {
+        let mut sfdisk = Command::new("sfdisk")
+            .args(["--quiet", "--label", "gpt"])
+            .arg(leg)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("sfdisk")?;
+        let table = format!("start={}, size={}, type=L\n", MIB / 512, len / 512);
+        sfdisk.stdin.take().context("sfdisk")?.write_all(table.as_bytes())?;
+        ensure!(sfdisk.wait()?.success(), "sfdisk");
+        let superblock = superblock(u32::try_from(number)?, DATA / 512, (len - DATA) / 512);
+        File::options().write(true).open(leg)?.write_all_at(&superblock, MIB + 4096)?;
+        scatter(&filesystem, leg, &[(MIB + DATA, len - DATA)])?;
+    }
+    Ok(())
+}
+
+/// A superblock of md's, version 1.2, of one of two disks that are in order (include/uapi/linux/raid/md_p.h,
+/// `struct mdp_superblock_1`).
+fn superblock(number: u32, data_offset: u64, data_size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, &0xa92b_4efc_u32.to_le_bytes());
+    put(4, &1_u32.to_le_bytes());
+    put(16, &[0x5d; 16]);
+    put(32, b"dormouse:0");
+    // Level, size, disks.
+    put(72, &1_u32.to_le_bytes());
+    put(80, &data_size.to_le_bytes());
+    put(92, &2_u32.to_le_bytes());
+    // Where the data are, how much, and where this is.
+    put(128, &data_offset.to_le_bytes());
+    put(136, &data_size.to_le_bytes());
+    put(144, &8_u64.to_le_bytes());
+    put(160, &number.to_le_bytes());
+    put(168, &[number.to_le_bytes()[0] + 1; 16]);
+    // Events; nothing is left to be synchronised; roles.
+    put(200, &1_u64.to_le_bytes());
+    put(208, &u64::MAX.to_le_bytes());
+    put(220, &2_u32.to_le_bytes());
+    put(256, &[0, 0, 1, 0]);
+    // drivers/md/md.c, `calc_sb_1_csum`.
+    let words =
+        bytes[..260].chunks_exact(4).map(|word| u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]])));
+    let sum: u64 = words.sum();
+    let sum = (sum & u64::from(u32::MAX)) + (sum >> 32);
+    bytes[216..220].copy_from_slice(&sum.to_le_bytes()[..4]);
+    bytes
+}
