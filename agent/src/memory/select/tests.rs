@@ -342,7 +342,7 @@ fn the_recorded_vmcoreinfo_of_7_2_gives_its_layout() {
         (0xff27_b60d_7cc8_5000, 131_072, 16)
     );
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
-    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x2362_d000, 5, None));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x39a2_d000, 5, None));
 }
 
 #[test]
