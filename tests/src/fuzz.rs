@@ -18,6 +18,7 @@ mod keys;
 mod layers;
 mod policy;
 mod scratch;
+mod sealed;
 mod vmcore;
 mod vmcoreinfo;
 
@@ -36,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("keys", keys::run),
     ("layers", layers::run),
     ("policy", policy::run),
+    ("sealed", sealed::run),
     ("vmcore", vmcore::run),
     ("vmcoreinfo", vmcoreinfo::run),
 ];

@@ -6,12 +6,13 @@
 mod tables;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
+use dormouse_image::seal::{Nonce, SaveKey, Seal, Sealing, Suite, Wrap};
 use dormouse_image::{
     Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
     FileKey, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, KEYS_MAGIC,
     KeySlot, KeySource, Keys, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind, Locator, Mailbox, PassphraseKey,
-    PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals, TpmKey, Uuid,
-    VERSION, checksum,
+    PfnRange, PhysRange, SEALED, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals,
+    TpmKey, Uuid, VERSION, checksum,
 };
 
 use tables::{compare, compare_kinds, records, rows};
@@ -190,6 +191,55 @@ fn the_commit_record() {
         ("wraps", &[0; 768]),
     ];
     compare("Commit record", &bytes, expected);
+}
+
+#[test]
+fn sealed_images() {
+    let suites = rows("Sealed images");
+    for (row, suite) in suites.iter().zip([Suite::Aes256Gcm, Suite::ChaCha20Poly1305]) {
+        assert_eq!(row[0], suite.number().to_string());
+        assert!(row[1].starts_with(&suite.to_string()), "{row:?}");
+    }
+    assert_eq!(suites.len(), 2);
+    let mut sealed = [0x44; 48];
+    sealed[32..].fill(0x55);
+    let wrap = Wrap { slot: 1, kind: 2, ephemeral: [3; 32], sealed };
+    let bytes = wrap.encode();
+    let expected: &[(&str, &[u8])] = &[
+        ("slot", &u32s(1)),
+        ("kind", &u32s(2)),
+        ("ephemeral", &[3; 32]),
+        ("encrypted key", &[0x44; 32]),
+        ("key tag", &[0x55; 16]),
+        ("reserved", &[0; 8]),
+    ];
+    compare("Wrapped key", &bytes, expected);
+    let (key, nonce) = (SaveKey::new(&[6; 32]), Nonce([7; 16]));
+    let sealing = Sealing { key, nonce, suite: Suite::ChaCha20Poly1305, wraps: vec![wrap] };
+    let expected: &[(&str, &[u8])] = &[
+        ("key", &[6; 32]),
+        ("nonce", &[7; 16]),
+        ("suite", &u16s(2)),
+        ("wraps", &u16s(1)),
+        ("reserved", ZERO),
+        ("wrapped keys", &bytes),
+    ];
+    compare("Sealing", &sealing.encode().unwrap(), expected);
+    // What a commit record has of it, at the same places.
+    let locator = |offset, tag| Locator { offset, len: 4096, checksum: 1, tag: [tag; 16] };
+    let seal = Seal { suite: Suite::ChaCha20Poly1305, nonce, mac: [8; 32], wraps: vec![wrap] };
+    let commit = Commit {
+        state: State::Complete,
+        header: locator(HEADER_OFFSET, 9),
+        last_index: locator(DATA_OFFSET, 10),
+        data_end: DATA_OFFSET + 4096,
+        seal: Some(seal),
+        ..Commit::empty(Uuid::default())
+    };
+    let found = commit.encode().unwrap();
+    let expected = [&u16s(2)[..], &u16s(1), &nonce.0, &[9; 16], &[10; 16], &[8; 32]].concat();
+    assert_eq!((&found[236..320], &found[1344..1440]), (&expected[..], &bytes[..]));
+    assert_eq!(found[10..12], u16s(SEALED));
 }
 
 fn session() -> SessionRecord {

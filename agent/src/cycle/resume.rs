@@ -299,6 +299,9 @@ fn start(
     let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
     let loaded = kernel.load().context("kexec_load was refused")?;
+    // From here on only the kernel that is loaded needs the key.
+    drop(order);
+    image.lock();
     // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.session.hostname);

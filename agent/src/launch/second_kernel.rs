@@ -11,6 +11,7 @@ use dormouse_linux::kernel_args::join;
 use dormouse_sys::kexec::{self, Context as Caller};
 use dormouse_sys::power::{self, Command};
 use thiserror::Error;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
@@ -20,7 +21,6 @@ use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
 use crate::machine::{Buses, Machine};
 use crate::policy::{KernelPolicy, Policy, Verbosity};
-use zeroize::{Zeroize, Zeroizing};
 
 /// Why one of the second kernel's files cannot be used.
 #[derive(Debug, Error)]
@@ -170,13 +170,13 @@ fn command_line(own: &str, policy: &Policy, buses: Buses, is_secret: bool) -> St
     };
     let mut arguments = inherited(own);
     arguments.extend(small_machine(buses, &policy.kernel.arguments));
-    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
-    // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
     if is_secret {
         // The session gets the pages in which this kernel has run: of what has been freed by then, buffers of pipes and
         // what a process leaves, nothing may be left in them (mm/page_alloc.c).
         arguments.push("init_on_free=1");
     }
+    // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
+    // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
     arguments.extend([loglevel, "panic=5", "watchdog.stop_on_reboot=0", &policy.kernel.arguments]);
     join(arguments)
 }

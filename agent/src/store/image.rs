@@ -212,13 +212,11 @@ impl Image {
     /// [`StoreError::Format`]: [`FormatError::Sealed`], [`FormatError::NotSealed`], [`FormatError::KeyWiped`], and
     /// [`FormatError::Forged`] where the key is another one, or the commit record was not written with it.
     pub fn unlock(&mut self, key: Option<&SaveKey>) -> Result<(), StoreError> {
-        let opener = match key {
+        self.opener = match key {
             Some(key) => Some(Arc::new(Opener::new(&self.commit, key).map_err(|source| self.format(source))?)),
-            None if self.is_sealed() => return Err(self.format(FormatError::Sealed)),
             None => None,
         };
-        self.opener = opener;
-        Ok(())
+        self.opener().map(|_| ())
     }
 
     /// Looks into it from now on, with the key that `find` has for it where it is sealed.
@@ -228,6 +226,11 @@ impl Image {
     pub fn unlock_by(&mut self, find: FindKey<'_>) -> anyhow::Result<()> {
         let key = if self.is_sealed() { find(self)? } else { None };
         Ok(self.unlock(key.as_ref())?)
+    }
+
+    /// Overwrites the key with which it was unlocked.
+    pub fn lock(&mut self) {
+        self.opener = None;
     }
 
     /// What opens its blocks and chunks; `None` where it is not sealed.

@@ -185,6 +185,7 @@ fn nothing_opens_an_image_that_was_used_up_or_given_up() {
         }
         let error = format_error(&unlocked(&device).unwrap_err());
         assert_eq!(error, FormatError::KeyWiped(state));
+        assert_eq!(format_error(&open(&device).unwrap().unlock(None).unwrap_err()), error);
         if state != State::Saving {
             assert!(image.header().is_err());
         }
