@@ -93,7 +93,7 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
     let status = guest.succeed("dormouse status")?;
     ensure!(status.contains("no image to resume"), "{status}");
 
-    let undone = succeed(&mut guest, "dormouse setup --undo")?;
+    let undone = succeed(&mut guest, "dormouse setup --undo --no-initramfs")?;
     ensure!(guest.run("test -e /etc/dormouse.toml || test -e /var/lib/dormouse/image")?.status != 0, "{undone}");
     Ok(())
 }
