@@ -124,7 +124,11 @@ pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     let cases: [(&str, Option<Commit>, &str); 4] = [
         ("the image of the last session, put back", None, "image-replayed"),
         ("a commit record by somebody without the key", Some(other), "image-forged"),
-        ("an image that is not sealed", Some(Commit { seal: None, ..commit.clone() }), "image-not-sealed"),
+        (
+            "an image that is not sealed",
+            Some(Commit { seal: None, ..commit.clone().without_key() }),
+            "image-not-sealed",
+        ),
         ("keys that are wiped", Some(commit.clone().without_key()), "header-damaged"),
     ];
     for (what, commit, id) in cases {
