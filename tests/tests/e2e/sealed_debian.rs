@@ -41,7 +41,7 @@ enum Place {
 
 fn goes_on(suite: Suite, place: Place) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut config = GuestConfig::new(1, "1G".parse()?);
+    let mut config = GuestConfig::new(1, "768M".parse()?);
     if place == Place::Root {
         config.disks.clear();
     }
@@ -51,14 +51,15 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
     guest.succeed(PATIENCE)?;
     succeed(&mut guest, &format!("dpkg --install {ENCRYPTED_PACKAGE} && rm {ENCRYPTED_PACKAGE}"))?;
     let setup = match place {
-        Place::Root => "dormouse setup --yes",
+        // Encrypting every byte of it takes its time under emulation.
+        Place::Root => "dormouse setup --yes --size 512M",
         Place::Beside => "dormouse setup --device /dev/vdb",
     };
     let planned = succeed(&mut guest, &format!("{setup} --dry-run"))?;
     ensure!(planned.contains("dormouse key add file /var/lib/dormouse/key"), "{planned}");
     ensure!(planned.contains("on dm-crypt vda3_crypt on /dev/vda3") == (place == Place::Root), "{planned}");
     ensure!(guest.run("test -e /etc/dormouse.toml")?.status != 0, "--dry-run has changed something");
-    succeed(&mut guest, setup)?;
+    guest.succeed_within(setup, 2 * TIMEOUT)?;
     succeed(&mut guest, "dormouse enable")?;
     // The boot's new initramfs; logind's part of it, too.
     power_off(&mut guest)?;
@@ -99,7 +100,7 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
 }
 
 /// Presses memory until some of it is in the swap volume.
-const SWAP: &str = "head -c 200M /dev/urandom >/dev/shm/ballast && head -c 600M /dev/zero | tail | wc -c && \
+const SWAP: &str = "head -c 128M /dev/urandom >/dev/shm/ballast && head -c 480M /dev/zero | tail | wc -c && \
     awk 'NR > 1 && $4 > 0 { used = 1 } END { exit !used }' /proc/swaps";
 
 /// Boots to the end, with the passphrase typed. Returns the place in the console where the boot began.
