@@ -358,9 +358,7 @@ fn content_of(source: &KeySource) -> Vec<u8> {
 
 /// What a slot's content means.
 fn source(frame: &Frame<'_>, kind: u16, content: &[u8]) -> Result<KeySource, FormatError> {
-    fn split<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(
-        content: &'a [u8],
-    ) -> Result<(&'a T, &'a [u8]), FormatError> {
+    fn split<T: FromBytes + KnownLayout + Immutable + Unaligned>(content: &[u8]) -> Result<(&T, &[u8]), FormatError> {
         let (needed, got) = (size_of::<T>(), content.len());
         T::ref_from_prefix(content).map_err(|_| FormatError::Truncated { block: Block::Keys, needed, got })
     }
