@@ -81,7 +81,7 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
             // Waiting makes none of them go away.
             Choice::Several(first, second) => {
                 let (first, second) = (first.clone(), second.clone());
-                Some(Err(TargetError::Ambiguous { name: name.clone(), first, second }))
+                Some(Err(TargetError::Ambiguous { name: name.clone(), first: first.into(), second: second.into() }))
             }
             Choice::None(_) => None,
         }
@@ -91,7 +91,7 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
         // Something is on its way for as long as was to be waited.
         (None, Choice::This(target, others) | Choice::Perhaps(target, others)) => (target, others),
         (None, Choice::Several(first, second)) => {
-            return Err(TargetError::Ambiguous { name: name.clone(), first, second });
+            return Err(TargetError::Ambiguous { name: name.clone(), first: first.into(), second: second.into() });
         }
         (None, Choice::None(others)) => {
             let other = others.into_iter().next().zip(disk).map(|(other, disk)| other.refused(name, disk));
@@ -137,7 +137,7 @@ impl Candidate {
 
     fn refused(self, name: &ImageDevice, disk: &DiskIdentity) -> TargetError {
         let found = self.disk.map_or_else(|| "nothing that is known of".to_owned(), |found| found.to_string());
-        TargetError::OtherDisk { name: name.clone(), target: self.target, found, recorded: disk.to_string() }
+        TargetError::OtherDisk { name: name.clone(), target: self.target.into(), found, recorded: disk.to_string() }
     }
 }
 

@@ -35,7 +35,9 @@ pub fn find(name: &ImageDevice, wait: Duration) -> Result<Target, TargetError> {
 pub fn resolve(name: &ImageDevice) -> Result<Option<Target>, TargetError> {
     let mut found = all(name)?.into_iter();
     match (found.next(), found.next()) {
-        (Some(first), Some(second)) => Err(TargetError::Ambiguous { name: name.clone(), first, second }),
+        (Some(first), Some(second)) => {
+            Err(TargetError::Ambiguous { name: name.clone(), first: first.into(), second: second.into() })
+        }
         (found, _) => Ok(found),
     }
 }

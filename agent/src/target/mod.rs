@@ -157,7 +157,7 @@ impl Target {
     /// # Errors
     /// [`TargetError::NoLeg`].
     pub fn demand_all_legs(&self) -> Result<(), TargetError> {
-        if self.lacks_a_leg() { Err(TargetError::NoLeg { target: self.clone() }) } else { Ok(()) }
+        if self.lacks_a_leg() { Err(TargetError::NoLeg { target: self.clone().into() }) } else { Ok(()) }
     }
 
     /// Where it lies on disks, where something is put together of them under it.

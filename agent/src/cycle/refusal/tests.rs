@@ -106,9 +106,13 @@ fn target_errors() -> Vec<TargetError> {
     vec![
         TargetError::NotFound { name: name(), seconds: 1 },
         TargetError::NoFile { path: "/x".into() },
-        TargetError::Ambiguous { name: name(), first: Target::device("/dev/a"), second: Target::device("/dev/b") },
+        TargetError::Ambiguous {
+            name: name(),
+            first: Target::device("/dev/a").into(),
+            second: Target::device("/dev/b").into(),
+        },
         TargetError::Mounted { path: "/x".into() },
-        TargetError::NoLeg { target: Target::device("/dev/a") },
+        TargetError::NoLeg { target: Target::device("/dev/a").into() },
         TargetError::Store(io_failure()),
         TargetError::Moved(anyhow::Error::new(io_error()).context("image device /x: it was moved")),
     ]
