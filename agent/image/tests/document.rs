@@ -73,7 +73,8 @@ fn prologue_and_magics() {
         &[
             ("magic", &LABEL_MAGIC),
             ("major version", &u16s(VERSION.major)),
-            ("minor version", &u16s(0)),
+            // It has a layer.
+            ("minor version", &u16s(1)),
             ("length", &u32s(4096)),
             ("checksum", &u64s(checksum(&unsummed))),
         ],

@@ -41,7 +41,8 @@ pub(super) enum KeyCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct AddArgs {
-    /// Where the key comes from
+    /// Where the key comes from: file (a new one on an encrypted filesystem), passphrase, or tpm2 (the machine's TPM)
+    #[arg(hide_possible_values = true)]
     kind: KindOfKey,
 
     /// Of a key in a file: the file, which must not exist yet [default: /var/lib/dormouse/key]
