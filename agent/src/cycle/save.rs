@@ -61,7 +61,7 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
-    let selection = selection(&vmcore, &header, policy);
+    let selection = selection(&vmcore, &header, policy, task.order.sealing.is_some());
     rehearsal::run(&header.session, &vmcore, &selection, limits)?;
     let mut writer = Writer::begin(image, &header, task.order.sealing.as_ref())?;
     let free = selection.free_pages().min(pages);
@@ -204,9 +204,9 @@ impl PageSink for StillThere<'_> {
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.
-fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
+fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Selection {
     let began = Instant::now();
-    match select_pages(vmcore, header, policy) {
+    match select_pages(vmcore, header, policy, is_sealed) {
         Ok(selection) => {
             let fate = match selection.free_fate() {
                 Fate::Leave => "left out",
@@ -224,7 +224,7 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
     }
 }
 
-fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
+fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Result<Selection, SelectError> {
     let stated = free_pages(vmcore, header)?;
     // Also where free pages are stored, those that must not be touched have to be found.
     let fate = match stated.content {
@@ -232,6 +232,8 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
             log::info!("{}: storing every page: the policy asks for it (save.skip_free)", Phase::SaveWrite);
             Fate::Store
         }
+        // What C needed to open the image must not be found there.
+        FreeContent::Anything if is_sealed => Fate::Zero,
         FreeContent::Anything => Fate::Leave,
         FreeContent::Zero => Fate::Zero,
         FreeContent::Pattern => {

@@ -25,6 +25,8 @@ const PROMPT: &str = "Passphrase of the hibernated session";
 const RIGHT: &str = "correct horse battery";
 /// Made up in the guest of these halves, so that it is nowhere as a whole but in a file in memory.
 const MARKER: [&str; 2] = ["wisteria-", "by-the-gate"];
+/// Both.
+const MARKED: &[u8] = b"wisteria-by-the-gate";
 const HOST: &str = "hollyhock-lodge";
 const ARGUMENT: &str = "amberquarry=7331";
 
@@ -91,12 +93,15 @@ const SIZE: u64 = 48 * MIB;
 /// started.
 pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     let mut config = GuestConfig::new(2, "512M".parse()?);
+    config.can_be_dumped = true;
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: 64 * MIB });
     let mut guest = crate::session_prepared(config, "key = \"file\"\n", |guest| partition(&guest.disk_file(KEYS)))?;
     guest.succeed("mkdir -p /run/keys && mount -t ext4 /dev/vdb1 /run/keys")?;
     let added = guest.succeed("dormouse key add file /run/keys/key")?;
     ensure!(added.contains("key 1 (file)") && added.contains("is not encrypted by dm-crypt"), "{added}");
     guest.succeed("[ $(stat -c %a /run/keys/key) = 400 ]")?;
+    let [first, second] = MARKER;
+    guest.succeed(&format!("printf '%s%s' {first} {second} >/run/marker"))?;
     // This boot has not looked for that key. The next ones will have: they resume by it.
     demand_refusal(&mut guest, "boot-evidence")?;
     let disk = guest.disk_file(0);
@@ -146,6 +151,21 @@ pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
     guest.succeed("dormouse key list --json | grep -q '\"is_unchanged\":true'")?;
+    no_secret_in_memory(&guest)
+}
+
+/// A, B, C and D have all had the secret of the key file in memory, or what it opens.
+fn no_secret_in_memory(guest: &Guest) -> Result<()> {
+    let disk = std::fs::read(guest.disk_file(KEYS))?;
+    let magic = b"DMSECRET";
+    let at = disk.windows(magic.len()).position(|bytes| bytes == magic).context("the key file's secret")?;
+    let secret = disk.get(at + 16..at + 48).context("the key file's secret")?;
+    let core = tempfile::NamedTempFile::new()?;
+    guest.dump_memory(core.path())?;
+    let memory = std::fs::read(core.path())?;
+    ensure!(memory.windows(MARKED.len()).any(|bytes| bytes == MARKED), "the dump does not hold the session's memory");
+    let found = memory.windows(secret.len()).position(|bytes| bytes == secret);
+    ensure!(found.is_none(), "the key file's secret is in the session's memory, at byte {found:?} of the dump");
     Ok(())
 }
 
