@@ -218,7 +218,7 @@ fn rejects_a_commit_record_that_somebody_else_wrote() {
     // A state that came later is not the holder's to say.
     write(&Commit { seq: 20, state: State::Restoring, attempts: 1, ..commit.clone() });
     assert!(found(&device, SealKey::File, &mut hand()).is_ok());
-    write(&Commit { seal: None, ..commit });
+    write(&Commit { seal: None, ..commit.without_key() });
     let error = found(&device, SealKey::File, &mut hand()).unwrap_err();
     assert!(matches!(error, KeyError::Format(FormatError::NotSealed)), "{error}");
 }

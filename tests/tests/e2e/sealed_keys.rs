@@ -14,7 +14,6 @@ use dormouse_image::layout::SLOT_OFFSETS;
 use dormouse_image::{Commit, State};
 use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, unobserved};
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
@@ -125,7 +124,11 @@ pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     let cases: [(&str, Option<Commit>, &str); 4] = [
         ("the image of the last session, put back", None, "image-replayed"),
         ("a commit record by somebody without the key", Some(other), "image-forged"),
-        ("an image that is not sealed", Some(Commit { seal: None, ..commit.clone() }), "image-not-sealed"),
+        (
+            "an image that is not sealed",
+            Some(Commit { seal: None, ..commit.clone().without_key() }),
+            "image-not-sealed",
+        ),
         ("keys that are wiped", Some(commit.clone().without_key()), "header-damaged"),
     ];
     for (what, commit, id) in cases {
@@ -168,7 +171,9 @@ fn partition(disk: &Path) -> Result<()> {
     ensure!(child.wait()?.success(), "sfdisk has failed");
     let ext4 = tempfile::NamedTempFile::new()?;
     ext4.as_file().set_len(SIZE)?;
-    filesystem::make("ext4", ext4.path())?;
+    // A small one would have blocks of 1 KiB, of which two of 4 KiB seldom consist.
+    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(ext4.path()).status();
+    ensure!(made.context("mkfs.ext4 cannot be started; scripts/test installs it")?.success(), "mkfs.ext4 has failed");
     File::options().write(true).open(disk)?.write_all_at(&std::fs::read(ext4.path())?, START)?;
     Ok(())
 }
