@@ -9,6 +9,7 @@ use crate::block::Frame;
 use crate::error::{Block, FormatError};
 use crate::layout::LABEL_MAX_EXTENTS;
 use crate::record::{Kind, Records, Writer};
+use crate::version::LAYERS;
 use crate::{BLOCK, Uuid, block};
 
 /// The first eight bytes of an image device.
@@ -176,7 +177,8 @@ impl Label {
         };
         let mut body = raw.as_bytes().to_vec();
         body.extend(records.into_bytes());
-        block::frame(Block::Label, LABEL_MAGIC, &body, BLOCK)
+        let minor = if self.mirror.is_some() || !self.stack.is_empty() { LAYERS } else { 0 };
+        block::frame_since(minor, Block::Label, LABEL_MAGIC, &body, BLOCK)
     }
 
     /// Reads the label from an image's first block.
@@ -201,9 +203,13 @@ impl Label {
                 frame.zero("the identity of its device", identity)?;
                 None
             }
+            [_, _] if frame.written.minor < LAYERS => return Err(frame.newer("two legs")),
             [first, second] => Some([Uuid(*first), Uuid(*second)]),
             _ => return Err(frame.field("number of legs", legs.len() as u64, "1 or 2")),
         };
+        if frame.written.minor < LAYERS {
+            frame.zero("a stack of layers", records.content(&STACK))?;
+        }
         let stack = layers(&frame, records.content(&STACK))?;
         // At most a block's content.
         let table = <[RawExtent]>::ref_from_bytes(records.content(&EXTENTS)).map_err(|_| whole(&EXTENTS))?;

@@ -61,8 +61,7 @@ fn decided(records: &[&Commit]) -> Option<Commit> {
         return Some(Commit { seq: newest.seq, ..(**over).clone() });
     }
     if newest.state.is_waiting() && records.iter().any(|commit| commit.save_id != newest.save_id) {
-        let reason = "the disks of the mirror hold it and another save".to_owned();
-        return Some(Commit { state: State::Failed, reason, ..newest.clone() });
+        return newest.transition(State::Failed, "the disks of the mirror hold it and another save").ok();
     }
     Some(newest.clone())
 }

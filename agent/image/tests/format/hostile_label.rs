@@ -2,17 +2,17 @@
 
 use dormouse_image::layout::LABEL_MAX_EXTENTS;
 use dormouse_image::record::{Kind, RecordError, Writer};
-use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label, LayerKind};
+use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label, LayerKind, VERSION};
 
-use crate::bytes::{PROLOGUE, framed};
+use crate::bytes::{PROLOGUE, framed_by};
 use crate::values;
 
 /// Offsets in the block, as FORMAT.md has them.
 const RECORD_COUNT: usize = 48;
 const RECORDS: usize = 72;
 
-/// A label with these records: kind and content.
-fn label_of(records: &[(u16, Vec<u8>)]) -> Vec<u8> {
+/// A label of this minor version with these records: kind and content.
+fn label_by(minor: u8, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = values::label().encode().unwrap()[PROLOGUE..RECORDS].to_vec();
     body[RECORD_COUNT - PROLOGUE..][..4].copy_from_slice(&u32::try_from(records.len()).unwrap().to_le_bytes());
     let mut writer = Writer::new();
@@ -20,13 +20,18 @@ fn label_of(records: &[(u16, Vec<u8>)]) -> Vec<u8> {
         writer.push(&Kind::mandatory(*number, "", 0), content).unwrap();
     }
     body.extend(writer.into_bytes());
-    framed(LABEL_MAGIC, &body)
+    framed_by(minor, LABEL_MAGIC, &body)
+}
+
+/// The newest label with these records.
+fn label_of(records: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    label_by(1, records)
 }
 
 /// A label with these extents, of one leg without an identity, and no stack.
 fn mapped(extents: &[DiskExtent]) -> Vec<u8> {
     let table = extents.iter().flat_map(|extent| [extent.offset, extent.len]).flat_map(u64::to_le_bytes).collect();
-    label_of(&[(1, table), (2, vec![0; 16]), (3, vec![])])
+    label_by(0, &[(1, table), (2, vec![0; 16]), (3, vec![])])
 }
 
 /// The field for which a label with this map is refused, which must be so when it is read too.
@@ -76,12 +81,23 @@ fn two_legs_and_layers_are_read() {
 }
 
 #[test]
+fn legs_and_layers_in_a_label_of_version_1_0_are_refused() {
+    let of = |legs: Vec<u8>, stack: Vec<u8>| Label::decode(&label_by(0, &[(1, map()), (2, legs), (3, stack)]));
+    assert!(of(vec![0; 16], vec![]).is_ok());
+    for (legs, stack, what) in [
+        ((0..32).collect::<Vec<u8>>(), vec![], "two legs"),
+        (vec![0; 16], layers(&[(3, b"crypt-laptop")]), "a stack of layers"),
+    ] {
+        assert_eq!(of(legs, stack), Err(FormatError::Newer { block: Block::Label, what, written: values::WRITTEN }));
+    }
+}
+
+#[test]
 fn legs_that_cannot_be_are_refused() {
     let of = |extents: Vec<u8>, legs: Vec<u8>| Label::decode(&label_of(&[(1, extents), (2, legs), (3, vec![])]));
     assert!(of(vec![], vec![0; 16]).is_ok());
     let one = [&[0; 15][..], &[1]].concat();
-    let newer =
-        FormatError::Newer { block: Block::Label, what: "the identity of its device", written: values::WRITTEN };
+    let newer = FormatError::Newer { block: Block::Label, what: "the identity of its device", written: VERSION };
     assert_eq!(of(vec![], one), Err(newer));
     // Without a map, without identities, with one identity twice.
     for (extents, legs) in [(vec![], (0..32).collect()), (map(), vec![0; 32]), (map(), vec![7; 32])] {
