@@ -100,7 +100,7 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
 }
 
 /// Presses memory until some of it is in the swap volume.
-const SWAP: &str = "head -c 128M /dev/urandom >/dev/shm/ballast && head -c 480M /dev/zero | tail | wc -c && \
+const SWAP: &str = "head -c 128M /dev/urandom >/dev/shm/ballast && head -c 600M /dev/zero | tail | wc -c && \
     awk 'NR > 1 && $4 > 0 { used = 1 } END { exit !used }' /proc/swaps";
 
 /// Boots to the end, with the passphrase typed. Returns the place in the console where the boot began.
