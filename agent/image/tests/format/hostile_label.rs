@@ -120,7 +120,7 @@ fn layers_that_cannot_be_are_refused() {
     let of = |stack: Vec<u8>| Label::decode(&label_of(&[(1, map()), (2, vec![0; 16]), (3, stack)]));
     assert!(of(layers(&[(1, b"ext4")])).is_ok());
     for number in [0, 6, 0xffff] {
-        let newer = FormatError::Newer { block: Block::Label, what: "a kind of layer", written: values::WRITTEN };
+        let newer = FormatError::Newer { block: Block::Label, what: "a kind of layer", written: VERSION };
         assert_eq!(of(layers(&[(number, b"x")])), Err(newer));
     }
     let layer = layers(&[(2, b"LVM-abcdefg")]);
