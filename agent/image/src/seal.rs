@@ -10,8 +10,8 @@
 //! commit record --mac--> tag of the header, tag of the last index block --> tag of the one before --> ... --> chunks
 //! ```
 //!
-//! Nothing of a sealed image but label and commit record, which have a fixed form, is looked at before it is found to be
-//! what a holder of the key has written. The commit record has K0 for each key slot, wrapped by that slot's own key.
+//! Nothing of a sealed image but label and commit record, which have a fixed form, is looked at before it is found to
+//! be what a holder of the key has written. The commit record has K0 for each key slot, wrapped by that slot's own key.
 //!
 //! No I/O and no randomness here: keys and nonces come from the caller. Everything that holds a key overwrites it when
 //! it is dropped.

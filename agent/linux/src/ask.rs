@@ -1,8 +1,8 @@
 //! Asking for a passphrase, in whatever way the system at hand asks for its own: what nobody may see is not shown.
 //!
-//! An initramfs with systemd has `systemd-ask-password`, whose agents show the question on the consoles and in plymouth;
-//! one of Debian's initramfs-tools has cryptsetup's `askpass`, which knows plymouth and the consoles; elsewhere plymouth
-//! is asked, where it runs, and the terminal or the console in the end.
+//! An initramfs with systemd has `systemd-ask-password`, whose agents show the question on the consoles and in
+//! plymouth; one of Debian's initramfs-tools has cryptsetup's `askpass`, which knows plymouth and the consoles;
+//! elsewhere plymouth is asked, where it runs, and the terminal or the console in the end.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

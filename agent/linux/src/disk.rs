@@ -13,8 +13,8 @@ const PARTITION: &str = "partition=";
 const REMOVABLE: &str = "removable";
 const AND: &str = " + ";
 
-/// A disk, and the partition of it. Written as words: `usb serial=0781:5583:4C53:0 partition=1234abcd-01 removable`. Two
-/// that hold the same are written with a plus sign between them.
+/// A disk, and the partition of it. Written as words: `usb serial=0781:5583:4C53:0 partition=1234abcd-01 removable`.
+/// Two that hold the same are written with a plus sign between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskIdentity {
     bus: &'static str,

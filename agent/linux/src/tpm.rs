@@ -1,9 +1,10 @@
 //! A secret that the machine's TPM gives back only to a machine that has booted as it did when the secret was sealed.
 //!
-//! The commands are those of TCG's "TPM 2.0 Library Specification", part 3, written as bytes: one `write(2)` for a whole
-//! command, one `read(2)` for the whole answer (Linux 6.12, drivers/char/tpm/tpm-dev-common.c). The sealed object hangs
-//! on the usual storage root key, which is made again each time, so that nothing is kept in the TPM. It has a policy of
-//! the values of some registers (PCRs) and no password. What a discrete TPM sends is not encrypted on its bus.
+//! The commands are those of TCG's "TPM 2.0 Library Specification", part 3, written as bytes: one `write(2)` for a
+//! whole command, one `read(2)` for the whole answer (Linux 6.12, drivers/char/tpm/tpm-dev-common.c). The sealed object
+//! hangs on the usual storage root key, which is made again each time, so that nothing is kept in the TPM. It has a
+//! policy of the values of some registers (PCRs) and no password. What a discrete TPM sends is not encrypted on its
+//! bus.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

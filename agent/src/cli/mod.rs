@@ -198,8 +198,8 @@ enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
     /// Refuses a device that carries anything else: a filesystem, swap space, a partition table, a RAID or encrypted
-    /// volume, an image that can be resumed; and devices that the save kernel cannot see. A linear LVM volume or a RAID 1
-    /// is written where it lies on its disks.
+    /// volume, an image that can be resumed; and devices that the save kernel cannot see. A linear LVM volume or a RAID
+    /// 1 is written where it lies on its disks.
     Init {
         /// A partition, a disk, a volume or a file
         device: PathBuf,

@@ -3,9 +3,9 @@
 //! resume it: when the boot has unlocked its volumes, and before it has checked or mounted anything on them.
 //!
 //! ```text
-//!   initramfs    first look (before-unlock)  ──>  passphrase, TPM: LUKS, LVM  ──>  second look (after-unlock)  ──>  fsck, mount
-//!   key outside  resumes                                                           finds nothing to do
-//!   key inside   refuses, or leaves it waiting                                     resumes, or refuses
+//!   initramfs    before-unlock                  the boot unlocks    after-unlock             the boot mounts
+//!   key outside  resumes                                            finds nothing to do
+//!   key inside   refuses, or leaves it waiting                      resumes, or refuses
 //! ```
 
 use dormouse_image::{KeySlot, KeySource};
@@ -37,8 +37,8 @@ pub fn needs_unlock(policy: &Policy, image: &Image) -> bool {
     key::is_in_a_volume(policy, image)
 }
 
-/// The places of the key files that the image's slots name, in one word each, by which a boot and the running system are
-/// compared.
+/// The places of the key files that the image's slots name, in one word each, by which a boot and the running system
+/// are compared.
 pub(super) fn key_places(image: &Image) -> Vec<String> {
     let slots = key::read_keys(image).ok().flatten().map_or_else(Vec::new, |keys| keys.slots);
     let of_file = |slot: KeySlot| match slot.source {

@@ -108,8 +108,8 @@ fn order_of(hooks: &[String]) -> Result<(), String> {
     let late = ["encrypt", "lvm2"].into_iter().find(|opener| at(opener) > at("dormouse"));
     match (late, at("filesystems") < at("dormouse")) {
         (Some(opener), _) => Err(format!(
-            "among the HOOKS of /etc/mkinitcpio.conf `dormouse` comes before `{opener}`, and the image's key is in what \
-             that opens: put it after that, and before `resume`, `filesystems` and `fsck`"
+            "among the HOOKS of /etc/mkinitcpio.conf `dormouse` comes before `{opener}`, and the image's key is in \
+             what that opens: put it after that, and before `resume`, `filesystems` and `fsck`"
         )),
         (None, true) => {
             Err("among the HOOKS of /etc/mkinitcpio.conf `dormouse` comes after `filesystems`: put it before"

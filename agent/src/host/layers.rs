@@ -8,8 +8,8 @@ use dormouse_linux::block::{self, Layer};
 use dormouse_linux::mountinfo::{self, Mount};
 use nix::sys::stat::{major, minor};
 
-/// The layers below a path from the top: of a block device, its own; of a file or directory, or where one is to be, those
-/// of its filesystem. Empty for what is not on a block device.
+/// The layers below a path from the top: of a block device, its own; of a file or directory, or where one is to be,
+/// those of its filesystem. Empty for what is not on a block device.
 #[must_use]
 pub fn below(path: &Path) -> Vec<Layer> {
     number(path).map_or_else(Vec::new, |number| block::stack(&number))

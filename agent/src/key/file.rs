@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A reads and writes the file through its filesystem, past the page cache, so that C finds the same by reading the
-//! blocks of the device below, with nothing mounted. Whether they are still where the slot says is looked at before each
-//! hibernation.
+//! blocks of the device below, with nothing mounted. Whether they are still where the slot says is looked at before
+//! each hibernation.
 
 use std::fs::File;
 use std::io::Write;

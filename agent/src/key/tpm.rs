@@ -1,8 +1,8 @@
 //! A private key that the machine's TPM opens, for as long as the machine boots as it did.
 //!
 //! Nobody can know beforehand what the next boot's registers will hold, so that a new pair is made at each ordinary
-//! boot, and sealed to what that boot has measured. The private key is forgotten then: nothing of it is at rest. The TPM
-//! is not asked for anything when the machine is hibernated.
+//! boot, and sealed to what that boot has measured. The private key is forgotten then: nothing of it is at rest. The
+//! TPM is not asked for anything when the machine is hibernated.
 
 use dormouse_image::TpmKey;
 use dormouse_linux::tpm::{self, Transport};

@@ -76,8 +76,8 @@ fn by_label(uuid: Uuid, offset: u64, candidates: impl Iterator<Item = BlockDevic
     grouped(found.collect(), offset)
 }
 
-/// Devices that carry the same label are one target where they are the legs that it names. Others that have such a label
-/// are copies.
+/// Devices that carry the same label are one target where they are the legs that it names. Others that have such a
+/// label are copies.
 fn grouped(found: Vec<(PathBuf, Label, Option<Uuid>)>, offset: u64) -> Vec<Target> {
     let mut targets: Vec<(Target, Option<(Label, Uuid)>)> = Vec::new();
     for (path, label, leg) in found {

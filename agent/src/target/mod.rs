@@ -278,7 +278,8 @@ impl Target {
         let top = label.stack.first().with_context(about)?;
         if top.kind == LayerKind::Filesystem {
             return Err(anyhow::anyhow!(
-                "it is in a file below layers, which only the file can be compared with: name the file's path in the                  policy"
+                "it is in a file below layers, which only the file can be compared with: name the file's \
+                 path in the policy"
             ))
             .with_context(about);
         }

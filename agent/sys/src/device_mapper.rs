@@ -59,7 +59,8 @@ pub struct Target {
     /// For the kinds `linear` and `crypt`, which give each sector one sector of another device: which device, written
     /// `major:minor`, and which sector is the first.
     pub lower: Option<(String, u64)>,
-    /// Whether it keeps something beside the sectors that tells whether they were changed: a `crypt` that authenticates.
+    /// Whether it keeps something beside the sectors that tells whether they were changed: a `crypt` that
+    /// authenticates.
     pub is_authenticated: bool,
 }
 

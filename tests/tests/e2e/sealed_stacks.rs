@@ -1,4 +1,5 @@
-//! The image below what is put together of disks: volumes of several segments, a mirror. B, C and D see the disks alone.
+//! The image below what is put together of disks: volumes of several segments, a mirror. B, C and D see the disks
+//! alone.
 
 use std::fs::File;
 use std::io::Write;

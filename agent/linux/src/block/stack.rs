@@ -37,8 +37,8 @@ impl fmt::Display for Layer {
     }
 }
 
-/// The layers of a block device from the top, each once, in the order in which they are met; empty where the kernel does
-/// not list the device, whose number is written `major:minor`.
+/// The layers of a block device from the top, each once, in the order in which they are met; empty where the kernel
+/// does not list the device, whose number is written `major:minor`.
 #[must_use]
 pub fn stack(number: &str) -> Vec<Layer> {
     stack_in(Path::new("/sys"), number)

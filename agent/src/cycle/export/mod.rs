@@ -59,7 +59,8 @@ impl fmt::Display for Export {
 /// the key of a sealed one.
 ///
 /// # Errors
-/// The image has no whole session, is damaged, or is sealed and `find` has no key; the file cannot be written. It is removed then.
+/// The image has no whole session, is damaged, or is sealed and `find` has no key; the file cannot be written. It is
+/// removed then.
 pub fn run(device: &Path, path: &Path, find: FindKey<'_>) -> anyhow::Result<Export> {
     let mut image = Target::at(device)?.open(Access::Read)?;
     image.unlock_by(find)?;

@@ -23,7 +23,8 @@ impl Refusal for NoPlace {
             NoPlace::State { remedy, .. } => remedy,
             NoPlace::Target { kind, .. } => match kind.as_str() {
                 "mirror" => {
-                    "it is being moved (`pvmove`) or mirrored by LVM: wait until that has finished, and make the image again"
+                    "it is being moved (`pvmove`) or mirrored by LVM: wait until that has finished, and make the image \
+                     again"
                 }
                 "snapshot" | "snapshot-origin" | "snapshot-merge" => {
                     "remove the snapshot (`lvremove`), or put the image on a volume that has none"

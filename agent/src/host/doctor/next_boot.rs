@@ -87,7 +87,8 @@ pub(super) fn in_clear(facts: &Facts) -> Check {
         None => question.ok("the image is sealed, or no encrypted volume is open"),
         Some(warning) => question.warning(
             warning,
-            "seal the image (`dormouse key add`), put it on a disk that nobody else gets at, or close the volumes before",
+            "seal the image (`dormouse key add`), put it on a disk that nobody else gets at, or close the volumes \
+             before",
         ),
     }
 }

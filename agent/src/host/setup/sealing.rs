@@ -97,8 +97,8 @@ fn decide(facts: Facts, choice: &Choice, wanted: WantedKey) -> anyhow::Result<Ke
         (WantedKey::File, _) | (_, SealKey::File) => Ok(Key::New(place.into())),
         _ if facts.goes_around => bail!(
             "{} is in an encrypted volume, and the image must be sealed, since what is written to it goes around that; \
-             but the root filesystem is not encrypted, so that a key file on it would be nobody's secret: put the image \
-             elsewhere, or run `dormouse setup` again after `dormouse key add passphrase` and with image.key = \
+             but the root filesystem is not encrypted, so that a key file on it would be nobody's secret: put the \
+             image elsewhere, or run `dormouse setup` again after `dormouse key add passphrase` and with image.key = \
              \"passphrase\" in the policy",
             choice.path().display()
         ),

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! In A the image is read and written through the file, past the page cache, where its filesystem is on a disk or
-//! partition itself; where layers lie between, on the disks (see `target/stack.rs`). B, C and D mount nothing: they find the
-//! label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed
-//! alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of its
-//! pieces with must be what is on the disk there.
+//! partition itself; where layers lie between, on the disks (see `target/stack.rs`). B, C and D mount nothing: they
+//! find the label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is
+//! believed alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of
+//! its pieces with must be what is on the disk there.
 
 mod backing;
 mod layout;
