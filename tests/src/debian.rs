@@ -19,7 +19,7 @@ use crate::machine::{Disk, DiskKind, GuestConfig, MIB};
 use crate::qemu;
 
 /// Systemd takes its time under emulation, with everything else busy; so does what makes an initramfs.
-pub const TIMEOUT: Duration = Duration::from_secs(600);
+pub const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Where the guest has the package.
 pub const PACKAGE: &str = "/root/dormouse.deb";
 /// Where an encrypted guest has it.
