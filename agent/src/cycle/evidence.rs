@@ -308,14 +308,7 @@ pub(crate) mod tests {
     fn judged(change: impl FnOnce(&mut Found), now: (&str, bool)) -> Result<(), NoEvidence> {
         let mut found = found();
         change(&mut found);
-        let last = Last {
-            event: Event::Resume,
-            at_unix: 0,
-            id: "no-image".into(),
-            text: String::new(),
-            report: None,
-            found: Some(found),
-        };
+        let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
         of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, key_places: None })
     }
 
@@ -323,14 +316,7 @@ pub(crate) mod tests {
     fn demands_a_look_with_the_key_where_it_is_in_a_volume() {
         let judged = |unlocked| {
             let found = Found { unlocked, ..found() };
-            let last = Last {
-                event: Event::Resume,
-                at_unix: 0,
-                id: "no-image".into(),
-                text: String::new(),
-                report: None,
-                found: Some(found),
-            };
+            let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
             of_boot(
                 &last,
                 &Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: Some(vec!["dm:x@1,2".into()]) },

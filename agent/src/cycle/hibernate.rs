@@ -255,8 +255,7 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
 fn image(policy: &Policy) -> anyhow::Result<Opened> {
-    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?)
+    Ok(disk::open_image(policy, Access::Write)?)
 }
 
 /// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::time::Duration;
 
 use dormouse_image::Uuid;
 use dormouse_image::seal::{SaveKey, Sealing};
@@ -10,13 +9,13 @@ use dormouse_linux::error_chain::in_full;
 use dormouse_linux::tpm::Tpm;
 
 use crate::console::phase::Phase;
-use crate::cycle::disk;
+use crate::cycle::disk::open_image;
 use crate::cycle::lock::Lock;
 use crate::key::manage::{self, Added, Bunch, Listed, Removed};
 use crate::key::{self, KeyError, Ring};
 use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Image};
-use crate::target::{self, IfFile, Opened, Opening};
+use crate::target::{self, Opened};
 
 /// A kind of key that is to be added.
 #[derive(Debug)]
@@ -29,18 +28,13 @@ pub enum NewKey<'a> {
     Tpm2(u32),
 }
 
-fn open(policy: &Policy, access: Access) -> anyhow::Result<Opened> {
-    let how = Opening { access, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?)
-}
-
 /// Adds a key to the policy's image.
 ///
 /// # Errors
 /// [`KeyError`]; the image cannot be opened. Nothing has changed then.
 pub fn add(policy: &Policy, new: &NewKey<'_>, is_reset: bool) -> anyhow::Result<Added> {
     let _lock = Lock::take_for_image()?;
-    let Opened { target, image } = open(policy, Access::Write)?;
+    let Opened { target, image } = open_image(policy, Access::Write)?;
     let mut bunch = Bunch::open(&target, &image, is_reset)?;
     Ok(match new {
         NewKey::File(path) => bunch.add_file(path)?,
@@ -54,7 +48,7 @@ pub fn add(policy: &Policy, new: &NewKey<'_>, is_reset: bool) -> anyhow::Result<
 /// # Errors
 /// They cannot be read.
 pub fn list(policy: &Policy) -> anyhow::Result<Listed> {
-    Ok(manage::list(&open(policy, Access::Read)?.image)?)
+    Ok(manage::list(&open_image(policy, Access::Read)?.image)?)
 }
 
 /// Takes a key away from the policy's image.
@@ -63,7 +57,7 @@ pub fn list(policy: &Policy) -> anyhow::Result<Listed> {
 /// [`KeyError`]; the image cannot be opened. Nothing has changed then.
 pub fn remove(policy: &Policy, id: u32) -> anyhow::Result<Removed> {
     let _lock = Lock::take_for_image()?;
-    let Opened { target, image } = open(policy, Access::Write)?;
+    let Opened { target, image } = open_image(policy, Access::Write)?;
     Ok(Bunch::open(&target, &image, false)?.remove(id)?)
 }
 
@@ -73,11 +67,11 @@ pub fn remove(policy: &Policy, id: u32) -> anyhow::Result<Removed> {
 /// # Errors
 /// The TPM does not do it; then the image cannot be opened by it.
 pub fn renew_tpm(policy: &Policy) -> anyhow::Result<Option<u32>> {
-    let Opened { target, image } = match open(policy, Access::Write) {
+    let Opened { target, image } = match open_image(policy, Access::Write) {
         Ok(opened) => opened,
         // What has no key is not looked for.
         Err(_) if policy.image.key != SealKey::Tpm2 => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     if image.commit().state.is_waiting() || Ring::load(image.label().uuid)?.is_none() {
         return Ok(None);

@@ -128,14 +128,7 @@ mod tests {
     fn first(id: &str, is_found: bool) -> Last {
         let policy = Policy::parse("a policy", "[image]\ndevice = \"/dev/vda\"\n").unwrap();
         let found = Found { is_found, ..Found::nothing_yet(&policy) };
-        Last {
-            event: Event::Resume,
-            at_unix: 0,
-            id: id.to_owned(),
-            text: String::new(),
-            report: None,
-            found: Some(found),
-        }
+        Last::new(Event::Resume, id, "", None, Some(found))
     }
 
     #[test]

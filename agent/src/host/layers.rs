@@ -1,12 +1,11 @@
 //! What files and devices of this machine lie on, layer by layer: for `setup`, which seals what goes around encryption,
 //! and for people to read.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use dormouse_linux::block::below::number_of_node;
 use dormouse_linux::block::{self, Layer};
 use dormouse_linux::mountinfo::{self, Mount};
-use nix::sys::stat::{major, minor};
 
 /// The layers below a path from the top: of a block device, its own; of a file or directory, or where one is to be,
 /// those of its filesystem. Empty for what is not on a block device.
@@ -29,17 +28,12 @@ pub fn in_words(layers: &[Layer]) -> String {
 }
 
 fn number(path: &Path) -> Option<String> {
-    if path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
-        return number_of_node(path);
+    if let Some(number) = number_of_node(path) {
+        return Some(number);
     }
     // What does not exist yet goes to the filesystem of the directory that does.
     let there = path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok())?;
     number_of_mount(&mountinfo::read().ok()?, &there)
-}
-
-fn number_of_node(path: &Path) -> Option<String> {
-    let number = path.metadata().ok()?.rdev();
-    Some(format!("{}:{}", major(number), minor(number)))
 }
 
 /// The number of the device under the mount that a path is in. That of a btrfs is not its mount's.

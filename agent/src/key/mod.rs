@@ -154,7 +154,7 @@ fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
 /// The kind of key that a save must have, and why it must have one.
 fn demanded(key: SealKey, label: &Label) -> Option<KeyError> {
     let why = match key {
-        SealKey::None if goes_around_encryption(label) => "it goes around the encryption that it lies under".to_owned(),
+        SealKey::None if label.bypasses_encryption() => "it goes around the encryption that it lies under".to_owned(),
         SealKey::None => return None,
         key => format!("image.key = \"{key}\""),
     };
@@ -169,11 +169,6 @@ fn is_of(key: SealKey, kind: KeyKind) -> bool {
         SealKey::Passphrase => kind == KeyKind::Passphrase,
         SealKey::Tpm2 => kind == KeyKind::Tpm2,
     }
-}
-
-/// Whether what is written to the image goes around the encryption that its file is under.
-fn goes_around_encryption(label: &Label) -> bool {
-    label.bypasses_encryption()
 }
 
 /// What the save `save_id` of `image` is to be sealed with: the image's keys, where it has some. `None` where it is not

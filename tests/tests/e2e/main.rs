@@ -35,10 +35,11 @@ mod soak;
 mod system;
 mod verify;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
@@ -132,6 +133,17 @@ fn demand_refusal(guest: &mut Guest, id: &str) -> Result<()> {
     ensure!(output.status == 3 && json["outcome"] == "refused" && json["id"] == id, "not {id}: {output:?}");
     ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
     Ok(())
+}
+
+/// Whether a word is in a file. Zeroes end grep's lines, so that none is longer than what lies between two of them.
+fn contains(file: &Path, word: &str) -> Result<bool> {
+    let mut grep = Command::new("grep");
+    let status = grep.env("LC_ALL", "C").args(["-qzaF", "-e", word]).arg(file).status().context("grep")?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => bail!("grep {word} {}: {status}", file.display()),
+    }
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

@@ -1,16 +1,14 @@
 //! A Debian system on an encrypted disk as its installer makes it: `/boot`, and LUKS2 with LVM in it. Hibernating asks
 //! nothing, and resuming nothing but the passphrase that the boot asks for anyway.
 
-use std::path::Path;
-use std::process::Command;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Cursor;
 use dormouse_tests::debian::{self, ENCRYPTED_PACKAGE, HOST_NAME, Suite, TIMEOUT};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 
+use crate::contains;
 use crate::debian::{PATIENCE, Session, hibernate, power_off, succeed};
 
 /// An argument on the kernel's command line.
@@ -124,15 +122,4 @@ fn looked_between_unlock_and_mount(guest: &Guest, cursor: &mut Cursor) -> Result
     ];
     ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "first look, unlock, second look: {places:?}");
     Ok(())
-}
-
-/// Whether a word is in a file. Zeroes end grep's lines, so that none is longer than what lies between two of them.
-fn contains(file: &Path, word: &str) -> Result<bool> {
-    let mut grep = Command::new("grep");
-    let status = grep.env("LC_ALL", "C").args(["-qzaF", "-e", word]).arg(file).status().context("grep")?;
-    match status.code() {
-        Some(0) => Ok(true),
-        Some(1) => Ok(false),
-        _ => bail!("grep {word} {}: {status}", file.display()),
-    }
 }

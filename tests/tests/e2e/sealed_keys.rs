@@ -9,17 +9,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use dormouse_image::layout::SLOT_OFFSETS;
 use dormouse_image::{Commit, State};
 use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, unobserved};
 use dormouse_tests::guest::{Guest, READY_MARK};
-use dormouse_tests::image;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::qemu::copy_sparse;
+use dormouse_tests::{filesystem, image};
 
-use crate::{TWO_BOOTS, demand_proofs, demand_refusal, ids, lines_of_boot, save, session_with};
+use crate::{TWO_BOOTS, contains, demand_proofs, demand_refusal, ids, lines_of_boot, save, session_with};
 
 const PROMPT: &str = "Passphrase of the hibernated session";
 const RIGHT: &str = "correct horse battery";
@@ -191,22 +191,7 @@ fn partition(disk: &Path) -> Result<()> {
     let script = format!("label: gpt\nstart={}, size={}\n", START / 512, SIZE / 512);
     child.stdin.take().context("sfdisk's input")?.write_all(script.as_bytes())?;
     ensure!(child.wait()?.success(), "sfdisk has failed");
-    let ext4 = tempfile::NamedTempFile::new()?;
-    ext4.as_file().set_len(SIZE)?;
-    // A small one would have blocks of 1 KiB, of which two of 4 KiB seldom consist.
-    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(ext4.path()).status();
-    ensure!(made.context("mkfs.ext4 cannot be started; scripts/test installs it")?.success(), "mkfs.ext4 has failed");
+    let ext4 = filesystem::ext4(SIZE)?;
     File::options().write(true).open(disk)?.write_all_at(&std::fs::read(ext4.path())?, START)?;
     Ok(())
-}
-
-/// Whether a word is in a file. Zeroes end grep's lines, so that none is longer than what lies between two of them.
-fn contains(file: &Path, word: &str) -> Result<bool> {
-    let mut grep = Command::new("grep");
-    let status = grep.env("LC_ALL", "C").args(["-qzaF", "-e", word]).arg(file).status().context("grep")?;
-    match status.code() {
-        Some(0) => Ok(true),
-        Some(1) => Ok(false),
-        _ => bail!("grep {word} {}: {status}", file.display()),
-    }
 }

@@ -16,13 +16,8 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
+use crate::image_file::{self, FILES, IMAGE, POLICY, boot_device, hibernate};
 use crate::{demand_proofs, ids, lines_of_boot, reasons};
-
-/// Where the session mounts its filesystem.
-const FILES: &str = "/run/files";
-const IMAGE: &str = "/run/files/image";
-/// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
-const POLICY: &str = "/run/file.toml";
 
 /// The segments of the volume: where each begins on the disk, and how long it is.
 const SEGMENTS: [(u64, u64); 2] = [(MIB, 200 * MIB), (300 * MIB, 200 * MIB)];
@@ -52,24 +47,7 @@ fn linear(disk: &str, segments: &[(u64, u64)]) -> String {
 
 /// Mounts a device, and gives A a policy that names a file there.
 fn mount(guest: &mut Guest, device: &str) -> Result<()> {
-    guest.succeed(&format!(
-        "mkdir -p {FILES} && mount -t ext4 {device} {FILES} && \
-         sed 's|^device = .*|device = \"{IMAGE}\"|' /etc/dormouse.toml >{POLICY}"
-    ))?;
-    Ok(())
-}
-
-/// The image's name where nothing is mounted.
-fn boot_device(guest: &mut Guest) -> Result<String> {
-    let policy = guest.succeed(&format!("dormouse --config {POLICY} config show --boot"))?;
-    let device = policy.lines().find_map(|line| line.strip_prefix("device = \"")?.strip_suffix('"'));
-    let device = device.with_context(|| policy.clone())?.to_owned();
-    ensure!(device.starts_with("UUID=") && device.contains('@'), "{policy}");
-    Ok(device)
-}
-
-fn hibernate(then: &str) -> String {
-    format!("dormouse --config {POLICY} hibernate --then {then} --json")
+    image_file::mount(guest, "ext4", "", device)
 }
 
 /// A hibernation of A's policy that is refused with this identifier and these words, with nothing changed.
@@ -102,8 +80,8 @@ pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
     config.modules.extend(["dm_crypt", "aes_generic", "ecb", "xts", "dm_snapshot"].map(str::to_owned));
     let mut guest = Guest::new(config, &userland("/dev/vda", &[]), &artifacts)?;
     let total = SEGMENTS.iter().map(|(_, len)| len).sum();
-    scatter(&formatted(total)?, &guest.disk_file(0), &SEGMENTS)?;
-    scatter(&formatted(SMALL.1)?, &guest.disk_file(1), &[SMALL])?;
+    scatter(&filesystem::ext4(total)?, &guest.disk_file(0), &SEGMENTS)?;
+    scatter(&filesystem::ext4(SMALL.1)?, &guest.disk_file(1), &[SMALL])?;
     let map = format!("workload map vg-root --uuid LVM-vgroot {}", linear("vda", &SEGMENTS));
 
     guest.boot()?;
@@ -270,15 +248,6 @@ pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     Ok(())
 }
 
-/// A file with an empty ext4 filesystem. Small ones have blocks of 1 KiB otherwise.
-fn formatted(bytes: u64) -> Result<tempfile::NamedTempFile> {
-    let file = tempfile::NamedTempFile::new()?;
-    file.as_file().set_len(bytes)?;
-    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(file.path()).status()?;
-    ensure!(made.success(), "mkfs.ext4");
-    Ok(file)
-}
-
 /// Puts a file into pieces of a disk of a machine that is off.
 fn scatter(file: &tempfile::NamedTempFile, disk: &Path, segments: &[(u64, u64)]) -> Result<()> {
     let (bytes, disk) = (std::fs::read(file.path())?, File::options().write(true).open(disk)?);
@@ -324,7 +293,7 @@ fn make_mirror(legs: &[std::path::PathBuf; 2], size: u64) -> Result<()> {
     const DATA: u64 = MIB;
     // The partition table has its copy at the end of the disk.
     let len = size - 2 * MIB;
-    let filesystem = formatted(len - DATA)?;
+    let filesystem = filesystem::ext4(len - DATA)?;
     for (number, leg) in legs.iter().enumerate() {
         let mut sfdisk = Command::new("sfdisk")
             .args(["--quiet", "--label", "gpt"])
