@@ -98,7 +98,8 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
 
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
-    let pages = totals.stored_pages + totals.zero_pages;
+    let (stored, zero) = (totals.stored_pages, totals.zero_pages);
+    let pages = stored + zero;
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
     let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
@@ -107,8 +108,11 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         alive();
     })?;
     drop(progress);
-    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
-        bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
+    if (counts.stored, counts.zero) != (stored, zero) {
+        let (restored, zeroed) = (counts.stored, counts.zero);
+        bail!(
+            "restored were {restored} stored pages and {zeroed} zero ones, the commit record has {stored} and {zero}"
+        );
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };

@@ -96,7 +96,10 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     guest.succeed("truncate -s 64M /root/disk && modprobe loop && losetup /dev/loop0 /root/disk")?;
     for (status, command) in [(3, "image init"), (1, "setup --device")] {
         let refused = guest.run(&format!("dormouse {command} /dev/loop0"))?;
-        ensure!(refused.status == status && refused.stderr.contains("/dev/loop0 lies in the file /root/disk"), "{refused:?}");
+        ensure!(
+            refused.status == status && refused.stderr.contains("/dev/loop0 lies in the file /root/disk"),
+            "{refused:?}"
+        );
     }
     guest
         .succeed("dormouse image init --force /dev/loop0 && dormouse image info /dev/loop0 && losetup -d /dev/loop0")?;

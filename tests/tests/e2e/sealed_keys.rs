@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dormouse_image::layout::SLOT_OFFSETS;
 use dormouse_image::{Commit, State};
 use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, unobserved};
@@ -141,7 +140,7 @@ pub(crate) fn a_key_file_and_images_that_are_not_its() -> Result<()> {
     for (what, commit, id) in cases {
         copy_sparse(if commit.is_some() { &good } else { &old }, &disk)?;
         if let Some(commit) = commit {
-            write_commit(&disk, &commit)?;
+            image::write_commit(&disk, &commit)?;
         }
         let lines = lines_of_boot(&mut guest)?;
         ensure!(ids(&lines) == [id], "{what}: {lines:?}");
@@ -175,12 +174,6 @@ fn no_secret_in_memory(guest: &Guest) -> Result<()> {
 fn moved(commit: &Commit) -> dormouse_image::Locator {
     let index = commit.last_index;
     dormouse_image::Locator { offset: commit.data_end - u64::from(index.len), ..index }
-}
-
-fn write_commit(disk: &Path, commit: &Commit) -> Result<()> {
-    let bytes = Commit { seq: commit.seq + 1, ..commit.clone() }.encode()?;
-    let disk = File::options().write(true).open(disk)?;
-    SLOT_OFFSETS.iter().try_for_each(|slot| Ok(disk.write_all_at(&bytes, *slot)?))
 }
 
 /// One partition, with an ext4 filesystem.
