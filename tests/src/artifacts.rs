@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::debian::Suite;
+use crate::debian::{Encrypted, Suite};
 
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
@@ -161,12 +161,12 @@ impl Artifacts {
         variable(suite.variable())
     }
 
-    /// The disk of an encrypted Debian guest, from `scripts/build-debian --encrypted`.
+    /// The disk of an encrypted Debian guest, from `scripts/build-debian --encrypted` or `--encrypted-btrfs`.
     ///
     /// # Errors
     /// Fails where its variable is not set.
-    pub fn encrypted_debian(&self, suite: Suite) -> Result<PathBuf> {
-        variable(&format!("{}_ENCRYPTED", suite.variable()))
+    pub fn encrypted_debian(&self, kind: Encrypted) -> Result<PathBuf> {
+        variable(&kind.variable())
     }
 
     /// Dormouse's package for Debian.

@@ -2,8 +2,8 @@
 //! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
 //! them: in `/boot`.
 //!
-//! The disk is the root filesystem, or what Debian's installer makes of an encrypted disk: GRUB's partition, `/boot`,
-//! and LUKS2 with LVM in it, whose passphrase somebody has to type.
+//! The disk is the root filesystem, or what an installer makes of an encrypted disk: GRUB's partition, `/boot`, and LUKS2
+//! with LVM or btrfs in it, whose passphrase somebody has to type.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,10 @@ pub const PACKAGE: &str = "/root/dormouse.deb";
 pub const ENCRYPTED_PACKAGE: &str = "/boot/dormouse.deb";
 /// An encrypted guest's host name, a word that is nowhere else in it.
 pub const HOST_NAME: &str = "velvetburrow";
-/// How an encrypted guest asks to be unlocked.
-const PROMPT: &str = "unlock disk vda3_crypt";
 const PASSPHRASE: &str = "burrow";
+/// The UUIDs of LUKS and of the btrfs in it: tests/src/debian/encrypt.
+const LUKS: &str = "7e0f6c52-33a1-4b5e-9d0c-5a1e0b5c7d11";
+const BTRFS: &str = "c2b9a4de-1f73-4c0a-8e46-0d9f3b7a6e22";
 /// Where `/boot` begins on an encrypted guest's disk: scripts/build-debian, whose sfdisk begins at 1 MiB.
 const BOOT_OFFSET: u64 = 2 * MIB;
 
@@ -51,6 +52,55 @@ impl Suite {
             Suite::Bookworm => "DORMOUSE_BOOKWORM",
             Suite::Trixie => "DORMOUSE_TRIXIE",
         }
+    }
+}
+
+/// What an encrypted guest's disk has beside GRUB's partition and `/boot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encrypted {
+    /// LUKS2 with LVM, ext4 and swap, as Debian's installer makes it; the initramfs is of initramfs-tools.
+    Lvm(Suite),
+    /// LUKS2 with btrfs, in subvolumes and compressed, as other installers make it; the initramfs is dracut's, with
+    /// systemd. Debian 13.
+    Btrfs,
+}
+
+impl Encrypted {
+    /// The environment variable that names its disk.
+    pub(crate) fn variable(self) -> String {
+        match self {
+            Encrypted::Lvm(suite) => format!("{}_ENCRYPTED", suite.variable()),
+            Encrypted::Btrfs => format!("{}_ENCRYPTED_BTRFS", Suite::Trixie.variable()),
+        }
+    }
+
+    /// How the kernel's command line names the root filesystem.
+    fn root(self) -> String {
+        match self {
+            Encrypted::Lvm(_) => format!("root=/dev/mapper/{HOST_NAME}--vg-root ro"),
+            Encrypted::Btrfs => format!("rd.luks.uuid=luks-{LUKS} root=UUID={BTRFS} rootflags=subvol=@ ro"),
+        }
+    }
+
+    /// The mapped device's name.
+    #[must_use]
+    pub fn mapping(self) -> String {
+        match self {
+            Encrypted::Lvm(_) => "vda3_crypt".to_owned(),
+            Encrypted::Btrfs => format!("luks-{LUKS}"),
+        }
+    }
+
+    /// Types the passphrase when the boot of such a guest asks for it, from `cursor` on.
+    ///
+    /// # Errors
+    /// Fails where it does not.
+    pub fn unlock(self, guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
+        let prompt = match self {
+            Encrypted::Lvm(_) => "unlock disk vda3_crypt",
+            Encrypted::Btrfs => "Please enter passphrase for disk",
+        };
+        guest.answer_prompt(cursor, prompt, PASSPHRASE, TIMEOUT)
     }
 }
 
@@ -80,12 +130,12 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
 ///
 /// # Errors
 /// Fails where a part is missing.
-pub fn encrypted_guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
-    let image = artifacts.encrypted_debian(suite)?;
+pub fn encrypted_guest(kind: Encrypted, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
+    let image = artifacts.encrypted_debian(kind)?;
     let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
     let mut config = config;
     config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes });
-    config.kernel_arguments.push(format!("root=/dev/mapper/{HOST_NAME}--vg-root ro"));
+    config.kernel_arguments.push(kind.root());
     let mut guest = Guest::installed(config, |files| {
         let disk = files.disk(ROOT);
         qemu::copy_sparse(&image, &disk)?;
@@ -95,14 +145,6 @@ pub fn encrypted_guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts)
     })?;
     boot_next_encrypted(&mut guest, artifacts.release())?;
     Ok(guest)
-}
-
-/// Types the passphrase of an encrypted guest when it is asked for, from `cursor` on.
-///
-/// # Errors
-/// Fails where it is not.
-pub fn unlock(guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
-    guest.answer_prompt(cursor, PROMPT, PASSPHRASE, TIMEOUT)
 }
 
 /// Has the next power-on boot the kernel with this release, and its initramfs, as they are in the guest's `/boot` now.

@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard debian::dracut_ng_and_a_newer_systemd,
     Standard sealed_debian::an_encrypted_debian_13_goes_on,
     All sealed_debian::an_encrypted_debian_12_goes_on,
+    All sealed_debian::btrfs_with_dracut_and_systemd_goes_on,
     All sealed_debian::an_image_beside_an_encrypted_disk_is_sealed_by_it,
     All debian::dracut_an_image_in_a_file_and_removal,
     All power_cuts::at_twenty_moments_of_a_save,

@@ -1,10 +1,10 @@
-//! A Debian system on an encrypted disk as its installer makes it: `/boot`, and LUKS2 with LVM in it. Hibernating asks
-//! nothing, and resuming nothing but the passphrase that the boot asks for anyway.
+//! A Debian system on an encrypted disk as installers make it: `/boot`, and LUKS2 with LVM or btrfs in it. Hibernating
+//! asks nothing, and resuming nothing but the passphrase that the boot asks for anyway.
 
 use anyhow::{Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Cursor;
-use dormouse_tests::debian::{self, ENCRYPTED_PACKAGE, HOST_NAME, Suite, TIMEOUT};
+use dormouse_tests::debian::{self, ENCRYPTED_PACKAGE, Encrypted, HOST_NAME, Suite, TIMEOUT};
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 
@@ -17,35 +17,39 @@ const ARGUMENT: &str = "amberquarry=7331";
 const MARKER: [&str; 2] = ["thistledown-", "in-the-attic"];
 
 pub(crate) fn an_encrypted_debian_13_goes_on() -> Result<()> {
-    goes_on(Suite::Trixie, Place::Root)
+    goes_on(Encrypted::Lvm(Suite::Trixie), Place::Root)
 }
 
 pub(crate) fn an_encrypted_debian_12_goes_on() -> Result<()> {
-    goes_on(Suite::Bookworm, Place::Root)
+    goes_on(Encrypted::Lvm(Suite::Bookworm), Place::Root)
 }
 
 pub(crate) fn an_image_beside_an_encrypted_disk_is_sealed_by_it() -> Result<()> {
-    goes_on(Suite::Trixie, Place::Beside)
+    goes_on(Encrypted::Lvm(Suite::Trixie), Place::Beside)
+}
+
+pub(crate) fn btrfs_with_dracut_and_systemd_goes_on() -> Result<()> {
+    goes_on(Encrypted::Btrfs, Place::Root)
 }
 
 /// Where the image is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In a file of the root filesystem, below LVM and LUKS.
+    /// In a file of the root filesystem, below all layers.
     Root,
     /// On a disk of its own.
     Beside,
 }
 
-fn goes_on(suite: Suite, place: Place) -> Result<()> {
+fn goes_on(kind: Encrypted, place: Place) -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     if place == Place::Root {
         config.disks.clear();
     }
     config.kernel_arguments.push(ARGUMENT.to_owned());
-    let mut guest = debian::encrypted_guest(suite, config, &artifacts)?;
-    boot(&mut guest)?;
+    let mut guest = debian::encrypted_guest(kind, config, &artifacts)?;
+    boot(kind, &mut guest)?;
     guest.succeed(PATIENCE)?;
     succeed(&mut guest, &format!("dpkg --install {ENCRYPTED_PACKAGE} && rm {ENCRYPTED_PACKAGE}"))?;
     let setup = match place {
@@ -55,21 +59,25 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
     };
     let planned = succeed(&mut guest, &format!("{setup} --dry-run"))?;
     ensure!(planned.contains("dormouse key add file /var/lib/dormouse/key"), "{planned}");
-    ensure!(planned.contains("on dm-crypt vda3_crypt on /dev/vda3") == (place == Place::Root), "{planned}");
+    let below = format!("on dm-crypt {} on /dev/vda3", kind.mapping());
+    ensure!(planned.contains(&below) == (place == Place::Root), "{planned}");
     ensure!(guest.run("test -e /etc/dormouse.toml")?.status != 0, "--dry-run has changed something");
     guest.succeed_within(setup, 2 * TIMEOUT)?;
     succeed(&mut guest, "dormouse enable")?;
     // The boot's new initramfs; logind's part of it, too.
     power_off(&mut guest)?;
     debian::boot_next_encrypted(&mut guest, artifacts.release())?;
-    let mut cursor = boot(&mut guest)?;
-    looked_between_unlock_and_mount(&guest, &mut cursor)?;
+    let mut cursor = boot(kind, &mut guest)?;
+    looked_between_unlock_and_mount(kind, &guest, &mut cursor)?;
     succeed(&mut guest, "dormouse doctor")?;
 
     let session = Session::begin(&mut guest)?;
     let [first, second] = MARKER;
     guest.succeed(&format!("printf '%s%s' {first} {second} >/run/marker"))?;
-    succeed(&mut guest, SWAP)?;
+    match kind {
+        Encrypted::Lvm(_) => succeed(&mut guest, SWAP)?,
+        Encrypted::Btrfs => succeed(&mut guest, NOCOW_AND_COW)?,
+    };
     hibernate(&mut guest)?;
     let marker = MARKER.concat();
     for word in [marker.as_str(), HOST_NAME, ARGUMENT] {
@@ -78,17 +86,26 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
         }
     }
     let mut cursor = guest.power_on()?;
-    debian::unlock(&mut guest, &mut cursor)?;
+    kind.unlock(&mut guest, &mut cursor)?;
     session.goes_on(&mut guest, &mut cursor)?;
     ensure!(guest.succeed("cat /run/marker")? == marker, "another marker");
-    guest.succeed("swapoff -a && swapon -a && grep -q dm- /proc/swaps")?;
+    if kind == Encrypted::Btrfs {
+        guest.succeed("test $(stat -c %s /home/file) = 67108864")?;
+    } else {
+        guest.succeed("swapoff -a && swapon -a && grep -q dm- /proc/swaps")?;
+    }
 
     // What the session left is whole.
     power_off(&mut guest)?;
     guest.add_kernel_argument("fsck.mode=force");
-    boot(&mut guest)?;
-    let checked = guest.succeed("cat /run/initramfs/fsck.log")?;
-    ensure!(checked.contains("-root: ") && !checked.contains("MODIFIED"), "{checked}");
+    boot(kind, &mut guest)?;
+    if kind == Encrypted::Btrfs {
+        let scrubbed = succeed(&mut guest, "btrfs scrub start -B / && btrfs device stats --check /")?;
+        ensure!(scrubbed.contains("no errors found"), "{scrubbed}");
+    } else {
+        let checked = guest.succeed("cat /run/initramfs/fsck.log")?;
+        ensure!(checked.contains("-root: ") && !checked.contains("MODIFIED"), "{checked}");
+    }
     let status = guest.succeed("dormouse status")?;
     ensure!(status.contains("no image to resume"), "{status}");
 
@@ -101,25 +118,28 @@ fn goes_on(suite: Suite, place: Place) -> Result<()> {
 const SWAP: &str = "head -c 128M /dev/urandom >/dev/shm/ballast && head -c 600M /dev/zero | tail | wc -c && \
     awk 'NR > 1 && $4 > 0 { used = 1 } END { exit !used }' /proc/swaps";
 
+/// The image is overwritten in place; the rest is written elsewhere, and compressed.
+const NOCOW_AND_COW: &str = "lsattr /var/lib/dormouse/image | grep '^[^ ]*C' && head -c 64M /dev/zero >/home/file && \
+    findmnt --noheadings --output FSROOT,OPTIONS /home | grep '^/@home .*compress=zstd'";
+
 /// Boots to the end, with the passphrase typed. Returns the place in the console where the boot began.
-fn boot(guest: &mut Guest) -> Result<Cursor> {
+fn boot(kind: Encrypted, guest: &mut Guest) -> Result<Cursor> {
     let begin = guest.power_on()?;
     let mut cursor = begin;
-    debian::unlock(guest, &mut cursor)?;
+    kind.unlock(guest, &mut cursor)?;
     guest.wait_for(&mut cursor, READY_MARK, TIMEOUT)?;
     Ok(begin)
 }
 
 /// The order in the boot at `cursor`: the first look, the passphrase, the second look, the root filesystem.
-fn looked_between_unlock_and_mount(guest: &Guest, cursor: &mut Cursor) -> Result<()> {
+fn looked_between_unlock_and_mount(kind: Encrypted, guest: &Guest, cursor: &mut Cursor) -> Result<()> {
     let lines = guest.console().since(cursor);
     let at = |text: &str| lines.iter().position(|line| line.text.contains(text));
-    let places = [
-        at("dormouse: no image to resume"),
-        at("vda3_crypt: set up successfully"),
-        at("looked again, after the unlock"),
-        at("EXT4-fs (dm-"),
-    ];
+    let (unlocked, mounted) = match kind {
+        Encrypted::Lvm(_) => ("vda3_crypt: set up successfully", "EXT4-fs (dm-"),
+        Encrypted::Btrfs => ("Please enter passphrase", "BTRFS info (device dm-"),
+    };
+    let places = [at("dormouse: no image to resume"), at(unlocked), at("looked again, after the unlock"), at(mounted)];
     ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "first look, unlock, second look: {places:?}");
     Ok(())
 }
