@@ -151,6 +151,8 @@ fn the_units_are_ordered_by_the_unlock() {
         // Passive: nothing else may start it.
         assert!(listed(text, "Wants=", "local-fs-pre.target"));
     }
+    // So is this one: systemd-cryptsetup-generator orders the unlocks after it, and does not start it.
+    assert!(listed(&first, "Wants=", "cryptsetup-pre.target"));
 }
 
 #[test]
