@@ -73,6 +73,11 @@ impl Files {
         self.directory.join("tpm.sock")
     }
 
+    /// What the TPM's program has to say.
+    pub(crate) fn tpm_log(&self) -> PathBuf {
+        self.directory.join("tpm.log")
+    }
+
     fn firmware_variables(&self) -> PathBuf {
         self.directory.join("firmware-variables.fd")
     }

@@ -25,7 +25,7 @@ impl Tpm {
     /// # Errors
     /// swtpm cannot be started, or ends.
     pub(crate) fn start(files: &Files) -> Result<Tpm> {
-        let (state, control) = (files.tpm_state(), files.tpm_control());
+        let (state, control, log) = (files.tpm_state(), files.tpm_control(), files.tpm_log());
         std::fs::create_dir_all(&state).with_context(|| format!("{}: cannot be made", state.display()))?;
         let _ = std::fs::remove_file(&control);
         // As QEMU, it dies with the thread that started it.
@@ -33,14 +33,17 @@ impl Tpm {
             .args(["--pdeathsig", "KILL", PROGRAM, "socket", "--tpm2"])
             .args(["--tpmstate", &format!("dir={}", state.display())])
             .args(["--ctrl", &format!("type=unixio,path={}", control.display())])
+            .args(["--log", &format!("file={}", log.display())])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .with_context(|| {
                 format!("setpriv (util-linux) and {PROGRAM} cannot be started; scripts/test installs it")
             })?;
         let mut tpm = Tpm(child);
-        tpm.wait_for(&control)?;
+        let explained = || format!("{PROGRAM}: {}", std::fs::read_to_string(&log).unwrap_or_default().trim());
+        tpm.wait_for(&control).with_context(explained)?;
         Ok(tpm)
     }
 
@@ -54,10 +57,10 @@ impl Tpm {
                 return Ok(());
             }
             if let Some(status) = self.0.try_wait().context("swtpm's state")? {
-                bail!("{PROGRAM} ended with {status}");
+                bail!("it ended with {status}");
             }
             if Instant::now() >= deadline {
-                bail!("{PROGRAM} takes no connection after {TIMEOUT:?}");
+                bail!("it takes no connection after {TIMEOUT:?}");
             }
             std::thread::sleep(Duration::from_millis(10));
         }
