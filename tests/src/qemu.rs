@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::console::Console;
 use crate::machine::{Firmware, GuestConfig, MachineType};
+use crate::tpm::Tpm;
 
 /// A kernel with this argument, which B and D take over, does not change what its scheduler's clock executes.
 pub const UNSTABLE_TSC: &str = "tsc=unstable";
@@ -62,6 +63,21 @@ impl Files {
         self.directory.join("memory")
     }
 
+    /// The directory of what the machine's TPM keeps.
+    pub(crate) fn tpm_state(&self) -> PathBuf {
+        self.directory.join("tpm")
+    }
+
+    /// The socket by which QEMU has the TPM do what the machine's power does.
+    pub(crate) fn tpm_control(&self) -> PathBuf {
+        self.directory.join("tpm.sock")
+    }
+
+    /// What the TPM's program has to say.
+    pub(crate) fn tpm_log(&self) -> PathBuf {
+        self.directory.join("tpm.log")
+    }
+
     fn firmware_variables(&self) -> PathBuf {
         self.directory.join("firmware-variables.fd")
     }
@@ -102,6 +118,8 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
 pub struct Qemu {
     child: Child,
     status: Option<ExitStatus>,
+    /// On for as long as the machine is.
+    _tpm: Option<Tpm>,
 }
 
 impl Qemu {
@@ -117,6 +135,7 @@ impl Qemu {
             let memory = std::fs::File::create(&path).and_then(|file| file.set_len(config.memory.bytes()));
             memory.with_context(|| format!("{}: cannot be made", path.display()))?;
         }
+        let tpm = config.tpm.then(|| Tpm::start(files)).transpose()?;
         // The socket of an earlier run would take a connection and answer nothing.
         let _ = std::fs::remove_file(files.channel());
         let _ = std::fs::remove_file(files.monitor());
@@ -135,7 +154,7 @@ impl Qemu {
         if let Some(errors) = child.stderr.take() {
             console.attach(errors);
         }
-        Ok(Qemu { child, status: None })
+        Ok(Qemu { child, status: None, _tpm: tpm })
     }
 
     /// Whether the machine is off.
@@ -238,6 +257,11 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     if config.watchdog {
         add("-device", "i6300esb".into());
         add("-action", "watchdog=reset".into());
+    }
+    if config.tpm {
+        add("-chardev", drive("socket,id=tpm,path=", &files.tpm_control()));
+        add("-tpmdev", "emulator,id=tpm-program,chardev=tpm".into());
+        add("-device", "tpm-tis,tpmdev=tpm-program".into());
     }
     // A link that is up and leads no further than QEMU. The disk is what boots, so the card needs no program for that.
     add("-netdev", "user,id=link,restrict=on".into());

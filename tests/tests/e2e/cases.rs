@@ -6,7 +6,7 @@ use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
     power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
-    shapes, soak, system, verify,
+    sealed_tpm, shapes, soak, system, verify,
 };
 
 macro_rules! cases {
@@ -43,6 +43,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard machines_kernels::the_kernel_of_debian_13_saves_and_restores,
     Standard sealed_keys::a_key_file_and_images_that_are_not_its,
     Standard sealed_keys::a_passphrase_on_the_console,
+    All sealed_tpm::the_tpm_and_a_passphrase_beside_it,
     Standard image_file::a_scattered_file_on_ext4,
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,

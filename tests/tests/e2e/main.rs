@@ -30,6 +30,7 @@ mod screen;
 mod sealed_debian;
 mod sealed_keys;
 mod sealed_stacks;
+mod sealed_tpm;
 mod shapes;
 mod soak;
 mod system;

@@ -20,8 +20,8 @@ use dormouse_tests::{filesystem, image};
 
 use crate::{TWO_BOOTS, contains, demand_proofs, demand_refusal, ids, lines_of_boot, save, session_with};
 
-const PROMPT: &str = "Passphrase of the hibernated session";
-const RIGHT: &str = "correct horse battery";
+pub(crate) const PROMPT: &str = "Passphrase of the hibernated session";
+pub(crate) const RIGHT: &str = "correct horse battery";
 /// Made up in the guest of these halves, so that it is nowhere as a whole but in a file in memory.
 const MARKER: [&str; 2] = ["wisteria-", "by-the-gate"];
 /// Both.
@@ -71,7 +71,11 @@ pub(crate) fn a_passphrase_on_the_console() -> Result<()> {
 }
 
 /// Switches on and types these answers, each at its prompt.
-fn power_on_and_answer(guest: &mut Guest, saved: Saved, answers: &[&str]) -> Result<(Saved, Instant, Cursor)> {
+pub(crate) fn power_on_and_answer(
+    guest: &mut Guest,
+    saved: Saved,
+    answers: &[&str],
+) -> Result<(Saved, Instant, Cursor)> {
     let begin = Instant::now();
     let mut cursor = guest.power_on()?;
     for (at, answer) in answers.iter().enumerate() {
