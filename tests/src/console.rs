@@ -165,14 +165,18 @@ impl Console {
     }
 
     /// Waits until `deadline` for `text` in a line from `cursor` on, whether the line has ended or not: a prompt does
-    /// not end its line. The cursor is after the last line that has ended. Returns whether it has come.
+    /// not end its line. The cursor is after the line that it came in, ended or not. Returns whether it has come.
     #[must_use]
     pub fn wait_for_prompt(&self, cursor: &mut Cursor, text: &str, deadline: Instant) -> bool {
         let mut state = self.state();
         loop {
             let lines = state.lines.get(cursor.0..).unwrap_or_default();
-            let is_there = lines.iter().any(|line| line.text.contains(text)) || state.partial.contains(text);
-            cursor.0 = state.lines.len();
+            let found = lines.iter().position(|line| line.text.contains(text)).map(|at| cursor.0 + at);
+            // A cursor after the line that has not ended has seen its prompt.
+            let is_next = cursor.0 <= state.lines.len() && state.partial.contains(text);
+            let found = found.or(is_next.then_some(state.lines.len()));
+            let is_there = found.is_some();
+            cursor.0 = found.map_or(cursor.0.max(state.lines.len()), |at| at + 1);
             let left = deadline.saturating_duration_since(Instant::now());
             if is_there || state.readers == 0 || left.is_zero() {
                 return is_there;
@@ -298,10 +302,12 @@ mod tests {
         writer.write_all(b"one\nPlease unlock disk a: ").unwrap();
         let soon = || Instant::now() + Duration::from_secs(10);
         assert!(console.wait_for_prompt(&mut cursor, "unlock disk", soon()));
-        // Something else may go on with its line.
+        // It is seen once, whatever becomes of its line.
+        let shortly = || Instant::now() + Duration::from_millis(20);
+        assert!(!console.wait_for_prompt(&mut cursor, "unlock disk", shortly()));
         writer.write_all(b"[ 1.0] usb\nPlease unlock disk b: more\n").unwrap();
         assert!(console.wait_for_prompt(&mut cursor, "disk b", soon()));
-        assert!(!console.wait_for_prompt(&mut cursor, "disk c", Instant::now() + Duration::from_millis(20)));
+        assert!(!console.wait_for_prompt(&mut cursor, "unlock disk", shortly()));
     }
 
     #[test]

@@ -81,8 +81,6 @@ pub(crate) fn power_on_and_answer(
     for (at, answer) in answers.iter().enumerate() {
         let prompt = if at == 0 { PROMPT.to_owned() } else { format!("That is not it. {PROMPT}") };
         guest.answer_prompt(&mut cursor, &prompt, answer, Duration::from_secs(120))?;
-        // The answer is not shown, and ends the prompt's line, unless a message of the kernel's has ended it before.
-        let _ = guest.wait_for(&mut cursor, PROMPT, Duration::from_secs(20));
     }
     Ok((saved, begin, cursor))
 }
