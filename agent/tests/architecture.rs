@@ -66,8 +66,9 @@ const IO: [&str; 11] = [
     "dormouse_sys",
     "dormouse_linux",
 ];
-const NO_IO: [&str; 7] = [
+const NO_IO: [&str; 8] = [
     "dormouse_sys::PAGE_SIZE",
+    "dormouse_sys::wiped",
     "dormouse_linux::cpio",
     "dormouse_linux::disk",
     "dormouse_linux::kernel_args",

@@ -11,7 +11,6 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -314,9 +313,14 @@ fn pcr_values(tpm: &mut dyn Transport, pcrs: u32) -> Result<Vec<[u8; 32]>, TpmEr
 
 /// The digest of a policy that demands these values (part 3, TPM2_PolicyPCR).
 fn policy(values: &[[u8; 32]], pcrs: u32) -> [u8; 32] {
-    let values = Sha256::digest(values.concat());
-    let start = [&[0; 32][..], &POLICY_PCR.to_be_bytes(), &selection(pcrs), &values].concat();
-    Sha256::digest(start).into()
+    let values = sha256(&values.concat());
+    sha256(&[&[0; 32][..], &POLICY_PCR.to_be_bytes(), &selection(pcrs), &values].concat())
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
 }
 
 /// TPML_PCR_SELECTION of one bank.

@@ -15,6 +15,7 @@ pub mod pin;
 pub mod power;
 pub mod random;
 pub mod watchdog;
+pub mod wiped;
 
 pub use arch::*;
 

@@ -33,16 +33,16 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(key: &SaveKey, save: Save, suite: Suite) -> Keys {
+    fn new(key: &SaveKey, save: Save, suite: Suite) -> Result<Keys, FormatError> {
         let number = suite.number().to_le_bytes();
         let derive = |purpose: &[u8]| {
             hkdf(&save.nonce.0, key.bytes(), &[b"dormouse 1 ", purpose, &number, &save.image.0, &save.save_id.0])
         };
         let mut mac = Box::new(Zeroizing::new([0; KEY]));
         mac.copy_from_slice(&derive(b"mac ")[..]);
-        let (data, meta) = (Cipher::new(suite, &derive(b"data")), Cipher::new(suite, &derive(b"meta")));
-        super::scrub_stack();
-        Keys { save, suite, data, meta, mac }
+        let cipher = |purpose| Cipher::new(suite, &derive(purpose)).map_err(|_| FormatError::Cipher);
+        let (data, meta) = (cipher(b"data")?, cipher(b"meta")?);
+        Ok(Keys { save, suite, data, meta, mac })
     }
 
     /// What is authenticated of a chunk beside its bytes.
@@ -83,7 +83,7 @@ impl Sealer {
     pub fn new(sealing: &Sealing, image: Uuid, save_id: Uuid) -> Result<Sealer, FormatError> {
         wrap::count(&sealing.wraps)?;
         let save = Save { image, save_id, nonce: sealing.nonce };
-        let keys = Arc::new(Keys::new(&sealing.key, save, sealing.suite));
+        let keys = Arc::new(Keys::new(&sealing.key, save, sealing.suite)?);
         Ok(Sealer { keys, wraps: sealing.wraps.clone(), next: AtomicU64::new(1) })
     }
 
@@ -171,11 +171,11 @@ impl Opener {
             return Err(FormatError::KeyWiped(commit.state));
         }
         let save = Save { image: commit.image, save_id: commit.save_id, nonce: seal.nonce };
-        Opener::of(Arc::new(Keys::new(key, save, seal.suite)), commit, seal)
+        Opener::of(Arc::new(Keys::new(key, save, seal.suite)?), commit, seal)
     }
 
     fn of(keys: Arc<Keys>, commit: &Commit, seal: &Seal) -> Result<Opener, FormatError> {
-        if !kdf::is_hmac(&keys.mac, &[&commit.authenticated()?], &seal.mac) {
+        if !kdf::is_hmac(&keys.mac, &commit.authenticated()?, &seal.mac) {
             return Err(FormatError::Forged(Block::Commit));
         }
         Ok(Opener(keys))

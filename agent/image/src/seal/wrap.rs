@@ -4,7 +4,7 @@ use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroizing;
 
-use super::cipher::{Cipher, nonce};
+use super::cipher::{Cipher, Unfit, nonce};
 use super::{KEY, Save, SaveKey, Suite, WRAPS_MAX, hkdf};
 use crate::error::{Block, FormatError};
 
@@ -66,7 +66,7 @@ pub(super) fn count(wraps: &[Wrap]) -> Result<u16, FormatError> {
 }
 
 /// The cipher for one wrap, whose key is used for nothing else: not even where `kek` is the same for every save.
-fn cipher(kek: &[u8; KEY], save: &Save, slot: u32, kind: u32, ephemeral: &[u8; 32]) -> Cipher {
+fn cipher(kek: &[u8; KEY], save: &Save, slot: u32, kind: u32, ephemeral: &[u8; 32]) -> Result<Cipher, Unfit> {
     let (slot, kind) = (slot.to_le_bytes(), kind.to_le_bytes());
     let info: [&[u8]; 6] = [PURPOSE, &save.image.0, &save.save_id.0, &slot, &kind, ephemeral];
     Cipher::new(Suite::Aes256Gcm, &hkdf(&save.nonce.0, kek, &info))
@@ -86,9 +86,9 @@ pub fn wrap(
 ) -> Result<Wrap, FormatError> {
     let mut sealed = Zeroizing::new([0; KEY]);
     sealed.copy_from_slice(key.bytes());
-    let tag = cipher(kek, save, slot, kind, &ephemeral)
-        .seal(nonce(0, 0), &[], &mut sealed[..])
-        .map_err(|_| FormatError::Cipher)?;
+    let cipher = cipher(kek, save, slot, kind, &ephemeral);
+    let tag = cipher.and_then(|cipher| cipher.seal(nonce(0, 0), &[], &mut sealed[..]));
+    let tag = tag.map_err(|_| FormatError::Cipher)?;
     let mut wrap = Wrap { slot, kind, ephemeral, sealed: [0; 48] };
     wrap.sealed[..KEY].copy_from_slice(&sealed[..]);
     wrap.sealed[KEY..].copy_from_slice(&tag);
@@ -101,7 +101,7 @@ pub fn wrap(
 pub fn unwrap(kek: &[u8; KEY], save: &Save, wrap: &Wrap) -> Option<SaveKey> {
     let (sealed, tag) = wrap.sealed.split_first_chunk::<KEY>()?;
     let mut key = Zeroizing::new(*sealed);
-    let cipher = cipher(kek, save, wrap.slot, wrap.kind, &wrap.ephemeral);
+    let cipher = cipher(kek, save, wrap.slot, wrap.kind, &wrap.ephemeral).ok()?;
     cipher.open(nonce(0, 0), &[], &mut key[..], tag.try_into().ok()?).ok()?;
     Some(SaveKey::new(&key))
 }
