@@ -194,6 +194,10 @@ mod tests {
             self.leg.size()
         }
 
+        fn origin(&self) -> Option<u64> {
+            self.leg.origin()
+        }
+
         fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
             self.leg.read_at(offset, buffer)
         }
