@@ -1,6 +1,7 @@
 //! The same blocks on two devices: an image below a mirror.
 
-use std::io;
+use std::error::Error;
+use std::{fmt, io};
 
 use crate::store::{Blocks, Disk};
 
@@ -22,8 +23,32 @@ impl Legs {
 
     /// Does the same to all, and fails where one has failed.
     fn all(&self, act: impl Fn(&Disk) -> io::Result<()>) -> io::Result<()> {
-        let results: Vec<io::Result<()>> = self.legs.iter().map(act).collect();
+        let results: Vec<io::Result<()>> =
+            self.legs.iter().map(|leg| act(leg).map_err(|source| of_leg(leg, source))).collect();
         results.into_iter().collect()
+    }
+}
+
+/// What went wrong with a leg, which is named: the names of all do not lead to the one that fails.
+#[derive(Debug)]
+struct OfLeg {
+    name: String,
+    source: io::Error,
+}
+
+fn of_leg(leg: &Disk, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), OfLeg { name: leg.name().to_owned(), source })
+}
+
+impl fmt::Display for OfLeg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Error for OfLeg {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
     }
 }
 
@@ -43,7 +68,7 @@ impl Blocks for Legs {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut result = Err(io::Error::other("none of its devices holds it"));
         for leg in self.readable.iter().filter_map(|at| self.legs.get(*at)) {
-            result = leg.blocks().read_at(offset, buffer);
+            result = leg.blocks().read_at(offset, buffer).map_err(|source| of_leg(leg, source));
             if result.is_ok() {
                 break;
             }
@@ -135,6 +160,58 @@ mod tests {
             let mut image = image(&legs);
             legs[at].fail(Fault::Death(0));
             assert!(image.transition(State::Saving, "").is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn the_leg_that_fails_is_named() {
+        let legs = pair();
+        let names = ["/dev/vda1", "/dev/sda1"];
+        legs[1].fail(Fault::Death(0));
+        let named: Vec<Disk> =
+            legs.iter().zip(names).map(|(leg, name)| Disk::new(Named { leg: leg.clone(), name })).collect();
+        let both = Legs::new(&named, &[1]);
+        let is_named = |error: io::Error| error.to_string() == "/dev/sda1";
+        assert!(is_named(both.write_at(MIB, &[7; BLOCK]).unwrap_err()));
+        assert!(is_named(both.flush().unwrap_err()));
+        legs[1].fail(Fault::Read(MIB));
+        assert!(is_named(both.read_at(MIB, &mut [0; BLOCK]).unwrap_err()));
+    }
+
+    /// A device with a name of its own.
+    #[derive(Debug)]
+    struct Named {
+        leg: Faulty,
+        name: &'static str,
+    }
+
+    impl Blocks for Named {
+        fn name(&self) -> &str {
+            self.name
+        }
+
+        fn size(&self) -> u64 {
+            self.leg.size()
+        }
+
+        fn origin(&self) -> Option<u64> {
+            self.leg.origin()
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.leg.read_at(offset, buffer)
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.leg.write_at(offset, bytes)
+        }
+
+        fn clear_at(&self, offset: u64, len: usize) -> io::Result<()> {
+            self.leg.clear_at(offset, len)
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            self.leg.flush()
         }
     }
 

@@ -4,20 +4,26 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use dormouse::console::phase::Phase;
 use dormouse_image::State;
+use dormouse_image::layout::DATA_OFFSET;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::channel::Output;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::filesystem;
 use dormouse_tests::guest::Guest;
-use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
-use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
+use dormouse_tests::qemu::copy_sparse;
+use dormouse_tests::userland::{GuestPolicy, UNLOCK_PATH, Userland};
+use dormouse_tests::workload::report::Report;
+use tempfile::NamedTempFile;
 
 use crate::image_file::{self, FILES, IMAGE, POLICY, boot_device, hibernate};
-use crate::{demand_proofs, ids, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, reasons};
 
 /// The segments of the volume: where each begins on the disk, and how long it is.
 const SEGMENTS: [(u64, u64); 2] = [(MIB, 200 * MIB), (300 * MIB, 200 * MIB)];
@@ -171,85 +177,323 @@ pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
     Ok(())
 }
 
-/// A file on ext4 on a mirror of md's. Both legs are written, so that comparing them finds no difference. With one leg
-/// missing at the resume the session goes on, and the next hibernation is refused until the mirror is whole.
+/// The drivers of a mirror's disks.
+const LEG_DRIVERS: [&str; 3] = ["virtio_pci", "virtio_scsi", "sd_mod"];
+const MD: &str = "/sys/class/block/md0/md";
+
+/// The second leg of a mirror, on a bus that is there without it. The first one is the machine's own disk.
+struct SecondLeg {
+    file: NamedTempFile,
+}
+
+impl SecondLeg {
+    const ID: &str = "leg";
+    const DEVICE: &str = "leg-device";
+
+    /// Gives a machine the disks of a mirror, of `size` bytes each, and what drives it.
+    fn of(config: &mut GuestConfig, size: u64) -> Result<SecondLeg> {
+        config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: size }];
+        config.modules.push("raid1".to_owned());
+        let leg = SecondLeg { file: NamedTempFile::new()? };
+        leg.file.as_file().set_len(size)?;
+        leg.attach(config);
+        Ok(leg)
+    }
+
+    fn attach(&self, config: &mut GuestConfig) {
+        SecondLeg::detach(config);
+        let id = SecondLeg::ID;
+        let drive = format!("if=none,id={id},format=raw,discard=unmap,file={}", self.file.path().display());
+        let device = format!("scsi-hd,drive={id},bus=legs.0,id={}", SecondLeg::DEVICE);
+        config.qemu_arguments.extend(["-drive", &drive, "-device", &device].map(str::to_owned));
+    }
+
+    fn detach(config: &mut GuestConfig) {
+        config.qemu_arguments = ["-device", "virtio-scsi-pci,id=legs"].map(str::to_owned).to_vec();
+    }
+
+    fn path(&self) -> PathBuf {
+        self.file.path().to_owned()
+    }
+}
+
+/// The guest's command that assembles the mirror of those legs that are there.
+fn assemble(state: &str) -> String {
+    format!(
+        "for try in $(seq 50); do [ -b /dev/sda1 ] && break; sleep 0.1; done; n=/sys/class/block; \
+         echo md0 >/sys/module/md_mod/parameters/new_array && echo 1.2 >{MD}/metadata_version && \
+         for leg in vda1 sda1; do [ ! -e $n/$leg ] || cat $n/$leg/dev >{MD}/new_dev || exit 1; done && \
+         echo {state} >{MD}/array_state"
+    )
+}
+
+/// Unmounts the filesystem, and waits until the mirror's disks say that they are alike.
+fn unmount(guest: &mut Guest) -> Result<()> {
+    guest.succeed(&format!(
+        "umount {FILES} && for try in $(seq 100); do [ $(cat {MD}/array_state) = clean ] && exit; sleep 0.1; done; \
+         exit 1"
+    ))?;
+    Ok(())
+}
+
+/// Has the mirror's legs compared by md, which must find no difference.
+fn demand_equal_legs(guest: &mut Guest) -> Result<()> {
+    let compared = guest.succeed(&format!(
+        "echo check >{MD}/sync_action; sleep 0.5; \
+         for try in $(seq 900); do [ $(cat {MD}/sync_action) = idle ] && break; sleep 0.1; done; \
+         cat {MD}/sync_action {MD}/mismatch_cnt {MD}/degraded {MD}/last_sync_action"
+    ))?;
+    ensure!(compared.split_whitespace().collect::<Vec<_>>() == ["idle", "0", "0", "check"], "{compared}");
+    Ok(())
+}
+
+/// The session writes, and finds that a leg is not there any more: it hibernates no more until the mirror is whole.
+fn demand_degraded(guest: &mut Guest) -> Result<()> {
+    guest.succeed(&format!(
+        "echo alone >{FILES}/word && sync && \
+         for try in $(seq 300); do [ $(cat {MD}/degraded) = 1 ] && exit; sleep 0.1; done; exit 1"
+    ))?;
+    demand_refusal(guest, "image-layers", &[IMAGE, "/dev/md0", "raid1", "degraded"])
+}
+
+/// Where the image begins on the disk of each leg.
+fn place_on_leg(device: &str) -> Result<u64> {
+    let (_, offset) = device.split_once('@').context("no offset")?;
+    Ok(MIB + offset.parse::<u64>()?)
+}
+
+/// A file on ext4 on a mirror of md's. Both legs are written, so that comparing them finds no difference.
+/// With one leg missing at the resume the session goes on, and the next hibernation is refused until the mirror is
+/// whole.
 pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     const SIZE: u64 = 430 * MIB;
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
-    config.disks = vec![Disk { kind: DiskKind::Virtio, bytes: SIZE }];
-    config.modules.push("raid1".to_owned());
-    // The second leg is on a bus that is there without it.
-    let leg = tempfile::NamedTempFile::new()?;
-    leg.as_file().set_len(SIZE)?;
-    let bus = vec!["-device".to_owned(), "virtio-scsi-pci,id=legs".to_owned()];
-    let file = format!("if=none,id=leg,format=raw,discard=unmap,file={}", leg.path().display());
-    let with_leg = ["-drive", &file, "-device", "scsi-hd,drive=leg,bus=legs.0"].map(str::to_owned);
-    config.qemu_arguments = [bus.clone(), with_leg.to_vec()].concat();
-    let drivers = ["virtio_pci", "virtio_scsi", "sd_mod"];
-    let mut guest = Guest::new(config, &userland("/dev/vda", &drivers), &artifacts)?;
-    let legs = [guest.disk_file(0), leg.path().to_owned()];
-    make_mirror(&legs, SIZE)?;
-    let assemble = "for try in $(seq 100); do [ -b /dev/sda1 ] && break; sleep 0.1; done; n=/sys/class/block; \
-                    echo md0 >/sys/module/md_mod/parameters/new_array && echo 1.2 >$n/md0/md/metadata_version && \
-                    cat $n/vda1/dev >$n/md0/md/new_dev && cat $n/sda1/dev >$n/md0/md/new_dev && \
-                    echo active >$n/md0/md/array_state";
+    let second = SecondLeg::of(&mut config, SIZE)?;
+    let mut guest = Guest::new(config, &userland("/dev/vda", &LEG_DRIVERS), &artifacts)?;
+    let legs = [guest.disk_file(0), second.path()];
+    make_mirror(&legs, SIZE, 0)?;
+    let assemble = assemble("active");
 
     guest.boot()?;
-    guest.succeed(assemble)?;
+    guest.succeed(&assemble)?;
     mount(&mut guest, "/dev/md0")?;
     let created = guest.succeed(&format!("dormouse image create --size 256M {IMAGE}"))?;
     ensure!(created.contains("of /dev/vda1 and of /dev/sda1, below filesystem ext4, raid1 "), "{created}");
     let device = boot_device(&mut guest)?;
-    guest.succeed(&format!("umount {FILES}"))?;
+    unmount(&mut guest)?;
     guest.cut_power();
 
-    guest.set_userland(&userland(&device, &drivers), &artifacts)?;
+    guest.set_userland(&userland(&device, &LEG_DRIVERS), &artifacts)?;
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
-    guest.succeed(assemble)?;
+    guest.succeed(&assemble)?;
     mount(&mut guest, "/dev/md0")?;
     cycle::start_workload(&mut guest)?;
     guest.succeed(&format!("echo before >{FILES}/word && sync"))?;
     power_cycle(&mut guest)?;
     guest.succeed(&format!("echo after >{FILES}/word && sync"))?;
-    let md = "/sys/class/block/md0/md";
-    let compared = guest.succeed(&format!(
-        "echo check >{md}/sync_action; sleep 0.5; \
-         for try in $(seq 900); do [ $(cat {md}/sync_action) = idle ] && break; sleep 0.1; done; \
-         cat {md}/sync_action {md}/mismatch_cnt {md}/degraded {md}/last_sync_action"
-    ))?;
-    ensure!(compared.split_whitespace().collect::<Vec<_>>() == ["idle", "0", "0", "check"], "{compared}");
+    demand_equal_legs(&mut guest)?;
 
     // Each leg alone says what the image is.
     let before = cycle::check_workload(&mut guest)?;
     let saved = cycle::save(&mut guest, before, &hibernate("poweroff"), &mut unobserved)?;
-    let (_, offset) = device.split_once('@').context("no offset")?;
+    let place = place_on_leg(&device)?;
     for leg in &legs {
-        let state = state_at(leg, MIB + offset.parse::<u64>()?)?;
+        let state = state_at(leg, place)?;
         ensure!(state == State::Complete, "{}: {state}", leg.display());
     }
-    guest.change(|config| config.qemu_arguments = bus.clone());
+    guest.change(SecondLeg::detach);
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
     demand_proofs(&guest, &went_on)?;
-    guest.succeed(&format!("grep -q after {FILES}/word && echo alone >{FILES}/word && sync"))?;
-    guest
-        .succeed(&format!("for try in $(seq 300); do [ $(cat {md}/degraded) = 1 ] && exit; sleep 0.1; done; exit 1"))?;
-    demand_refusal(&mut guest, "image-layers", &[IMAGE, "/dev/md0", "raid1", "degraded"])?;
-    let state = state_at(&legs[1], MIB + offset.parse::<u64>()?)?;
+    guest.succeed(&format!("grep -q after {FILES}/word"))?;
+    demand_degraded(&mut guest)?;
+    let state = state_at(&legs[1], place)?;
     ensure!(state == State::Complete, "the missing leg was written: {state}");
     guest.cut_power();
 
     // The leg that was missing is there again: the session that has gone on is not resumed from it.
-    guest.change(|config| config.qemu_arguments = [bus.clone(), with_leg.to_vec()].concat());
+    guest.change(|config| second.attach(config));
     let lines = lines_of_boot(&mut guest)?;
     ensure!(ids(&lines).is_empty() && reasons(&lines)[0].contains("consumed"), "{:?}", reasons(&lines));
     guest.cut_power();
     Ok(())
 }
 
+/// A volume on LUKS on a mirror, unlocked by each boot between its two looks, with the image's key in a file on it. The
+/// whole goes off and on; a rescue system unlocks and writes the filesystem, and the session is not resumed; with all as
+/// it was it is, from one leg.
+pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()> {
+    const SIZE: u64 = 280 * MIB;
+    /// LUKS has its header before, and LVM its own.
+    const OPENED: u64 = 2 * MIB;
+    const BEFORE: u64 = 3 * MIB;
+    const CRYPT: &str = "CRYPT-LUKS2-00112233445566778899aabbccddeeff-name";
+    const RING: &str = "/var/lib/dormouse/keys";
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "512M".parse()?);
+    let second = SecondLeg::of(&mut config, SIZE)?;
+    config.modules.extend(["dm_crypt", "aes_generic", "ecb", "xts"].map(str::to_owned));
+    let (key, volume) = ("5a".repeat(32) + &"a5".repeat(32), "/dev/dm-1");
+    let userland = |device: &str, len: u64| {
+        let unlock = format!(
+            "{} && workload map c --uuid {CRYPT} {} crypt \
+             \"aes-xts-plain64 {key} 0 $(cat $n/md0/dev) {}\" && workload map vg-root --uuid LVM-vgroot {}\n",
+            assemble("read-auto"),
+            (BEFORE - OPENED + len) / 512,
+            OPENED / 512,
+            linear("dm-0", &[(BEFORE - OPENED, len)])
+        );
+        let policies = vec![GuestPolicy::standard(policy_text(device) + "key = \"file\"\n")];
+        Userland { policies, unlock, ..self::userland(device, &LEG_DRIVERS) }
+    };
+    let len = volume_len(SIZE, BEFORE);
+    let mut guest = Guest::new(config, &userland("/dev/vda", len), &artifacts)?;
+    let legs = [guest.disk_file(0), second.path()];
+    make_mirror(&legs, SIZE, BEFORE)?;
+
+    guest.boot()?;
+    guest.succeed(&format!("dd if=/dev/md0 of={volume} bs=1M skip={} count={}", BEFORE / MIB, len / MIB))?;
+    mount(&mut guest, volume)?;
+    let created = guest.succeed(&format!("dormouse image create --size 200M {IMAGE}"))?;
+    ensure!(created.contains("below filesystem ext4, linear LVM-vgroot, crypt CRYPT-LUKS2-"), "{created}");
+    let added = guest.succeed(&format!("dormouse --config {POLICY} key add file {FILES}/key"))?;
+    ensure!(added.contains("key 1 (file)") && !added.contains("is not encrypted"), "{added}");
+    let device = boot_device(&mut guest)?;
+    guest.succeed(&format!("cp -r {RING} {FILES}/ring"))?;
+    unmount(&mut guest)?;
+    guest.cut_power();
+
+    guest.set_userland(&userland(&device, len), &artifacts)?;
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    mount(&mut guest, volume)?;
+    guest.succeed(&format!("mkdir -p /var/lib/dormouse && cp -r {FILES}/ring {RING}"))?;
+    cycle::start_workload(&mut guest)?;
+    guest.succeed(&format!("echo before >{FILES}/word && sync"))?;
+    power_cycle(&mut guest)?;
+    guest.succeed(&format!("grep -q before {FILES}/word && echo after >{FILES}/word && sync"))?;
+    demand_equal_legs(&mut guest)?;
+
+    let before = cycle::check_workload(&mut guest)?;
+    let saved = cycle::save(&mut guest, before, &hibernate("poweroff"), &mut unobserved)?;
+    let good = legs.clone().map(|leg| leg.with_extension("good"));
+    let copy = |from: &[PathBuf; 2], to: &[PathBuf; 2]| from.iter().zip(to).try_for_each(|(f, t)| copy_sparse(f, t));
+    copy(&legs, &good)?;
+    guest.add_kernel_argument("rescue");
+    guest.boot()?;
+    guest.change(|config| config.kernel_arguments.clear());
+    guest.succeed(&format!(
+        "sh {UNLOCK_PATH} && mkdir {FILES} && mount -t ext4 {volume} {FILES} && grep -q after {FILES}/word && \
+         echo rescued >{FILES}/word"
+    ))?;
+    unmount(&mut guest)?;
+    guest.cut_power();
+    let lines = lines_of_boot(&mut guest)?;
+    let expected = format!("which the session has mounted at {FILES}, was written by another system");
+    ensure!(ids(&lines) == ["filesystem-written"], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines)[0].contains(&expected), "{:?}", reasons(&lines));
+    ensure!(!lines.iter().any(|line| line.contains("restore/")), "D was started");
+    guest.cut_power();
+    let place = place_on_leg(&device)?;
+    for leg in &legs {
+        let state = state_at(leg, place)?;
+        ensure!(state == State::Discarded, "{}: {state}", leg.display());
+    }
+
+    copy(&good, &legs)?;
+    guest.change(SecondLeg::detach);
+    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)?;
+    guest.succeed(&format!("grep -q after {FILES}/word"))?;
+    demand_degraded(&mut guest)?;
+    let state = state_at(&legs[1], place)?;
+    ensure!(state == State::Complete, "the missing leg was written: {state}");
+    good.iter().try_for_each(std::fs::remove_file)?;
+    Ok(())
+}
+
+/// A file on ext4 on a mirror. One leg takes no writes at one place, and one is pulled out: the save ends in the session,
+/// with the disk's name, and no boot resumes what was left.
+pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
+    const SIZE: u64 = 280 * MIB;
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = GuestConfig::new(1, "512M".parse()?);
+    let second = SecondLeg::of(&mut config, SIZE)?;
+    let mut guest = Guest::new(config, &userland("/dev/vda", &LEG_DRIVERS), &artifacts)?;
+    let legs = [guest.disk_file(0), second.path()];
+    make_mirror(&legs, SIZE, 0)?;
+    let assemble = assemble("active");
+
+    guest.boot()?;
+    guest.succeed(&assemble)?;
+    mount(&mut guest, "/dev/md0")?;
+    guest.succeed(&format!("dormouse image create --size 200M {IMAGE}"))?;
+    let device = boot_device(&mut guest)?;
+    unmount(&mut guest)?;
+    guest.cut_power();
+    let place = place_on_leg(&device)?;
+
+    guest.set_userland(&userland(&device, &LEG_DRIVERS), &artifacts)?;
+    guest.change(|config| config.faults.push((0, Fault::Write(place + DATA_OFFSET + 10 * MIB))));
+    let session = |guest: &mut Guest| -> Result<Report> {
+        let lines = lines_of_boot(guest)?;
+        ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
+        ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
+        guest.succeed(&assemble)?;
+        mount(guest, "/dev/md0")?;
+        cycle::start_workload(guest)?;
+        guest.succeed(&format!("echo before >{FILES}/word && sync"))?;
+        cycle::check_workload(guest)
+    };
+    let before = session(&mut guest)?;
+    let back = cycle::stay_on(&mut guest, before, &hibernate("poweroff"), &mut unobserved)?;
+    demand_proofs(&guest, &back)?;
+    demand_failed_save(&mut guest, &back.output, &["writing", "failed: /dev/vda1 (from byte", "Input/output error"])?;
+    let unharmed = guest.succeed(&format!("grep -q before {FILES}/word && cat {MD}/degraded"))?;
+    ensure!(unharmed.trim() == "0", "md has noticed: {unharmed}");
+    for leg in &legs {
+        let state = state_at(leg, place)?;
+        ensure!(state == State::Failed, "{}: {state}", leg.display());
+    }
+    guest.cut_power();
+
+    guest.change(|config| config.faults.clear());
+    let before = session(&mut guest)?;
+    let mut cursor = guest.console().end();
+    let command = guest.send(&hibernate("poweroff"))?;
+    guest.monitor()?.limit_writes(SecondLeg::ID, 16 * MIB)?;
+    let phase = Phase::SaveWrite;
+    guest.follow_during(command, &mut cursor, TWO_BOOTS, &format!("progress of {phase}"), |line| {
+        crate::is_under_way(line, phase)
+    })?;
+    guest.monitor()?.unplug(SecondLeg::DEVICE)?;
+    let output = guest.answer(command, TWO_BOOTS)?;
+    crate::demand_same_session(&mut guest, &before)?;
+    demand_failed_save(&mut guest, &output, &["failed: /dev/sda1 (from byte"])?;
+    demand_degraded(&mut guest)?;
+    guest.cut_power();
+    let state = state_at(&legs[0], place)?;
+    ensure!(state == State::Failed, "{state}");
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(ids(&lines) == ["save-failed"], "{:?}", reasons(&lines));
+    guest.cut_power();
+    Ok(())
+}
+
+/// A save that came back with exit status 1 and these words; nothing stays loaded.
+fn demand_failed_save(guest: &mut Guest, output: &Output, words: &[&str]) -> Result<()> {
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(output.status == 1 && json["outcome"] == "failed" && json["id"] == "save-failed", "{output:?}");
+    for word in words.iter().chain(&["the session was not touched"]) {
+        ensure!(output.stderr.contains(word), "{word:?} is not in {:?}", output.stderr);
+    }
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
+    Ok(())
+}
+
 /// Puts a file into pieces of a disk of a machine that is off.
-fn scatter(file: &tempfile::NamedTempFile, disk: &Path, segments: &[(u64, u64)]) -> Result<()> {
+fn scatter(file: &NamedTempFile, disk: &Path, segments: &[(u64, u64)]) -> Result<()> {
     let (bytes, disk) = (std::fs::read(file.path())?, File::options().write(true).open(disk)?);
     let mut from = 0;
     for (start, len) in segments {
@@ -266,8 +510,8 @@ fn scatter(file: &tempfile::NamedTempFile, disk: &Path, segments: &[(u64, u64)])
 }
 
 /// The pieces of a disk, one after the other.
-fn gathered(disk: &Path, segments: &[(u64, u64)]) -> Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::NamedTempFile::new()?;
+fn gathered(disk: &Path, segments: &[(u64, u64)]) -> Result<NamedTempFile> {
+    let mut file = NamedTempFile::new()?;
     let disk = File::open(disk)?;
     for (start, len) in segments {
         let mut bytes = vec![0; usize::try_from(*len)?];
@@ -288,12 +532,23 @@ fn state_at(disk: &Path, offset: u64) -> Result<State> {
     Ok(dormouse_image::newest(&slot(4096)?, &slot(8192)?)?.0.state)
 }
 
-/// A mirror of two disks' first partitions, in order, with an empty ext4 filesystem.
-fn make_mirror(legs: &[std::path::PathBuf; 2], size: u64) -> Result<()> {
-    const DATA: u64 = MIB;
-    // The partition table has its copy at the end of the disk.
-    let len = size - 2 * MIB;
-    let filesystem = filesystem::ext4(len - DATA)?;
+/// Where the data begin in the partition of a leg.
+const DATA: u64 = MIB;
+
+/// How long the partitions of a mirror's disks of `size` bytes are. The partition table has its copy at the end.
+fn partition_len(size: u64) -> u64 {
+    size - 2 * MIB
+}
+
+/// What is left of a mirror of such disks from byte `start` on.
+fn volume_len(size: u64, start: u64) -> u64 {
+    partition_len(size) - DATA - start
+}
+
+/// A mirror of two disks' first partitions, in order, with an empty ext4 filesystem from byte `start` of it on.
+fn make_mirror(legs: &[PathBuf; 2], size: u64, start: u64) -> Result<()> {
+    let len = partition_len(size);
+    let filesystem = filesystem::ext4(volume_len(size, start))?;
     for (number, leg) in legs.iter().enumerate() {
         let mut sfdisk = Command::new("sfdisk")
             .args(["--quiet", "--label", "gpt"])
@@ -306,7 +561,7 @@ fn make_mirror(legs: &[std::path::PathBuf; 2], size: u64) -> Result<()> {
         ensure!(sfdisk.wait()?.success(), "sfdisk");
         let superblock = superblock(u32::try_from(number)?, DATA / 512, (len - DATA) / 512);
         File::options().write(true).open(leg)?.write_all_at(&superblock, MIB + 4096)?;
-        scatter(&filesystem, leg, &[(MIB + DATA, len - DATA)])?;
+        scatter(&filesystem, leg, &[(MIB + DATA + start, volume_len(size, start))])?;
     }
     Ok(())
 }
