@@ -48,7 +48,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,
     Standard sealed_stacks::a_volume_of_two_segments_and_stacks_that_changed,
-    Standard sealed_stacks::a_mirror_and_a_leg_that_is_missing,
+    Standard sealed_stacks::a_volume_on_a_mirror_and_a_leg_that_is_missing,
     All sealed_stacks::an_encrypted_volume_on_a_mirror_and_a_rescue_system,
     All sealed_stacks::a_leg_that_fails_during_the_save,
     All cycles::four_cpus_and_5_gib_with_ram_above_4_gib,

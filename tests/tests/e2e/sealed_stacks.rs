@@ -262,24 +262,30 @@ fn place_on_leg(device: &str) -> Result<u64> {
     Ok(MIB + offset.parse::<u64>()?)
 }
 
-/// A file on ext4 on a mirror of md's. Both legs are written, so that comparing them finds no difference.
+/// A file on ext4 on a volume on a mirror of md's. Both legs are written, so that comparing them finds no difference.
 /// With one leg missing at the resume the session goes on, and the next hibernation is refused until the mirror is
 /// whole.
-pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
+pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     const SIZE: u64 = 430 * MIB;
+    /// What other volumes may have of the mirror.
+    const BEFORE: u64 = 8 * MIB;
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     let second = SecondLeg::of(&mut config, SIZE)?;
     let mut guest = Guest::new(config, &userland("/dev/vda", &LEG_DRIVERS), &artifacts)?;
     let legs = [guest.disk_file(0), second.path()];
-    make_mirror(&legs, SIZE, 0)?;
-    let assemble = assemble("active");
+    let len = make_mirror(&legs, SIZE, BEFORE)?;
+    let assemble =
+        format!("{} && workload map vg-root --uuid LVM-vgroot {}", assemble("active"), linear("md0", &[(BEFORE, len)]));
 
     guest.boot()?;
-    guest.succeed(&assemble)?;
-    mount(&mut guest, "/dev/md0")?;
+    let volume = guest.succeed(&assemble)?.trim().to_owned();
+    mount(&mut guest, &volume)?;
     let created = guest.succeed(&format!("dormouse image create --size 256M {IMAGE}"))?;
-    ensure!(created.contains("of /dev/vda1 and of /dev/sda1, below filesystem ext4, raid1 "), "{created}");
+    ensure!(
+        created.contains("of /dev/vda1 and of /dev/sda1, below filesystem ext4, linear LVM-vgroot, raid1 "),
+        "{created}"
+    );
     let device = boot_device(&mut guest)?;
     unmount(&mut guest)?;
     guest.cut_power();
@@ -288,7 +294,7 @@ pub(crate) fn a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     let lines = lines_of_boot(&mut guest)?;
     ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
     guest.succeed(&assemble)?;
-    mount(&mut guest, "/dev/md0")?;
+    mount(&mut guest, &volume)?;
     cycle::start_workload(&mut guest)?;
     guest.succeed(&format!("echo before >{FILES}/word && sync"))?;
     power_cycle(&mut guest)?;
@@ -545,8 +551,9 @@ fn volume_len(size: u64, start: u64) -> u64 {
     partition_len(size) - DATA - start
 }
 
-/// A mirror of two disks' first partitions, in order, with an empty ext4 filesystem from byte `start` of it on.
-fn make_mirror(legs: &[PathBuf; 2], size: u64, start: u64) -> Result<()> {
+/// A mirror of two disks' first partitions, in order, with an empty ext4 filesystem from byte `start` of it on. Returns
+/// how long that is.
+fn make_mirror(legs: &[PathBuf; 2], size: u64, start: u64) -> Result<u64> {
     let len = partition_len(size);
     let filesystem = filesystem::ext4(volume_len(size, start))?;
     for (number, leg) in legs.iter().enumerate() {
@@ -563,7 +570,7 @@ fn make_mirror(legs: &[PathBuf; 2], size: u64, start: u64) -> Result<()> {
         File::options().write(true).open(leg)?.write_all_at(&superblock, MIB + 4096)?;
         scatter(&filesystem, leg, &[(MIB + DATA + start, volume_len(size, start))])?;
     }
-    Ok(())
+    Ok(volume_len(size, start))
 }
 
 /// A superblock of md's, version 1.2, of one of two disks that are in order (include/uapi/linux/raid/md_p.h,
