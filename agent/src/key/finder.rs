@@ -42,7 +42,7 @@ pub trait Means {
 /// What C has.
 #[derive(Debug)]
 pub struct OfThisBoot {
-    /// How long the device of a key file may take to appear.
+    /// How long the device of a key file, or the TPM, may take to appear.
     pub wait: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Means for OfThisBoot {
     }
 
     fn tpm(&mut self) -> Result<Box<dyn Transport>, TpmError> {
-        Ok(Box::new(Tpm::open()?))
+        Ok(Box::new(wait_for(self.wait, || Tpm::open().ok()).map_or_else(Tpm::open, Ok)?))
     }
 
     fn passphrase(&mut self, note: Option<&str>) -> Result<Zeroizing<Vec<u8>>, AskError> {

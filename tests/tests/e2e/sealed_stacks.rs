@@ -272,6 +272,7 @@ pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
     let mut config = GuestConfig::new(1, "768M".parse()?);
     let second = SecondLeg::of(&mut config, SIZE)?;
+    config.modules.push("dm_mod".to_owned());
     let mut guest = Guest::new(config, &userland("/dev/vda", &LEG_DRIVERS), &artifacts)?;
     let legs = [guest.disk_file(0), second.path()];
     let len = make_mirror(&legs, SIZE, BEFORE)?;
