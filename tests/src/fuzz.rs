@@ -73,6 +73,7 @@ mod tests {
         };
         let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(names("corpus"), targets);
+        assert_eq!(names("dictionaries"), targets.iter().map(|name| format!("{name}.dict")).collect());
         assert!(names("regressions").is_subset(&targets));
     }
 

@@ -197,8 +197,14 @@ fn wipe(buffer: &mut [u8]) {
 pub fn targets(buffer: &[u8]) -> io::Result<Vec<Target>> {
     let first = u32_at(buffer, DATA_START)? as usize;
     let mut at = first;
+    let mut end = first;
     let mut found = Vec::new();
     for _ in 0..u32_at(buffer, TARGET_COUNT)? {
+        // Each takes its place in the answer, so there are no more of them than it has room for.
+        if at < end {
+            return Err(invalid("the targets of its table overlap"));
+        }
+        end = at.saturating_add(SPEC);
         let kind = text(buffer, at + SPEC_KIND, SPEC_KIND_LEN)?;
         let arguments = text(buffer, at + SPEC, buffer.len())?;
         found.push(Target::new(u64_at(buffer, at)?, u64_at(buffer, at + SPEC_LEN)?, kind, arguments));
@@ -307,6 +313,9 @@ mod tests {
         }
         let mut astray = whole;
         put(&mut astray, HEADER + SPEC_NEXT, &u32::MAX.to_le_bytes()).unwrap();
+        assert!(targets(&astray).is_err());
+        // The second in the place of the first.
+        put(&mut astray, HEADER + SPEC_NEXT, &0_u32.to_le_bytes()).unwrap();
         assert!(targets(&astray).is_err());
         // Too few fields are no place.
         assert_eq!(lower("linear", "8:1"), None);
