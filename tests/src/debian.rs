@@ -2,8 +2,8 @@
 //! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
 //! them: in `/boot`.
 //!
-//! The disk is the root filesystem, or what an installer makes of an encrypted disk: GRUB's partition, `/boot`, and LUKS2
-//! with LVM or btrfs in it, whose passphrase somebody has to type.
+//! The disk is the root filesystem, or what an installer makes of an encrypted disk: GRUB's partition, `/boot`, and
+//! LUKS2 with LVM or btrfs in it, whose passphrase somebody has to type.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -69,8 +69,8 @@ struct Found {
 /// that has the kernel argument `argument`, and compares.
 ///
 /// D writes all of it, and no more: the commit record tells a zero page to be a stored one, which D finds when it has
-/// counted what it wrote. It reports that, and waits for a few seconds before it reboots. In these it is frozen. (Damage
-/// in a chunk would not do: whatever is still to be written then, by whichever thread, is not.)
+/// counted what it wrote. It reports that, and waits for a few seconds before it reboots. In these it is frozen.
+/// (Damage in a chunk would not do: whatever is still to be written then, by whichever thread, is not.)
 fn compare(memory: &str, policy: &str, commands: &[&str], argument: &str) -> Result<Found> {
     let mut config = GuestConfig::new(2, memory.parse()?);
     config.memory_is_a_file = true;

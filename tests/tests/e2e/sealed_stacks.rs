@@ -328,8 +328,8 @@ pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
 }
 
 /// A volume on LUKS on a mirror, unlocked by each boot between its two looks, with the image's key in a file on it. The
-/// whole goes off and on; a rescue system unlocks and writes the filesystem, and the session is not resumed; with all as
-/// it was it is, from one leg.
+/// whole goes off and on; a rescue system unlocks and writes the filesystem, and the session is not resumed; with all
+/// as it was it is, from one leg.
 pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()> {
     const SIZE: u64 = 280 * MIB;
     /// LUKS has its header before, and LVM its own.
@@ -420,8 +420,8 @@ pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()
     Ok(())
 }
 
-/// A file on ext4 on a mirror. One leg takes no writes at one place, and one is pulled out: the save ends in the session,
-/// with the disk's name, and no boot resumes what was left.
+/// A file on ext4 on a mirror. One leg takes no writes at one place, and one is pulled out: the save ends in the
+/// session, with the disk's name, and no boot resumes what was left.
 pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
     const SIZE: u64 = 280 * MIB;
     let artifacts = Artifacts::from_environment()?;
