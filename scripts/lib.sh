@@ -240,6 +240,25 @@ prepare_debian() {
     export DORMOUSE_BOOKWORM DORMOUSE_TRIXIE DORMOUSE_DEB
 }
 
+# prepare_encrypted_debian FILE: the encrypted Debian guests' disks, exported as DORMOUSE_TRIXIE_ENCRYPTED and, where a
+# case in FILE needs it, DORMOUSE_BOOKWORM_ENCRYPTED and DORMOUSE_TRIXIE_ENCRYPTED_BTRFS.
+prepare_encrypted_debian() {
+    DORMOUSE_TRIXIE_ENCRYPTED=$(scripts/build-debian --encrypted trixie)
+    export DORMOUSE_TRIXIE_ENCRYPTED
+    if grep -q '^sealed_debian::.*debian_12' "$1"; then
+        DORMOUSE_BOOKWORM_ENCRYPTED=$(scripts/build-debian --encrypted bookworm)
+        export DORMOUSE_BOOKWORM_ENCRYPTED
+    fi
+    if grep -q '^sealed_debian::btrfs' "$1"; then
+        DORMOUSE_TRIXIE_ENCRYPTED_BTRFS=$(scripts/build-debian --encrypted-btrfs trixie)
+        export DORMOUSE_TRIXIE_ENCRYPTED_BTRFS
+    fi
+    if [ -z "${DORMOUSE_DEB-}" ]; then
+        DORMOUSE_DEB=$(scripts/package deb)
+        export DORMOUSE_DEB
+    fi
+}
+
 # use_scratch_directory: temporary files, guests' disks among them, go to a directory that this script's end removes,
 # however it ends.
 use_scratch_directory() {

@@ -24,6 +24,8 @@ pub mod host;
 
 pub mod cycle;
 
+pub mod key;
+
 pub mod target;
 
 pub mod filesystems;

@@ -17,11 +17,12 @@ use std::sync::OnceLock;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The rooms of the crate `dormouse`. Each may import those after it, and none before it.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "cli",
     "pid1",
     "host",
     "cycle",
+    "key",
     "target",
     "filesystems",
     "launch",
@@ -65,8 +66,9 @@ const IO: [&str; 11] = [
     "dormouse_sys",
     "dormouse_linux",
 ];
-const NO_IO: [&str; 7] = [
+const NO_IO: [&str; 8] = [
     "dormouse_sys::PAGE_SIZE",
+    "dormouse_sys::wiped",
     "dormouse_linux::cpio",
     "dormouse_linux::disk",
     "dormouse_linux::kernel_args",

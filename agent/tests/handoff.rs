@@ -11,6 +11,7 @@ use dormouse::handoff::order::{FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOr
 use dormouse::handoff::report::{Half, Report};
 use dormouse::machine::free_content::FreeContent;
 use dormouse::policy::Then;
+use dormouse_image::seal::{Nonce, SaveKey, Sealing, Suite};
 use dormouse_image::{PfnRange, PhysRange, SessionRecord, Uuid};
 use tables::{compare, compare_kinds, records, rows};
 
@@ -25,6 +26,7 @@ fn save_order() -> SaveOrder {
         },
         then: Then::Reboot,
         disks: vec!["pci0000:00/0000:00:05.0/virtio".to_owned(), "other".to_owned()],
+        sealing: None,
     }
 }
 
@@ -48,24 +50,37 @@ fn order_to_save() {
     let bytes = Order::Save(Box::new(order)).encode().unwrap();
     compare_order(&bytes, 1, 4);
     compare_kinds("Order to save", SAVE_KINDS);
-    let [image, found, then, disks] = records(SAVE_KINDS, &bytes[32..]);
+    // Without a key it is one of version 1.0, which has no record for it.
+    let kinds = &SAVE_KINDS[..4];
+    let [image, found, then, disks] = records(kinds, &bytes[32..]);
     assert_eq!((image, found, then), (&b"/dev/vda"[..], &session[..], &[2, 0][..]));
     assert_eq!(disks, b"pci0000:00/0000:00:05.0/virtio\nother");
     for (number, then) in (1_u16..).zip([Then::PowerOff, Then::Reboot, Then::Return]) {
         let bytes = Order::Save(Box::new(SaveOrder { then, ..save_order() })).encode().unwrap();
-        let [_, _, found, _] = records(SAVE_KINDS, &bytes[32..]);
+        let [_, _, found, _] = records(kinds, &bytes[32..]);
         assert_eq!(found, number.to_le_bytes());
     }
 }
 
 #[test]
 fn order_to_restore() {
-    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]) };
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: None };
     let bytes = Order::Restore(order).encode().unwrap();
     compare_order(&bytes, 2, 2);
     compare_kinds("Order to restore", RESTORE_KINDS);
-    let [image, save] = records(RESTORE_KINDS, &bytes[32..]);
+    let [image, save] = records(&RESTORE_KINDS[..2], &bytes[32..]);
     assert_eq!((image, save), (&b"/dev/vda"[..], &[7; 16][..]));
+
+    let key = SaveKey::new(&[8; 32]);
+    let sealing = Sealing { key: key.clone(), nonce: Nonce([9; 16]), suite: Suite::Aes256Gcm, wraps: Vec::new() };
+    let expected = sealing.encode().unwrap().to_vec();
+    let order = Order::Save(Box::new(SaveOrder { sealing: Some(sealing), ..save_order() })).encode().unwrap();
+    let [_, _, _, _, sealing] = records(SAVE_KINDS, &order[32..]);
+    assert_eq!((sealing, order[10]), (&expected[..], 1));
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: Some(key) };
+    let order = Order::Restore(order).encode().unwrap();
+    let [_, _, key] = records(RESTORE_KINDS, &order[32..]);
+    assert_eq!((key, order[10]), (&[8; 32][..], 1));
 }
 
 #[test]

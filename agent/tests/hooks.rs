@@ -105,16 +105,54 @@ fn initramfs_tools_hook() {
 }
 
 #[test]
-fn initramfs_tools_script() {
-    let script = || Machine::with("initramfs-tools/init-premount");
-    compare(
-        "initramfs-tools-init-premount",
-        &[
-            ("prerequisites", script().run(&["sh"], &["prereqs"], "ready")),
-            ("boot", script().run(&["sh"], &[], "ready")),
-            ("not set up", script().without("usr/lib/dormouse/dormouse-resume").run(&["sh"], &[], "ready")),
-        ],
-    );
+fn initramfs_tools_scripts() {
+    for stage in ["init-premount", "local-premount"] {
+        let script = || Machine::with(&format!("initramfs-tools/{stage}"));
+        compare(
+            &format!("initramfs-tools-{stage}"),
+            &[
+                ("prerequisites", script().run(&["sh"], &["prereqs"], "ready")),
+                ("boot", script().run(&["sh"], &[], "ready")),
+                ("not set up", script().without("usr/lib/dormouse/dormouse-resume").run(&["sh"], &[], "ready")),
+            ],
+        );
+    }
+}
+
+/// What the units of an initramfs with systemd are ordered by: the first look is before the unlock, the second between
+/// that and whatever touches a filesystem.
+#[test]
+fn the_units_are_ordered_by_the_unlock() {
+    let unit = |name: &str| fs::read_to_string(Path::new(HOOKS).join(name)).unwrap();
+    let listed = |text: &str, key: &str, name: &str| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(key));
+        lines.flat_map(str::split_whitespace).any(|unit| unit == name)
+    };
+    let (first, second) = (unit("dormouse-resume.service"), unit("dormouse-resume-unlocked.service"));
+    for target in ["cryptsetup-pre.target", "dracut-initqueue.service"] {
+        assert!(listed(&first, "Before=", target), "{target}");
+    }
+    for target in
+        ["dormouse-resume.service", "cryptsetup.target", "remote-cryptsetup.target", "dracut-initqueue.service"]
+    {
+        assert!(listed(&second, "After=", target), "{target}");
+    }
+    for text in [&first, &second] {
+        for target in [
+            "dracut-pre-mount.service",
+            "systemd-hibernate-resume.service",
+            "local-fs-pre.target",
+            "systemd-fsck-root.service",
+            "sysroot.mount",
+            "initrd-root-fs.target",
+        ] {
+            assert!(listed(text, "Before=", target), "{target}");
+        }
+        // Passive: nothing else may start it.
+        assert!(listed(text, "Wants=", "local-fs-pre.target"));
+    }
+    // So is this one: systemd-cryptsetup-generator orders the unlocks after it, and does not start it.
+    assert!(listed(&first, "Wants=", "cryptsetup-pre.target"));
 }
 
 #[test]

@@ -17,8 +17,9 @@ const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const TREE: &str = "../target/package/tree/";
 
 /// What is for mkinitcpio and pacman.
-const ARCH: [&str; 4] = [
+const ARCH: [&str; 5] = [
     "usr/lib/dormouse/dormouse-resume.service",
+    "usr/lib/dormouse/dormouse-resume-unlocked.service",
     "usr/lib/dormouse/mkinitcpio.conf",
     "usr/lib/initcpio/",
     "usr/share/libalpm/",

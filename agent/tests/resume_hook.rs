@@ -34,6 +34,21 @@ fn it_resumes_and_the_boot_goes_on_however_that_ends() {
 }
 
 #[test]
+fn a_look_is_named_by_the_argument() {
+    for (given, called) in [
+        ("--before-unlock", "resume --before-unlock\n"),
+        ("--after-unlock", "resume --after-unlock\n"),
+        ("x", "resume\n"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let dormouse = command(directory.path(), "exit 0");
+        let run = shell(&[HOOK, given], &dormouse);
+        assert_eq!(run.status.code(), Some(0), "{run:?}");
+        assert_eq!(fs::read_to_string(format!("{dormouse}.called")).unwrap(), called);
+    }
+}
+
+#[test]
 fn a_strict_shell_that_sources_it_goes_on_too() {
     let directory = tempfile::tempdir().unwrap();
     let dormouse = command(directory.path(), "exit 1");

@@ -76,11 +76,14 @@ install() {
         local units=${systemdsystemunitdir:?}
         # For dormouse-resume; without dracut's `base` there may be none.
         inst_binary /bin/sh
-        inst_simple "${moddir:?}/dormouse-resume.service" "$units/dormouse-resume.service"
         inst_dir "$units/initrd.target.wants"
-        ln -sf ../dormouse-resume.service "${initdir:?}$units/initrd.target.wants/dormouse-resume.service"
+        local unit
+        for unit in dormouse-resume{,-unlocked}.service; do
+            inst_simple "${moddir:?}/$unit" "$units/$unit"
+            ln -sf "../$unit" "${initdir:?}$units/initrd.target.wants/$unit"
+        done
     else
-        # Before the kernel's own, which is at 10.
+        # The only look, when dracut's queue has opened the volumes. Before the kernel's own, which is at 10.
         inst_hook pre-mount 05 "${moddir:?}/dormouse-resume.sh"
     fi
     # By which `dormouse hibernate` knows that this kernel, if it boots next, looks for the image.

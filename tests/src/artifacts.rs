@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::debian::Suite;
+use crate::debian::{Encrypted, Suite};
 
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
@@ -165,6 +165,14 @@ impl Artifacts {
     /// Fails where its variable is not set.
     pub fn debian(&self, suite: Suite) -> Result<PathBuf> {
         variable(suite.variable())
+    }
+
+    /// The disk of an encrypted Debian guest, from `scripts/build-debian --encrypted` or `--encrypted-btrfs`.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn encrypted_debian(&self, kind: Encrypted) -> Result<PathBuf> {
+        variable(&kind.variable())
     }
 
     /// Dormouse's package for Debian.

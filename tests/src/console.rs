@@ -58,6 +58,8 @@ pub struct Console {
 #[derive(Debug)]
 struct State {
     lines: Vec<Line>,
+    /// What has been written of the line after these.
+    partial: String,
     log: File,
     begin: Instant,
     /// Readers attached and not yet at their end.
@@ -71,7 +73,7 @@ impl Console {
     /// Fails where the file cannot be created.
     pub fn create(log: &Path) -> Result<Arc<Self>> {
         let log = File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
-        let state = State { lines: Vec::new(), log, begin: Instant::now(), readers: 0 };
+        let state = State { lines: Vec::new(), partial: String::new(), log, begin: Instant::now(), readers: 0 };
         Ok(Arc::new(Console { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -100,8 +102,12 @@ impl Console {
             let used = end.map_or(part.len(), |end| end + 1);
             source.consume(used);
             if end.is_some() {
+                self.state().partial.clear();
                 self.line(&bytes);
                 bytes.clear();
+            } else {
+                self.state().partial = plain_text(&bytes);
+                self.changed.notify_all();
             }
         }
         self.line(&bytes);
@@ -153,6 +159,27 @@ impl Console {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Next::TimedOut;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits until `deadline` for `text` in a line from `cursor` on, whether the line has ended or not: a prompt does
+    /// not end its line. The cursor is after the line that it came in, ended or not. Returns whether it has come.
+    #[must_use]
+    pub fn wait_for_prompt(&self, cursor: &mut Cursor, text: &str, deadline: Instant) -> bool {
+        let mut state = self.state();
+        loop {
+            let lines = state.lines.get(cursor.0..).unwrap_or_default();
+            let found = lines.iter().position(|line| line.text.contains(text)).map(|at| cursor.0 + at);
+            // A cursor after the line that has not ended has seen its prompt.
+            let is_next = cursor.0 <= state.lines.len() && state.partial.contains(text);
+            let found = found.or(is_next.then_some(state.lines.len()));
+            let is_there = found.is_some();
+            cursor.0 = found.map_or(cursor.0.max(state.lines.len()), |at| at + 1);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_there || state.readers == 0 || left.is_zero() {
+                return is_there;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -264,6 +291,23 @@ mod tests {
         assert!(matches!(console.next(&mut cursor, deadline), Next::Closed));
         assert_eq!(console.tail(2), "100 %\nno line end");
         assert_eq!(std::fs::read_to_string(dir.path().join("serial.log")).unwrap(), "one\n50 %\n100 %\nno line end\n");
+    }
+
+    #[test]
+    fn a_prompt_is_seen_before_its_line_ends() {
+        let (console, _dir) = console();
+        let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut cursor = console.end();
+        console.attach(reader);
+        writer.write_all(b"one\nPlease unlock disk a: ").unwrap();
+        let soon = || Instant::now() + Duration::from_secs(10);
+        assert!(console.wait_for_prompt(&mut cursor, "unlock disk", soon()));
+        // It is seen once, whatever becomes of its line.
+        let shortly = || Instant::now() + Duration::from_millis(20);
+        assert!(!console.wait_for_prompt(&mut cursor, "unlock disk", shortly()));
+        writer.write_all(b"[ 1.0] usb\nPlease unlock disk b: more\n").unwrap();
+        assert!(console.wait_for_prompt(&mut cursor, "disk b", soon()));
+        assert!(!console.wait_for_prompt(&mut cursor, "unlock disk", shortly()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::workload::report::{Report, Verdict};
 const HALF_TIMEOUT: Duration = Duration::from_secs(600);
 /// The stream has to deliver what was in flight, and whatever works all the time has to make progress; it takes a
 /// second where nothing else is busy.
-const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+const WORK_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Takes the console's lines as they come.
 pub type Observer<'a> = &'a mut dyn FnMut(&Line);
@@ -245,8 +245,10 @@ fn went_on(
         after = ask_workload(guest)?;
     }
     if after.faults().is_empty() && !after.worked_since(&first) {
-        let now = after.churn_summary();
-        return Err(guest.explain(anyhow!("the workload stands still after {WORK_TIMEOUT:?}: {now}")));
+        // Where each process waits goes to the serial log, whose end is shown.
+        guest.run("echo 8 >/proc/sys/kernel/printk; echo w >/proc/sysrq-trigger; sleep 1")?;
+        let (first, now) = (first.churn_summary(), after.churn_summary());
+        return Err(guest.explain(anyhow!("no work for {WORK_TIMEOUT:?} by one of the processes: {first}, then {now}")));
     }
     for line in guest.console().since(&mut cursor) {
         tick.look(&line);

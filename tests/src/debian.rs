@@ -1,6 +1,9 @@
 //! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a
 //! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
 //! them: in `/boot`.
+//!
+//! The disk is the root filesystem, or what an installer makes of an encrypted disk: GRUB's partition, `/boot`, and
+//! LUKS2 with LVM or btrfs in it, whose passphrase somebody has to type.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,14 +13,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
+use crate::console::Cursor;
 use crate::guest::Guest;
-use crate::machine::{Disk, DiskKind, GuestConfig};
+use crate::machine::{Disk, DiskKind, GuestConfig, MIB};
 use crate::qemu;
 
 /// Systemd takes its time under emulation, with everything else busy; so does what makes an initramfs.
-pub const TIMEOUT: Duration = Duration::from_secs(600);
+pub const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Where the guest has the package.
 pub const PACKAGE: &str = "/root/dormouse.deb";
+/// Where an encrypted guest has it.
+pub const ENCRYPTED_PACKAGE: &str = "/boot/dormouse.deb";
+/// An encrypted guest's host name, a word that is nowhere else in it.
+pub const HOST_NAME: &str = "velvetburrow";
+const PASSPHRASE: &str = "burrow";
+/// The UUIDs of LUKS and of the btrfs in it: tests/src/debian/encrypt.
+const LUKS: &str = "7e0f6c52-33a1-4b5e-9d0c-5a1e0b5c7d11";
+const BTRFS: &str = "c2b9a4de-1f73-4c0a-8e46-0d9f3b7a6e22";
+/// Where `/boot` begins on an encrypted guest's disk: scripts/build-debian, whose sfdisk begins at 1 MiB.
+const BOOT_OFFSET: u64 = 2 * MIB;
 
 /// The root filesystem's disk.
 const ROOT: usize = 0;
@@ -41,6 +55,55 @@ impl Suite {
     }
 }
 
+/// What an encrypted guest's disk has beside GRUB's partition and `/boot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encrypted {
+    /// LUKS2 with LVM, ext4 and swap, as Debian's installer makes it; the initramfs is of initramfs-tools.
+    Lvm(Suite),
+    /// LUKS2 with btrfs, in subvolumes and compressed, as other installers make it; the initramfs is dracut's, with
+    /// systemd. Debian 13.
+    Btrfs,
+}
+
+impl Encrypted {
+    /// The environment variable that names its disk.
+    pub(crate) fn variable(self) -> String {
+        match self {
+            Encrypted::Lvm(suite) => format!("{}_ENCRYPTED", suite.variable()),
+            Encrypted::Btrfs => format!("{}_ENCRYPTED_BTRFS", Suite::Trixie.variable()),
+        }
+    }
+
+    /// How the kernel's command line names the root filesystem.
+    fn root(self) -> String {
+        match self {
+            Encrypted::Lvm(_) => format!("root=/dev/mapper/{HOST_NAME}--vg-root ro"),
+            Encrypted::Btrfs => format!("rd.luks.uuid=luks-{LUKS} root=UUID={BTRFS} rootflags=subvol=@ ro"),
+        }
+    }
+
+    /// The mapped device's name.
+    #[must_use]
+    pub fn mapping(self) -> String {
+        match self {
+            Encrypted::Lvm(_) => "vda3_crypt".to_owned(),
+            Encrypted::Btrfs => format!("luks-{LUKS}"),
+        }
+    }
+
+    /// Types the passphrase when the boot of such a guest asks for it, from `cursor` on.
+    ///
+    /// # Errors
+    /// Fails where it does not.
+    pub fn unlock(self, guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
+        let prompt = match self {
+            Encrypted::Lvm(_) => "unlock disk vda3_crypt",
+            Encrypted::Btrfs => "Please enter passphrase for disk",
+        };
+        guest.answer_prompt(cursor, prompt, PASSPHRASE, TIMEOUT)
+    }
+}
+
 /// A Debian guest, with the test kernel as its first.
 ///
 /// # Errors
@@ -54,11 +117,33 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
     let mut guest = Guest::installed(config, |files| {
         let disk = files.disk(ROOT);
         qemu::copy_sparse(&image, &disk)?;
-        put(&disk, &artifacts.binary("command-server"), "/usr/local/lib/command-server")?;
-        put(&disk, &artifacts.binary("workload"), "/usr/local/bin/workload")?;
-        put(&disk, &artifacts.package()?, PACKAGE)
+        let root = Ext4 { disk, offset: 0 };
+        root.put(&artifacts.binary("command-server"), "/usr/local/lib/command-server")?;
+        root.put(&artifacts.binary("workload"), "/usr/local/bin/workload")?;
+        root.put(&artifacts.package()?, PACKAGE)
     })?;
     boot_next(&mut guest, artifacts.release())?;
+    Ok(guest)
+}
+
+/// A Debian guest on an encrypted disk, its first, with the test kernel.
+///
+/// # Errors
+/// Fails where a part is missing.
+pub fn encrypted_guest(kind: Encrypted, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
+    let image = artifacts.encrypted_debian(kind)?;
+    let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
+    let mut config = config;
+    config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes });
+    config.kernel_arguments.push(kind.root());
+    let mut guest = Guest::installed(config, |files| {
+        let disk = files.disk(ROOT);
+        qemu::copy_sparse(&image, &disk)?;
+        let boot = Ext4 { disk, offset: BOOT_OFFSET };
+        boot.put(&artifacts.binary("command-server"), "/command-server")?;
+        boot.put(&artifacts.package()?, "/dormouse.deb")
+    })?;
+    boot_next_encrypted(&mut guest, artifacts.release())?;
     Ok(guest)
 }
 
@@ -68,10 +153,21 @@ pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result
 /// # Errors
 /// Fails where they are missing.
 pub fn boot_next(guest: &mut Guest, release: &str) -> Result<()> {
-    let disk = guest.disk_file(ROOT);
+    take_boot_files(guest, &Ext4 { disk: guest.disk_file(ROOT), offset: 0 }, "/boot", release)
+}
+
+/// [`boot_next`] for an encrypted guest.
+///
+/// # Errors
+/// As [`boot_next`].
+pub fn boot_next_encrypted(guest: &mut Guest, release: &str) -> Result<()> {
+    take_boot_files(guest, &Ext4 { disk: guest.disk_file(ROOT), offset: BOOT_OFFSET }, "", release)
+}
+
+fn take_boot_files(guest: &Guest, from: &Ext4, directory: &str, release: &str) -> Result<()> {
     let (kernel, initramfs) = guest.boot_files();
-    take(&disk, &format!("/boot/vmlinuz-{release}"), &kernel)?;
-    take(&disk, &format!("/boot/initrd.img-{release}"), &initramfs)
+    from.take(&format!("{directory}/vmlinuz-{release}"), &kernel)?;
+    from.take(&format!("{directory}/initrd.img-{release}"), &initramfs)
 }
 
 /// Has the running guest write its root filesystem's journal back, so that a boot loader, which does not replay it,
@@ -84,47 +180,53 @@ pub fn settle(guest: &mut Guest) -> Result<()> {
     guest.succeed("sync && fsfreeze --version >/dev/null && fsfreeze --freeze / && fsfreeze --unfreeze /").map(drop)
 }
 
-/// Writes a file of the host's into the filesystem of a guest that is off, as a program.
-fn put(disk: &Path, from: &Path, to: &str) -> Result<()> {
-    let name = to.rsplit('/').next().unwrap_or(to);
-    let directory = to.strip_suffix(name).unwrap_or("/");
-    debugfs(disk, &format!("cd {directory}\nwrite {} {name}\nset_inode_field {name} mode 0100755\n", from.display()))
+/// A filesystem on the disk of a guest that is off.
+struct Ext4 {
+    disk: PathBuf,
+    /// Where it begins.
+    offset: u64,
 }
 
-/// Copies a file out of the filesystem of a guest that is off.
-fn take(disk: &Path, from: &str, to: &Path) -> Result<()> {
-    let _ = std::fs::remove_file(to);
-    debugfs(disk, &format!("dump {from} {}\n", to.display()))?;
-    let len = std::fs::metadata(to).map_or(0, |metadata| metadata.len());
-    ensure!(len > 0, "{}: it has no {from}", disk.display());
-    Ok(())
-}
+impl Ext4 {
+    /// Writes a file of the host's into it, as a program.
+    fn put(&self, from: &Path, to: &str) -> Result<()> {
+        let name = to.rsplit('/').next().unwrap_or(to);
+        let directory = to.strip_suffix(name).unwrap_or("/");
+        let from = from.display();
+        self.debugfs(&format!("cd {directory}\nwrite {from} {name}\nset_inode_field {name} mode 0100755\n"))
+    }
 
-/// Runs debugfs(8), whose exit status does not cover its commands.
-fn debugfs(disk: &Path, commands: &str) -> Result<()> {
-    let mut script = tempfile::NamedTempFile::new().context("a file for debugfs")?;
-    script.write_all(commands.as_bytes()).context("a file for debugfs")?;
-    let is_writing = commands.contains("write ");
-    let output = Command::new("/sbin/debugfs")
-        .args(if is_writing { &["-w"][..] } else { &[] })
-        .arg("-f")
-        .arg(script.path())
-        .arg(disk)
-        .output()
-        .context("debugfs (e2fsprogs) cannot be started; scripts/test installs it")?;
-    // It repeats each command on stdout, and its version is on stderr.
-    let complaints: Vec<String> = String::from_utf8_lossy(&output.stderr)
-        .lines()
-        .filter(|line| !line.starts_with("debugfs ") && !line.trim().is_empty())
-        .map(str::to_owned)
-        .collect();
-    ensure!(
-        output.status.success() && complaints.is_empty(),
-        "debugfs on {}: {}",
-        disk.display(),
-        complaints.join("; ")
-    );
-    Ok(())
+    /// Copies a file out of it.
+    fn take(&self, from: &str, to: &Path) -> Result<()> {
+        let _ = std::fs::remove_file(to);
+        self.debugfs(&format!("dump {from} {}\n", to.display()))?;
+        let len = std::fs::metadata(to).map_or(0, |metadata| metadata.len());
+        ensure!(len > 0, "{}: it has no {from}", self.disk.display());
+        Ok(())
+    }
+
+    /// Runs debugfs(8), whose exit status does not cover its commands.
+    fn debugfs(&self, commands: &str) -> Result<()> {
+        let mut script = tempfile::NamedTempFile::new().context("a file for debugfs")?;
+        script.write_all(commands.as_bytes()).context("a file for debugfs")?;
+        let is_writing = commands.contains("write ");
+        let disk = self.disk.display();
+        let output = Command::new("/sbin/debugfs")
+            .args(if is_writing { &["-w"][..] } else { &[] })
+            .arg("-f")
+            .arg(script.path())
+            .arg(if self.offset == 0 { disk.to_string() } else { format!("{disk}?offset={}", self.offset) })
+            .output()
+            .context("debugfs (e2fsprogs) cannot be started; scripts/test installs it")?;
+        // It repeats each command on stdout, and its version is on stderr.
+        let complaints: Vec<String> = String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .filter(|line| !line.starts_with("debugfs ") && !line.trim().is_empty())
+            .map(str::to_owned)
+            .collect();
+        ensure!(output.status.success() && complaints.is_empty(), "debugfs on {disk}: {}", complaints.join("; "));
+        Ok(())
+    }
 }
 
 /// What a boot's kernel and initramfs are called in the guest's directory.

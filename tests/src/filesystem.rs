@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 const CHECK: &str = "/sbin/fsck.ext4";
 
@@ -18,6 +19,18 @@ pub fn make(kind: &str, disk: &Path) -> Result<()> {
         _ => &[],
     };
     run(&format!("/sbin/mkfs.{kind}"), options, disk).map(|_| ())
+}
+
+/// A file with an empty ext4 filesystem whose blocks have 4 KiB, as a large one has. A small one would have 1 KiB, and
+/// a file of it would seldom lie in whole blocks of 4 KiB.
+///
+/// # Errors
+/// Fails where it cannot be made.
+pub fn ext4(bytes: u64) -> Result<NamedTempFile> {
+    let file = NamedTempFile::new()?;
+    file.as_file().set_len(bytes)?;
+    run("/sbin/mkfs.ext4", &["-q", "-F", "-b", "4096"], file.path())?;
+    Ok(file)
 }
 
 /// Demands that an ext4 filesystem is clean, and returns what the check prints.

@@ -14,8 +14,11 @@ mod filesystem;
 mod handoff;
 mod image;
 mod iomem;
+mod keys;
+mod layers;
 mod policy;
 mod scratch;
+mod sealed;
 mod vmcore;
 mod vmcoreinfo;
 
@@ -31,7 +34,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("handoff", handoff::run),
     ("image", image::run),
     ("iomem", iomem::run),
+    ("keys", keys::run),
+    ("layers", layers::run),
     ("policy", policy::run),
+    ("sealed", sealed::run),
     ("vmcore", vmcore::run),
     ("vmcoreinfo", vmcoreinfo::run),
 ];
@@ -67,6 +73,7 @@ mod tests {
         };
         let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(names("corpus"), targets);
+        assert_eq!(names("dictionaries"), targets.iter().map(|name| format!("{name}.dict")).collect());
         assert!(names("regressions").is_subset(&targets));
     }
 

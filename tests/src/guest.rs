@@ -212,6 +212,18 @@ impl Guest {
         self.qemu.as_mut().context("the machine is off")?.send_keys(keys)
     }
 
+    /// Waits for a prompt on the serial console, from `cursor` on, and answers it.
+    ///
+    /// # Errors
+    /// Fails where it does not come within `timeout`, and where the machine goes off before.
+    pub fn answer_prompt(&mut self, cursor: &mut Cursor, prompt: &str, answer: &str, timeout: Duration) -> Result<()> {
+        if !self.console.wait_for_prompt(cursor, prompt, Instant::now() + timeout) {
+            return Err(self.not_in_time(&format!("the prompt {prompt:?}"), timeout));
+        }
+        self.console.remark(&format!("answered {prompt:?}"));
+        self.send_keys(format!("{answer}\n").as_bytes())
+    }
+
     /// Sends a command of the kernel's SysRq key from the terminal on the serial console.
     ///
     /// # Errors

@@ -48,6 +48,15 @@ pub fn commit(file: &Path) -> Result<Commit> {
     Ok(newest(&first?, &second?).context("the commit record")?.0)
 }
 
+/// Writes a commit record into both slots, as the one that follows what they hold.
+///
+/// # Errors
+/// Fails where it would be none, or cannot be written.
+pub fn write_commit(path: &Path, commit: &Commit) -> Result<()> {
+    let bytes = Commit { seq: commit.seq + 1, ..commit.clone() }.encode().context("the commit record")?;
+    layout::SLOT_OFFSETS.iter().try_for_each(|slot| write(path, &bytes, *slot))
+}
+
 /// The image's header.
 ///
 /// # Errors
@@ -98,14 +107,17 @@ pub fn some_chunk(path: &Path) -> Result<StoredChunk> {
 /// # Errors
 /// Fails where it cannot be read or written.
 pub fn flip_byte(path: &Path, offset: u64) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path);
-    let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
-    let flipped: Vec<u8> = read(&file, offset, 1)?.iter().map(|byte| !byte).collect();
-    file.write_all_at(&flipped, offset).with_context(|| format!("{}: cannot be written", path.display()))
+    let flipped: Vec<u8> = read(&open(path)?, offset, 1)?.iter().map(|byte| !byte).collect();
+    write(path, &flipped, offset)
 }
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("{}: cannot be opened", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    let write = || File::options().write(true).open(path)?.write_all_at(bytes, offset);
+    write().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {

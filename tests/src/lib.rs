@@ -28,5 +28,6 @@ pub mod qemu;
 pub mod qmp;
 pub mod random;
 pub mod soak;
+mod tpm;
 pub mod userland;
 pub mod workload;

@@ -216,6 +216,8 @@ pub struct GuestConfig {
     pub faults: Vec<(usize, Fault)>,
     /// Whether there is a watchdog that restarts the machine (a 6300ESB).
     pub watchdog: bool,
+    /// Whether there is a TPM 2.0.
+    pub tpm: bool,
     /// Whether there is a screen and a keyboard, and the kernel's console is on them too.
     pub screen: bool,
     /// Whether the host can read the memory, as a file.
@@ -243,6 +245,7 @@ impl GuestConfig {
             qemu_arguments: Vec::new(),
             faults: Vec::new(),
             watchdog: false,
+            tpm: false,
             screen: false,
             memory_is_a_file: false,
             can_be_dumped: false,

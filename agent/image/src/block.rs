@@ -32,6 +32,14 @@ const _: () = assert!(size_of::<Prologue>() == PROLOGUE);
 /// # Errors
 /// [`FormatError::TooLarge`] where that has more than `max` bytes.
 pub fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
+    frame_since(0, block, magic, body, max)
+}
+
+/// As [`frame`], for a body with something that has a meaning only since this minor version.
+///
+/// # Errors
+/// Those of [`frame`].
+pub fn frame_since(minor: u16, block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Vec<u8>, FormatError> {
     let size = (PROLOGUE + body.len()).next_multiple_of(BLOCK);
     let too_large = FormatError::TooLarge { block, size, max };
     let Ok(len) = u32::try_from(size) else {
@@ -43,7 +51,7 @@ pub fn frame(block: Block, magic: [u8; 8], body: &[u8], max: usize) -> Result<Ve
     let prologue = Prologue {
         magic,
         major: U16::new(VERSION.major),
-        minor: U16::new(VERSION.minor),
+        minor: U16::new(minor),
         len: U32::new(len),
         checksum: U64::new(0),
     };

@@ -6,18 +6,20 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::block::{self, Frame};
 use crate::error::{Block, FormatError};
 use crate::layout::{DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX};
 use crate::locator::{Locator, RawLocator};
-use crate::{BLOCK, State, Uuid, block};
+use crate::seal::{Nonce, Seal, Suite, Tag, WRAP, WRAPS_MAX, Wrap};
+use crate::{BLOCK, SEALED, State, Uuid};
 
 /// The first eight bytes of a slot.
 pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
 
 /// The longest reason, in bytes: it has a place of this size.
 const REASON_MAX: usize = 1024;
-/// The place of wrapped keys, in bytes: 8 of 96.
-const WRAPS: usize = 8 * 96;
+/// The place of wrapped keys, in bytes.
+const WRAPS: usize = WRAPS_MAX * WRAP;
 
 /// What the image holds, in pages of 4096 bytes, blocks and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,6 +85,8 @@ pub struct Commit {
     pub stats: SaveStats,
     /// Why it failed or was discarded, for people; at most 1024 bytes are kept.
     pub reason: String,
+    /// Of a sealed image: how, and what opens it.
+    pub seal: Option<Seal>,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -116,27 +120,34 @@ struct RawCommit {
     wraps: [u8; WRAPS],
 }
 
-/// What an encrypted image will need. All zero in this version.
+/// Of a sealed image; else zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawSealing {
     suite: U16,
     wraps: U16,
     nonce: [u8; 16],
-    header_tag: [u8; 16],
-    last_index_tag: [u8; 16],
+    header_tag: Tag,
+    last_index_tag: Tag,
     mac: [u8; 32],
 }
 
 impl RawSealing {
-    const NONE: RawSealing = RawSealing {
-        suite: U16::new(0),
-        wraps: U16::new(0),
-        nonce: [0; 16],
-        header_tag: [0; 16],
-        last_index_tag: [0; 16],
-        mac: [0; 32],
-    };
+    fn decode(&self, frame: &Frame<'_>, wraps: &[u8; WRAPS]) -> Result<Option<Seal>, FormatError> {
+        if self.suite.get() == 0 {
+            frame.zero("a key or a tag of a sealed image", self.as_bytes())?;
+            frame.zero("wrapped keys of a sealed image", wraps)?;
+            return Ok(None);
+        }
+        let suite = Suite::from_number(self.suite.get()).ok_or_else(|| frame.newer("another suite of ciphers"))?;
+        let count = usize::from(self.wraps.get());
+        let (used, unused) =
+            wraps.split_at_checked(count * WRAP).ok_or_else(|| field("number of wraps", count as u64, "at most 8"))?;
+        frame.zero("more than its wrapped keys", unused)?;
+        let wraps: Option<Vec<Wrap>> = used.chunks_exact(WRAP).map(Wrap::decode).collect();
+        let wraps = wraps.ok_or_else(|| frame.newer("a reserved field of a wrapped key"))?;
+        Ok(Some(Seal { suite, nonce: Nonce(self.nonce), mac: self.mac, wraps }))
+    }
 }
 
 const _: () = assert!(std::mem::offset_of!(RawCommit, sealing) + block::PROLOGUE == 236);
@@ -161,6 +172,7 @@ impl Commit {
             totals: Totals::default(),
             stats: SaveStats::default(),
             reason: String::new(),
+            seal: None,
         }
     }
 
@@ -172,7 +184,17 @@ impl Commit {
         if !self.state.may_become(next) {
             return Err(FormatError::Transition { from: self.state, to: next });
         }
-        Ok(Commit { seq: self.seq.saturating_add(1), state: next, reason: reason.to_string(), ..self.clone() })
+        let (seq, reason) = (self.seq.saturating_add(1), reason.to_string());
+        let commit = Commit { seq, state: next, reason, ..self.clone() };
+        Ok(if next.holds_a_session() { commit } else { commit.without_key() })
+    }
+
+    /// The same record without all from which the key of a sealed image could be had again.
+    #[must_use]
+    pub fn without_key(self) -> Commit {
+        let untagged = |locator| Locator { tag: Tag::default(), ..locator };
+        let (header, last_index) = (untagged(self.header), untagged(self.last_index));
+        Commit { header, last_index, seal: self.seal.as_ref().map(Seal::wiped), ..self }
     }
 
     /// The record's block. A reason that is too long is cut.
@@ -183,8 +205,32 @@ impl Commit {
         self.check()?;
         let cut = (0..=REASON_MAX.min(self.reason.len())).rev().find(|at| self.reason.is_char_boundary(*at));
         let reason = &self.reason[..cut.unwrap_or(0)];
+        let minor = if self.seal.is_some() { SEALED } else { 0 };
+        block::frame_since(minor, Block::Commit, COMMIT_MAGIC, self.raw(reason).as_bytes(), BLOCK)
+    }
+
+    /// What authenticates a sealed image: the record without what changes after the save, and without the prologue,
+    /// which is that of the program that changed it last.
+    pub(crate) fn authenticated(&self) -> Result<Vec<u8>, FormatError> {
+        self.check()?;
+        let mut raw = self.raw("");
+        for zero in [&mut raw.seq, &mut raw.changed_unix] {
+            *zero = U64::new(0);
+        }
+        (raw.state, raw.attempts, raw.kept) = ([0; 8], U16::new(0), U16::new(0));
+        raw.sealing.mac = [0; 32];
+        Ok(raw.as_bytes().to_vec())
+    }
+
+    fn raw(&self, reason: &str) -> RawCommit {
         let (totals, stats) = (&self.totals, &self.stats);
-        let raw = RawCommit {
+        let none = Seal::without_key(Suite::Aes256Gcm);
+        let seal = self.seal.as_ref().unwrap_or(&none);
+        let mut wraps = [0; WRAPS];
+        for (place, wrap) in wraps.chunks_exact_mut(WRAP).zip(&seal.wraps) {
+            place.copy_from_slice(&wrap.encode());
+        }
+        RawCommit {
             seq: self.seq.into(),
             state: self.state.marker(),
             image: self.image.0,
@@ -209,11 +255,18 @@ impl Commit {
             kept: self.kept.into(),
             // At most REASON_MAX.
             reason_len: U32::new(u32::try_from(reason.len()).unwrap_or(0)),
-            sealing: RawSealing::NONE,
+            sealing: RawSealing {
+                suite: self.seal.as_ref().map_or(0, |seal| seal.suite.number()).into(),
+                // At most 8: checked.
+                wraps: u16::try_from(seal.wraps.len()).unwrap_or(u16::MAX).into(),
+                nonce: seal.nonce.0,
+                header_tag: self.header.tag,
+                last_index_tag: self.last_index.tag,
+                mac: seal.mac,
+            },
             reason: std::array::from_fn(|at| reason.as_bytes().get(at).copied().unwrap_or(0)),
-            wraps: [0; WRAPS],
-        };
-        block::frame(Block::Commit, COMMIT_MAGIC, raw.as_bytes(), BLOCK)
+            wraps,
+        }
     }
 
     /// Reads one slot.
@@ -223,8 +276,7 @@ impl Commit {
     pub fn decode(bytes: &[u8]) -> Result<Commit, FormatError> {
         let frame = block::unframe(Block::Commit, COMMIT_MAGIC, bytes, BLOCK)?;
         let (raw, padding) = RawCommit::ref_from_prefix(frame.body).map_err(|_| FormatError::Magic(Block::Commit))?;
-        frame.zero("a key or a tag of an encrypted image", raw.sealing.as_bytes())?;
-        frame.zero("wrapped keys of an encrypted image", &raw.wraps)?;
+        let seal = raw.sealing.decode(&frame, &raw.wraps)?;
         frame.zero("padding that is not zero", padding)?;
         let state = State::from_marker(raw.state)
             .ok_or_else(|| field("state", u64::from_le_bytes(raw.state), "one of the states' markers"))?;
@@ -253,8 +305,8 @@ impl Commit {
             kept: raw.kept.get(),
             image: Uuid(raw.image),
             save_id: Uuid(raw.save_id),
-            header: raw.header.decode(&frame)?,
-            last_index: raw.last_index.decode(&frame)?,
+            header: raw.header.decode(&frame, raw.sealing.header_tag)?,
+            last_index: raw.last_index.decode(&frame, raw.sealing.last_index_tag)?,
             data_end: raw.data_end.get(),
             totals,
             stats: SaveStats {
@@ -265,6 +317,7 @@ impl Commit {
                 least_available_kib: raw.least_available_kib.get(),
             },
             reason,
+            seal,
         };
         commit.check()?;
         Ok(commit)
@@ -288,10 +341,21 @@ impl Commit {
             let why = "in the stream, for whole blocks of at most 1 MiB that end it";
             return Err(field("last index block's offset", index.offset, why));
         }
-        let holds_a_session = self.state.is_waiting() || self.state == State::Snapshot;
+        let holds_a_session = self.state.holds_a_session();
         if holds_a_session && !(header.is_some() && index.is_some()) {
             let why = "not empty in an image that holds a session: it has a header and an index";
             return Err(field("header's and last index block's length", 0, why));
+        }
+        let wraps = self.seal.as_ref().map_or(0, |seal| seal.wraps.len());
+        if wraps > WRAPS_MAX {
+            return Err(field("number of wraps", wraps as u64, "at most 8"));
+        }
+        if !holds_a_session && *self != self.clone().without_key() {
+            return Err(field(
+                "number of wraps",
+                wraps as u64,
+                "0, with no nonce and no tag, where no session is held",
+            ));
         }
         Ok(())
     }

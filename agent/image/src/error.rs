@@ -15,6 +15,8 @@ pub enum Block {
     Label,
     /// The commit record.
     Commit,
+    /// The keys of a sealed image.
+    Keys,
     /// What a kernel tells another one to do.
     Order,
     /// The session record that the saved kernel hands to the save kernel.
@@ -30,6 +32,7 @@ impl fmt::Display for Block {
         f.write_str(match self {
             Block::Label => "label",
             Block::Commit => "commit record",
+            Block::Keys => "block of keys",
             Block::Order => "order",
             Block::Session => "session record",
             Block::Header => "header",
@@ -164,6 +167,21 @@ pub enum FormatError {
         /// The number found.
         found: u64,
     },
+    /// A sealed image, and no key.
+    #[error("the image is sealed, and there is no key for it")]
+    Sealed,
+    /// An image that anybody could have made where a sealed one is expected.
+    #[error("the image is not sealed, and only a sealed one will do here: anybody could have written it")]
+    NotSealed,
+    /// A sealed image that nothing opens any more.
+    #[error("the image is sealed, and the keys that open it are not in it any more (it is {0})")]
+    KeyWiped(State),
+    /// Something that was not sealed with the key at hand.
+    #[error("the {0} was not sealed with this key: it is damaged, forged, or of another image")]
+    Forged(Block),
+    /// The cipher did not do what it was asked for; it does so for more than 64 GiB only.
+    #[error("the cipher cannot encrypt that much at once")]
+    Cipher,
     /// A change of state that the rules forbid.
     #[error("an image that is {from} cannot become {to}")]
     Transition {

@@ -9,22 +9,24 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Block, FormatError};
 use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS, PFN_LIMIT};
+use crate::seal::Tag;
 use crate::{BLOCK, Extent, Locator, Uuid, block};
 
 /// The first eight bytes of an index block.
 pub const INDEX_MAGIC: [u8; 8] = *b"DMINDEX\0";
 
 /// How a chunk is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Codec {
     /// As it is.
+    #[default]
     Store,
     /// One zstd frame.
     Zstd,
 }
 
 impl Codec {
-    const fn number(self) -> u16 {
+    pub(crate) const fn number(self) -> u16 {
         match self {
             Codec::Store => 0,
             Codec::Zstd => 1,
@@ -37,7 +39,7 @@ impl Codec {
 }
 
 /// A chunk as its writer describes it: up to 64 pages that are compressed together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chunk {
     /// Offset on the device in bytes.
     pub offset: u64,
@@ -47,6 +49,10 @@ pub struct Chunk {
     pub codec: Codec,
     /// The checksum of its pages, uncompressed, in the order of its extents.
     pub checksum: u64,
+    /// Its number among the sealed chunks of the save, from 1; 0 where it is not sealed.
+    pub counter: u64,
+    /// What authenticates it where it is sealed; else zero.
+    pub tag: Tag,
 }
 
 /// A chunk of a decoded index block, together with its extents.
@@ -91,8 +97,8 @@ struct RawIndex {
     chunks: U32,
     extents: U32,
     zero: U32,
-    /// Of the previous block, in an encrypted image.
-    prev_tag: [u8; 16],
+    /// Of the previous block, in a sealed image.
+    prev_tag: Tag,
     reserved: [u8; 8],
 }
 
@@ -104,10 +110,10 @@ struct RawChunk {
     stored_len: U32,
     codec: U16,
     extents: U16,
-    /// In an encrypted image.
+    /// In a sealed image.
     counter: U64,
-    /// In an encrypted image.
-    tag: [u8; 16],
+    /// In a sealed image.
+    tag: Tag,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -131,10 +137,21 @@ impl IndexBlock {
     /// # Errors
     /// [`FormatError`] describes what is wrong with it.
     pub fn decode(bytes: &[u8], at: u64) -> Result<IndexBlock, FormatError> {
+        IndexBlock::read(bytes, at, false)
+    }
+
+    /// Reads an index block that was sealed and has been opened.
+    pub(crate) fn decode_sealed(bytes: &[u8], at: u64) -> Result<IndexBlock, FormatError> {
+        IndexBlock::read(bytes, at, true)
+    }
+
+    fn read(bytes: &[u8], at: u64, is_sealed: bool) -> Result<IndexBlock, FormatError> {
         let frame = block::unframe(Block::Index, INDEX_MAGIC, bytes, INDEX_MAX)?;
         let field = |field, value, why| FormatError::Field { block: Block::Index, field, value, why };
         let (raw, rest) = RawIndex::ref_from_prefix(frame.body).map_err(|_| FormatError::Magic(Block::Index))?;
-        frame.zero("the tag of an encrypted block", &raw.prev_tag)?;
+        if !is_sealed {
+            frame.zero("the tag of a sealed block", &raw.prev_tag)?;
+        }
         frame.zero("a reserved field", &raw.reserved)?;
         let counts = (raw.chunks.get() as usize, raw.extents.get() as usize, raw.zero.get() as usize);
         if counts.0 > INDEX_MAX_CHUNKS {
@@ -153,8 +170,12 @@ impl IndexBlock {
         let extents = decode_extents(extents)?;
         let zero = decode_extents(zero)?;
 
-        let prev =
-            Locator { offset: raw.prev_offset.get(), len: raw.prev_len.get(), checksum: raw.prev_checksum.get() };
+        let prev = Locator {
+            offset: raw.prev_offset.get(),
+            len: raw.prev_len.get(),
+            checksum: raw.prev_checksum.get(),
+            tag: raw.prev_tag,
+        };
         let mut floor = DATA_OFFSET;
         if prev.is_some() {
             let why = "in the stream, before this block, whole blocks of at most 1 MiB";
@@ -175,8 +196,12 @@ impl IndexBlock {
         let mut first = 0;
         for record in chunks.chunks_exact(CHUNK) {
             let (raw, _) = RawChunk::ref_from_prefix(record).map_err(|_| FormatError::Magic(Block::Index))?;
-            frame.zero("the counter of an encrypted chunk", raw.counter.as_bytes())?;
-            frame.zero("the tag of an encrypted chunk", &raw.tag)?;
+            if !is_sealed {
+                frame.zero("the counter of a sealed chunk", raw.counter.as_bytes())?;
+                frame.zero("the tag of a sealed chunk", &raw.tag)?;
+            } else if raw.counter.get() == 0 {
+                return Err(field("chunk's counter", 0, "not 0 in a sealed image"));
+            }
             let end = first + usize::from(raw.extents.get());
             let extents = block
                 .extents
@@ -189,6 +214,8 @@ impl IndexBlock {
                 stored_len: raw.stored_len.get(),
                 codec,
                 checksum: raw.checksum.get(),
+                counter: raw.counter.get(),
+                tag: raw.tag,
             };
             floor = check_chunk(&chunk, extents, floor, at)?;
             block.chunks.push(chunk);

@@ -18,11 +18,13 @@ mod coverage;
 mod error;
 mod header;
 mod index;
+mod keys;
 mod label;
 mod locator;
 mod name;
 mod range;
 pub mod record;
+pub mod seal;
 mod session;
 mod state;
 mod uuid;
@@ -33,7 +35,8 @@ pub use coverage::Coverage;
 pub use error::{Block, FormatError};
 pub use header::{HEADER_MAGIC, Header};
 pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
-pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label};
+pub use keys::{FileKey, KEYS_MAGIC, KEYS_MAX, KeyKind, KeySlot, KeySource, Keys, PassphraseKey, TpmKey};
+pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind};
 pub use locator::Locator;
 pub use name::{ImageDevice, ImageDeviceError};
 pub use range::{Extent, PfnRange, PhysRange};
@@ -43,7 +46,7 @@ pub use session::{
 };
 pub use state::State;
 pub use uuid::{Uuid, UuidError};
-pub use version::{VERSION, Version};
+pub use version::{SEALED, VERSION, Version};
 
 /// The size of a block, and of a page of memory, in bytes. Everything but chunks begins and ends on a block.
 pub const BLOCK: usize = 4096;
@@ -58,7 +61,7 @@ pub mod layout {
     pub const LABEL_MAX_EXTENTS: usize = 192;
     /// Where the two slots of the commit record lie.
     pub const SLOT_OFFSETS: [u64; 2] = [4096, 8192];
-    /// Where a block of keys will lie. This version neither reads nor writes it.
+    /// Where the block of keys lies, in an image that has keys.
     pub const KEYS_OFFSET: u64 = 12288;
     /// Where the header lies.
     pub const HEADER_OFFSET: u64 = 64 << 10;

@@ -7,6 +7,7 @@ use crate::BLOCK;
 use crate::block::{self, Frame};
 use crate::error::{Block, FormatError};
 use crate::layout::INDEX_MAX;
+use crate::seal::Tag;
 
 /// Where a block lies, and what it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,8 +16,10 @@ pub struct Locator {
     pub offset: u64,
     /// Length in bytes, a multiple of [`BLOCK`]. Zero stands for "no block".
     pub len: u32,
-    /// The checksum that the block carries.
+    /// The checksum that the block carries. Of a sealed one, that of its bytes as they are on the device.
     pub checksum: u64,
+    /// What authenticates a sealed block; zero for any other.
+    pub tag: Tag,
 }
 
 impl Locator {
@@ -30,7 +33,7 @@ impl Locator {
             size: block.len(),
             max: INDEX_MAX,
         })?;
-        Ok(Locator { offset, len, checksum: block::framed_checksum(block) })
+        Ok(Locator { offset, len, checksum: block::framed_checksum(block), tag: [0; 16] })
     }
 
     /// Whether it points to a block at all.
@@ -88,9 +91,9 @@ impl From<&Locator> for RawLocator {
 }
 
 impl RawLocator {
-    /// The locator, whose reserved field is zero.
-    pub(crate) fn decode(&self, frame: &Frame<'_>) -> Result<Locator, FormatError> {
+    /// The locator, whose reserved field is zero, with the tag that lies elsewhere.
+    pub(crate) fn decode(&self, frame: &Frame<'_>, tag: Tag) -> Result<Locator, FormatError> {
         frame.zero("a reserved field of a locator", self.reserved.as_bytes())?;
-        Ok(Locator { offset: self.offset.get(), len: self.len.get(), checksum: self.checksum.get() })
+        Ok(Locator { offset: self.offset.get(), len: self.len.get(), checksum: self.checksum.get(), tag })
     }
 }

@@ -60,6 +60,12 @@ impl State {
         matches!(self, State::Complete | State::Restoring)
     }
 
+    /// Whether the image has a whole session, that waits or went on.
+    #[must_use]
+    pub fn holds_a_session(self) -> bool {
+        self.is_waiting() || self == State::Snapshot
+    }
+
     /// The eight bytes that stand for it on the device.
     pub(crate) const fn marker(self) -> [u8; 8] {
         match self {

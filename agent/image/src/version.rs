@@ -11,8 +11,14 @@ pub struct Version {
     pub minor: u16,
 }
 
-/// The version that this crate writes.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+/// The newest version that this crate writes. Each block has the oldest one that gives a meaning to all that is in it.
+pub const VERSION: Version = Version { major: 1, minor: SEALED };
+
+/// The minor version since which images are sealed.
+pub const SEALED: u16 = 1;
+
+/// The minor version since which images lie below layers, and on two legs.
+pub(crate) const LAYERS: u16 = 1;
 
 impl Version {
     /// Whether a reader of version `self` may look into a block of version `found`: the same major version.

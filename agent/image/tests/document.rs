@@ -6,11 +6,13 @@
 mod tables;
 
 use dormouse_image::layout::{self, DATA_OFFSET, HEADER_OFFSET};
+use dormouse_image::seal::{Nonce, SaveKey, Seal, Sealing, Suite, Wrap};
 use dormouse_image::{
     Architecture, BLOCK, Block, COMMIT_MAGIC, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent,
-    Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, LABEL_KINDS, LABEL_MAGIC,
-    Label, Locator, Mailbox, PfnRange, PhysRange, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State,
-    SwapArea, Totals, Uuid, VERSION, checksum,
+    FileKey, Filesystem, FirmwareKind, FirmwareRange, HEADER_MAGIC, Header, INDEX_MAGIC, IndexBuilder, KEYS_MAGIC,
+    KeySlot, KeySource, Keys, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind, Locator, Mailbox, PassphraseKey,
+    PfnRange, PhysRange, SEALED, SESSION_KINDS, SESSION_MAGIC, SaveStats, SessionRecord, State, SwapArea, Totals,
+    TpmKey, Uuid, VERSION, checksum,
 };
 
 use tables::{compare, compare_kinds, records, rows};
@@ -71,7 +73,8 @@ fn prologue_and_magics() {
         &[
             ("magic", &LABEL_MAGIC),
             ("major version", &u16s(VERSION.major)),
-            ("minor version", &u16s(VERSION.minor)),
+            // It has a layer.
+            ("minor version", &u16s(1)),
             ("length", &u32s(4096)),
             ("checksum", &u64s(checksum(&unsummed))),
         ],
@@ -81,11 +84,17 @@ fn prologue_and_magics() {
         .filter(|row| row[1].starts_with('`'))
         .map(|row| row[2].split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect())
         .collect();
-    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, SESSION_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
+    assert_eq!(magics, [LABEL_MAGIC, COMMIT_MAGIC, KEYS_MAGIC, SESSION_MAGIC, HEADER_MAGIC, INDEX_MAGIC]);
 }
 
 fn label() -> Label {
-    Label { uuid: Uuid([1; 16]), created_unix: 2, extents: vec![DiskExtent { offset: 8192, len: 4096 }] }
+    Label {
+        uuid: Uuid([1; 16]),
+        created_unix: 2,
+        extents: vec![DiskExtent { offset: 8192, len: 4096 }],
+        mirror: None,
+        stack: vec![Layer { kind: LayerKind::Linear, identity: "LVM-x".to_owned() }],
+    }
 }
 
 #[test]
@@ -105,10 +114,12 @@ fn the_label() {
     let [extents, legs, stack] = records(LABEL_KINDS, &bytes[72..]);
     compare("Device extent", extents, &[("offset", &u64s(8192)), ("length", &u64s(4096))]);
     compare("Leg", legs, &[("identity", &[0; 16])]);
-    assert_eq!(stack, []);
-    // There is none: just that the table has no gaps.
-    let layer: &[(&str, &[u8])] = &[("length", ZERO), ("kind", &[0; 2]), ("text length", &[0; 2]), ("identity", &[])];
-    compare("Layer", &[0; 8], layer);
+    let layer: &[(&str, &[u8])] =
+        &[("length", &u32s(16)), ("kind", &[2, 0]), ("text length", &[5, 0]), ("identity", b"LVM-x\0\0\0")];
+    compare("Layer", stack, layer);
+    let described: Vec<(String, String)> =
+        rows("Layer").iter().filter(|row| row.len() == 3).map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(described, LayerKind::ALL.map(|kind| (kind.number().to_string(), kind.name().to_owned())));
 }
 
 #[test]
@@ -121,8 +132,8 @@ fn the_commit_record() {
         kept: 5,
         image: Uuid([5; 16]),
         save_id: Uuid([6; 16]),
-        header: Locator { offset: HEADER_OFFSET, len: 8192, checksum: 7 },
-        last_index: Locator { offset: DATA_OFFSET + 4096, len: 12288, checksum: 8 },
+        header: Locator { offset: HEADER_OFFSET, len: 8192, checksum: 7, ..Locator::default() },
+        last_index: Locator { offset: DATA_OFFSET + 4096, len: 12288, checksum: 8, ..Locator::default() },
         data_end: DATA_OFFSET + 16384,
         totals: Totals {
             ram_pages: 60,
@@ -135,6 +146,7 @@ fn the_commit_record() {
         },
         stats: SaveStats { started_unix: 13, millis: 14, threads: 15, agent_peak_kib: 16, least_available_kib: 17 },
         reason: "why".to_string(),
+        seal: None,
     };
     let bytes = commit.encode().unwrap();
     let mut reason = [0; 1024];
@@ -180,6 +192,55 @@ fn the_commit_record() {
         ("wraps", &[0; 768]),
     ];
     compare("Commit record", &bytes, expected);
+}
+
+#[test]
+fn sealed_images() {
+    let suites = rows("Sealed images");
+    for (row, suite) in suites.iter().zip([Suite::Aes256Gcm, Suite::ChaCha20Poly1305]) {
+        assert_eq!(row[0], suite.number().to_string());
+        assert!(row[1].starts_with(&suite.to_string()), "{row:?}");
+    }
+    assert_eq!(suites.len(), 2);
+    let mut sealed = [0x44; 48];
+    sealed[32..].fill(0x55);
+    let wrap = Wrap { slot: 1, kind: 2, ephemeral: [3; 32], sealed };
+    let bytes = wrap.encode();
+    let expected: &[(&str, &[u8])] = &[
+        ("slot", &u32s(1)),
+        ("kind", &u32s(2)),
+        ("ephemeral", &[3; 32]),
+        ("encrypted key", &[0x44; 32]),
+        ("key tag", &[0x55; 16]),
+        ("reserved", &[0; 8]),
+    ];
+    compare("Wrapped key", &bytes, expected);
+    let (key, nonce) = (SaveKey::new(&[6; 32]), Nonce([7; 16]));
+    let sealing = Sealing { key, nonce, suite: Suite::ChaCha20Poly1305, wraps: vec![wrap] };
+    let expected: &[(&str, &[u8])] = &[
+        ("key", &[6; 32]),
+        ("nonce", &[7; 16]),
+        ("suite", &u16s(2)),
+        ("wraps", &u16s(1)),
+        ("reserved", ZERO),
+        ("wrapped keys", &bytes),
+    ];
+    compare("Sealing", &sealing.encode().unwrap(), expected);
+    // What a commit record has of it, at the same places.
+    let locator = |offset, tag| Locator { offset, len: 4096, checksum: 1, tag: [tag; 16] };
+    let seal = Seal { suite: Suite::ChaCha20Poly1305, nonce, mac: [8; 32], wraps: vec![wrap] };
+    let commit = Commit {
+        state: State::Complete,
+        header: locator(HEADER_OFFSET, 9),
+        last_index: locator(DATA_OFFSET, 10),
+        data_end: DATA_OFFSET + 4096,
+        seal: Some(seal),
+        ..Commit::empty(Uuid::default())
+    };
+    let found = commit.encode().unwrap();
+    let expected = [&u16s(2)[..], &u16s(1), &nonce.0, &[9; 16], &[10; 16], &[8; 32]].concat();
+    assert_eq!((&found[236..320], &found[1344..1440]), (&expected[..], &bytes[..]));
+    assert_eq!(found[10..12], u16s(SEALED));
 }
 
 fn session() -> SessionRecord {
@@ -230,6 +291,84 @@ fn session() -> SessionRecord {
 /// The session in a session record.
 fn session_bytes() -> Vec<u8> {
     session().encode().unwrap()[24..].to_vec()
+}
+
+#[test]
+fn the_keys() {
+    let sources = [
+        KeySource::File(FileKey { device: "dm:x".into(), secret: 4096, expected: 8192 }),
+        KeySource::Passphrase(PassphraseKey {
+            salt: [1; 16],
+            memory_kib: 8192,
+            passes: 3,
+            lanes: 2,
+            public: [4; 32],
+            private: [5; 48],
+        }),
+        KeySource::Tpm2(TpmKey { public: [6; 32], pcrs: 7, blob: vec![8; 16] }),
+    ];
+    let encode = |source: &KeySource| {
+        let slots = vec![KeySlot { id: 3, source: source.clone() }];
+        Keys { image: Uuid([9; 16]), slots }.encode().unwrap()
+    };
+    let blocks = sources.each_ref().map(encode);
+    let block = &blocks[0];
+    compare(
+        "Keys",
+        block,
+        &[
+            ("prologue", &block[..24]),
+            ("image", &[9; 16]),
+            ("slots", &u32s(1)),
+            ("reserved", &[0; 20]),
+            ("slots", &block[64..]),
+        ],
+    );
+    for (at, (block, len)) in blocks.iter().zip([32, 112, 56]).enumerate() {
+        let kind = u16::try_from(at).unwrap() + 1;
+        let content = &block[72..72 + usize::from(len)];
+        compare(
+            "Slot",
+            &block[64..],
+            &[("kind", &u16s(kind)), ("length", &u16s(len)), ("number", &u32s(3)), ("content", content)],
+        );
+    }
+    let [file, passphrase, tpm] = blocks.each_ref().map(|block| &block[72..]);
+    compare(
+        "File",
+        file,
+        &[
+            ("secret", &u64s(4096)),
+            ("expected", &u64s(8192)),
+            ("name length", &u16s(4)),
+            ("reserved", &[0; 6]),
+            ("device", b"dm:x"),
+        ],
+    );
+    compare(
+        "Passphrase",
+        passphrase,
+        &[
+            ("salt", &[1; 16]),
+            ("memory", &u32s(8192)),
+            ("passes", &u32s(3)),
+            ("lanes", &u32s(2)),
+            ("reserved", ZERO),
+            ("public", &[4; 32]),
+            ("private", &[5; 48]),
+        ],
+    );
+    compare(
+        "TPM",
+        tpm,
+        &[
+            ("public", &[6; 32]),
+            ("registers", &u32s(7)),
+            ("blob length", &u16s(16)),
+            ("reserved", &[0; 2]),
+            ("blob", &[8; 16]),
+        ],
+    );
 }
 
 #[test]
@@ -324,7 +463,8 @@ fn the_sessions_records() {
 fn the_index_block() {
     let mut builder = IndexBuilder::new(Uuid([1; 16]));
     let (_, prev) = builder.finish(DATA_OFFSET).unwrap();
-    let chunk = Chunk { offset: DATA_OFFSET + 4096, stored_len: 77, codec: Codec::Zstd, checksum: 2 };
+    let chunk =
+        Chunk { offset: DATA_OFFSET + 4096, stored_len: 77, codec: Codec::Zstd, checksum: 2, ..Chunk::default() };
     let extent = |pfn, pages| Extent { pfn, pages };
     builder.chunk(&chunk, &[extent(3, 4), extent(0x500, 6)]).unwrap();
     builder.zero(extent(0x700, 8)).unwrap();
@@ -372,8 +512,8 @@ fn the_states() {
         assert_eq!(next, allowed, "{state:?}");
         let commit = Commit {
             state,
-            header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0 },
-            last_index: Locator { offset: DATA_OFFSET, len: 4096, checksum: 0 },
+            header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0, ..Locator::default() },
+            last_index: Locator { offset: DATA_OFFSET, len: 4096, checksum: 0, ..Locator::default() },
             data_end: DATA_OFFSET + 4096,
             ..Commit::empty(Uuid::default())
         };

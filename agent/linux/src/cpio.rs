@@ -159,8 +159,9 @@ impl<'a> Archive<'a> {
         }
         self.add_parents()?;
         let count = self.entries.len();
-        let size = self.entries.iter().map(|(name, entry)| 128 + name.len() + entry.data.len()).sum();
-        let mut bytes = Vec::with_capacity(size);
+        // Enough for all, so that no second allocation leaves a copy of what may be secret.
+        let size: usize = self.entries.iter().map(|(name, entry)| 128 + name.len() + entry.data.len()).sum();
+        let mut bytes = Vec::with_capacity(size + 128 + ARCHIVE_BLOCK);
         // In the order of their names, a directory comes before what is in it.
         for (index, (name, entry)) in self.entries.iter().enumerate() {
             let inode = u32::try_from(index + 1).map_err(|_| CpioError::TooMany { count })?;

@@ -11,8 +11,10 @@ const BUSES: [&str; 6] = ["usb", "nvme", "scsi", "virtio", "mmc", "other"];
 const SERIAL: &str = "serial=";
 const PARTITION: &str = "partition=";
 const REMOVABLE: &str = "removable";
+const AND: &str = " + ";
 
 /// A disk, and the partition of it. Written as words: `usb serial=0781:5583:4C53:0 partition=1234abcd-01 removable`.
+/// Two that hold the same are written with a plus sign between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskIdentity {
     bus: &'static str,
@@ -21,10 +23,12 @@ pub struct DiskIdentity {
     /// The partition's UUID, or none for the whole disk.
     partition: Option<String>,
     is_removable: bool,
+    /// Another one that holds the same.
+    mirror: Option<Box<DiskIdentity>>,
 }
 
 /// Whether a disk is the one that is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Likeness {
     /// It is.
     Same,
@@ -45,12 +49,28 @@ impl DiskIdentity {
     #[must_use]
     pub fn new(bus: &str, serial: Option<&str>, partition: Option<&str>, is_removable: bool) -> DiskIdentity {
         let bus = BUSES.into_iter().find(|known| *known == bus).unwrap_or("other");
-        DiskIdentity { bus, serial: serial.map(word), partition: partition.map(word), is_removable }
+        DiskIdentity { bus, serial: serial.map(word), partition: partition.map(word), is_removable, mirror: None }
     }
 
-    /// Whether a disk that was found is this one.
+    /// This one and another that holds the same.
+    #[must_use]
+    pub fn with_mirror(self, other: DiskIdentity) -> DiskIdentity {
+        DiskIdentity { mirror: Some(Box::new(other)), ..self }
+    }
+
+    /// One or two disks.
+    fn legs(&self) -> impl Iterator<Item = &DiskIdentity> {
+        std::iter::successors(Some(self), |disk| disk.mirror.as_deref())
+    }
+
+    /// Whether what was found is this one. Of two that hold the same, one may be missing.
     #[must_use]
     pub fn likeness(&self, found: &DiskIdentity) -> Likeness {
+        let of_leg = |found: &DiskIdentity| self.legs().map(|own| own.likeness_of_one(found)).min();
+        found.legs().filter_map(of_leg).max().unwrap_or(Likeness::Other)
+    }
+
+    fn likeness_of_one(&self, found: &DiskIdentity) -> Likeness {
         let place = |disk: &DiskIdentity| (disk.bus, disk.is_removable, disk.partition.clone());
         if place(self) != place(found) {
             return Likeness::Other;
@@ -65,13 +85,13 @@ impl DiskIdentity {
     /// Whether it is hardware of a kind that is known here, which every kernel finds alike.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        self.bus != "other"
+        self.legs().all(|disk| disk.bus != "other")
     }
 
     /// Whether it can be told from a copy.
     #[must_use]
     pub fn is_unique(&self) -> bool {
-        self.serial.is_some()
+        self.legs().all(|disk| disk.serial.is_some())
     }
 }
 
@@ -81,7 +101,10 @@ impl fmt::Display for DiskIdentity {
         for (name, value) in [(SERIAL, &self.serial), (PARTITION, &self.partition)] {
             value.as_ref().map_or(Ok(()), |value| write!(f, " {name}{value}"))?;
         }
-        if self.is_removable { write!(f, " {REMOVABLE}") } else { Ok(()) }
+        if self.is_removable {
+            write!(f, " {REMOVABLE}")?;
+        }
+        self.mirror.as_ref().map_or(Ok(()), |mirror| write!(f, "{AND}{mirror}"))
     }
 }
 
@@ -90,10 +113,17 @@ impl FromStr for DiskIdentity {
 
     fn from_str(text: &str) -> Result<DiskIdentity, NoIdentity> {
         let wrong = || NoIdentity(text.to_owned());
+        if let Some((first, second)) = text.split_once(AND) {
+            let legs = (first.parse::<DiskIdentity>(), second.parse::<DiskIdentity>());
+            return match legs {
+                (Ok(first), Ok(second)) if second.mirror.is_none() => Ok(first.with_mirror(second)),
+                _ => Err(wrong()),
+            };
+        }
         let mut words = text.split(' ');
         let first = words.next().unwrap_or_default();
         let bus = BUSES.into_iter().find(|bus| *bus == first).ok_or_else(wrong)?;
-        let mut identity = DiskIdentity { bus, serial: None, partition: None, is_removable: false };
+        let mut identity = DiskIdentity { bus, serial: None, partition: None, is_removable: false, mirror: None };
         for found in words {
             let place = match (found.strip_prefix(SERIAL), found.strip_prefix(PARTITION)) {
                 (Some(value), _) => (value, &mut identity.serial),
@@ -142,6 +172,12 @@ mod tests {
             ("virtio", "virtio", Likeness::Possible),
             ("virtio", "virtio serial=1", Likeness::Possible),
             ("virtio", "scsi", Likeness::Other),
+            // Two that hold the same, of which one may be missing.
+            ("scsi serial=1 + scsi serial=2", "scsi serial=2", Likeness::Same),
+            ("scsi serial=1 + scsi serial=2", "scsi serial=2 + scsi serial=1", Likeness::Same),
+            ("scsi serial=1 + scsi serial=2", "scsi serial=1 + scsi serial=3", Likeness::Other),
+            ("scsi serial=1 + scsi", "scsi serial=1 + scsi", Likeness::Possible),
+            ("scsi serial=1", "scsi serial=1 + scsi serial=2", Likeness::Other),
         ] {
             assert_eq!(like(own, found), expected, "{own} and {found}");
         }
@@ -151,8 +187,13 @@ mod tests {
     fn rejects_texts_that_name_no_disk() {
         let long = "scsi serial=naa.5 partition=a-b removable";
         assert_eq!(long.parse::<DiskIdentity>().unwrap().to_string(), long);
+        let two = "scsi serial=1 partition=a + nvme serial=2 partition=b removable";
+        assert_eq!(two.parse::<DiskIdentity>().unwrap().to_string(), two);
         for text in [
             "",
+            "scsi + ",
+            "scsi + scsi + scsi",
+            "scsi +scsi",
             "usb ",
             "floppy",
             "usb serial=",

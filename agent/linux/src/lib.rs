@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_events;
+pub mod ask;
 pub mod atomic_file;
 pub mod block;
 pub mod bzimage_release;
@@ -28,6 +29,7 @@ pub mod plymouth;
 pub mod procfs;
 pub mod swaps;
 pub mod system;
+pub mod tpm;
 pub mod units;
 pub mod vmcoreinfo;
 pub mod volatile_memory;

@@ -71,8 +71,16 @@ pub fn now_unix() -> u64 {
 /// `/dev/urandom` cannot be read.
 pub fn random() -> anyhow::Result<[u8; 16]> {
     let mut bytes = [0; 16];
-    named(Path::new("/dev/urandom"), |path| File::open(path)?.read_exact(&mut bytes))?;
+    fill_random(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Fills `bytes` with random ones, from the kernel.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
+    named(Path::new("/dev/urandom"), |path| File::open(path)?.read_exact(bytes))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod exit;
 pub mod generate;
+mod key;
 mod output;
 pub mod status;
 
@@ -20,8 +21,9 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::status::Status;
 use crate::cycle::lock::Lock;
+use crate::cycle::look::Look;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::{export, hibernate, in_clear, resume, wipe};
+use crate::cycle::{export, hibernate, in_clear, keys, resume, wipe};
 use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
@@ -58,8 +60,9 @@ enum Command {
     ///
     /// Run it in the initramfs before any filesystem is mounted. It does not return if it resumes. Otherwise
     /// it prints in one line why it does not, and the boot goes on. `noresume` or `dormouse=off` on the kernel
-    /// command line keep it from resuming.
-    Resume,
+    /// command line keep it from resuming. An initramfs that unlocks volumes runs it twice, or once when they are
+    /// unlocked.
+    Resume(ResumeArgs),
     /// Report what happened last, when, and why
     ///
     /// Shows the end of the last hibernation, or why this boot did not resume, and what is on the image device.
@@ -94,6 +97,9 @@ enum Command {
     /// Prepare, look at or discard an image
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Add, list or remove the keys that the image is sealed with
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Build the initramfs of the kernel that saves and restores
     ///
     /// It holds the agent, the policy, and the kernel modules that the image device needs. Build it again after
@@ -158,6 +164,28 @@ struct HibernateArgs {
     system_sleep: bool,
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+struct ResumeArgs {
+    /// The first of two: volumes are not unlocked yet. An image whose key is in one of them is left to the second
+    #[arg(long, conflicts_with = "after_unlock")]
+    before_unlock: bool,
+
+    /// The second of two: volumes are unlocked, and nothing on them is checked or mounted. Prints nothing where the
+    /// first one has decided
+    #[arg(long)]
+    after_unlock: bool,
+}
+
+impl ResumeArgs {
+    fn look(self) -> Look {
+        match self {
+            ResumeArgs { before_unlock: true, .. } => Look::BeforeUnlock,
+            ResumeArgs { after_unlock: true, .. } => Look::AfterUnlock,
+            ResumeArgs { .. } => Look::Only,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct RootArgs {
     /// The system whose files these are, mounted there; for image builders
@@ -170,9 +198,10 @@ enum ImageCommand {
     /// Make a device an image device, and print its UUID
     ///
     /// Refuses a device that carries anything else: a filesystem, swap space, a partition table, a RAID or encrypted
-    /// volume, an image that can be resumed; and devices that the save kernel cannot see, such as LVM volumes.
+    /// volume, an image that can be resumed; and devices that the save kernel cannot see. A linear LVM volume or a RAID
+    /// 1 is written where it lies on its disks.
     Init {
-        /// A partition, a disk or a file
+        /// A partition, a disk, a volume or a file
         device: PathBuf,
         /// Overwrite whatever is on it, also an image that could still be resumed; what it was is lost. A device that
         /// is in use is refused all the same
@@ -323,7 +352,10 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
     let policy = || Policy::load(&cli.config);
     match &cli.command {
         Command::Hibernate(arguments) => return hibernate(&cli.config, arguments, output),
-        Command::Resume => output.show(&resume::run(&policy()?)?),
+        Command::Resume(arguments) => match resume::run(&policy()?, arguments.look())? {
+            Some(outcome) => output.show(&outcome),
+            None => Ok(()),
+        },
         Command::Status => output.show(&Status::of(&policy()?)),
         Command::Doctor => {
             let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
@@ -338,6 +370,7 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         Command::Disable(RootArgs { root }) => output.show(&systemd::disable(root)?),
         Command::Prepare => prepare(&cli.config, output),
         Command::Image(command) => image(&cli.config, command, output),
+        Command::Key(command) => key::run(&policy()?, command, output),
         Command::BuildInitramfs(arguments) => build_initramfs(&policy()?, arguments, output),
         // Packages and hooks call these on machines that nobody has set up.
         Command::Update { .. } | Command::InitramfsFiles(_) | Command::InitramfsDone { .. }
@@ -393,7 +426,7 @@ fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow
     let policy = Policy::load(config).map_err(|error| Complaint::refused(&error.into()))?;
     let HibernateArgs { then, trust_kernel, trust_boot, force, .. } = *arguments;
     let options = hibernate::Options { then, trust_kernel, trust_boot, force };
-    let warnings: Vec<String> = in_clear::warning(&in_clear::open_volumes()).into_iter().collect();
+    let warnings: Vec<String> = in_clear::warning(&in_clear::open_volumes(Some(&policy))).into_iter().collect();
     warnings.iter().for_each(|warning| output::say_error(format_args!("warning: {warning}")));
     let sleep = || hibernate::run(&policy, options);
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
@@ -448,9 +481,9 @@ fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Resul
             // Whatever keeps it from being made, nothing is left of it.
             output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
-        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?)?),
-        ImageCommand::Verify { device } => output.show(&device::verify(device)?),
-        ImageCommand::Export { device, file } => output.show(&export::run(device, file)?),
+        ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?, &keys::at_hand)?),
+        ImageCommand::Verify { device } => output.show(&device::verify(device, &keys::asked_for)?),
+        ImageCommand::Export { device, file } => output.show(&export::run(device, file, &keys::asked_for)?),
         ImageCommand::Discard { device } => {
             output.show(&device::discard(device)?)?;
             drop(lock);

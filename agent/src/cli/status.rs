@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::cycle::keys;
 use crate::cycle::last::Last;
 use crate::cycle::refusal::Complaint;
 use crate::policy::Policy;
@@ -27,7 +28,7 @@ impl Status {
     #[must_use]
     pub fn of(policy: &Policy) -> Status {
         let found = target::find(&policy.image.device, Duration::ZERO).map_err(anyhow::Error::from);
-        let info = found.and_then(|target| device::info(&target));
+        let info = found.and_then(|target| device::info(&target, &keys::at_hand));
         let (image, image_error) = match info {
             Ok(info) => (Some(info), None),
             Err(error) => (None, Some(Complaint::of(&error))),
@@ -53,9 +54,12 @@ impl fmt::Display for Status {
                 if let Some(disk) = &info.disk {
                     write!(f, "\ndisk       {disk}")?;
                 }
-                if let Some(session) = &info.session {
-                    let saved = time(session.saved_unix);
-                    write!(f, "\nsession    {}, {}, saved {saved}", session.hostname, session.kernel)?;
+                if let Some(suite) = &info.sealed {
+                    write!(f, "\nsealed     {suite}")?;
+                }
+                if let Some(whose) = info.session.as_ref().and_then(|session| session.whose.as_ref()) {
+                    let saved = time(whose.saved_unix);
+                    write!(f, "\nsession    {}, {}, saved {saved}", whose.hostname, whose.kernel)?;
                 }
                 Ok(())
             }

@@ -93,7 +93,7 @@ pub fn digest(policy: &Policy) -> String {
 
 fn digest_of_carried(policy: &Policy) -> String {
     let image = &policy.image;
-    let text = format!("{}\n{:?}\n{:?}\n{:?}", image.device, image.disk, image.wait, policy.resume);
+    let text = format!("{}\n{:?}\n{:?}\n{:?}\n{:?}", image.device, image.disk, image.wait, image.key, policy.resume);
     format!("{:016x}", dormouse_image::checksum(text.as_bytes()))
 }
 
@@ -204,6 +204,7 @@ mod tests {
         assert!(faults(root, &policy("")).is_empty());
         // What does not decide about a resume may change; what does may not.
         assert!(faults(root, &policy("[save]\nlevel = 3\n")).is_empty());
+        assert_eq!(faults(root, &policy("key = \"file\"\n")).len(), 2);
         let other = faults(root, &policy("[resume]\nmismatch = \"keep\"\n"));
         assert!(other.len() == 2 && other[0].contains(&format!("it looks for {UUID}")), "{other:?}");
         fs::write(place(root, "6.12.117").unwrap(), "nonsense").unwrap();

@@ -2,6 +2,7 @@
 //! initramfs records it when it is built, and the boot leaves it where the running system finds it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use dormouse_linux::atomic_file::replace;
 use dormouse_linux::disk::DiskIdentity;
@@ -9,6 +10,8 @@ use dormouse_linux::procfs;
 
 use crate::cycle::last::DIRECTORY;
 use crate::policy::Policy;
+use crate::store::Access;
+use crate::target::{self, IfFile, Opened, Opening, TargetError};
 
 const NAME: &str = "disk";
 
@@ -18,6 +21,16 @@ pub(crate) fn record(policy: &Policy) {
     if let Err(error) = replace(&Path::new(DIRECTORY).join(NAME), format!("{disk}\n").as_bytes(), 0o644) {
         log::debug!("{DIRECTORY}/{NAME}: {error}");
     }
+}
+
+/// Opens the policy's image on the disk that is expected, without waiting. One in a file, whatever the policy calls it,
+/// must lie where its label says.
+///
+/// # Errors
+/// As [`target::open_on`].
+pub(super) fn open_image(policy: &Policy, access: Access) -> Result<Opened, TargetError> {
+    let how = Opening { access, wait: Duration::ZERO, if_file: IfFile::Check };
+    target::open_on(&policy.image.device, expected(policy).as_ref(), how)
 }
 
 /// What the policy names, or else what this boot's initramfs has recorded; `None` for any disk.

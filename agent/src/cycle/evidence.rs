@@ -5,13 +5,16 @@
 //! have been built again without the hook.
 
 use std::path::Path;
+use std::time::Duration;
 
 use dormouse_image::{ImageDevice, State, VERSION};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::console::phase::Phase;
 use crate::cycle::boots::{self, Fault};
 use crate::cycle::last::Last;
+use crate::cycle::look::{self, KeySeen, Unlocked};
 use crate::cycle::refusal::{Complaint, Refusal};
 use crate::policy::{Policy, Then};
 use crate::store::{Access, Image, StoreError};
@@ -34,6 +37,9 @@ pub struct Found {
     pub format: u16,
     /// The version of Dormouse in it.
     pub version: String,
+    /// What the look at the end of the unlocking has found; `None` where there was none.
+    #[serde(default)]
+    pub unlocked: Option<Unlocked>,
 }
 
 impl Found {
@@ -47,6 +53,7 @@ impl Found {
             is_enabled: policy.resume.enabled,
             format: VERSION.major,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            unlocked: None,
         }
     }
 
@@ -66,12 +73,17 @@ impl Found {
         }
     }
 
-    /// A boot that has resumed a session from `image` has found it, whatever the boot of that session had found before.
+    /// A boot that has resumed a session from `image` has found it, whatever the boot of that session had found before;
+    /// and its key, which is at these `places` where it is in a file.
     #[must_use]
-    fn resumed(mut self, image: &ImageDevice) -> Found {
+    fn resumed(mut self, image: &ImageDevice, places: Vec<String>) -> Found {
         self.is_found = true;
         self.image = Some(image.to_string());
         self.state = Some(State::Consumed.to_string());
+        let unlocked = self.unlocked.get_or_insert_default();
+        if !places.is_empty() {
+            unlocked.key = KeySeen::Read(places);
+        }
         self
     }
 }
@@ -83,12 +95,14 @@ pub struct Now {
     image: String,
     /// Whether the name by which this boot looked leads to it now.
     is_where_it_looked: bool,
+    /// Where its key is, if only a boot that has unlocked its volumes resumes it.
+    key_places: Option<Vec<String>>,
 }
 
 impl Now {
     /// Looks where this boot has looked.
     #[must_use]
-    pub fn read(image: &Image, last: Option<&Last>) -> Now {
+    pub fn read(policy: &Policy, image: &Image, last: Option<&Last>) -> Now {
         let name = image.name();
         let looked_for = last.and_then(|last| last.found.as_ref()?.looked_for.parse().ok());
         let is_where_it_looked = looked_for.is_some_and(|looked_for: ImageDevice| {
@@ -96,7 +110,8 @@ impl Now {
             let found = target.and_then(|target| target.open(Access::Read).ok());
             found.is_some_and(|found| found.name() == name)
         });
-        Now { image: name.to_string(), is_where_it_looked }
+        let key_places = look::needs_unlock(policy, image).then(|| look::key_places(image));
+        Now { image: name.to_string(), is_where_it_looked, key_places }
     }
 }
 
@@ -130,6 +145,12 @@ pub enum NoEvidence {
         /// The major version.
         format: u16,
     },
+    /// It has not looked again when the volumes were unlocked.
+    #[error("this boot has not looked again after it has unlocked its volumes, and the key of the image is in one")]
+    NotUnlocked,
+    /// It could not read the key.
+    #[error("this boot could not read the key of the image when its volumes were unlocked: {0}")]
+    NoKey(String),
     /// The initramfs of a kernel that may boot next would not do.
     #[error("Linux {release} may boot next, and its initramfs {fault}")]
     Kernel {
@@ -151,6 +172,14 @@ impl Refusal for NoEvidence {
             NoEvidence::NotFound { .. } => {
                 "build the boot's initramfs again, as `dormouse setup` does, give the device more time (image.wait) \
                  if it is slow, and reboot once; or use --trust-boot if you know that it will be found"
+            }
+            NoEvidence::NotUnlocked => {
+                "build the boot's initramfs again, as `dormouse setup` does, and reboot once; mkinitcpio without \
+                 systemd needs `dormouse` after `encrypt` and `lvm2` among its HOOKS"
+            }
+            NoEvidence::NoKey(_) => {
+                "see that the boot's initramfs opens the volume that the key is in (`dormouse key list` names it), and \
+                 reboot once"
             }
             NoEvidence::Kernel { .. } => {
                 "build it again (`dormouse doctor` has the command), remove a kernel that is not used, or use \
@@ -179,8 +208,20 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
         Found { format, .. } if *format != VERSION.major => Err(NoEvidence::Format { format: *format }),
         Found { is_found: false, .. } => Err(NoEvidence::NotFound { looked_for }),
         Found { is_enabled: false, .. } => Err(NoEvidence::Disabled),
-        _ if is_same || now.is_where_it_looked => Ok(()),
-        _ => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
+        _ if !is_same && !now.is_where_it_looked => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
+        _ => now.key_places.as_ref().map_or(Ok(()), |places| of_unlock(found.unlocked.as_ref(), places)),
+    }
+}
+
+/// What is missing in what a boot has found when its volumes were unlocked, where the key is at these `places`.
+fn of_unlock(unlocked: Option<&Unlocked>, places: &[String]) -> Result<(), NoEvidence> {
+    match unlocked.map(|unlocked| &unlocked.key) {
+        None => Err(NoEvidence::NotUnlocked),
+        Some(KeySeen::Read(read)) if !places.is_empty() && places.iter().all(|place| read.contains(place)) => Ok(()),
+        Some(KeySeen::Missing(why)) => Err(NoEvidence::NoKey(why.clone())),
+        Some(KeySeen::Read(_) | KeySeen::NotNeeded) => {
+            Err(NoEvidence::NoKey("the key was made, or has moved, since".to_owned()))
+        }
     }
 }
 
@@ -191,7 +232,7 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
 pub(super) fn demand(policy: &Policy, image: &Image, then: Then, is_trusted: bool) -> Result<(), NoEvidence> {
     let last = Last::resume_of_this_boot();
     let Some(last) = last.filter(|_| then != Then::Return && !is_trusted) else { return Ok(()) };
-    of_boot(&last, &Now::read(image, Some(&last)))?;
+    of_boot(&last, &Now::read(policy, image, Some(&last)))?;
     match boots::read(Path::new("/")) {
         Some(kernels) => boots::judge(&kernels, &boots::digest(policy)).first().cloned().map_or(Ok(()), Err),
         None => Ok(()),
@@ -199,10 +240,29 @@ pub(super) fn demand(policy: &Policy, image: &Image, then: Then, is_trusted: boo
 }
 
 /// Records for the next hibernation that a boot has found the image and resumed from it.
-pub(super) fn record_resumed(image: &ImageDevice) {
+pub(super) fn record_resumed(policy: &Policy, image: &ImageDevice) {
     let Some(mut last) = Last::resume_of_this_boot() else { return };
-    last.found = last.found.map(|found| found.resumed(image));
+    let places = self::image(policy).map_or_else(Vec::new, |image| look::key_places(&image));
+    last.found = last.found.map(|found| found.resumed(image, places));
     last.write_again();
+}
+
+/// What a look finds that is made when the volumes are unlocked.
+pub(super) fn unlocked(policy: &Policy) -> Unlocked {
+    Unlocked::read(policy, image(policy).as_ref())
+}
+
+/// The image that the policy names, where it is there.
+fn image(policy: &Policy) -> Option<Image> {
+    target::find(&policy.image.device, Duration::ZERO).ok()?.open(Access::Read).ok()
+}
+
+/// Adds to what the first look of this boot has recorded whether a second one could have resumed an image.
+pub(super) fn record_unlocked(policy: &Policy, mut first: Last) {
+    let unlocked = unlocked(policy);
+    log::info!("{}: looked again, after the unlock", Phase::ResumeCheck);
+    first.found = first.found.map(|found| Found { unlocked: Some(unlocked), ..found });
+    first.write_again();
 }
 
 /// A complaint about a boot that found nothing, for the record.
@@ -226,6 +286,8 @@ pub(crate) mod tests {
             NoEvidence::Another { looked_for: looked_for(), image: "UUID=b".into() },
             NoEvidence::Disabled,
             NoEvidence::Format { format: 2 },
+            NoEvidence::NotUnlocked,
+            NoEvidence::NoKey("/dev/mapper/root: missing".into()),
             NoEvidence::Kernel { release: "6.12".into(), fault: Fault::NoStamp },
         ]
     }
@@ -239,21 +301,37 @@ pub(crate) mod tests {
             is_enabled: true,
             format: VERSION.major,
             version: "1".into(),
+            unlocked: None,
         }
     }
 
     fn judged(change: impl FnOnce(&mut Found), now: (&str, bool)) -> Result<(), NoEvidence> {
         let mut found = found();
         change(&mut found);
-        let last = Last {
-            event: Event::Resume,
-            at_unix: 0,
-            id: "no-image".into(),
-            text: String::new(),
-            report: None,
-            found: Some(found),
+        let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
+        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, key_places: None })
+    }
+
+    #[test]
+    fn demands_a_look_with_the_key_where_it_is_in_a_volume() {
+        let judged = |unlocked| {
+            let found = Found { unlocked, ..found() };
+            let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
+            of_boot(
+                &last,
+                &Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: Some(vec!["dm:x@1,2".into()]) },
+            )
         };
-        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1 })
+        let saw = |key| judged(Some(Unlocked { mounted: Vec::new(), key }));
+        assert_eq!(judged(None), Err(NoEvidence::NotUnlocked));
+        assert_eq!(saw(KeySeen::Missing("missing".into())), Err(NoEvidence::NoKey("missing".into())));
+        assert_eq!(saw(KeySeen::Read(vec!["dm:x@1,2".into()])), Ok(()));
+        // It was added, or added again, since this boot.
+        for key in [KeySeen::NotNeeded, KeySeen::Read(vec!["dm:x@5,2".into()])] {
+            assert!(matches!(saw(key), Err(NoEvidence::NoKey(_))));
+        }
+        let resumed = found().resumed(&"/dev/vda".parse().unwrap(), vec!["dm:x@1,2".into()]);
+        assert_eq!(judged(resumed.unlocked), Ok(()));
     }
 
     #[test]
@@ -276,7 +354,10 @@ pub(crate) mod tests {
         let format = VERSION.major + 1;
         assert_eq!(judged(|found| found.format = format, ("UUID=a", true)), Err(NoEvidence::Format { format }));
         let resumed = judged(
-            |found| *found = found.clone().resumed(&"UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap()),
+            |found| {
+                let image = "UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
+                *found = found.clone().resumed(&image, Vec::new());
+            },
             ("UUID=01234567-89ab-cdef-0123-456789abcdef", false),
         );
         assert_eq!(resumed, Ok(()));
@@ -286,7 +367,7 @@ pub(crate) mod tests {
     fn rejects_a_record_of_an_older_version() {
         let text = r#"{"event":"resume","at_unix":5,"id":"no-image","text":"no image","report":null}"#;
         let last: Last = serde_json::from_str(text).unwrap();
-        let now = Now { image: "UUID=a".into(), is_where_it_looked: true };
+        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: None };
         assert_eq!(of_boot(&last, &now), Err(NoEvidence::NotReported));
     }
 }

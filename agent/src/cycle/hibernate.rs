@@ -19,9 +19,10 @@ use crate::cycle::around::{self, Around};
 use crate::cycle::disk;
 use crate::cycle::drivers;
 use crate::cycle::jump::{self, Jumper};
+use crate::cycle::keys;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
-use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready};
+use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
 use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
@@ -32,7 +33,7 @@ use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
-use crate::store::{Access, Image};
+use crate::store::Access;
 use crate::target::{self, IfFile, Opened, Opening};
 
 /// What the command line says beyond the policy.
@@ -127,8 +128,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
     let (image, name) = {
-        let image = image(policy)?;
+        let mut image = image(policy)?.image;
+        keys::unlock_here(&mut image);
         waiting::refuse(&image, options.force)?;
+        Unsealed::refuse(&image.label().stack, keys::seals(policy))?;
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
@@ -152,8 +155,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let (low, save_id) = (session.low.clone(), session.save_id);
     drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places }));
+    let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
+    let expectation = keys::Expectation::of(image, then, sealing.is_some());
+    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing }));
     let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
+    drop(order);
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
@@ -173,9 +179,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         splash.hide();
     }
     // After whatever may take its time: where an image in a file lies must still hold when B writes there.
-    if self::image(policy)?.name() != name {
+    if self::image(policy)?.image.name() != name {
         bail!(Unready::ImageReplaced);
     }
+    let expectation = expectation.raise(save_id)?;
     // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
     drivers::flush(&disks);
     let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
@@ -192,6 +199,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // After a resume the loaded image leads nowhere: its pages hold a kernel that is gone. Each hibernation loads
     // again.
     drop(loaded);
+    drop(expectation);
     let before = around.end(jumped, &save_id, &page.read())?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
@@ -204,7 +212,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let before = Some(Before { by_module: is_by_module, ..before });
     let report = Report { before, ..report? };
     if report.outcome == Outcome::Resumed {
-        evidence::record_resumed(&name);
+        evidence::record_resumed(policy, &name);
+        settle_legs(policy);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
@@ -220,6 +229,15 @@ fn invalidate(policy: &Policy, reason: &str) -> anyhow::Result<()> {
         image.transition(State::Failed, &format!("{reason}; the session went on"))?;
     }
     Ok(target.confirm(&image)?)
+}
+
+/// Gives a disk of a mirror the image's state that was not there when D wrote it.
+fn settle_legs(policy: &Policy) {
+    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Trust };
+    let opened = target::open(&policy.image.device, how).map_err(anyhow::Error::from);
+    if let Err(error) = opened.and_then(|mut opened| Ok(opened.image.settle_legs()?)) {
+        log::warn!("{}: not each disk of the image may know that it is used up: {error:#}", Phase::HibernateReturn);
+    }
 }
 
 /// Who jumps. Refuses a kernel that could not be returned to, before anything is changed.
@@ -239,9 +257,8 @@ fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls
 /// it, must lie where its label says: B writes there, whatever the filesystem has put there since.
-fn image(policy: &Policy) -> anyhow::Result<Image> {
-    let how = Opening { access: Access::Write, wait: Duration::ZERO, if_file: IfFile::Check };
-    Ok(target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)?.image)
+fn image(policy: &Policy) -> anyhow::Result<Opened> {
+    Ok(disk::open_image(policy, Access::Write)?)
 }
 
 /// What is mounted and swapped to. Refuses a session of which no boot could tell whether another system has written to

@@ -57,7 +57,7 @@ impl Last {
         Last::new(Event::Resume, id, text, None, Some(found)).write(&[LAST, RESUME]);
     }
 
-    fn new(event: Event, id: &str, text: &str, report: Option<Report>, found: Option<Found>) -> Last {
+    pub(super) fn new(event: Event, id: &str, text: &str, report: Option<Report>, found: Option<Found>) -> Last {
         Last { event, at_unix: procfs::now_unix(), id: id.to_owned(), text: text.to_owned(), report, found }
     }
 

@@ -6,6 +6,7 @@ use dormouse_image::State;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::cycle::look::AWAITS_UNLOCK;
 use crate::cycle::verdict::{Fate, Reason};
 
 /// How looking for a session ended. A session that is resumed does not end so: another kernel takes over.
@@ -17,6 +18,11 @@ pub enum ResumeOutcome {
         device: String,
         /// The image's state; `None` where the device has no image.
         state: Option<State>,
+    },
+    /// A session waits, and is looked at again when this boot has unlocked its volumes.
+    AwaitsUnlock {
+        /// The image device.
+        device: String,
     },
     /// A session waits, or was lost, and is not resumed.
     Refused {
@@ -64,6 +70,7 @@ impl ResumeOutcome {
     pub fn id(&self) -> &'static str {
         match self {
             ResumeOutcome::NoImage { .. } => "no-image",
+            ResumeOutcome::AwaitsUnlock { .. } => AWAITS_UNLOCK,
             ResumeOutcome::Refused { reason, .. }
             | ResumeOutcome::SeveralDevices { reason, .. }
             | ResumeOutcome::Missed { reason, .. } => reason.id(),
@@ -76,6 +83,7 @@ impl ResumeOutcome {
     fn kind(&self) -> &'static str {
         match self {
             ResumeOutcome::NoImage { .. } => "no-image",
+            ResumeOutcome::AwaitsUnlock { .. } => "waits",
             ResumeOutcome::Refused { .. } | ResumeOutcome::SeveralDevices { .. } | ResumeOutcome::OtherDisk { .. } => {
                 "refused"
             }
@@ -88,6 +96,7 @@ impl ResumeOutcome {
     fn image(&self) -> (Option<&str>, Option<Fate>) {
         match self {
             ResumeOutcome::NoImage { device, .. } => (Some(device), None),
+            ResumeOutcome::AwaitsUnlock { device } => (Some(device), Some(Fate::Keep)),
             ResumeOutcome::Refused { device, image, .. } | ResumeOutcome::Missed { device, image, .. } => {
                 (Some(device), Some(*image))
             }
@@ -106,6 +115,9 @@ impl fmt::Display for ResumeOutcome {
             }
             ResumeOutcome::NoImage { device, state: Some(state) } => {
                 write!(f, "no image to resume: the one on {device} is {state}")
+            }
+            ResumeOutcome::AwaitsUnlock { device } => {
+                write!(f, "a session waits in the image on {device}; it is resumed when the volumes are unlocked")
             }
             ResumeOutcome::Refused { device, reason, image } => {
                 write!(f, "not resuming from {device} ({id}): {reason}")?;
@@ -167,6 +179,10 @@ mod tests {
             (
                 ResumeOutcome::NoImage { device: device(), state: Some(State::Consumed) },
                 "no image to resume: the one on /dev/vda is consumed",
+            ),
+            (
+                ResumeOutcome::AwaitsUnlock { device: device() },
+                "a session waits in the image on /dev/vda; it is resumed when the volumes are unlocked",
             ),
             (
                 refused(Reason::PolicyDisabled, Fate::Discard),

@@ -4,11 +4,15 @@
 //! `dormouse doctor` shows it before it matters. A [`Refusal`] is any error that has an identifier, whatever room it
 //! comes from; a [`Complaint`] is an error as it is reported to the user. All of this is pure.
 
+mod below;
+
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+pub use below::Unsealed;
 use dormouse_linux::block::NoHardware;
+use dormouse_linux::block::layers::NoPlace;
 use dormouse_linux::free_memory::Free;
 use dormouse_linux::hibernation_events::Unannounced;
 use dormouse_linux::not_frozen::NotFrozen;
@@ -25,12 +29,13 @@ use crate::cycle::region_size::TooSmall;
 use crate::cycle::waiting::Waiting;
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::mailbox::MailboxError;
+use crate::key::KeyError;
 use crate::launch::arch::bzimage::BzImageError;
 use crate::launch::region::RegionError;
 use crate::launch::{FileError, LoaderError};
 use crate::machine;
 use crate::machine::iomem::IomemError;
-use crate::policy::{PolicyError, Then, Unsure};
+use crate::policy::{PolicyError, SealKey, Then, Unsure};
 use crate::store::{NotDiscarded, StoreError};
 use crate::target::TargetError;
 use crate::target::device::InitRefusal;
@@ -465,6 +470,7 @@ impl Refusal for StoreError {
     fn id(&self) -> &'static str {
         match self {
             StoreError::Busy { .. } => "image-busy",
+            StoreError::Held { .. } => "image-held",
             StoreError::Open { .. } => "image-not-opened",
             StoreError::Io { .. } | StoreError::Flush { .. } => "image-io",
             StoreError::Format { .. } => "image-damaged",
@@ -509,6 +515,7 @@ impl Refusal for TargetError {
             TargetError::Ambiguous { .. } => "ambiguous-devices",
             TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
+            TargetError::NoLeg { .. } => "image-leg-missing",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
         }
@@ -530,12 +537,52 @@ impl Refusal for TargetError {
                     .to_owned(),
             ),
             TargetError::Store(error) => error.remedy(),
+            TargetError::NoLeg { .. } => Some("attach that disk, or give the mirror another one".to_owned()),
             TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
         }
     }
 
     fn class(&self) -> Class {
         if let TargetError::Store(error) = self { error.class() } else { Class::Refused }
+    }
+}
+
+impl Refusal for KeyError {
+    fn id(&self) -> &'static str {
+        match self {
+            KeyError::NoKey { .. } => "key-missing",
+            KeyError::Foreign(_) => "key-foreign",
+            KeyError::File { .. } => "key-file",
+            KeyError::Ring { .. } => "key-record",
+            KeyError::Waiting => "image-waiting",
+            KeyError::NoSlot(_) => "key-unknown",
+            KeyError::Twice(_) => "key-twice",
+            KeyError::NotOpened(_) => "image-no-key",
+            KeyError::Replayed => "image-replayed",
+            KeyError::Passphrase(_) | KeyError::Ask(_) => "key-passphrase",
+            KeyError::Tpm(_) => "key-tpm",
+            KeyError::Memory { .. } => "key-memory",
+            KeyError::Make(_) => "key-failed",
+            KeyError::Format(_) => "image-damaged",
+            KeyError::Store(error) => error.id(),
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        let remedy = match self {
+            KeyError::NoKey { kind: SealKey::None, .. } => {
+                "add one: `dormouse key add file`, where the boot unlocks the root filesystem, or `dormouse key add \
+                 passphrase`"
+            }
+            KeyError::NoKey { kind, .. } => return Some(format!("add one: `dormouse key add {kind}`")),
+            KeyError::Foreign(_) => "add a key with --reset, which gives those up: `dormouse key add file --reset`",
+            KeyError::Waiting => "reboot to resume it, or give it up: `dormouse image discard`",
+            KeyError::NoSlot(_) | KeyError::Twice(_) => "see `dormouse key list`",
+            KeyError::Ring { .. } => "remove it, and add keys with --reset: `dormouse key add file --reset`",
+            KeyError::Store(error) => return error.remedy(),
+            _ => return None,
+        };
+        Some(remedy.to_owned())
     }
 }
 
@@ -623,8 +670,11 @@ fn find(error: &anyhow::Error) -> Option<&dyn Refusal> {
         .or_else(|| of::<LoaderError>(error))
         .or_else(|| of::<FileError>(error))
         .or_else(|| of::<BzImageError>(error))
+        .or_else(|| of::<NoPlace>(error))
+        .or_else(|| of::<Unsealed>(error))
         .or_else(|| of::<NoHardware>(error))
         .or_else(|| of::<InitRefusal>(error))
+        .or_else(|| of::<KeyError>(error))
         .or_else(|| of::<TargetError>(error))
         .or_else(|| of::<StoreError>(error))
         .or_else(|| of::<PolicyError>(error))

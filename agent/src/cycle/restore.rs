@@ -67,7 +67,9 @@ pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::
 fn after(error: &anyhow::Error, commit: &Commit) -> State {
     let is_damage = error.chain().any(|cause| {
         let chunk = |error| matches!(error, &PipelineError::Chunk { .. } | &PipelineError::Batch(_));
-        cause.is::<FormatError>() || cause.downcast_ref().is_some_and(chunk)
+        // What is sealed is whole, for all that this kernel knows.
+        let format = |error: &FormatError| *error != FormatError::Sealed;
+        cause.downcast_ref().is_some_and(format) || cause.downcast_ref().is_some_and(chunk)
     });
     if is_damage || commit.attempts >= ATTEMPTS { State::Failed } else { State::Restoring }
 }
@@ -79,6 +81,8 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     if state != State::Restoring {
         bail!("the image is {state}, and not one that `dormouse resume` has just begun to restore");
     }
+    // A sealed image, if C has seen one; and no other, if it has not.
+    image.unlock(task.order.key.as_ref())?;
     let header = image.header()?;
     let (found, ordered) = (header.session.save_id, task.order.save_id);
     if found != ordered {
@@ -94,7 +98,8 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
 
     // Header, index and commit record are verified: memory may be written.
     let totals = image.commit().totals;
-    let pages = totals.stored_pages + totals.zero_pages;
+    let (stored, zero) = (totals.stored_pages, totals.zero_pages);
+    let pages = stored + zero;
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     log::info!("{}: {pages} pages, {} threads", Phase::RestoreWrite, limits.threads);
     let mut progress = Progress::new(Work::Resuming, pages, policy.console.verbosity);
@@ -103,8 +108,11 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         alive();
     })?;
     drop(progress);
-    if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
-        bail!("{} pages were restored of {pages}", counts.stored + counts.zero);
+    if (counts.stored, counts.zero) != (stored, zero) {
+        let (restored, zeroed) = (counts.stored, counts.zero);
+        bail!(
+            "restored were {restored} stored pages and {zeroed} zero ones, the commit record has {stored} and {zero}"
+        );
     }
 
     let way = WayBack { entry: header.entry, bridge: task.bridge };

@@ -1,7 +1,10 @@
 //! The conductor in C: finds out what there is to know of an image, does what the [`verdict`] on it says, and starts D.
 
+use std::time::Duration;
+
 use anyhow::Context;
-use dormouse_image::{Header, State};
+use dormouse_image::seal::SaveKey;
+use dormouse_image::{FormatError, Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
@@ -10,6 +13,7 @@ use crate::console::phase::Phase;
 use crate::cycle::disk;
 use crate::cycle::evidence::{self, Found};
 use crate::cycle::last::Last;
+use crate::cycle::look::{self, Left, Look};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
 use crate::cycle::verdict::{
@@ -18,37 +22,54 @@ use crate::cycle::verdict::{
 use crate::filesystems::{self, Names};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
+use crate::key::{self, KeyError, OfThisBoot};
 use crate::launch::SecondKernel;
 use crate::machine::{Machine, compat};
-use crate::policy::Policy;
+use crate::policy::{Policy, SealKey};
 use crate::store::{Access, Image, NotDiscarded, StoreError};
 use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
-/// Resumes the saved session, or returns why there is nothing to resume.
+/// Resumes the saved session, or returns why there is nothing to resume; `None` where this boot has reported that
+/// already.
 ///
 /// An image that exists and is not resumed is discarded: once this boot has mounted its filesystems, resuming would
-/// destroy them.
+/// destroy them. A first look leaves to the second what only that one can tell.
 ///
 /// # Errors
 /// The image device could not be read, or an image not be discarded. The boot goes on all the same.
-pub fn run(policy: &Policy) -> anyhow::Result<ResumeOutcome> {
+pub fn run(policy: &Policy, look: Look) -> anyhow::Result<Option<ResumeOutcome>> {
     kmsg::init();
+    let mut wait = policy.image.wait;
+    if let Some(first) = Last::resume_of_this_boot().filter(|_| look == Look::AfterUnlock) {
+        match look::left(&first) {
+            Left::Evidence => {
+                evidence::record_unlocked(policy, first);
+                return Ok(None);
+            }
+            Left::All => {}
+            // The first look has waited for it already.
+            Left::Device => wait = Duration::ZERO,
+        }
+    }
     disk::record(policy);
     let mut found = Found::nothing_yet(policy);
-    let result = look_and_resume(policy, &mut found);
+    let result = look_and_resume(policy, look, wait, &mut found);
+    if look != Look::BeforeUnlock {
+        found.unlocked = Some(evidence::unlocked(policy));
+    }
     let ended = result.as_ref().map(|outcome| (outcome.id(), outcome.to_string())).map_err(Complaint::of);
     evidence::record(ended, found);
-    result
+    result.map(Some)
 }
 
-fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
+fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Found) -> anyhow::Result<ResumeOutcome> {
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     if let Some(mistake) = &switches.mistake {
         log::warn!("{}: {mistake}; it changes nothing", Phase::ResumeCheck);
     }
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let opened = open(policy, IfFile::Refuse);
+    let opened = open(policy, IfFile::Refuse, wait);
     found.look(&opened);
     let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
@@ -59,9 +80,14 @@ fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeO
         result => result?,
     };
     let device = target.to_string();
-    match judge(&image, Moment::Boot(switches), policy) {
-        (Verdict::Nothing, _) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
-        (Verdict::Refuse { reason, image: fate }, _) => {
+    let moment = match look {
+        Look::BeforeUnlock if look::needs_unlock(policy, &image) => Moment::Locked(switches),
+        Look::Only | Look::BeforeUnlock | Look::AfterUnlock => Moment::Boot(switches),
+    };
+    match judge(&mut image, moment, policy) {
+        (Verdict::Nothing, ..) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
+        (Verdict::Later, ..) => Ok(ResumeOutcome::AwaitsUnlock { device }),
+        (Verdict::Refuse { reason, image: fate }, ..) => {
             if fate == Fate::Keep {
                 // Durably, before the boot goes on.
                 image.keep().context(NotCounted)?;
@@ -70,8 +96,8 @@ fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeO
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(ResumeOutcome::Refused { device, reason, image: fate })
         }
-        (Verdict::Resume, header) => {
-            let started = header.context(NO_HEADER).and_then(|header| start(policy, &mut image, &header));
+        (Verdict::Resume, header, key) => {
+            let started = header.context(NO_HEADER).and_then(|header| start(policy, &mut image, &header, key));
             let error = match started {
                 Ok(never) => match never {},
                 Err(error) => error,
@@ -90,7 +116,7 @@ fn look_and_resume(policy: &Policy, found: &mut Found) -> anyhow::Result<ResumeO
 /// # Errors
 /// There is an image device that cannot be looked at or written to.
 pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome>> {
-    let Opened { target, mut image } = match open(policy, IfFile::Trust) {
+    let Opened { target, mut image } = match open(policy, IfFile::Trust, policy.image.wait) {
         Err(
             TargetError::NotFound { .. }
             | TargetError::OtherDisk { .. }
@@ -101,12 +127,12 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
     };
     let boot_id = procfs::boot_id()?;
     let resume = Last::resume_of_this_boot().map(|last| last.text);
-    match judge(&image, Moment::Missed { boot_id, resume }, policy).0 {
+    match judge(&mut image, Moment::Missed { boot_id, resume }, policy).0 {
         Verdict::Refuse { reason, image: fate } => {
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
         }
-        Verdict::Nothing | Verdict::Resume => Ok(None),
+        Verdict::Nothing | Verdict::Later | Verdict::Resume => Ok(None),
     }
 }
 
@@ -118,7 +144,7 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
     if let TargetError::Ambiguous { first, second, .. } = error {
         for target in [first, second] {
             let Ok(mut image) = target.open(Access::Write) else { continue };
-            let (verdict, _) = judge(&image, Moment::Ambiguous(text.clone()), policy);
+            let (verdict, ..) = judge(&mut image, Moment::Ambiguous(text.clone()), policy);
             if let Verdict::Refuse { reason, image: fate @ Fate::Discard } = verdict {
                 carry_out(target, &mut image, &reason, fate)?;
                 discarded.push(target.to_string());
@@ -136,11 +162,13 @@ struct NotCounted;
 /// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
 const NO_HEADER: &str = "the image's header has not been read";
 
-/// The verdict on an image, with all that it asks for; and the header, if that was read.
-fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>) {
+/// The verdict on an image, with all that it asks for; the header, if that was read; and the key that opened it.
+fn judge(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>, Option<SaveKey>) {
+    let commit = image.commit().clone();
+    let mut key = None;
     let mut known = Known {
         moment,
-        commit: image.commit(),
+        commit: &commit,
         policy: &policy.resume,
         header: None,
         machine: None,
@@ -149,12 +177,19 @@ fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Hea
     };
     loop {
         let fact = match verdict(&known) {
-            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok)),
+            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok), key),
             Answer::Look(fact) => fact,
         };
         let header = known.header.as_ref().and_then(|header| header.as_ref().ok());
         match fact {
-            Fact::Header => known.header = Some(image.header().map_err(|error| fault_of(&error))),
+            Fact::Header => {
+                let opened = unlock(image, &known.moment, policy);
+                let read = opened.and_then(|found| {
+                    key = found;
+                    image.header().map_err(|error| fault_of(&error))
+                });
+                known.header = Some(read);
+            }
             Fact::Machine => known.machine = Some(header.map_or_else(|| Err(Misfit::Unknown(NO_HEADER.into())), fits)),
             Fact::Filesystems => {
                 known.written =
@@ -165,9 +200,39 @@ fn judge(image: &Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Hea
     }
 }
 
+/// Opens an image that is sealed, with a key that is at hand at this moment: only a boot that is about to resume asks
+/// for a passphrase.
+fn unlock(image: &mut Image, moment: &Moment, policy: &Policy) -> Result<Option<SaveKey>, HeaderFault> {
+    if !image.is_sealed() {
+        let is_allowed = policy.image.key == SealKey::None || !matches!(moment, Moment::Boot(_));
+        return if is_allowed { Ok(None) } else { Err(HeaderFault::NotSealed) };
+    }
+    let key = match moment {
+        Moment::Boot(_) => key::for_resume(policy, image, &mut OfThisBoot { wait: policy.image.wait }).map(Some),
+        Moment::Missed { .. } => key::for_reading(image),
+        Moment::Locked(_) | Moment::Ambiguous(_) => Ok(None),
+    };
+    let key = key.map_err(|error| fault_of_key(&error))?;
+    let key = key.ok_or_else(|| HeaderFault::NoKey("the image is sealed, and no key is at hand".to_owned()))?;
+    image.unlock(Some(&key)).map_err(|error| fault_of(&error))?;
+    Ok(Some(key))
+}
+
+fn fault_of_key(error: &KeyError) -> HeaderFault {
+    let text = in_full(error);
+    match error {
+        KeyError::Replayed => HeaderFault::Replayed(text),
+        KeyError::Format(FormatError::Forged(_)) => HeaderFault::Forged(text),
+        KeyError::Format(_) => HeaderFault::Damaged(text),
+        KeyError::Store(error) => fault_of(error),
+        _ => HeaderFault::NoKey(text),
+    }
+}
+
 fn fault_of(error: &StoreError) -> HeaderFault {
     match error {
         StoreError::Io { .. } => HeaderFault::Unreadable(in_full(error)),
+        StoreError::Format { source: FormatError::Forged(_), .. } => HeaderFault::Forged(in_full(error)),
         _ => HeaderFault::Damaged(in_full(error)),
     }
 }
@@ -203,8 +268,8 @@ fn can_tell(header: &Header) -> bool {
     list.is_empty()
 }
 
-fn open(policy: &Policy, if_file: IfFile) -> Result<Opened, TargetError> {
-    let how = Opening { access: Access::Write, wait: policy.image.wait, if_file };
+fn open(policy: &Policy, if_file: IfFile, wait: Duration) -> Result<Opened, TargetError> {
+    let how = Opening { access: Access::Write, wait, if_file };
     target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)
 }
 
@@ -221,14 +286,22 @@ fn discard(target: &Target, image: &mut Image, reason: &str) -> anyhow::Result<(
 }
 
 /// Loads D into the image's region and jumps. Returns only with the reason why it could not.
-fn start(policy: &Policy, image: &mut Image, header: &Header) -> anyhow::Result<std::convert::Infallible> {
+fn start(
+    policy: &Policy,
+    image: &mut Image,
+    header: &Header,
+    key: Option<SaveKey>,
+) -> anyhow::Result<std::convert::Infallible> {
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id });
+    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id, key });
     let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
     let loaded = kernel.load().context("kexec_load was refused")?;
+    // From here on only the kernel that is loaded needs the key.
+    drop(order);
+    image.lock();
     // Counted here and not in D, which may be unable to find the device: a restore that dies is not tried forever.
     image.begin_restore()?;
     log::info!("{}: resuming the session of {}", Phase::ResumeJump, header.session.hostname);

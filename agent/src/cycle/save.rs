@@ -18,6 +18,7 @@ use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
 use crate::cycle::drivers;
+use crate::cycle::refusal::Unsealed;
 use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
@@ -49,6 +50,8 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     }
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
+    place.demand_all_legs()?;
+    Unsealed::refuse(&image.label().stack, task.order.sealing.is_some())?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;
     alive();
@@ -58,9 +61,9 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
-    let selection = selection(&vmcore, &header, policy);
+    let selection = selection(&vmcore, &header, policy, task.order.sealing.is_some());
     rehearsal::run(&header.session, &vmcore, &selection, limits)?;
-    let mut writer = Writer::begin(image, &header)?;
+    let mut writer = Writer::begin(image, &header, task.order.sealing.as_ref())?;
     let free = selection.free_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
@@ -201,9 +204,9 @@ impl PageSink for StillThere<'_> {
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.
-fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
+fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Selection {
     let began = Instant::now();
-    match select_pages(vmcore, header, policy) {
+    match select_pages(vmcore, header, policy, is_sealed) {
         Ok(selection) => {
             let fate = match selection.free_fate() {
                 Fate::Leave => "left out",
@@ -221,7 +224,7 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Selection {
     }
 }
 
-fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Selection, SelectError> {
+fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Result<Selection, SelectError> {
     let stated = free_pages(vmcore, header)?;
     // Also where free pages are stored, those that must not be touched have to be found.
     let fate = match stated.content {
@@ -229,6 +232,8 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy) -> Result<Sel
             log::info!("{}: storing every page: the policy asks for it (save.skip_free)", Phase::SaveWrite);
             Fate::Store
         }
+        // What C needed to open the image must not be found there.
+        FreeContent::Anything if is_sealed => Fate::Zero,
         FreeContent::Anything => Fate::Leave,
         FreeContent::Zero => Fate::Zero,
         FreeContent::Pattern => {

@@ -9,7 +9,11 @@
 //!                            state says: saving or failed      discard
 //!                            boot arguments, resume.enabled,
 //!                            too many attempts                 discard
-//!                            header cannot be read             discard
+//!                            the key is in a volume that is
+//!                            not unlocked yet                  later
+//!                            header cannot be read, forged, an
+//!                            old copy, or not sealed           discard
+//!                            no key opens it                   keep by policy (+), else discard
 //!                            another machine, or filesystems
 //!                            written since the save, or may
 //!                            have been and resume.unsure says
@@ -23,6 +27,7 @@
 //!   have the image's name    one waits                         keep (*), else discard
 //!
 //!   (*) and only if the next boot can tell whether this one writes to the session's filesystems
+//!   (+) the same, which is certain only where none was saved without that (resume.unsure); for a few boots by default
 //! ```
 
 use std::fmt;
@@ -65,6 +70,8 @@ pub struct Known<'a> {
 pub enum Moment {
     /// In an initramfs, before anything is mounted; with what the kernel command line asks for.
     Boot(Switches),
+    /// The same, of an image whose key is in a volume that this boot has not unlocked yet.
+    Locked(Switches),
     /// In a system that has mounted its filesystems, and found an image.
     Missed {
         /// The running kernel's boot_id.
@@ -117,6 +124,14 @@ pub enum HeaderFault {
     Damaged(String),
     /// The device does not give it back.
     Unreadable(String),
+    /// It is sealed, and no key at hand opens it.
+    NoKey(String),
+    /// It was not sealed with the key that opens the image.
+    Forged(String),
+    /// It is that of an older save.
+    Replayed(String),
+    /// It is not sealed, and the policy demands that it is.
+    NotSealed,
 }
 
 /// Why a session cannot go on on this machine.
@@ -133,6 +148,8 @@ pub enum Misfit {
 pub enum Verdict {
     /// No session waits in the image.
     Nothing,
+    /// A session waits in it, and more can be told only when the volumes are unlocked.
+    Later,
     /// The session goes on here.
     Resume,
     /// It does not.
@@ -200,6 +217,18 @@ pub enum Reason {
     /// The header cannot be read from the device.
     #[error("{0}")]
     HeaderUnreadable(String),
+    /// No key opens the image.
+    #[error("{0}")]
+    NoKey(String),
+    /// The image was not made by a holder of its key.
+    #[error("{0}")]
+    Forged(String),
+    /// The image is an old copy.
+    #[error("{0}")]
+    Replayed(String),
+    /// The image is not sealed, and the policy demands it.
+    #[error("it is not sealed, and the policy demands that it is (image.key): anybody may have written it")]
+    NotSealed,
     /// Another machine.
     #[error("{0}")]
     Machine(Mismatch),
@@ -239,6 +268,10 @@ impl Reason {
             Reason::TooManyAttempts(_) => "too-many-attempts",
             Reason::HeaderDamaged(_) => "header-damaged",
             Reason::HeaderUnreadable(_) => "header-unreadable",
+            Reason::NoKey(_) => "image-no-key",
+            Reason::Forged(_) => "image-forged",
+            Reason::Replayed(_) => "image-replayed",
+            Reason::NotSealed => "image-not-sealed",
             Reason::Machine(mismatch) => mismatch.id(),
             Reason::MachineUnknown(_) => "machine-unknown",
             Reason::FilesystemWritten(_) => "filesystem-written",
@@ -255,13 +288,14 @@ impl Reason {
 #[must_use]
 pub fn verdict(known: &Known<'_>) -> Answer {
     match &known.moment {
-        Moment::Boot(switches) => at_boot(known, switches),
+        Moment::Boot(switches) => at_boot(known, switches, false),
+        Moment::Locked(switches) => at_boot(known, switches, true),
         Moment::Missed { boot_id, resume } => missed(known, boot_id, resume.as_deref()),
         Moment::Ambiguous(text) => ambiguous(known, text),
     }
 }
 
-fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
+fn at_boot(known: &Known<'_>, switches: &Switches, is_locked: bool) -> Answer {
     let Known { commit, policy, .. } = known;
     match commit.state {
         State::Empty | State::Consumed | State::Discarded | State::Snapshot => {
@@ -284,8 +318,14 @@ fn at_boot(known: &Known<'_>, switches: &Switches) -> Answer {
     if let Some(reason) = refused {
         return refuse(reason, Fate::Discard);
     }
+    if is_locked {
+        return Answer::Verdict(Verdict::Later);
+    }
     match &known.header {
         None => return Answer::Look(Fact::Header),
+        Some(Err(HeaderFault::NoKey(text))) => {
+            return keep_unread(known, Reason::NoKey(text.clone()), known.commit.kept < KEPT);
+        }
         Some(Err(fault)) => return refuse(fault.clone().into(), Fate::Discard),
         Some(Ok(_)) => {}
     }
@@ -322,6 +362,10 @@ fn missed(known: &Known<'_>, boot_id: &str, resume: Option<&str>) -> Answer {
             refuse(Reason::SessionGoesOn, Fate::Discard)
         }
         Some(Ok(_)) => keep_by_policy(known, went_on),
+        Some(Err(HeaderFault::NoKey(_))) => {
+            let was_counted = known.commit.kept > 0 && matches!(went_on, Reason::BootWentOn(_));
+            keep_unread(known, went_on, was_counted)
+        }
         Some(Err(_)) => refuse(went_on, Fate::Discard),
     }
 }
@@ -336,6 +380,7 @@ fn ambiguous(known: &Known<'_>, text: &str) -> Answer {
     match &known.header {
         None => Answer::Look(Fact::Header),
         Some(Ok(_)) => keep_if_comparable(known, reason),
+        Some(Err(HeaderFault::NoKey(_))) if known.policy.unsure == Unsure::Refuse => refuse(reason, Fate::Keep),
         Some(Err(_)) => refuse(reason, Fate::Discard),
     }
 }
@@ -352,6 +397,17 @@ fn keep_by_policy(known: &Known<'_>, reason: Reason) -> Answer {
         },
     };
     if keeps { keep_if_comparable(known, reason) } else { refuse(reason, Fate::Discard) }
+}
+
+/// Of an image that is not opened, nobody sees which filesystems it names. A policy that saves none that could not be
+/// compared has saved none; a boot that has the key compares. `retries` is whether the default keeps it.
+fn keep_unread(known: &Known<'_>, reason: Reason, retries: bool) -> Answer {
+    let keeps = match known.policy.mismatch {
+        Unfit::Discard => false,
+        Unfit::Keep => true,
+        Unfit::Retry => retries,
+    };
+    refuse(reason, if keeps && known.policy.unsure == Unsure::Refuse { Fate::Keep } else { Fate::Discard })
 }
 
 fn keep_if_comparable(known: &Known<'_>, reason: Reason) -> Answer {
@@ -371,6 +427,10 @@ impl From<HeaderFault> for Reason {
         match fault {
             HeaderFault::Damaged(text) => Reason::HeaderDamaged(text),
             HeaderFault::Unreadable(text) => Reason::HeaderUnreadable(text),
+            HeaderFault::NoKey(text) => Reason::NoKey(text),
+            HeaderFault::Forged(text) => Reason::Forged(text),
+            HeaderFault::Replayed(text) => Reason::Replayed(text),
+            HeaderFault::NotSealed => Reason::NotSealed,
         }
     }
 }

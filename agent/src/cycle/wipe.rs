@@ -20,8 +20,8 @@ use serde::Serialize;
 use crate::cycle::lock::Lock;
 use crate::machine::iomem::Iomem;
 use crate::policy::Policy;
-use crate::store::{Access, Image, StoreError};
-use crate::target::{self, Target, file};
+use crate::store::{Access, Image};
+use crate::target::{self, Target, TargetError, file};
 
 /// Bytes in a step: a slow stick writes that many within a second or two.
 const STEP: u64 = 8 << 20;
@@ -103,7 +103,7 @@ pub fn begin(policy: &Policy, config: &Path) {
 
 fn is_needed(policy: &Policy) -> bool {
     let found = target::find(&policy.image.device, Duration::ZERO).ok();
-    let image = found.map(|target| target.open(Access::Read).map_err(|error: StoreError| log::debug!("{error}")));
+    let image = found.map(|target| target.open(Access::Read).map_err(|error: TargetError| log::debug!("{error}")));
     image.and_then(Result::ok).is_some_and(|image| image.is_to_be_wiped())
 }
 

@@ -6,7 +6,9 @@
 
 use dormouse_image::block::{self, Frame};
 use dormouse_image::record::{Kind, RecordError, Records, Writer};
-use dormouse_image::{Block, FormatError, ImageDevice, SessionRecord, Uuid};
+use dormouse_image::seal::{SaveKey, Sealing};
+use dormouse_image::{Block, FormatError, ImageDevice, SEALED, SessionRecord, Uuid};
+use zeroize::Zeroizing;
 
 use crate::policy::Then;
 
@@ -40,6 +42,8 @@ pub struct SaveOrder {
     /// Where the machine has the disks that B flushes before the power goes off, as
     /// [`dormouse_linux::block::Disk`] names a place.
     pub disks: Vec<String>,
+    /// With what the image is to be sealed, where it is. A key is good for one save.
+    pub sealing: Option<Sealing>,
 }
 
 /// What D is to restore.
@@ -49,18 +53,22 @@ pub struct RestoreOrder {
     pub image: ImageDevice,
     /// The save that C has looked at and decided to resume.
     pub save_id: Uuid,
+    /// The key of that save, where its image must be sealed.
+    pub key: Option<SaveKey>,
 }
 
 /// The kinds of records in an order to save, in the order in which they are written.
-pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS];
+pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING];
 /// The kinds of records in an order to restore.
-pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE];
+pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
 
 const IMAGE: Kind = Kind::mandatory(1, "image", 0);
 const SESSION: Kind = Kind::mandatory(2, "session", 0);
 const THEN: Kind = Kind::mandatory(3, "then", 0);
 const SAVE: Kind = Kind::mandatory(4, "save", 0);
 const DISKS: Kind = Kind::mandatory(5, "disks", 0);
+const SEALING: Kind = Kind::mandatory(6, "sealing", SEALED);
+const KEY: Kind = Kind::mandatory(7, "key", SEALED);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
@@ -69,11 +77,11 @@ const TO_RESTORE: u16 = 2;
 const FIXED: usize = 8;
 
 impl Order {
-    /// The order's block.
+    /// The order's block. It may hold a key.
     ///
     /// # Errors
     /// [`FormatError::TooLarge`], and whatever [`Order::decode`] would find wrong with the values.
-    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, FormatError> {
         let mut records = Writer::new();
         let mut push = |kind: &Kind, content: &[u8]| {
             records.push(kind, content).map_err(|error| FormatError::Record { block: Block::Order, error })
@@ -84,20 +92,45 @@ impl Order {
                 push(&SESSION, &order.session.encode()?)?;
                 push(&THEN, &then_code(order.then).to_le_bytes())?;
                 push(&DISKS, order.disks.join("\n").as_bytes())?;
+                if let Some(sealing) = &order.sealing {
+                    push(&SEALING, &sealing.encode()?)?;
+                }
                 TO_SAVE
             }
             Order::Restore(order) => {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
                 push(&SAVE, &order.save_id.0)?;
+                if let Some(key) = &order.key {
+                    push(&KEY, key.bytes())?;
+                }
                 TO_RESTORE
             }
         };
-        let mut body = Vec::new();
+        let (count, records) = (records.count(), Zeroizing::new(records.into_bytes()));
+        let mut body = Zeroizing::new(Vec::with_capacity(FIXED + records.len()));
         body.extend(task.to_le_bytes());
         body.extend([0; 2]);
-        body.extend(records.count().to_le_bytes());
-        body.extend(records.into_bytes());
-        block::frame(Block::Order, MAGIC, &body, MAX)
+        body.extend(count.to_le_bytes());
+        body.extend(records.iter());
+        let minor = if self.is_secret() { SEALED } else { 0 };
+        block::frame_since(minor, Block::Order, MAGIC, &body, MAX).map(Zeroizing::new)
+    }
+
+    /// Whether there is a key in it.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        match self {
+            Order::Save(order) => order.sealing.is_some(),
+            Order::Restore(order) => order.key.is_some(),
+        }
+    }
+
+    /// Overwrites the key in it, where there is one: for whom the rest is enough.
+    pub fn forget_key(&mut self) {
+        match self {
+            Order::Save(order) => order.sealing = None,
+            Order::Restore(order) => order.key = None,
+        }
     }
 
     /// Reads an order.
@@ -126,11 +159,13 @@ impl Order {
                 session: SessionRecord::decode(records.content(&SESSION))?,
                 then: then(&frame, records.content(&THEN))?,
                 disks: disks(records.content(&DISKS)).map_err(|error| frame.record(error))?,
+                sealing: sealing(records.content(&SEALING)).map_err(|error| frame.record(error))?,
             })),
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
                 let save_id = save_id.map_err(|_| frame.record(SAVE.wrong("it is not 16 bytes long")))?;
-                Order::Restore(RestoreOrder { image, save_id: Uuid(save_id) })
+                let key = key(records.content(&KEY)).map_err(|error| frame.record(error))?;
+                Order::Restore(RestoreOrder { image, save_id: Uuid(save_id), key })
             }
         })
     }
@@ -144,6 +179,23 @@ fn image(content: &[u8]) -> Result<ImageDevice, RecordError> {
 fn disks(content: &[u8]) -> Result<Vec<String>, RecordError> {
     let text = std::str::from_utf8(content).map_err(|_| DISKS.wrong("it is not text"))?;
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+/// Empty where the image is not sealed.
+fn sealing(content: &[u8]) -> Result<Option<Sealing>, RecordError> {
+    let wrong = SEALING.wrong("it is not a key, a nonce, a suite and at most 8 wrapped keys");
+    if content.is_empty() { Ok(None) } else { Sealing::decode(content).map(Some).ok_or(wrong) }
+}
+
+/// Empty where the image is not sealed.
+fn key(content: &[u8]) -> Result<Option<SaveKey>, RecordError> {
+    match content {
+        [] => Ok(None),
+        content => match content.try_into() {
+            Ok(bytes) => Ok(Some(SaveKey::new(bytes))),
+            Err(_) => Err(KEY.wrong("it is not 32 bytes long")),
+        },
+    }
 }
 
 fn then_code(then: Then) -> u16 {

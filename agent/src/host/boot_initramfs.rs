@@ -62,6 +62,30 @@ impl Tool {
         Ok(())
     }
 
+    /// Whether its hook looks again when the boot has unlocked its volumes.
+    ///
+    /// # Errors
+    /// What is missing or in the wrong order, in words.
+    pub fn looks_after_unlock(self, root: &Path) -> Result<(), String> {
+        let places: &[&str] = match self {
+            Tool::InitramfsTools => &[
+                "etc/initramfs-tools/scripts/local-premount/dormouse",
+                "usr/share/initramfs-tools/scripts/local-premount/dormouse",
+            ],
+            Tool::Dracut => &["usr/lib/dracut/modules.d/55dormouse/dormouse-resume-unlocked.service"],
+            Tool::Mkinitcpio => &["usr/lib/dormouse/dormouse-resume-unlocked.service"],
+        };
+        if !places.iter().any(|place| root.join(place).exists()) {
+            let place = places[places.len() - 1];
+            return Err(format!("{} does not look again after the unlock: /{place} is missing", self.name()));
+        }
+        match self {
+            // The units have an order of their own.
+            Tool::Mkinitcpio => order_of(&mkinitcpio_hooks(root)),
+            Tool::InitramfsTools | Tool::Dracut => Ok(()),
+        }
+    }
+
     /// The command that builds the initramfs of every installed kernel: whichever of them is booted next must look for
     /// the image before it mounts the session's filesystems.
     #[must_use]
@@ -72,6 +96,26 @@ impl Tool {
             Tool::Mkinitcpio => &["mkinitcpio", "-P"],
         };
         words.iter().map(|&word| word.to_owned()).collect()
+    }
+}
+
+/// Whether mkinitcpio without systemd, which runs its hooks in their order, unlocks before it looks.
+fn order_of(hooks: &[String]) -> Result<(), String> {
+    let at = |name: &str| hooks.iter().position(|hook| hook == name);
+    if at("systemd").is_some() {
+        return Ok(());
+    }
+    let late = ["encrypt", "lvm2"].into_iter().find(|opener| at(opener) > at("dormouse"));
+    match (late, at("filesystems") < at("dormouse")) {
+        (Some(opener), _) => Err(format!(
+            "among the HOOKS of /etc/mkinitcpio.conf `dormouse` comes before `{opener}`, and the image's key is in \
+             what that opens: put it after that, and before `resume`, `filesystems` and `fsck`"
+        )),
+        (None, true) => {
+            Err("among the HOOKS of /etc/mkinitcpio.conf `dormouse` comes after `filesystems`: put it before"
+                .to_owned())
+        }
+        (None, false) => Ok(()),
     }
 }
 
@@ -127,6 +171,30 @@ mod tests {
         assert_eq!(detect(&[("usr/bin/mkinitcpio", "")]), Some(Tool::Mkinitcpio));
         let debian = [("usr/bin/dracut", ""), ("etc/kernel/postinst.d/initramfs-tools", "")];
         assert_eq!(detect(&debian), Some(Tool::InitramfsTools));
+    }
+
+    #[test]
+    fn rejects_a_look_that_comes_before_the_unlock() {
+        let missing = Tool::InitramfsTools.looks_after_unlock(tree(&[]).path()).unwrap_err();
+        assert!(missing.contains("/usr/share/initramfs-tools/scripts/local-premount/dormouse"), "{missing}");
+        let dracut = tree(&[("usr/lib/dracut/modules.d/55dormouse/dormouse-resume-unlocked.service", "")]);
+        assert_eq!(Tool::Dracut.looks_after_unlock(dracut.path()), Ok(()));
+        let unit = ("usr/lib/dormouse/dormouse-resume-unlocked.service", "");
+        let arch = |hooks: &str| {
+            let conf = format!("HOOKS=({hooks})\n");
+            Tool::Mkinitcpio.looks_after_unlock(tree(&[unit, ("etc/mkinitcpio.conf", &conf)]).path())
+        };
+        assert_eq!(arch("base udev block encrypt lvm2 dormouse resume filesystems fsck"), Ok(()));
+        assert_eq!(arch("base systemd block dormouse sd-encrypt lvm2 filesystems fsck"), Ok(()));
+        assert_eq!(arch("base udev block encrypt dormouse filesystems"), Ok(()));
+        for (hooks, named) in [
+            ("base udev block dormouse encrypt lvm2 filesystems", "`encrypt`"),
+            ("base udev block encrypt dormouse lvm2 filesystems", "`lvm2`"),
+            ("base udev block encrypt filesystems dormouse", "`filesystems`"),
+        ] {
+            let fault = arch(hooks).unwrap_err();
+            assert!(fault.contains(named), "{fault}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
-use crate::cycle::{resume, wipe};
+use crate::cycle::{keys, resume, wipe};
 use crate::host::doctor::Diagnosis;
 use crate::host::map_history;
 use crate::policy::{Policy, PolicyError};
@@ -43,7 +43,11 @@ pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
         // Nothing else changes the image's state at the same time. What does so now is waited for: where it is refused,
         // what it would have written over is still there.
         Ok(policy) => {
-            let given_up = Lock::wait().and_then(|_lock| resume::give_up_unresumed(&policy));
+            let given_up = Lock::wait().and_then(|_lock| {
+                let given_up = resume::give_up_unresumed(&policy);
+                keys_of_this_boot(&policy);
+                given_up
+            });
             wipe::begin(&policy, config);
             given_up
         }
@@ -58,6 +62,15 @@ pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
         log::error!("{outcome}");
     }
     (Found { diagnosis, missed }, result)
+}
+
+/// Makes the TPM's key again. Without it the image is opened by the others, or not at all.
+fn keys_of_this_boot(policy: &Policy) {
+    match keys::renew_tpm(policy) {
+        Ok(Some(id)) => log::info!("key {id} of the image is sealed to this boot by the TPM"),
+        Ok(None) => {}
+        Err(error) => log::error!("the TPM's key of the image is not of this boot: {error:#}"),
+    }
 }
 
 /// A line for each problem, the verdict, and the image that was missed.

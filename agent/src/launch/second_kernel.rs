@@ -14,6 +14,7 @@ use dormouse_sys::kexec::{self, Context as Caller};
 use dormouse_sys::module::Module;
 use dormouse_sys::power::{self, Command};
 use thiserror::Error;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
@@ -51,6 +52,8 @@ pub struct SecondKernel {
     plan: Plan,
     /// What becomes of this kernel.
     caller: Caller,
+    /// Whether there is a key in a segment.
+    is_secret: bool,
 }
 
 impl SecondKernel {
@@ -85,10 +88,10 @@ impl SecondKernel {
             firmware: &machine.iomem.firmware,
             boot_params: &machine.boot_params,
             acpi_rsdp: machine.acpi_rsdp,
-            cmdline: &command_line(&machine.cmdline, policy, Buses::read()),
+            cmdline: &command_line(&machine.cmdline, policy, Buses::read(), order.is_secret()),
             purpose,
         })?;
-        Ok(SecondKernel { plan, caller })
+        Ok(SecondKernel { plan, caller, is_secret: order.is_secret() })
     }
 
     /// Its whole command line, for the log.
@@ -102,8 +105,9 @@ impl SecondKernel {
     /// # Errors
     /// What `kexec_load(2)` reports.
     pub fn load(self) -> io::Result<Loaded> {
-        kexec::load(self.plan.entry, &self.plan.segments, self.caller)?;
-        Ok(Loaded { by: By::Kernel(self.caller) })
+        let caller = self.caller;
+        self.hand_over(|plan| kexec::load(plan.entry, &plan.segments, caller))?;
+        Ok(Loaded { by: By::Kernel(caller) })
     }
 
     /// The same by Dormouse's module, which preserves this kernel whatever it is.
@@ -111,8 +115,17 @@ impl SecondKernel {
     /// # Errors
     /// What the module reports.
     pub fn load_by(self, module: Module) -> io::Result<Loaded> {
-        module.load(self.plan.entry, &self.plan.segments)?;
+        self.hand_over(|plan| module.load(plan.entry, &plan.segments))?;
         Ok(Loaded { by: By::Module(module) })
+    }
+
+    /// Gives the plan to who loads it, and overwrites it where it has a key in it.
+    fn hand_over(mut self, load: impl FnOnce(&Plan) -> io::Result<()>) -> io::Result<()> {
+        let loaded = load(&self.plan);
+        if self.is_secret {
+            self.plan.segments.iter_mut().for_each(|segment| segment.data.zeroize());
+        }
+        loaded
     }
 }
 
@@ -192,13 +205,14 @@ impl Drop for Loaded {
 
 /// The order as a file in an archive of its own. The kernel unpacks archives one after another, and the first may be
 /// uncompressed, as those with microcode are (init/initramfs.c).
-fn archive(order: &Order) -> anyhow::Result<Vec<u8>> {
-    Ok(Archive::new().file(order::FILE, 0o400, order.encode()?).finish()?)
+fn archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let order = order.encode()?;
+    Ok(Zeroizing::new(Archive::new().file(order::FILE, 0o400, &order[..]).finish()?))
 }
 
 /// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, what a small
 /// machine needs, and the policy's.
-fn command_line(own: &str, policy: &Policy, buses: Buses) -> String {
+fn command_line(own: &str, policy: &Policy, buses: Buses, is_secret: bool) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",
         Verbosity::Normal => "loglevel=6",
@@ -206,6 +220,11 @@ fn command_line(own: &str, policy: &Policy, buses: Buses) -> String {
     };
     let mut arguments = inherited(own);
     arguments.extend(small_machine(buses, &policy.kernel.arguments));
+    if is_secret {
+        // The session gets the pages in which this kernel has run: of what has been freed by then, buffers of pipes and
+        // what a process leaves, nothing may be left in them (mm/page_alloc.c).
+        arguments.push("init_on_free=1");
+    }
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
     // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
     arguments.extend([loglevel, "panic=5", "watchdog.stop_on_reboot=0", &policy.kernel.arguments]);
@@ -232,17 +251,19 @@ mod tests {
         assert_eq!(name, Some(110));
         assert_eq!(&bytes[14..22], b"00008100" /* S_IFREG and 0400 */);
         let content = order.encode().unwrap();
-        assert!(bytes.windows(content.len()).any(|window| window == content));
+        assert!(bytes.windows(content.len()).any(|window| window == &content[..]));
     }
 
     #[test]
     fn command_line_has_what_must_be_inherited_and_the_policys() {
         let text =
             "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
-        let policy = Policy::merge("a policy", &[("a policy", text)]);
-        let buses = Buses { has_iommu: false, uses_msi: true };
-        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy.unwrap(), buses);
+        let policy = Policy::merge("a policy", &[("a policy", text)]).unwrap();
+        let buses = || Buses { has_iommu: false, uses_msi: true };
+        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy, buses(), false);
         assert!(line.starts_with("console=ttyS0 swiotlb=noforce numa=off "), "{line}");
         assert!(line.ends_with(" loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp"), "{line}");
+        assert!(!line.contains("init_on_free"), "{line}");
+        assert!(command_line("quiet", &policy, buses(), true).contains(" init_on_free=1 "), "{line}");
     }
 }

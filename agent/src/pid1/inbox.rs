@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use zeroize::Zeroizing;
 
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::order::{self, Order};
@@ -39,7 +40,8 @@ impl Inbox {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 bail!("{path}: no order; this initramfs is started by `dormouse`, not by a boot loader")
             }
-            result => result.with_context(|| format!("{path}: cannot read the order"))?,
+            // A key may be in it.
+            result => Zeroizing::new(result.with_context(|| format!("{path}: cannot read the order"))?),
         };
         erase(&self.file, bytes.len()).with_context(|| format!("{path}: cannot remove the order"))?;
         Order::decode(&bytes).with_context(|| format!("{path}"))

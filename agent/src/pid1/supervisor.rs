@@ -13,6 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::pid1::keys::Keys;
 use crate::pid1::watchdogs::Watchdogs;
@@ -73,7 +74,7 @@ pub(super) fn run(errand: &Errand, guard: &Guard, watchdogs: &mut Watchdogs) -> 
 
 /// Gives the worker its order, which is longer than a pipe takes at once. PID 1 does not wait for that: a worker that
 /// does not read it does not get anything done either, and its end closes the pipe.
-fn give(stdin: Option<ChildStdin>, order: Vec<u8>) -> anyhow::Result<()> {
+fn give(stdin: Option<ChildStdin>, order: Zeroizing<Vec<u8>>) -> anyhow::Result<()> {
     let mut stdin = stdin.context("the worker has no pipe")?;
     let write = move || {
         if let Err(error) = stdin.write_all(&order) {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::cycle::restore::{self, Restored};
 use crate::cycle::save;
@@ -49,7 +50,8 @@ impl Errand {
 
     /// The worker's: from its second argument and its standard input.
     fn receive(argument: &str, input: impl Read) -> anyhow::Result<Errand> {
-        let mut bytes = Vec::new();
+        // With a key in it, perhaps.
+        let mut bytes = Zeroizing::new(Vec::new());
         // One byte more than any order has, so that a longer one is noticed.
         input.take(order::MAX as u64 + 1).read_to_end(&mut bytes).context("the order from PID 1")?;
         let order = Order::decode(&bytes).context("the order from PID 1")?;

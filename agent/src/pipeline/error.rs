@@ -2,6 +2,7 @@
 
 use std::io;
 
+use dormouse_image::FormatError;
 use thiserror::Error;
 
 use crate::pipeline::seams::StoreFailure;
@@ -21,6 +22,9 @@ pub enum PipelineError {
     /// A compression context could not be made.
     #[error("cannot set up compression: {0}")]
     Codec(io::Error),
+    /// A chunk could not be sealed.
+    #[error("a chunk cannot be sealed: {0}")]
+    Seal(FormatError),
     /// No memory for a buffer.
     #[error("no memory for what is in flight: {0}")]
     Buffers(io::Error),

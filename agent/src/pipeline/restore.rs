@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use dormouse_image::layout::CHUNK_MAX;
+use dormouse_image::seal::{Opener, scrub_stack};
 use dormouse_image::{BLOCK, ChunkView, Extent, PfnRange, checksum};
 
 use crate::pipeline::buffers::{Buffer, Buffers};
@@ -36,7 +37,7 @@ pub fn restore<S: PageSink>(
     let (threads, buffers) = limits.resolve();
     let pool = thread_pool(threads)?;
     let failure = FirstFailure::default();
-    let device = source.device();
+    let (device, opener) = (source.device(), source.opener());
     let source = Mutex::new(source);
     // Batches are limited by their buffers, and with them what waits here: at most as many zero runs.
     let (sender, receiver) = sync_channel(buffers.limit());
@@ -46,13 +47,17 @@ pub fn restore<S: PageSink>(
     let mut bytes = 0;
     std::thread::scope(|scope| {
         let (failure, buffers, source, device) = (&failure, &buffers, &source, &device);
+        let opener = opener.as_deref();
         scope.spawn(move || {
             // Owned here: when all workers are gone, so is the receiver, and no reader waits for them.
             let receiver = Mutex::new(receiver);
             pool.broadcast(|_| {
-                let worker = Worker::new(sink, done.clone());
+                let worker = Worker::new(sink, opener, done.clone());
                 if let Err(error) = worker.and_then(|mut worker| worker.run(&receiver)) {
                     failure.set(error);
+                }
+                if opener.is_some() {
+                    scrub_stack();
                 }
             });
             // The last sender goes with this closure, which ends the loop below.
@@ -109,6 +114,8 @@ fn read<C: ChunkSource>(
 
 struct Worker<'a, S> {
     sink: &'a S,
+    /// Where the chunks are sealed.
+    opener: Option<&'a Opener>,
     decoder: Decoder,
     /// Chunks whose pages do not lie together are decoded here.
     scratch: Vec<u8>,
@@ -116,9 +123,9 @@ struct Worker<'a, S> {
 }
 
 impl<'a, S: PageSink> Worker<'a, S> {
-    fn new(sink: &'a S, done: Sender<Step>) -> Result<Worker<'a, S>, PipelineError> {
+    fn new(sink: &'a S, opener: Option<&'a Opener>, done: Sender<Step>) -> Result<Worker<'a, S>, PipelineError> {
         let decoder = Decoder::new().map_err(PipelineError::Codec)?;
-        Ok(Worker { sink, decoder, scratch: vec![0; CHUNK_MAX], done })
+        Ok(Worker { sink, opener, decoder, scratch: vec![0; CHUNK_MAX], done })
     }
 
     /// Works until there is no more, or until it fails.
@@ -129,7 +136,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
             let Ok(ready) = ready else { return Ok(()) };
             let step = match ready {
                 Ready::Zero(run) => self.zero(run)?,
-                Ready::Chunks(batch, buffer) => self.chunks(&batch, &buffer)?,
+                Ready::Chunks(batch, mut buffer) => self.chunks(&batch, &mut buffer)?,
             };
             // The receiver listens to the end.
             let _ = self.done.send(step);
@@ -143,10 +150,16 @@ impl<'a, S: PageSink> Worker<'a, S> {
         Ok(Step { done: run.pages.into(), ..Step::default() })
     }
 
-    fn chunks(&mut self, batch: &Batch, bytes: &[u8]) -> Result<Step, PipelineError> {
+    /// Opens the chunks where they lie, and writes their pages.
+    fn chunks(&mut self, batch: &Batch, bytes: &mut [u8]) -> Result<Step, PipelineError> {
         let mut step = Step::default();
-        for (view, stored) in batch.chunks(bytes) {
+        for (view, place) in batch.chunks() {
+            let stored = place.and_then(|place| bytes.get_mut(place));
             let stored = stored.ok_or_else(|| damaged(&view, "it lies outside what was read"))?;
+            if let Some(opener) = self.opener {
+                let opened = opener.chunk(view.chunk, view.raw_len() / BLOCK, stored);
+                opened.map_err(|forged| damaged(&view, &forged.to_string()))?;
+            }
             self.chunk(&view, stored)?;
             step.stored += (view.raw_len() / BLOCK) as u64;
             step.bytes += stored.len() as u64;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use dormouse_image::layout::{CHUNK_MAX, CHUNK_PAGES};
+use dormouse_image::seal::{Sealer, scrub_stack};
 use dormouse_image::{BLOCK, Chunk, Extent, PfnRange, checksum};
 
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
@@ -58,11 +59,13 @@ pub fn save<S: PageSource>(
     let failure = FirstFailure::default();
     let chooser = Chooser { compression, buffers: &buffers, threads, tight: AtomicBool::new(task.is_tight(sink, 0)) };
     let (sender, receiver) = channel();
+    let sealer = sink.sealer();
 
     let mut counts = Counts::default();
     let mut bytes = 0;
     let written = std::thread::scope(|scope| {
         let (spans, failure, chooser, buffers) = (&spans, &failure, &chooser, &buffers);
+        let sealer = sealer.as_deref();
         scope.spawn(move || {
             pool.broadcast(|_| {
                 let worker = Encoder::new().map_err(PipelineError::Codec).map(|encoder| Worker {
@@ -71,12 +74,16 @@ pub fn save<S: PageSource>(
                     chooser,
                     buffers,
                     sender: sender.clone(),
+                    sealer,
                     encoder,
                     piece: Piece::default(),
                     chunk: PartChunk::default(),
                 });
                 if let Err(error) = worker.and_then(|mut worker| worker.run(spans, failure)) {
                     failure.set(error);
+                }
+                if sealer.is_some() {
+                    scrub_stack();
                 }
             });
             // The last sender goes with this closure, which ends the loop below.
@@ -172,6 +179,8 @@ struct Worker<'a, S, F> {
     chooser: &'a Chooser<'a>,
     buffers: &'a Buffers,
     sender: Sender<Piece>,
+    /// Where the chunks must be sealed.
+    sealer: Option<&'a Sealer>,
     encoder: Encoder,
     piece: Piece,
     chunk: PartChunk,
@@ -306,13 +315,20 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
         let method = self.chooser.method();
         let encoded = self.encoder.encode(method, raw, &mut buffer[self.piece.len..]);
         let (codec, len) = encoded.map_err(PipelineError::Codec)?;
-        self.piece.chunks.push(Chunk {
+        let mut stored = Chunk {
             offset: self.piece.len as u64,
             // At most as long as a chunk.
             stored_len: u32::try_from(len).unwrap_or(u32::MAX),
             codec,
             checksum: checksum(raw),
-        });
+            ..Chunk::default()
+        };
+        if let Some(sealer) = self.sealer {
+            // In place, where it goes to the device from.
+            let sealed = sealer.chunk(&mut stored, chunk.pages as usize, &mut buffer[self.piece.len..][..len]);
+            sealed.map_err(PipelineError::Seal)?;
+        }
+        self.piece.chunks.push(stored);
         self.piece.len += len;
         self.piece.extent_counts.push(chunk.extents.len());
         self.piece.extents.append(&mut chunk.extents);

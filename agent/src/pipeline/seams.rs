@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use dormouse_image::seal::{Opener, Sealer};
 use dormouse_image::{Chunk, ChunkView, Extent, IndexBlock, PfnRange};
 
 pub use crate::pipeline::buffers::BUFFER_LEN;
@@ -114,6 +115,11 @@ pub trait PieceSink {
 
     /// How many bytes of pieces there is still room for.
     fn room(&self) -> u64;
+
+    /// What seals the chunks before they come here, where they must be sealed.
+    fn sealer(&self) -> Option<Arc<Sealer>> {
+        None
+    }
 }
 
 /// Something to restore.
@@ -139,15 +145,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The chunks, each with its stored bytes of `bytes`, which were read for this batch, or `None` where they are
-    /// not in them.
-    pub fn chunks<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (ChunkView<'a>, Option<&'a [u8]>)> {
+    /// The chunks, each with the place of its stored bytes among those that are read for this batch, or `None` where
+    /// they are not among them.
+    pub fn chunks(&self) -> impl Iterator<Item = (ChunkView<'_>, Option<Range<usize>>)> {
         self.chunks.clone().map(move |at| {
             let view = self.index.chunk(at);
             let start = view.chunk.offset.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
-            let stored =
-                start.and_then(|start| bytes.get(start..start.checked_add(view.chunk.stored_len.try_into().ok()?)?));
-            (view, stored)
+            let place = start.and_then(|start| Some(start..start.checked_add(view.chunk.stored_len.try_into().ok()?)?));
+            (view, place.filter(|place| place.end <= self.len))
         })
     }
 }
@@ -159,6 +164,11 @@ pub trait ChunkSource: Send {
 
     /// The device that the batches are on.
     fn device(&self) -> Self::Device;
+
+    /// What opens the chunks, where they are sealed.
+    fn opener(&self) -> Option<Arc<Opener>> {
+        None
+    }
 
     /// The next piece of work, or `None` at the end.
     ///

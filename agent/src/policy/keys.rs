@@ -19,7 +19,7 @@ use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
 #[cfg(test)]
 use crate::policy::table::{any_of, terms_of};
-use crate::policy::words::{Compression, Jump, Method, Power, Then, Unfit, Unsure, Verbosity, Verify};
+use crate::policy::words::{Compression, Jump, Method, Power, SealKey, Then, Unfit, Unsure, Verbosity, Verify};
 
 const MIB: u64 = 1 << 20;
 /// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
@@ -49,6 +49,8 @@ policy! {
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
         /// Whether its data are taken off the disk when the session in it goes on or was given up.
         wipe: bool = Flag, default true;
+        /// What it is sealed with. Unless that is nothing, no image is written or resumed that is not sealed.
+        key: SealKey = Words::new(), default SealKey::default();
     }
 
     /// `[region]`: the memory that B and D live in.

@@ -42,6 +42,7 @@ fn defaults() {
             disk: None,
             wait: Duration::from_secs(10),
             wipe: true,
+            key: SealKey::None,
         },
         region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
@@ -73,7 +74,7 @@ fn reads_every_key() {
     let text = "
         image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
             disk = 'usb serial=1:2:3:0 partition=a-b removable',
-            wait = 0, wipe = false }
+            wait = 0, wipe = false, key = 'tpm2' }
         [region]
         size = '1G'
         address = '4G'
@@ -110,6 +111,7 @@ fn reads_every_key() {
             disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
             wait: Duration::ZERO,
             wipe: false,
+            key: SealKey::Tpm2,
         },
         region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {

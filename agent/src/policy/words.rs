@@ -134,6 +134,19 @@ words! {
         Memory = "memory",
     }
 
+    /// What seals an image and opens it again.
+    pub enum SealKey {
+        /// Nothing is demanded: an image that has keys is sealed, another one is not, and both are resumed.
+        #[default]
+        None = "none",
+        /// A secret in a file of an encrypted filesystem, which the boot opens before it resumes.
+        File = "file",
+        /// Something that somebody knows, and is asked for when the session is resumed.
+        Passphrase = "passphrase",
+        /// The machine's TPM, for as long as the machine boots as it did.
+        Tpm2 = "tpm2",
+    }
+
     /// What happens to an image that does not fit the machine or its filesystems.
     pub enum Unfit {
         /// It is discarded.

@@ -41,6 +41,19 @@ impl Device {
     /// # Errors
     /// [`StoreError::Open`], [`StoreError::Busy`].
     pub fn open(path: &Path, access: Access) -> Result<Device, StoreError> {
+        Device::open_with(path, access, access == Access::Write)
+    }
+
+    /// The same of a block device that something put together of it holds, which must be known to leave these blocks
+    /// alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn open_held(path: &Path, access: Access) -> Result<Device, StoreError> {
+        Device::open_with(path, access, false)
+    }
+
+    fn open_with(path: &Path, access: Access, is_exclusive: bool) -> Result<Device, StoreError> {
         let name = path.display().to_string();
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(errno) if errno == Errno::EBUSY as i32 => StoreError::Busy { name: name.clone() },
@@ -52,7 +65,7 @@ impl Device {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, NEITHER)));
         }
         let mut flags = OFlag::O_CLOEXEC;
-        if is_block_device && access == Access::Write {
+        if is_block_device && is_exclusive {
             // On a block device, O_EXCL without O_CREAT refuses one that is mounted, swap, or part of another.
             flags |= OFlag::O_EXCL;
         }

@@ -7,11 +7,16 @@ use std::{fmt, io};
 use dormouse_image::{BLOCK, DiskExtent, Label};
 use memmap2::MmapMut;
 
+use crate::store::legs::Legs;
 use crate::store::{Access, Blocks, Device, Extents, StoreError};
 
 /// Open blocks. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Disk(Arc<dyn Blocks>);
+pub struct Disk {
+    blocks: Arc<dyn Blocks>,
+    /// The blocks of each of two that hold the same; none where there is but one.
+    legs: Arc<[Disk]>,
+}
 
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,7 +28,42 @@ impl Disk {
     /// These blocks.
     #[must_use]
     pub fn new(blocks: impl Blocks + 'static) -> Disk {
-        Disk(Arc::new(blocks))
+        Disk::of(Arc::new(blocks))
+    }
+
+    pub(super) fn blocks(&self) -> &dyn Blocks {
+        &*self.blocks
+    }
+
+    fn of(blocks: Arc<dyn Blocks>) -> Disk {
+        Disk { blocks, legs: Arc::new([]) }
+    }
+
+    /// The same blocks on several devices: what is written goes to all of them, and what is read comes from the first
+    /// of those that are `readable` and answer. One of them alone is itself.
+    #[must_use]
+    pub(crate) fn mirror(legs: &[Disk], readable: &[usize]) -> Disk {
+        match legs {
+            [only] => only.clone(),
+            legs => Disk { blocks: Arc::new(Legs::new(legs, readable)), legs: legs.into() },
+        }
+    }
+
+    /// Each of the devices on which all of it lies.
+    #[must_use]
+    pub fn legs(&self) -> Vec<Disk> {
+        if self.legs.is_empty() { vec![self.clone()] } else { self.legs.to_vec() }
+    }
+
+    /// The part of it that consists of these extents: those of a label, or such as can be in one.
+    ///
+    /// # Errors
+    /// [`StoreError::Beyond`].
+    pub(crate) fn extents(self, extents: &[DiskExtent]) -> Result<Disk, StoreError> {
+        if let Some(end) = extents.iter().map(DiskExtent::end).find(|end| *end > self.size()) {
+            return Err(StoreError::Beyond { name: self.name().to_owned(), end, size: self.size() });
+        }
+        Ok(Disk::new(Extents::new(self.blocks, extents)))
     }
 
     /// Opens a block device or a regular file, see [`Device::open`].
@@ -46,10 +86,7 @@ impl Disk {
             return Ok(device);
         }
         let label = device.label_at(offset)?;
-        if let Some(end) = label.extents.iter().map(DiskExtent::end).find(|end| *end > device.size()) {
-            return Err(StoreError::Beyond { name: device.name().to_owned(), end, size: device.size() });
-        }
-        Ok(Disk::new(Extents::new(device.0, &label.extents)))
+        device.extents(&label.extents)
     }
 
     /// The label at `offset` of this device, which must be that of an image that begins there.
@@ -68,19 +105,19 @@ impl Disk {
     /// What messages call it.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.0.name()
+        self.blocks.name()
     }
 
     /// Where on its block device it begins, see [`Blocks::origin`].
     #[must_use]
     pub fn origin(&self) -> Option<u64> {
-        self.0.origin()
+        self.blocks.origin()
     }
 
     /// Its size in bytes, in whole blocks.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.0.size()
+        self.blocks.size()
     }
 
     /// Reads `len` bytes at `offset`, both whole blocks.
@@ -99,7 +136,7 @@ impl Disk {
     /// [`StoreError::Io`].
     pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         let len = buffer.len();
-        self.0.read_at(offset, buffer).map_err(|source| self.io("reading", offset, len, source))
+        self.blocks.read_at(offset, buffer).map_err(|source| self.io("reading", offset, len, source))
     }
 
     /// Writes `bytes`, which must be aligned to pages and whole blocks long, at `offset`.
@@ -107,7 +144,7 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.0.write_at(offset, bytes).map_err(|source| self.io("writing", offset, bytes.len(), source))
+        self.blocks.write_at(offset, bytes).map_err(|source| self.io("writing", offset, bytes.len(), source))
     }
 
     /// Writes bytes that lie anywhere, whole blocks of them.
@@ -127,7 +164,7 @@ impl Disk {
     /// [`StoreError::Io`].
     pub fn clear(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        self.0.clear_at(offset, len).map_err(|source| self.io("wiping", offset, len, source))
+        self.blocks.clear_at(offset, len).map_err(|source| self.io("wiping", offset, len, source))
     }
 
     /// Makes everything written so far durable, past the device's own cache.
@@ -135,7 +172,7 @@ impl Disk {
     /// # Errors
     /// [`StoreError::Flush`].
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.0.flush().map_err(|source| StoreError::Flush { name: self.name().to_owned(), source })
+        self.blocks.flush().map_err(|source| StoreError::Flush { name: self.name().to_owned(), source })
     }
 
     fn io(&self, what: &'static str, offset: u64, len: usize, source: io::Error) -> StoreError {

@@ -22,6 +22,14 @@ pub enum StoreError {
         /// The device.
         name: String,
     },
+    /// Something is put together of it that the image's label does not know.
+    #[error("image device {name}: {by} is put together of it, which is not among the layers that the image lies below")]
+    Held {
+        /// The device.
+        name: String,
+        /// What has it.
+        by: String,
+    },
     /// Opening it failed.
     #[error("image device {name}: cannot open it")]
     Open {

@@ -1,6 +1,9 @@
 //! An image device as a whole: its label, its state, its header.
 
+use std::sync::Arc;
+
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::seal::{Opener, SaveKey, Seal};
 use dormouse_image::{
     BLOCK, Block, COMMIT_MAGIC, Commit, FormatError, Header, ImageDevice, Label, Slot, State, newest,
 };
@@ -14,21 +17,94 @@ fn is_slot_of(label: &Label, block: &[u8]) -> bool {
     block.starts_with(&COMMIT_MAGIC) && Commit::decode(block).map_or(true, |commit| commit.image == label.uuid)
 }
 
+/// Where the key of a sealed image comes from; `None` where there is none at hand.
+pub type FindKey<'a> = &'a dyn Fn(&Image) -> anyhow::Result<Option<SaveKey>>;
+
 /// An open image device with a valid label and commit record.
 #[derive(Debug)]
 pub struct Image {
     disk: Disk,
     label: Label,
     commit: Commit,
+    /// For each leg, the slot with its newest record.
+    slots: Vec<Slot>,
+    /// Whether all legs have the same record.
+    is_alike: bool,
+    /// Of a sealed image whose key is known.
+    opener: Option<Arc<Opener>>,
+}
+
+/// What one leg has.
+struct OnLeg {
+    label: Label,
+    commit: Commit,
     slot: Slot,
 }
 
+impl OnLeg {
+    /// Whether its data are those that `commit` describes.
+    fn has_data_of(&self, commit: &Commit) -> bool {
+        let of = |commit: &Commit| (commit.save_id, commit.header, commit.last_index);
+        of(&self.commit) == of(commit)
+    }
+}
+
+/// The record that counts of those of several legs: the newest, unless a session waits in it and another leg knows
+/// better. A leg that is over with this save was there when the session went on or was given up; one with another save
+/// was not there when this one was made, which is not so of legs that go together.
+fn decided(records: &[&Commit]) -> Option<Commit> {
+    let newest = *records.iter().max_by_key(|commit| commit.seq)?;
+    let is_over = |commit: &&&Commit| {
+        commit.save_id == newest.save_id && matches!(commit.state, State::Consumed | State::Discarded | State::Failed)
+    };
+    if let Some(over) = records.iter().filter(is_over).max_by_key(|commit| commit.seq) {
+        return Some(Commit { seq: newest.seq, ..(**over).clone() });
+    }
+    if newest.state.is_waiting() && records.iter().any(|commit| commit.save_id != newest.save_id) {
+        return newest.transition(State::Failed, "the disks of the mirror hold it and another save").ok();
+    }
+    Some(newest.clone())
+}
+
 impl Image {
-    /// Reads label and commit record.
+    /// Reads label and commit record. Where it lies on several devices that hold the same, one that cannot be read
+    /// counts as one that is missing.
     ///
     /// # Errors
     /// [`StoreError::NotInitialised`] where it has no label; otherwise what is wrong with it.
     pub fn open(disk: Disk) -> Result<Image, StoreError> {
+        let legs = disk.legs();
+        let mut found: Vec<Result<OnLeg, StoreError>> = legs.iter().map(Image::on_leg).collect();
+        // What only a newer program understands may say that the session went on.
+        let is_newer = |error: &StoreError| {
+            matches!(error, StoreError::Format { source: FormatError::Newer { .. } | FormatError::Version { .. }, .. })
+        };
+        let fatal = found.iter().position(|leg| leg.as_ref().is_err_and(is_newer));
+        let fatal = fatal.or_else(|| found.iter().all(Result::is_err).then_some(0));
+        if let Some(Err(error)) = fatal.map(|at| found.swap_remove(at)) {
+            return Err(error);
+        }
+        let on_legs: Vec<Option<OnLeg>> = found.into_iter().map(Result::ok).collect();
+        let whole: Vec<&OnLeg> = on_legs.iter().flatten().collect();
+        let records: Vec<&Commit> = whole.iter().map(|leg| &leg.commit).collect();
+        let (Some(label), Some(commit)) = (whole.first().map(|leg| leg.label.clone()), decided(&records)) else {
+            return Err(StoreError::NotInitialised { name: disk.name().to_owned() });
+        };
+        if let Some(other) = whole.iter().find(|leg| leg.label != label) {
+            let (expected, found) = (label.uuid, other.label.uuid);
+            let source = FormatError::Foreign { block: Block::Label, expected, found };
+            return Err(StoreError::Format { name: disk.name().to_owned(), source });
+        }
+        let is_alike = whole.len() == legs.len() && records.windows(2).all(|pair| pair[0] == pair[1]);
+        let has_data = |leg: &Option<OnLeg>| leg.as_ref().is_some_and(|leg| leg.has_data_of(&commit));
+        let readable: Vec<usize> = (0..legs.len()).filter(|at| on_legs.get(*at).is_some_and(has_data)).collect();
+        let slots = on_legs.iter().map(|leg| leg.as_ref().map_or(Slot::First, |leg| leg.slot)).collect();
+        let disk = if legs.len() > 1 { Disk::mirror(&legs, &readable) } else { disk };
+        Ok(Image { disk, label, commit, slots, is_alike, opener: None })
+    }
+
+    /// Reads label and commit record of one device.
+    fn on_leg(disk: &Disk) -> Result<OnLeg, StoreError> {
         let name = || disk.name().to_owned();
         let format = |source| StoreError::Format { name: name(), source };
         if disk.size() < DEVICE_MIN {
@@ -57,7 +133,7 @@ impl Image {
                 found: commit.image,
             }));
         }
-        Ok(Image { disk, label, commit, slot })
+        Ok(OnLeg { label, commit, slot })
     }
 
     /// Makes an empty image device of `disk`, whatever is on it.
@@ -79,7 +155,8 @@ impl Image {
         disk.flush()?;
         disk.write_copy(LABEL_OFFSET, &label.encode().map_err(format)?)?;
         disk.flush()?;
-        Ok(Image { disk, label, commit, slot: Slot::First })
+        let slots = vec![Slot::First; disk.legs().len()];
+        Ok(Image { disk, label, commit, slots, is_alike: true, opener: None })
     }
 
     /// The device.
@@ -116,8 +193,56 @@ impl Image {
     }
 
     /// This image as it will be with `commit`, for looking into it before that is written.
-    pub(super) fn as_if(&self, commit: Commit) -> Image {
-        Image { disk: self.disk.clone(), label: self.label.clone(), commit, slot: self.slot }
+    pub(super) fn as_if(&self, commit: Commit, opener: Option<Opener>) -> Image {
+        let (disk, label, slots) = (self.disk.clone(), self.label.clone(), self.slots.clone());
+        Image { disk, label, commit, slots, is_alike: self.is_alike, opener: opener.map(Arc::new) }
+    }
+
+    /// Whether it is sealed.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.commit.seal.is_some()
+    }
+
+    /// Looks into it with a key from now on; with none, into an image that is not sealed. Each is refused where it is
+    /// the other: what anybody could have written must not pass for what the holder of a key has.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`]: [`FormatError::Sealed`], [`FormatError::NotSealed`], [`FormatError::KeyWiped`], and
+    /// [`FormatError::Forged`] where the key is another one, or the commit record was not written with it.
+    pub fn unlock(&mut self, key: Option<&SaveKey>) -> Result<(), StoreError> {
+        self.opener = match key {
+            Some(key) => Some(Arc::new(Opener::new(&self.commit, key).map_err(|source| self.format(source))?)),
+            None => None,
+        };
+        self.opener().map(|_| ())
+    }
+
+    /// Looks into it from now on, with the key that `find` has for it where it is sealed.
+    ///
+    /// # Errors
+    /// Those of `find` and of [`Image::unlock`]; [`FormatError::Sealed`] where there is no key.
+    pub fn unlock_by(&mut self, find: FindKey<'_>) -> anyhow::Result<()> {
+        let key = if self.is_sealed() { find(self)? } else { None };
+        Ok(self.unlock(key.as_ref())?)
+    }
+
+    /// Overwrites the key with which it was unlocked.
+    pub fn lock(&mut self) {
+        self.opener = None;
+    }
+
+    /// What opens its blocks and chunks; `None` where it is not sealed.
+    ///
+    /// # Errors
+    /// [`FormatError::Sealed`] where it is, and has not been unlocked; [`FormatError::KeyWiped`].
+    pub(super) fn opener(&self) -> Result<Option<Arc<Opener>>, StoreError> {
+        match (&self.commit.seal, &self.opener) {
+            (None, _) => Ok(None),
+            (Some(_), Some(opener)) => Ok(Some(Arc::clone(opener))),
+            (Some(seal), None) if seal.is_wiped() => Err(self.format(FormatError::KeyWiped(self.commit.state))),
+            (Some(_), None) => Err(self.format(FormatError::Sealed)),
+        }
     }
 
     /// Marks that the session goes on, so that no boot resumes it again. One durable slot is enough for that: an error
@@ -128,8 +253,7 @@ impl Image {
     pub fn consume(&mut self) -> Result<Option<StoreError>, StoreError> {
         let commit = self.commit.transition(State::Consumed, "").map_err(|source| self.format(source))?;
         let (commit, error) = self.put(commit)?;
-        self.slot = self.slot.other();
-        self.commit = commit;
+        self.is_now(commit);
         Ok(error)
     }
 
@@ -140,9 +264,37 @@ impl Image {
         if let Some(error) = error {
             return Err(error);
         }
-        self.slot = self.slot.other();
-        self.commit = commit;
+        self.is_now(commit);
         Ok(())
+    }
+
+    /// Notes that this record is on the device. One without keys needs none any more.
+    fn is_now(&mut self, commit: Commit) {
+        self.slots.iter_mut().for_each(|slot| *slot = slot.other());
+        if commit.seal.as_ref().is_none_or(Seal::is_wiped) {
+            self.opener = None;
+        }
+        self.commit = commit;
+        self.is_alike = true;
+    }
+
+    /// Whether all of its devices have the same record.
+    #[must_use]
+    pub(super) fn are_legs_alike(&self) -> bool {
+        self.is_alike
+    }
+
+    /// Gives all of its devices the record that counts, where they do not have it: one of them was not there when it
+    /// was written.
+    ///
+    /// # Errors
+    /// As [`Image::transition`].
+    pub fn settle_legs(&mut self) -> Result<(), StoreError> {
+        if self.are_legs_alike() {
+            return Ok(());
+        }
+        let commit = self.commit.clone();
+        self.record(Commit { seq: commit.seq.saturating_add(1), ..commit })
     }
 
     /// Writes a commit record to both slots, the one with the older record first, each durable before the next step.
@@ -150,12 +302,18 @@ impl Image {
     fn put(&self, commit: Commit) -> Result<(Commit, Option<StoreError>), StoreError> {
         let commit = Commit { changed_unix: procfs::now_unix(), ..commit };
         let bytes = commit.encode().map_err(|source| self.format(source))?;
-        let write = |slot: Slot| -> Result<(), StoreError> {
-            self.disk.write_copy(slot.offset(), &bytes)?;
-            self.disk.flush()
+        let legs = self.disk.legs();
+        let write = |which: fn(Slot) -> Slot| -> Result<(), StoreError> {
+            let write = |(leg, slot): (&Disk, &Slot)| {
+                leg.write_copy(which(*slot).offset(), &bytes)?;
+                leg.flush()
+            };
+            // One that fails keeps none of the others from getting it.
+            let results: Vec<Result<(), StoreError>> = legs.iter().zip(&self.slots).map(write).collect();
+            results.into_iter().collect()
         };
-        write(self.slot.other())?;
-        let error = write(self.slot).err();
+        write(Slot::other)?;
+        let error = write(|slot| slot).err();
         Ok((commit, error))
     }
 
@@ -181,7 +339,8 @@ impl Image {
     /// Reads and checks the header of the saved session.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it.
+    /// [`StoreError::Incomplete`] where no save is complete; otherwise what is wrong with it. A sealed image must have
+    /// been unlocked.
     pub fn header(&self) -> Result<Header, StoreError> {
         let commit = &self.commit;
         let is_saved = commit.state.is_waiting() || matches!(commit.state, State::Snapshot | State::Consumed);
@@ -198,10 +357,14 @@ impl Image {
             let (name, size) = (self.disk_name(), self.disk.size());
             return Err(StoreError::Beyond { name, end: commit.data_end, size });
         }
+        let opener = self.opener()?;
         // At most 960 KiB, as just checked.
-        let bytes = self.disk.read(locator.offset, locator.len as usize)?;
-        locator.check(Block::Header, &bytes).map_err(|source| self.format(source))?;
-        let header = Header::decode(&bytes).map_err(|source| self.format(source))?;
+        let mut bytes = self.disk.read(locator.offset, locator.len as usize)?;
+        let header = match opener {
+            Some(opener) => opener.header(&locator, &mut bytes),
+            None => locator.check(Block::Header, &bytes).and_then(|()| Header::decode(&bytes)),
+        };
+        let header = header.map_err(|source| self.format(source))?;
         for (expected, found) in [(self.label.uuid, header.session.image), (commit.save_id, header.session.save_id)] {
             if expected != found {
                 return Err(self.format(FormatError::Foreign { block: Block::Header, expected, found }));

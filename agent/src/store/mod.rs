@@ -1,7 +1,7 @@
 //! An image on its blocks: writing, verifying, reading it.
 //!
 //! ```text
-//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device
+//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same
 //! ```
 
 mod blocks;
@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod extents;
 mod image;
+mod legs;
 mod reader;
 mod wipe;
 mod writer;
@@ -20,12 +21,14 @@ pub use device::{Access, Device};
 pub use disk::Disk;
 pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
-pub use image::Image;
+pub use image::{FindKey, Image};
 pub use reader::Reader;
 pub use wipe::Wiping;
 pub use writer::Writer;
 
 #[cfg(test)]
 mod faulty;
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 pub(crate) mod tests;

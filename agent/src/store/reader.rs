@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dormouse_image::layout::{DATA_OFFSET, INDEX_MAX};
-use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator};
+use dormouse_image::seal::Opener;
+use dormouse_image::{BLOCK, Block, Coverage, Extent, FormatError, Header, IndexBlock, Locator, Uuid};
 
 use crate::pipeline::seams::{BUFFER_LEN, Batch, BlockRead, ChunkSource, StoreFailure, Work};
 use crate::store::{Disk, Image, StoreError};
@@ -16,7 +17,9 @@ const ZERO_PAGES: u32 = 1 << 12;
 #[derive(Debug)]
 pub struct Reader {
     disk: Disk,
-    save_id: dormouse_image::Uuid,
+    save_id: Uuid,
+    /// Of a sealed image.
+    opener: Option<Arc<Opener>>,
     /// The index blocks, first to last; what is left of them.
     blocks: VecDeque<Locator>,
     /// The block whose chunks are being handed out, and the next of them.
@@ -35,6 +38,7 @@ impl Reader {
     /// [`StoreError`] says what is wrong.
     pub fn open(image: &Image, header: &Header) -> Result<Reader, StoreError> {
         let commit = image.commit();
+        let opener = image.opener()?;
         let format = |source| image.format(source);
         let mut coverage = Coverage::new(&header.session.ram);
         let mut blocks = VecDeque::new();
@@ -50,7 +54,7 @@ impl Reader {
                 let field = "index block's place";
                 return Err(format(FormatError::Field { block: Block::Index, field, value: locator.offset, why }));
             }
-            let index = read_index(image.disk(), commit.save_id, locator)?;
+            let index = read_index(image.disk(), opener.as_deref(), commit.save_id, locator)?;
             for view in index.chunks() {
                 chunks += 1;
                 stored_bytes += u64::from(view.chunk.stored_len);
@@ -74,7 +78,7 @@ impl Reader {
             }
         }
         let (disk, save_id) = (image.disk().clone(), commit.save_id);
-        Ok(Reader { disk, save_id, blocks, current: None, zero: VecDeque::new(), zero_runs: 0 })
+        Ok(Reader { disk, save_id, opener, blocks, current: None, zero: VecDeque::new(), zero_runs: 0 })
     }
 
     /// As many chunks from `first` on as fit into one buffer.
@@ -124,6 +128,10 @@ impl ChunkSource for Reader {
         self.disk.clone()
     }
 
+    fn opener(&self) -> Option<Arc<Opener>> {
+        self.opener.clone()
+    }
+
     fn next(&mut self) -> Result<Option<Work>, StoreFailure> {
         loop {
             if let Some(run) = self.next_zero() {
@@ -140,7 +148,7 @@ impl ChunkSource for Reader {
                 return Ok(None);
             };
             // Verified before, and checked again: it is read again.
-            let index = read_index(&self.disk, self.save_id, locator)?;
+            let index = read_index(&self.disk, self.opener.as_deref(), self.save_id, locator)?;
             self.zero = index.zero.iter().copied().collect();
             self.zero_runs = self.zero.len();
             self.current = Some((Arc::new(index), 0));
@@ -154,15 +162,18 @@ impl BlockRead for Disk {
     }
 }
 
-fn read_index(disk: &Disk, save_id: dormouse_image::Uuid, locator: Locator) -> Result<IndexBlock, StoreError> {
+fn read_index(disk: &Disk, opener: Option<&Opener>, save_id: Uuid, locator: Locator) -> Result<IndexBlock, StoreError> {
     let format = |source| StoreError::Format { name: disk.name().to_owned(), source };
     let len = locator.len as usize;
     if len > INDEX_MAX || !len.is_multiple_of(BLOCK) {
         return Err(format(FormatError::TooLarge { block: Block::Index, size: len, max: INDEX_MAX }));
     }
-    let bytes = disk.read(locator.offset, len)?;
-    locator.check(Block::Index, &bytes).map_err(format)?;
-    let index = IndexBlock::decode(&bytes, locator.offset).map_err(format)?;
+    let mut bytes = disk.read(locator.offset, len)?;
+    let index = match opener {
+        Some(opener) => opener.index(&locator, &mut bytes),
+        None => locator.check(Block::Index, &bytes).and_then(|()| IndexBlock::decode(&bytes, locator.offset)),
+    };
+    let index = index.map_err(format)?;
     if index.save_id != save_id {
         let (expected, found) = (save_id, index.save_id);
         return Err(format(FormatError::Foreign { block: Block::Index, expected, found }));

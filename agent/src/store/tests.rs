@@ -14,13 +14,14 @@ use crate::pipeline::buffers::Buffers;
 use crate::pipeline::seams::{ChunkSource, Piece, PieceSink, Work};
 use crate::pipeline::{self, Limits};
 
-const LABEL: Label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
+pub(super) const LABEL: Label =
+    Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new(), mirror: None, stack: Vec::new() };
 
 pub(crate) fn open(device: &Faulty) -> Result<Image, StoreError> {
     Image::open(device.disk())
 }
 
-fn header(pages: u64) -> Header {
+pub(super) fn header(pages: u64) -> Header {
     let session = SessionRecord {
         image: LABEL.uuid,
         save_id: Uuid([9; 16]),
@@ -42,7 +43,7 @@ fn pieces(pages: u64) -> impl Iterator<Item = Piece> {
             let page = &mut piece.buffer.as_mut().unwrap()[piece.len..][..4096];
             page.fill(number.to_le_bytes()[0]);
             let (offset, checksum) = (piece.len as u64, checksum(page));
-            piece.chunks.push(Chunk { offset, stored_len: 4096, codec: Codec::Store, checksum });
+            piece.chunks.push(Chunk { offset, stored_len: 4096, codec: Codec::Store, checksum, ..Chunk::default() });
             piece.extents.push(Extent { pfn: 0x100 + number, pages: 1 });
             piece.extent_counts.push(1);
             piece.len += 4096;
@@ -57,7 +58,7 @@ fn write(device: &Faulty, stored: u64, state: State) -> Result<Image, StoreError
 }
 
 fn save(image: Image, stored: u64, state: State) -> Result<Image, StoreError> {
-    let mut writer = Writer::begin(image, &header(stored + 100))?;
+    let mut writer = Writer::begin(image, &header(stored + 100), None)?;
     let zero = Piece { zero: vec![Extent { pfn: 0x100 + stored, pages: 100 }], ..Piece::default() };
     for piece in pieces(stored).chain([zero]) {
         writer.piece(piece).map_err(|error| *error.downcast::<StoreError>().unwrap())?;
@@ -75,7 +76,7 @@ pub(crate) fn device_with(state: State, stored: u64) -> Faulty {
     let device = Faulty::new(64 << 20);
     let image = Image::create(device.disk(), LABEL).unwrap();
     if state == State::Failed {
-        let mut writer = Writer::begin(image, &header(stored + 100)).unwrap();
+        let mut writer = Writer::begin(image, &header(stored + 100), None).unwrap();
         pieces(stored).for_each(|piece| writer.piece(piece).unwrap());
         writer.fail("a test").unwrap();
         return device;
@@ -104,7 +105,7 @@ pub(crate) fn save_again(image: Image) -> Image {
     save(image, 500, State::Complete).unwrap()
 }
 
-fn verify(image: &Image) -> anyhow::Result<pipeline::Counts> {
+pub(super) fn verify(image: &Image) -> anyhow::Result<pipeline::Counts> {
     let header = image.header()?;
     Ok(pipeline::discard(&mut Reader::open(image, &header)?, Limits::of_threads(2), |_| ())?)
 }
@@ -141,7 +142,7 @@ fn too_small_a_device_reports_what_is_needed() {
 fn a_new_save_makes_the_old_image_unusable_at_once() {
     let device = Faulty::new(16 << 20);
     let image = write(&device, 10, State::Complete).unwrap();
-    drop(Writer::begin(image, &header(50)).unwrap());
+    drop(Writer::begin(image, &header(50), None).unwrap());
     let image = open(&device).unwrap();
     assert_eq!(image.commit().state, State::Saving);
     assert!(matches!(image.header(), Err(StoreError::Incomplete { state: State::Saving, .. })));
@@ -151,7 +152,7 @@ fn a_new_save_makes_the_old_image_unusable_at_once() {
 fn a_failed_save_records_why() {
     let device = Faulty::new(16 << 20);
     let image = Image::create(device.disk(), LABEL).unwrap();
-    Writer::begin(image, &header(50)).unwrap().fail("the disk is on fire").unwrap();
+    Writer::begin(image, &header(50), None).unwrap().fail("the disk is on fire").unwrap();
     let image = open(&device).unwrap();
     assert_eq!((image.commit().state, image.commit().reason.as_str()), (State::Failed, "the disk is on fire"));
 }
@@ -160,7 +161,7 @@ fn a_failed_save_records_why() {
 fn an_image_that_fails_its_check_is_not_complete() {
     let device = Faulty::new(16 << 20);
     let image = Image::create(device.disk(), LABEL).unwrap();
-    let mut writer = Writer::begin(image, &header(10)).unwrap();
+    let mut writer = Writer::begin(image, &header(10), None).unwrap();
     pieces(10).for_each(|piece| writer.piece(piece).unwrap());
     let error = writer.finish(
         State::Complete,
@@ -273,8 +274,8 @@ fn chunks_of_one_batch_are_read_together() {
             Work::Chunks(batch) => {
                 batches += 1;
                 let bytes = blocks.read(batch.offset, batch.len).unwrap();
-                for (view, stored) in batch.chunks(&bytes) {
-                    assert_eq!(checksum(stored.unwrap()), view.chunk.checksum);
+                for (view, place) in batch.chunks() {
+                    assert_eq!(checksum(&bytes[place.unwrap()]), view.chunk.checksum);
                 }
             }
         }
@@ -321,7 +322,7 @@ fn a_commit_record_that_cannot_be_written_is_not_believed() {
     for slot in SLOT_OFFSETS {
         for fault in [Fault::Write, Fault::TornWrite] {
             let device = Faulty::new(16 << 20);
-            let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10)).unwrap();
+            let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10), None).unwrap();
             pieces(10).for_each(|piece| writer.piece(piece).unwrap());
             device.fail(fault(slot + 100));
             let error = writer.finish(State::Complete, 0, |_| Ok(()), SaveStats::default).unwrap_err();
@@ -336,7 +337,7 @@ fn a_flush_that_fails_at_the_commit_fails_the_save() {
     // That of the data, and that of each slot.
     for number in 0..3 {
         let device = Faulty::new(16 << 20);
-        let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10)).unwrap();
+        let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10), None).unwrap();
         pieces(10).for_each(|piece| writer.piece(piece).unwrap());
         device.fail(Fault::Flush(number));
         let error = writer.finish(State::Complete, 0, |_| Ok(()), SaveStats::default).unwrap_err();

@@ -88,6 +88,7 @@ impl Image {
             header: Locator::default(),
             last_index: Locator::default(),
             data_end: 0,
+            seal: None,
             ..self.commit().clone()
         };
         self.record(commit)?;

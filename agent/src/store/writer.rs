@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
+use dormouse_image::seal::{Seal, Sealer, Sealing};
 use dormouse_image::{BLOCK, Block, Chunk, Commit, Header, IndexBuilder, Locator, SaveStats, State, Totals};
 use dormouse_linux::error_chain::in_full;
 
@@ -25,30 +26,44 @@ pub struct Writer {
     header: Locator,
     totals: Totals,
     stream: Stream,
+    /// Of an image that is sealed.
+    sealer: Option<Arc<Sealer>>,
 }
 
 impl Writer {
-    /// Invalidates whatever image there was, durably, and begins a new one with `header`.
+    /// Invalidates whatever image there was, durably, and begins a new one with `header`, which is sealed where there
+    /// is something to seal it with. A key is good for one writer.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn begin(mut image: Image, header: &Header) -> Result<Writer, StoreError> {
-        let block = header.encode().map_err(|source| image.format(source))?;
-        let locator = Locator::of(Block::Header, HEADER_OFFSET, &block).map_err(|source| image.format(source))?;
+    pub fn begin(mut image: Image, header: &Header, sealing: Option<&Sealing>) -> Result<Writer, StoreError> {
+        let save_id = header.session.save_id;
+        let sealer = sealing.map(|sealing| Sealer::new(sealing, image.label().uuid, save_id)).transpose();
+        let sealer = sealer.map_err(|source| image.format(source))?.map(Arc::new);
+        let encoded = match &sealer {
+            Some(sealer) => sealer.header(header),
+            None => header.encode().and_then(|block| {
+                let locator = Locator::of(Block::Header, HEADER_OFFSET, &block)?;
+                Ok((block, locator))
+            }),
+        };
+        let (block, locator) = encoded.map_err(|source| image.format(source))?;
         let saving = Commit {
             seq: image.commit().seq.saturating_add(1),
             state: State::Saving,
-            save_id: header.session.save_id,
+            save_id,
+            seal: sealer.as_ref().map(|sealer| Seal::without_key(sealer.suite())),
             ..Commit::empty(image.label().uuid)
         };
         image.record(saving)?;
         image.disk().write_copy(HEADER_OFFSET, &block)?;
         Ok(Writer {
-            index: IndexBuilder::new(header.session.save_id),
+            index: IndexBuilder::with(save_id, sealer.clone()),
             last_index: Locator::default(),
             header: locator,
             totals: Totals { ram_pages: header.session.ram_pages(), ..Totals::default() },
             stream: Stream::new(&image)?,
+            sealer,
             image,
         })
     }
@@ -96,10 +111,20 @@ impl Writer {
             ..self.image.commit().transition(state, "").map_err(|source| self.image.format(source))?
         };
         self.image.disk().flush()?;
-        check(&self.image.as_if(commit.clone()))
+        let sealed = self.sealed(commit.clone())?;
+        let opener = self.sealer.as_ref().map(|sealer| sealer.opener(&sealed)).transpose();
+        let opener = opener.map_err(|source| self.image.format(source))?;
+        check(&self.image.as_if(sealed, opener))
             .map_err(|source| StoreError::Unverified { name: self.image.disk_name(), source })?;
         // The commit point: from here on there is an image.
-        self.image.record(Commit { stats: stats(), ..commit })
+        let commit = self.sealed(Commit { stats: stats(), ..commit })?;
+        self.image.record(commit)
+    }
+
+    /// The record as it is written: authenticated where the image is sealed.
+    fn sealed(&self, commit: Commit) -> Result<Commit, StoreError> {
+        let Some(sealer) = &self.sealer else { return Ok(commit) };
+        sealer.commit(commit).map_err(|source| self.image.format(source))
     }
 
     /// Marks the image as failed with `reason`, as far as the device lets it.
@@ -151,6 +176,10 @@ impl Writer {
 impl PieceSink for Writer {
     fn piece(&mut self, piece: Piece) -> Result<(), StoreFailure> {
         Ok(self.add(piece)?)
+    }
+
+    fn sealer(&self) -> Option<Arc<Sealer>> {
+        self.sealer.clone()
     }
 
     fn room(&self) -> u64 {

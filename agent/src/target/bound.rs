@@ -16,7 +16,7 @@ use dormouse_linux::wait::wait_for;
 
 use crate::store::Access;
 use crate::target::find::{all, find};
-use crate::target::{Kind, Opened, Opening, Target, TargetError, file, open, opened, resolve};
+use crate::target::{Opened, Opening, Target, TargetError, open, opened, resolve};
 
 /// A target that has the name, and its disk where that is known.
 #[derive(Debug, Clone)]
@@ -71,6 +71,8 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
             Err(error) => return Some(Err(error)),
         };
         match &last {
+            // The other leg may be on its way, and may know better.
+            Choice::This(target, _) | Choice::Perhaps(target, _) if target.lacks_a_leg() => None,
             Choice::This(target, others) => Some(Ok((target.clone(), others.clone()))),
             Choice::Perhaps(target, others) => {
                 let is_over = settling.get_or_insert_with(Settling::begin).is_over();
@@ -79,7 +81,7 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
             // Waiting makes none of them go away.
             Choice::Several(first, second) => {
                 let (first, second) = (first.clone(), second.clone());
-                Some(Err(TargetError::Ambiguous { name: name.clone(), first, second }))
+                Some(Err(TargetError::Ambiguous { name: name.clone(), first: first.into(), second: second.into() }))
             }
             Choice::None(_) => None,
         }
@@ -89,7 +91,7 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
         // Something is on its way for as long as was to be waited.
         (None, Choice::This(target, others) | Choice::Perhaps(target, others)) => (target, others),
         (None, Choice::Several(first, second)) => {
-            return Err(TargetError::Ambiguous { name: name.clone(), first, second });
+            return Err(TargetError::Ambiguous { name: name.clone(), first: first.into(), second: second.into() });
         }
         (None, Choice::None(others)) => {
             let other = others.into_iter().next().zip(disk).map(|(other, disk)| other.refused(name, disk));
@@ -135,7 +137,7 @@ impl Candidate {
 
     fn refused(self, name: &ImageDevice, disk: &DiskIdentity) -> TargetError {
         let found = self.disk.map_or_else(|| "nothing that is known of".to_owned(), |found| found.to_string());
-        TargetError::OtherDisk { name: name.clone(), target: self.target, found, recorded: disk.to_string() }
+        TargetError::OtherDisk { name: name.clone(), target: self.target.into(), found, recorded: disk.to_string() }
     }
 }
 
@@ -143,10 +145,10 @@ impl Target {
     /// The disk that it lies on; `None` where that cannot be found out.
     #[must_use]
     pub fn disk(&self) -> Option<DiskIdentity> {
-        match self.kind {
-            Kind::Device | Kind::Extents(_) => block::disk_of(&self.path),
-            Kind::File => block::disk_of(&file::block_device(&self.path).ok()?),
-        }
+        let legs = self.legs().ok()?;
+        let mut disks = legs.iter().map(|leg| block::disk_of(leg));
+        let first = disks.next()??;
+        disks.next().map_or(Some(first.clone()), |second| Some(first.with_mirror(second?)))
     }
 }
 

@@ -6,15 +6,15 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::State;
-use dormouse_linux::block;
+use dormouse_image::{FormatError, Layer, State};
 use dormouse_linux::units::mib;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::pipeline;
-use crate::store::{Access, Disk, Image, NotDiscarded, Reader, StoreError};
+use crate::store::{Access, Disk, FindKey, Image, NotDiscarded, Reader, StoreError};
 use crate::target::signature::{self, Signature, Tail};
+use crate::target::stack::Lay;
 use crate::target::{Target, new_label};
 
 /// Why a device is not made an image device without `--force`.
@@ -60,16 +60,23 @@ impl fmt::Display for Initialised {
 /// resumed; or the save kernel would not have it.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     let disk = Disk::open(path, Access::Write)?;
+    let about =
+        || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
+    // A volume is written where it lies on disks, as any other kernel will.
+    let lay = match Lay::of_device(path) {
+        Err(_) if force => None,
+        lay => lay.with_context(about)?,
+    };
     if force {
         wipe(&disk)?;
     } else {
-        let about =
-            || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
-        block::refuse_virtual(path).with_context(about)?;
         refuse_foreign(path)?;
-        refuse_resumable(&disk)?;
+        refuse_resumable(&lay.as_ref().map_or(Ok(disk.clone()), |lay| lay.open(Access::Read))?)?;
     }
-    let image = Image::create(disk, new_label(Vec::new())?)?;
+    let image = match lay {
+        Some(lay) => Image::create(lay.open(Access::Write)?, lay.label()?)?,
+        None => Image::create(disk, new_label(Vec::new())?)?,
+    };
     let (device, uuid) = (image.disk().name().to_owned(), image.label().uuid.to_string());
     Ok(Initialised { device, uuid, bytes: image.disk().size() })
 }
@@ -137,6 +144,10 @@ pub struct Info {
     pub uuid: String,
     /// In how many pieces of a block device it lies; 0 where it has the device for itself.
     pub extents: usize,
+    /// What lies between the file or volume and the disk, from the top down.
+    pub layers: Vec<String>,
+    /// On how many disks all of it lies.
+    pub legs: usize,
     /// The name by which it is found where nothing is mounted.
     pub boot_name: String,
     /// The image's state.
@@ -149,15 +160,17 @@ pub struct Info {
     pub attempts: u16,
     /// Boots that kept it although the machine differed.
     pub kept: u16,
+    /// How it is sealed; `None` where it is not.
+    pub sealed: Option<String>,
     /// Whether the data of the session in it are gone from the device.
     pub is_wiped: bool,
     /// The saved session, where there is one.
     pub session: Option<Session>,
 }
 
-/// The session in an image.
+/// Whose session it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Session {
+pub struct Whose {
     /// When it was saved, in seconds since 1970.
     pub saved_unix: u64,
     /// Its host name.
@@ -166,6 +179,14 @@ pub struct Session {
     pub kernel: String,
     /// Its boot_id.
     pub boot_id: String,
+}
+
+/// The session in an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    /// Whose it is; `None` where the image is sealed and there is no key at hand.
+    #[serde(flatten)]
+    pub whose: Option<Whose>,
     /// Bytes of the image on the device, from its start.
     pub image_bytes: u64,
     /// Pages that the image accounts for.
@@ -184,19 +205,32 @@ pub struct Session {
     pub save_seconds: f64,
 }
 
-/// Reads what is on an image device.
+/// Reads what is on an image device. Of a sealed one whose key `find` does not have, that is its state and sizes.
 ///
 /// # Errors
-/// It is not an image device, or its header is damaged.
-pub fn info(target: &Target) -> anyhow::Result<Info> {
-    let image = target.open(Access::Read)?;
+/// It is not an image device, or its header is damaged or forged.
+pub fn info(target: &Target, find: FindKey<'_>) -> anyhow::Result<Info> {
+    let mut image = target.open(Access::Read)?;
+    let is_to_be_opened = image.is_sealed() && image.commit().state.holds_a_session();
+    match if is_to_be_opened { find(&image) } else { Ok(None) } {
+        Ok(None) => {}
+        Ok(key) => image.unlock(key.as_ref())?,
+        Err(error) => log::warn!("image device {target}: no key: {error:#}"),
+    }
     let commit = image.commit();
-    let session = match image.header() {
-        Ok(header) => Some(Session {
+    let whose = match image.header() {
+        Ok(header) => Ok(Some(Whose {
             saved_unix: header.session.created_unix,
             hostname: header.session.hostname,
             kernel: header.session.kernel_release,
             boot_id: header.session.boot_id.to_string(),
+        })),
+        Err(StoreError::Format { source: FormatError::Sealed | FormatError::KeyWiped(_), .. }) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let session = match whose {
+        Ok(whose) => Some(Session {
+            whose,
             image_bytes: commit.data_end,
             ram_pages: commit.totals.ram_pages,
             stored_pages: commit.totals.stored_pages,
@@ -217,12 +251,15 @@ pub fn info(target: &Target) -> anyhow::Result<Info> {
         device_bytes: image.disk().size(),
         uuid: image.label().uuid.to_string(),
         extents: image.label().extents.len(),
+        layers: image.label().stack.iter().map(Layer::to_string).collect(),
+        legs: if image.label().mirror.is_some() { 2 } else { 1 },
         boot_name: image.name().to_string(),
         state: commit.state.to_string(),
         reason: commit.reason.clone(),
         changed_unix: commit.changed_unix,
         attempts: commit.attempts,
         kept: commit.kept,
+        sealed: commit.seal.as_ref().map(|seal| seal.suite.to_string()),
         is_wiped: image.is_wiped() && commit.state != State::Empty,
         session,
     })
@@ -238,6 +275,10 @@ impl fmt::Display for Info {
         if self.extents > 0 {
             writeln!(f, "extents   {}; without a filesystem it is {}", self.extents, self.boot_name)?;
         }
+        if !self.layers.is_empty() {
+            let legs = if self.legs == 1 { "a disk" } else { "two disks" };
+            writeln!(f, "layers    {} over {legs}", self.layers.join(", "))?;
+        }
         write!(f, "state     {}", self.state)?;
         if !self.reason.is_empty() {
             write!(f, ": {}", self.reason)?;
@@ -245,14 +286,20 @@ impl fmt::Display for Info {
         if self.is_wiped {
             f.write_str("\ndata      wiped")?;
         }
+        if let Some(suite) = &self.sealed {
+            write!(f, "\nsealed    {suite}")?;
+        }
         let Some(session) = &self.session else { return Ok(()) };
         let page = dormouse_sys::PAGE_SIZE;
+        match &session.whose {
+            Some(whose) => {
+                write!(f, "\nsession   {}, kernel {}, boot {}", whose.hostname, whose.kernel, whose.boot_id)?;
+            }
+            None => f.write_str("\nsession   not known without its key")?,
+        }
         write!(
             f,
-            "\nsession   {}, kernel {}, boot {}\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
-            session.hostname,
-            session.kernel,
-            session.boot_id,
+            "\nimage     {}: {} stored in {} chunks, {} zero, {} left out",
             mib(session.image_bytes),
             mib(session.stored_pages * page),
             session.chunks,
@@ -288,13 +335,14 @@ impl fmt::Display for Verified {
     }
 }
 
-/// Reads a whole image and checks all of it.
+/// Reads a whole image and checks all of it, which takes the key of a sealed one.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn verify(path: &Path) -> anyhow::Result<Verified> {
+/// What is wrong with it; that it is sealed and `find` has no key.
+pub fn verify(path: &Path, find: FindKey<'_>) -> anyhow::Result<Verified> {
     let target = Target::at(path)?;
-    let image = target.open(Access::Read)?;
+    let mut image = target.open(Access::Read)?;
+    image.unlock_by(find)?;
     let header = image.header()?;
     let counts = pipeline::discard(&mut Reader::open(&image, &header)?, pipeline::Limits::of_threads(0), |_| ())
         .with_context(|| format!("image device {target}"))?;

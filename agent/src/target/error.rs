@@ -32,9 +32,9 @@ pub enum TargetError {
         /// As the policy names it.
         name: ImageDevice,
         /// One of them.
-        first: Target,
+        first: Box<Target>,
         /// Another.
-        second: Target,
+        second: Box<Target>,
     },
     /// Another disk than the recorded one has the name.
     #[error(
@@ -45,11 +45,17 @@ pub enum TargetError {
         /// As the policy names it.
         name: ImageDevice,
         /// What has the name.
-        target: Target,
+        target: Box<Target>,
         /// Its disk.
         found: String,
         /// The disk that is recorded.
         recorded: String,
+    },
+    /// One of the two disks that hold it is not here.
+    #[error("image device {target}: it lies on two disks that hold the same, and the other one is not here")]
+    NoLeg {
+        /// Where the other one is.
+        target: Box<Target>,
     },
     /// A file that is reached through its filesystem where nothing may be mounted yet.
     #[error(

@@ -19,20 +19,23 @@ pub mod file;
 mod find;
 mod needs;
 pub mod signature;
+mod stack;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
 
-use dormouse_image::{DiskExtent, ImageDevice, Label, Uuid};
-use dormouse_linux::block::{self, Hardware, NoHardware};
+use anyhow::Context;
+use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, Uuid};
+use dormouse_linux::block::Hardware;
 use dormouse_linux::procfs;
 
 pub use bound::{disk_of, open_again, open_on};
 pub use error::TargetError;
 pub use find::{direct_devices, find, resolve};
 pub use needs::{Driver, Needs};
+use stack::Lay;
 
 use crate::store::{Access, Disk, Image, NEITHER, StoreError};
 
@@ -41,6 +44,18 @@ use crate::store::{Access, Disk, Image, NEITHER, StoreError};
 pub struct Target {
     path: PathBuf,
     kind: Kind,
+    mirror: Mirror,
+}
+
+/// Where else all of it is, of what is reached on a device by the map in its label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mirror {
+    /// Nowhere.
+    None,
+    /// On this device, at the same offsets.
+    At(PathBuf),
+    /// On a device that is not here.
+    Missing,
 }
 
 /// How it is reached.
@@ -119,12 +134,64 @@ impl Target {
             found if found.is_file() => Kind::File,
             _ => return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, NEITHER))),
         };
-        Ok(Target { path: path.to_owned(), kind })
+        Ok(Target::of_kind(path.to_owned(), kind))
     }
 
     /// The image in a file that begins at byte `offset` of a block device; all of the device, where that is 0.
     fn on_device(path: PathBuf, offset: u64) -> Target {
-        Target { path, kind: if offset == 0 { Kind::Device } else { Kind::Extents(offset) } }
+        Target::of_kind(path, if offset == 0 { Kind::Device } else { Kind::Extents(offset) })
+    }
+
+    fn of_kind(path: PathBuf, kind: Kind) -> Target {
+        Target { path, kind, mirror: Mirror::None }
+    }
+
+    /// Whether it lies on two devices that hold the same, of which one is not here.
+    #[must_use]
+    pub fn lacks_a_leg(&self) -> bool {
+        self.mirror == Mirror::Missing
+    }
+
+    /// Refuses one that lacks a leg, for whoever writes more than a state: the legs would hold different things.
+    ///
+    /// # Errors
+    /// [`TargetError::NoLeg`].
+    pub fn demand_all_legs(&self) -> Result<(), TargetError> {
+        if self.lacks_a_leg() { Err(TargetError::NoLeg { target: self.clone().into() }) } else { Ok(()) }
+    }
+
+    /// Where it lies on disks, where something is put together of them under it.
+    fn lay(&self) -> Result<Option<Lay>, TargetError> {
+        let lay = match self.kind {
+            Kind::Device => Lay::of_device(&self.path),
+            Kind::File => file::lay(&self.path),
+            Kind::Extents(_) => Ok(None),
+        };
+        lay.with_context(|| format!("image device {}", self.path.display())).map_err(TargetError::Moved)
+    }
+
+    /// The nodes of the disks and partitions that it lies on.
+    fn legs(&self) -> Result<Vec<PathBuf>, TargetError> {
+        if let Some(lay) = self.lay()? {
+            return Ok(lay.legs);
+        }
+        let first = match self.kind {
+            Kind::Device | Kind::Extents(_) => self.path.clone(),
+            Kind::File => file::block_device(&self.path).map_err(TargetError::Moved)?,
+        };
+        let second = if let Mirror::At(path) = &self.mirror { Some(path.clone()) } else { None };
+        Ok([Some(first), second].into_iter().flatten().collect())
+    }
+
+    /// Whether what lies on it is not encrypted by a layer that encrypts everything else there: it must be sealed.
+    ///
+    /// # Errors
+    /// It lies in a way that cannot be followed.
+    pub fn bypasses_encryption(&self) -> Result<bool, TargetError> {
+        match self.kind {
+            Kind::Extents(_) => Ok(self.open(Access::Read)?.label().bypasses_encryption()),
+            _ => Ok(self.lay()?.is_some_and(|lay| lay.bypasses_encryption())),
+        }
     }
 
     /// The block device or the file.
@@ -136,18 +203,37 @@ impl Target {
     /// Opens its blocks, whatever is on them.
     ///
     /// # Errors
-    /// As [`Disk::open_at`].
-    pub fn blocks(&self, access: Access) -> Result<Disk, StoreError> {
-        let offset = if let Kind::Extents(offset) = self.kind { offset } else { 0 };
-        Disk::open_at(&self.path, offset, access)
+    /// As [`Disk::open_at`]; [`TargetError::Moved`] where it lies in a way that cannot be followed.
+    pub fn blocks(&self, access: Access) -> Result<Disk, TargetError> {
+        if let Some(lay) = self.lay()? {
+            if self.kind == Kind::Device {
+                // Nobody else may have it either, as with a partition.
+                Disk::open(&self.path, access)?;
+            }
+            return Ok(lay.open(access)?);
+        }
+        let Kind::Extents(offset) = self.kind else { return Ok(Disk::open(&self.path, access)?) };
+        let open = |path: &PathBuf| stack::open_at(path, offset, access);
+        Ok(stack::mirrored(&self.legs()?.iter().map(open).collect::<Result<Vec<_>, _>>()?))
     }
 
     /// Opens the image on it.
     ///
     /// # Errors
     /// Those of its blocks, and of [`Image::open`].
-    pub fn open(&self, access: Access) -> Result<Image, StoreError> {
-        Image::open(self.blocks(access)?)
+    pub fn open(&self, access: Access) -> Result<Image, TargetError> {
+        let opened = self.blocks(access).and_then(|blocks| Ok(Image::open(blocks)?));
+        opened.or_else(|error| self.open_as_device(access).ok_or(error))
+    }
+
+    /// The image on it that was made for a device of another machine, which believes to have all of that: it is nothing
+    /// but the content of the file or volume here.
+    fn open_as_device(&self, access: Access) -> Option<Image> {
+        if matches!(self.kind, Kind::Extents(_)) || self.lay().is_ok_and(|lay| lay.is_none()) {
+            return None;
+        }
+        let image = Image::open(Disk::open(&self.path, access).ok()?).ok()?;
+        image.label().extents.is_empty().then_some(image)
     }
 
     /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must
@@ -156,20 +242,21 @@ impl Target {
     /// # Errors
     /// They could not reach it.
     pub fn drivers(&self) -> anyhow::Result<Vec<Driver>> {
-        let device = match self.kind {
-            Kind::Device | Kind::Extents(_) => &self.path,
-            Kind::File => &file::block_device(&self.path)?,
-        };
-        Ok(Driver::of(&Hardware::of_node(device)?))
+        let mut drivers = Vec::new();
+        for leg in self.legs()? {
+            let of_leg = Driver::of(&Hardware::of_node(&leg)?);
+            drivers.extend(of_leg.into_iter().filter(|driver| !drivers.contains(driver)).collect::<Vec<_>>());
+        }
+        Ok(drivers)
     }
 
-    /// Refuses a block device that B and D would not have. Whether they have that under a file, [`Target::check`]
-    /// tells.
+    /// Refuses a block device that B and D would not have, neither itself nor what it is put together of. Whether they
+    /// have that under a file, [`Target::check`] tells.
     ///
     /// # Errors
-    /// [`NoHardware::Virtual`].
-    pub fn refuse_virtual(&self) -> Result<(), NoHardware> {
-        block::refuse_virtual(&self.path)
+    /// It cannot be followed to a disk.
+    pub fn refuse_virtual(&self) -> Result<(), TargetError> {
+        if self.kind == Kind::Device { self.lay().map(drop) } else { Ok(()) }
     }
 
     /// Sees to it that its image is where other kernels look for it: one in a file must still lie where its label says,
@@ -179,9 +266,35 @@ impl Target {
     /// It does not, or not certainly.
     pub fn check(&self, image: &Image) -> Result<(), TargetError> {
         match self.kind {
-            Kind::Device | Kind::Extents(_) => Ok(()),
+            Kind::Device | Kind::Extents(_) if image.label().stack.is_empty() => Ok(()),
+            Kind::Device | Kind::Extents(_) => self.check_volume(image.label()).map_err(TargetError::Moved),
             Kind::File => file::check(&self.path, image).map_err(TargetError::Moved),
         }
+    }
+
+    /// The same for one that is a whole volume, which lies on disks as its table says.
+    fn check_volume(&self, label: &Label) -> anyhow::Result<()> {
+        let about = || format!("image device {self}");
+        let top = label.stack.first().with_context(about)?;
+        if top.kind == LayerKind::Filesystem {
+            return Err(anyhow::anyhow!(
+                "it is in a file below layers, which only the file can be compared with: name the file's \
+                 path in the policy"
+            ))
+            .with_context(about);
+        }
+        let device = if self.kind == Kind::Device { Some(self.path.clone()) } else { stack::device_of(top) };
+        let device = device.with_context(|| format!("the layer {top} is not here")).with_context(about)?;
+        let lay = Lay::of_device(&device).with_context(about)?;
+        let difference = match lay {
+            Some(lay) => lay.difference(label),
+            None => Some(format!("{} is not put together any more", device.display())),
+        };
+        match difference {
+            Some(difference) => Err(anyhow::anyhow!("{difference}; make it again: {}", self.how_to_make_again())),
+            None => Ok(()),
+        }
+        .with_context(about)
     }
 
     /// Sees to it that a boot will find what has just been changed of its image. Where it was reached through a
@@ -237,22 +350,36 @@ impl Target {
 impl Target {
     /// All of a device, whatever is at `path`.
     pub(crate) fn device(path: &str) -> Target {
-        Target { path: path.into(), kind: Kind::Device }
+        Target::of_kind(path.into(), Kind::Device)
     }
 
     /// A file, whatever is at `path`.
     pub(crate) fn file(path: &str) -> Target {
-        Target { path: path.into(), kind: Kind::File }
+        Target::of_kind(path.into(), Kind::File)
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            Kind::Device | Kind::File => write!(f, "{}", self.path.display()),
-            Kind::Extents(offset) => write!(f, "{} (from byte {offset} on)", self.path.display()),
+        write!(f, "{}", self.path.display())?;
+        if let Mirror::At(second) = &self.mirror {
+            write!(f, " and {}", second.display())?;
         }
+        if let Kind::Extents(offset) = self.kind { write!(f, " (from byte {offset} on)") } else { Ok(()) }
     }
+}
+
+/// The layers under a file or a volume, from the top down, or under one that is to be made at `path`: none on a disk or
+/// partition itself.
+///
+/// # Errors
+/// They cannot be followed.
+pub fn layers_under(path: &Path) -> anyhow::Result<Vec<Layer>> {
+    let lay = match path.ancestors().find(|path| path.exists()) {
+        Some(directory) if directory.is_dir() => file::lay_of_directory(directory)?,
+        _ => Target::at(path)?.lay()?,
+    };
+    Ok(lay.map(|lay| lay.layers).unwrap_or_default())
 }
 
 /// What to do where nothing that is called `name` is found.
@@ -294,7 +421,13 @@ pub fn is_renamed(name: &ImageDevice) -> bool {
 
 /// The label of a new image that lies in `extents`, or has a whole device where there are none.
 fn new_label(extents: Vec<DiskExtent>) -> anyhow::Result<Label> {
-    Ok(Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: procfs::now_unix(), extents })
+    Ok(Label {
+        uuid: procfs::random().map(Uuid::from_random)?,
+        created_unix: procfs::now_unix(),
+        extents,
+        mirror: None,
+        stack: Vec::new(),
+    })
 }
 
 #[cfg(test)]

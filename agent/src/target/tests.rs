@@ -111,5 +111,5 @@ fn commands_return_values() {
     assert!(discarded.is_changed && discarded.to_string().ends_with("discarded; the next boot is an ordinary one"));
     let json = serde_json::to_value(&discarded).unwrap();
     assert_eq!(json["device"], file.path().display().to_string());
-    assert!(device::verify(file.path()).is_err());
+    assert!(device::verify(file.path(), &|_| Ok(None)).is_err());
 }

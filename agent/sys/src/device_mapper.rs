@@ -19,6 +19,8 @@ const FLAGS: usize = 28;
 const DEVICE: usize = 40;
 const NAME: usize = 48;
 const NAME_LEN: usize = 128;
+const UUID: usize = 176;
+const UUID_LEN: usize = 129;
 /// The length of `struct dm_target_spec`, and the places of its fields; the target's arguments follow it.
 const SPEC: usize = 40;
 const SPEC_LEN: usize = 8;
@@ -39,6 +41,7 @@ const ROOM_MAX: usize = 16 << 20;
 mod raw {
     //! The requests. The buffers are longer than `struct dm_ioctl`, and say so in it.
     nix::ioctl_readwrite!(dm_dev_create, 0xfd, 3, [u8; 312]);
+    nix::ioctl_readwrite!(dm_dev_remove, 0xfd, 4, [u8; 312]);
     nix::ioctl_readwrite!(dm_dev_suspend, 0xfd, 6, [u8; 312]);
     nix::ioctl_readwrite!(dm_table_load, 0xfd, 9, [u8; 312]);
     nix::ioctl_readwrite!(dm_table_status, 0xfd, 12, [u8; 312]);
@@ -56,6 +59,25 @@ pub struct Target {
     /// For the kinds `linear` and `crypt`, which give each sector one sector of another device: which device, written
     /// `major:minor`, and which sector is the first.
     pub lower: Option<(String, u64)>,
+    /// Whether it keeps something beside the sectors that tells whether they were changed: a `crypt` that
+    /// authenticates.
+    pub is_authenticated: bool,
+}
+
+impl Target {
+    /// A piece with these arguments, as the kernel writes them.
+    #[must_use]
+    pub fn new(start: u64, len: u64, kind: &str, arguments: &str) -> Target {
+        Target {
+            start,
+            len,
+            kind: kind.to_owned(),
+            lower: lower(kind, arguments),
+            // Documentation/admin-guide/device-mapper/dm-crypt.rst, `integrity:<bytes>:<type>`.
+            is_authenticated: kind == "crypt"
+                && arguments.split_ascii_whitespace().skip(5).any(|option| option.starts_with("integrity:")),
+        }
+    }
 }
 
 /// The pieces of the device-mapper device with this number. Keys, which may be in the kernel's answer, are not kept.
@@ -82,29 +104,52 @@ pub fn table(major: u32, minor: u32) -> io::Result<Vec<Target>> {
     }
 }
 
-/// Makes a device-mapper device: its table is one target of `sectors` sectors. Returns its number.
+/// A piece of a device that is to be made: how many sectors it has, its kind, and its arguments.
+pub type Piece<'a> = (u64, &'a str, &'a str);
+
+/// Makes a device-mapper device of these pieces, one after the other. Returns its number.
 ///
 /// # Errors
 /// The kernel refuses, for example since there is such a device.
-pub fn create(name: &str, sectors: u64, kind: &str, arguments: &str) -> io::Result<(u32, u32)> {
+pub fn create(name: &str, uuid: &str, pieces: &[Piece<'_>]) -> io::Result<(u32, u32)> {
     let control = File::options().read(true).write(true).open(CONTROL)?;
     let mut buffer = request(HEADER, 0, Some(name))?;
+    if uuid.len() >= UUID_LEN {
+        return Err(invalid("its UUID is too long"));
+    }
+    put(&mut buffer, UUID, uuid.as_bytes())?;
     call(&control, &mut buffer, raw::dm_dev_create)?;
     let device = u64_at(&buffer, DEVICE)?;
 
-    let len = (SPEC + arguments.len() + 1).next_multiple_of(8);
+    let len_of = |arguments: &str| (SPEC + arguments.len() + 1).next_multiple_of(8);
+    let len: usize = pieces.iter().map(|(_, _, arguments)| len_of(arguments)).sum();
     let mut buffer = request(HEADER + len, SECURE_DATA, Some(name))?;
-    put(&mut buffer, TARGET_COUNT, &1_u32.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_LEN, &sectors.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_NEXT, &u32::try_from(len).map_err(io::Error::other)?.to_le_bytes())?;
-    put(&mut buffer, HEADER + SPEC_KIND, kind.as_bytes())?;
-    put(&mut buffer, HEADER + SPEC, arguments.as_bytes())?;
+    put(&mut buffer, TARGET_COUNT, &u32::try_from(pieces.len()).map_err(io::Error::other)?.to_le_bytes())?;
+    let (mut at, mut start) = (HEADER, 0_u64);
+    for (sectors, kind, arguments) in pieces {
+        let len = len_of(arguments);
+        put(&mut buffer, at, &start.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_LEN, &sectors.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_NEXT, &u32::try_from(len).map_err(io::Error::other)?.to_le_bytes())?;
+        put(&mut buffer, at + SPEC_KIND, kind.as_bytes())?;
+        put(&mut buffer, at + SPEC, arguments.as_bytes())?;
+        (at, start) = (at + len, start.saturating_add(*sectors));
+    }
     let loaded = call(&control, &mut buffer, raw::dm_table_load);
     wipe(&mut buffer);
     loaded?;
     // Without the flag for suspending it, this is the request to let it go on.
     call(&control, &mut request(HEADER, 0, Some(name))?, raw::dm_dev_suspend)?;
     Ok((libc::major(device), libc::minor(device)))
+}
+
+/// Removes a device-mapper device.
+///
+/// # Errors
+/// There is none, or it is in use.
+pub fn remove(name: &str) -> io::Result<()> {
+    let control = File::options().read(true).write(true).open(CONTROL)?;
+    call(&control, &mut request(HEADER, 0, Some(name))?, raw::dm_dev_remove)
 }
 
 /// The kernel's number of a device, as it is written in a request (include/linux/kdev_t.h, `huge_encode_dev`).
@@ -146,19 +191,23 @@ fn wipe(buffer: &mut [u8]) {
 }
 
 /// Reads the answer to a request for a table.
-fn targets(buffer: &[u8]) -> io::Result<Vec<Target>> {
+///
+/// # Errors
+/// It is not such an answer.
+pub fn targets(buffer: &[u8]) -> io::Result<Vec<Target>> {
     let first = u32_at(buffer, DATA_START)? as usize;
     let mut at = first;
+    let mut end = first;
     let mut found = Vec::new();
     for _ in 0..u32_at(buffer, TARGET_COUNT)? {
+        // Each takes its place in the answer, so there are no more of them than it has room for.
+        if at < end {
+            return Err(invalid("the targets of its table overlap"));
+        }
+        end = at.saturating_add(SPEC);
         let kind = text(buffer, at + SPEC_KIND, SPEC_KIND_LEN)?;
         let arguments = text(buffer, at + SPEC, buffer.len())?;
-        found.push(Target {
-            start: u64_at(buffer, at)?,
-            len: u64_at(buffer, at + SPEC_LEN)?,
-            lower: lower(kind, arguments),
-            kind: kind.to_owned(),
-        });
+        found.push(Target::new(u64_at(buffer, at)?, u64_at(buffer, at + SPEC_LEN)?, kind, arguments));
         // Counted from the first target (include/uapi/linux/dm-ioctl.h, at `struct dm_target_spec`).
         at = first.saturating_add(u32_at(buffer, at + SPEC_NEXT)? as usize);
     }
@@ -237,6 +286,7 @@ mod tests {
             (0, 8192, "linear", "254:16 2048"),
             (8192, 100, "crypt", "aes-xts-plain64 :64:logon:cryptsetup:x 0 8:3 32768 1 allow_discards"),
             (8292, 5, "striped", "2 128 98:2 2048 98:18 2048"),
+            (8297, 8, "crypt", "capi:gcm(aes)-random :32:logon:x 0 253:0 0 1 integrity:28:aead"),
         ]))
         .unwrap();
         let target = |start, len, kind: &str, lower: Option<(&str, u64)>| Target {
@@ -244,11 +294,13 @@ mod tests {
             len,
             kind: kind.to_owned(),
             lower: lower.map(|(device, sector)| (device.to_owned(), sector)),
+            is_authenticated: start == 8297,
         };
         let expected = [
             target(0, 8192, "linear", Some(("254:16", 2048))),
             target(8192, 100, "crypt", Some(("8:3", 32768))),
             target(8292, 5, "striped", None),
+            target(8297, 8, "crypt", Some(("253:0", 0))),
         ];
         assert_eq!(found, expected);
     }
@@ -261,6 +313,9 @@ mod tests {
         }
         let mut astray = whole;
         put(&mut astray, HEADER + SPEC_NEXT, &u32::MAX.to_le_bytes()).unwrap();
+        assert!(targets(&astray).is_err());
+        // The second in the place of the first.
+        put(&mut astray, HEADER + SPEC_NEXT, &0_u32.to_le_bytes()).unwrap();
         assert!(targets(&astray).is_err());
         // Too few fields are no place.
         assert_eq!(lower("linear", "8:1"), None);

@@ -17,6 +17,7 @@ pub mod power;
 pub mod random;
 pub mod snapshot;
 pub mod watchdog;
+pub mod wiped;
 
 pub use arch::*;
 

@@ -36,16 +36,18 @@ enum Command {
     },
     /// Copy a file by copy_file_range(2), which shares its blocks where the filesystem can.
     Clone { from: PathBuf, to: PathBuf },
-    /// Make a device-mapper device of one target, and print its path.
+    /// Make a device-mapper device, and print its path.
     Map {
         name: String,
-        /// How long it is, in units of 512 bytes.
-        sectors: u64,
-        /// The kind of its target.
-        kind: String,
-        /// The target's arguments.
-        arguments: String,
+        /// Its UUID.
+        #[arg(long, default_value = "")]
+        uuid: String,
+        /// For each of its targets: how long it is in units of 512 bytes, its kind, and its arguments.
+        #[arg(required = true)]
+        targets: Vec<String>,
     },
+    /// Remove a device-mapper device.
+    Unmap { name: String },
     /// Mount a filesystem in user space that never answers, and stay.
     SilentFilesystem { directory: PathBuf },
     /// Be one of the processes.
@@ -89,12 +91,10 @@ fn main() -> ExitCode {
         Command::Clone { from, to } => {
             std::fs::copy(from, to).map(|_| ExitCode::SUCCESS).context("the copy cannot be made")
         }
-        Command::Map { name, sectors, kind, arguments } => {
-            let made = dormouse_sys::device_mapper::create(&name, sectors, &kind, &arguments);
-            made.map(|(_, minor)| println!("/dev/dm-{minor}"))
-                .map(|()| ExitCode::SUCCESS)
-                .context("the device cannot be made")
-        }
+        Command::Map { name, uuid, targets } => map(&name, &uuid, &targets),
+        Command::Unmap { name } => dormouse_sys::device_mapper::remove(&name)
+            .map(|()| ExitCode::SUCCESS)
+            .context("the device cannot be removed"),
         Command::SilentFilesystem { directory } => workload::silent::serve(&directory).map(|()| ExitCode::SUCCESS),
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {
@@ -107,6 +107,17 @@ fn main() -> ExitCode {
         eprintln!("workload: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn map(name: &str, uuid: &str, targets: &[String]) -> Result<ExitCode> {
+    let pieces = targets.chunks(3).map(|target| match target {
+        [sectors, kind, arguments] => Ok((sectors.parse()?, kind.as_str(), arguments.as_str())),
+        _ => anyhow::bail!("a target is a length, a kind and arguments"),
+    });
+    let pieces = pieces.collect::<Result<Vec<_>>>()?;
+    let made = dormouse_sys::device_mapper::create(name, uuid, &pieces).context("the device cannot be made")?;
+    println!("/dev/dm-{}", made.1);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check() -> Result<ExitCode> {

@@ -13,8 +13,8 @@
 //! there, what was laid out is *mended* before it is read: checksums, pointers, sums and identities are made to fit
 //! what exists.
 
-mod device;
-mod whole;
+pub(super) mod device;
+pub(super) mod whole;
 
 use device::Device;
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};

@@ -33,7 +33,15 @@ done
 
 # As in any distribution's initramfs, before anything is mounted; but `rescue` is a system from elsewhere, which has
 # never heard of Dormouse.
-grep -qw rescue /proc/cmdline || /usr/lib/dormouse/dormouse-resume
+if grep -qw rescue /proc/cmdline; then
+    :
+elif [ -e /etc/unlock ]; then
+    /usr/lib/dormouse/dormouse-resume --before-unlock
+    sh /etc/unlock
+    /usr/lib/dormouse/dormouse-resume --after-unlock
+else
+    /usr/lib/dormouse/dormouse-resume
+fi
 
 # The kernel's own hibernation, which the benchmark compares with: the kernel has looked for it when there was no driver
 # yet.

@@ -13,6 +13,8 @@ use crate::machine::GuestConfig;
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
+/// Where the guest has its script that unlocks volumes, if it has one.
+pub const UNLOCK_PATH: &str = "/etc/unlock";
 /// The argument of the kernel's, before `=`, that names another policy for a boot to put there.
 pub const POLICY_ARGUMENT: &str = "guest.policy";
 /// The commands of busybox that the guest's scripts and the tests use.
@@ -50,6 +52,9 @@ pub struct Userland {
     pub modules: Vec<String>,
     /// Modules that A alone loads.
     pub own_modules: Vec<String>,
+    /// A shell script by which A and C unlock volumes at boot, between two looks for the image. Empty: there is one
+    /// look.
+    pub unlock: String,
     /// The kernel of A and C.
     pub kernel: KernelName,
     /// The kernel of B and D, unless it is A's.
@@ -110,6 +115,9 @@ impl Userland {
             archive = archive.file(&format!("/lib/modules/{}", module.file_name), 0o644, module.bytes);
         }
         archive = archive.file("/etc/modules", 0o644, names.into_bytes());
+        if !self.unlock.is_empty() {
+            archive = archive.file(UNLOCK_PATH, 0o644, self.unlock.clone().into_bytes());
+        }
         for (number, policy) in self.policies.iter().enumerate() {
             let guest_initramfs = format!("/var/lib/dormouse/initramfs{number}.img");
             let (before, after) = policy.text.split_once("[kernel]\n").unwrap_or((&policy.text, ""));

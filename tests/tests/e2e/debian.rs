@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::console::Cursor;
 use dormouse_tests::debian::{self, PACKAGE, Suite, TIMEOUT};
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
@@ -12,34 +13,41 @@ use dormouse_tests::{filesystem, image};
 /// The disk that holds the image, behind the root filesystem's.
 const IMAGE: usize = 1;
 
-/// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a
-/// kernel update, and a boot that is told not to resume.
-pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
+/// The user's first hour, with an image on a disk of its own and the initramfs that initramfs-tools makes; then a boot
+/// that is told not to resume.
+pub(crate) fn initramfs_tools_an_upgrade_and_noresume() -> Result<()> {
     let artifacts = Artifacts::from_environment()?;
-    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(1, "1G".parse()?), &artifacts)?;
-    boot(&mut guest)?;
-    guest.succeed(PATIENCE)?;
-    succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
-    let device = guest.config().disk_path(IMAGE)?;
-    let printed = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
-    ensure!(printed.contains("dormouse enable"), "{printed}");
-    succeed(&mut guest, "dormouse enable")?;
+    let mut guest = with_initramfs_tools(&artifacts)?;
     // An upgrade, of the same version: the second kernel gets the new agent, and the boot's initramfs the new command.
     succeed(&mut guest, "touch /run/before")?;
     succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
     let remade = format!("/var/lib/dormouse/initramfs.img /boot/initrd.img-{}", artifacts.release());
     guest.succeed(&format!("for file in {remade}; do [ $file -nt /run/before ] || exit 1; done"))?;
-    // logind takes its part of it from the next boot on.
-    power_off(&mut guest)?;
-    debian::boot_next(&mut guest, artifacts.release())?;
-    boot(&mut guest)?;
-    let doctor = succeed(&mut guest, "dormouse doctor")?;
-    ensure!(doctor.contains("resume-hook"), "{doctor}");
-
-    let session = Session::begin(&mut guest)?;
+    let session = boot_and_begin(&mut guest, &artifacts)?;
     hibernate(&mut guest)?;
     ensure!(image::commit(&guest.disk_file(IMAGE))?.state == State::Complete, "no image");
     session.resume(&mut guest)?;
+
+    // There are loop devices, too, which the save kernel would not have.
+    guest.succeed("truncate -s 64M /root/disk && modprobe loop && losetup /dev/loop0 /root/disk")?;
+    for (status, command) in [(3, "image init"), (1, "setup --device")] {
+        let refused = guest.run(&format!("dormouse {command} /dev/loop0"))?;
+        ensure!(
+            refused.status == status && refused.stderr.contains("/dev/loop0 lies in the file /root/disk"),
+            "{refused:?}"
+        );
+    }
+    guest
+        .succeed("dormouse image init --force /dev/loop0 && dormouse image info /dev/loop0 && losetup -d /dev/loop0")?;
+    boots_afresh_and_ends(&mut guest, &session, |_| Ok(()))
+}
+
+/// The same system, with a kernel that is updated while it runs.
+pub(crate) fn initramfs_tools_and_a_kernel_update() -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut guest = with_initramfs_tools(&artifacts)?;
+    let device = guest.config().disk_path(IMAGE)?;
+    let session = boot_and_begin(&mut guest, &artifacts)?;
 
     // Debian's own kernel is installed, which cannot be hibernated: the save kernel stays what it is, and it is the one
     // that boots next. The image's disk is away meanwhile: the hooks go on with what they knew of it, and leave a
@@ -49,8 +57,9 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
         "basename $(readlink -f /sys/block/$(basename {device})/device) >/run/disk && \
          cat /run/disk >{driver}/unbind && sleep 1 && test ! -b {device} && rm -f /var/lib/dormouse/boots/*"
     ))?;
-    let printed =
-        succeed(&mut guest, "{ dpkg --install /root/linux-image-*.deb && update-initramfs -u -k all; } 2>&1")?;
+    // The package makes an initramfs for its own kernel.
+    let update = format!("dpkg --install /root/linux-image-*.deb && update-initramfs -u -k {}", artifacts.release());
+    let printed = succeed(&mut guest, &format!("{{ {update}; }} 2>&1"))?;
     ensure!(!printed.contains("dormouse: the save kernel stays"), "the update failed: {printed}");
     ensure!(printed.contains("not there; its modules are found as they were"), "{printed}");
     guest.succeed(&format!("cat /run/disk >{driver}/bind && udevadm settle && test -b {device}"))?;
@@ -69,7 +78,54 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     let release = guest.succeed("uname -r")?;
     ensure!(release.trim() == artifacts.release(), "another kernel goes on: {release}");
 
-    hibernate(&mut guest)?;
+    boots_afresh_and_ends(&mut guest, &session, |guest| {
+        // This boot runs Debian's kernel.
+        let doctor = guest.run("dormouse doctor")?;
+        ensure!(doctor.status == 1, "{doctor:?}");
+        let complaint = doctor.stdout.lines().skip_while(|line| !line.contains("kernel-jump")).take(8);
+        let complaint = complaint.collect::<Vec<_>>().join("\n");
+        ensure!(complaint.contains("CONFIG_KEXEC_JUMP") && complaint.contains("linux-source"), "{}", doctor.stdout);
+        let json = guest.run("dormouse doctor --json")?;
+        let report: serde_json::Value = serde_json::from_str(&json.stdout)?;
+        ensure!(report["ready"] == false, "{report}");
+        let refused = guest.run("dormouse hibernate --json")?;
+        let json: serde_json::Value = serde_json::from_str(&refused.stdout)?;
+        ensure!(refused.status == 3 && json["id"] == "kernel-jump", "{refused:?}");
+        Ok(())
+    })
+}
+
+/// A guest in which Dormouse was installed and set up as a person does it.
+fn with_initramfs_tools(artifacts: &Artifacts) -> Result<Guest> {
+    let mut guest = debian::guest(Suite::Bookworm, GuestConfig::new(1, "1G".parse()?), artifacts)?;
+    boot(&mut guest)?;
+    guest.succeed(PATIENCE)?;
+    succeed(&mut guest, &format!("dpkg --install {PACKAGE}"))?;
+    let device = guest.config().disk_path(IMAGE)?;
+    let printed = succeed(&mut guest, &format!("dormouse setup --device {device}"))?;
+    ensure!(printed.contains("dormouse enable"), "{printed}");
+    succeed(&mut guest, "dormouse enable")?;
+    Ok(guest)
+}
+
+/// Boots with the initramfs that was made, and opens what a person has open.
+fn boot_and_begin(guest: &mut Guest, artifacts: &Artifacts) -> Result<Session> {
+    // logind takes its part of it from the next boot on.
+    power_off(guest)?;
+    debian::boot_next(guest, artifacts.release())?;
+    boot(guest)?;
+    let doctor = succeed(guest, "dormouse doctor")?;
+    ensure!(doctor.contains("resume-hook"), "{doctor}");
+    Session::begin(guest)
+}
+
+/// Hibernates, boots without resuming, looks at that boot, and shuts the guest down for good.
+fn boots_afresh_and_ends(
+    guest: &mut Guest,
+    session: &Session,
+    look: impl FnOnce(&mut Guest) -> Result<()>,
+) -> Result<()> {
+    hibernate(guest)?;
     guest.add_kernel_argument("noresume");
     let mut cursor = guest.power_on()?;
     guest.wait_for(&mut cursor, "(boot-argument): ", TIMEOUT)?;
@@ -78,28 +134,8 @@ pub(crate) fn initramfs_tools_a_kernel_update_and_noresume() -> Result<()> {
     ensure!(boot_id != session.boot_id, "the session was resumed");
     let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     ensure!(status["last"]["id"] == "boot-argument", "{status}");
-
-    // This boot runs Debian's kernel.
-    let doctor = guest.run("dormouse doctor")?;
-    ensure!(doctor.status == 1, "{doctor:?}");
-    let complaint: Vec<&str> = doctor.stdout.lines().skip_while(|line| !line.contains("kernel-jump")).take(8).collect();
-    let complaint = complaint.join("\n");
-    ensure!(complaint.contains("CONFIG_KEXEC_JUMP") && complaint.contains("linux-source"), "{}", doctor.stdout);
-    let json = guest.run("dormouse doctor --json")?;
-    let report: serde_json::Value = serde_json::from_str(&json.stdout)?;
-    ensure!(report["ready"] == false, "{report}");
-    let refused = guest.run("dormouse hibernate --json")?;
-    let json: serde_json::Value = serde_json::from_str(&refused.stdout)?;
-    ensure!(refused.status == 3 && json["id"] == "kernel-jump", "{refused:?}");
-    // It has loop devices, too, which the save kernel would not have.
-    guest.succeed("truncate -s 64M /root/disk && modprobe loop && losetup /dev/loop0 /root/disk")?;
-    for (status, command) in [(3, "image init"), (1, "setup --device")] {
-        let refused = guest.run(&format!("dormouse {command} /dev/loop0"))?;
-        ensure!(refused.status == status && refused.stderr.contains("/dev/loop0 is a loop device"), "{refused:?}");
-    }
-    guest
-        .succeed("dormouse image init --force /dev/loop0 && dormouse image info /dev/loop0 && losetup -d /dev/loop0")?;
-    power_off(&mut guest)?;
+    look(guest)?;
+    power_off(guest)?;
     filesystem::check_ext4(&guest.disk_file(0))?;
     Ok(())
 }
@@ -176,7 +212,7 @@ fn dracut(suite: Suite) -> Result<()> {
 }
 
 /// Waits for the image device longer than by default: under emulation on a busy host, udev needs more than 10 s for it.
-const PATIENCE: &str =
+pub(crate) const PATIENCE: &str =
     "mkdir -p /etc/dormouse.toml.d && printf '[image]\nwait = 120\n' >/etc/dormouse.toml.d/50-patience.toml";
 
 /// A sleep hook that notes what it is told and whether the program that delays the sleep is done, for which there is
@@ -204,7 +240,7 @@ fn hold_inhibitors(guest: &mut Guest) -> Result<()> {
 }
 
 /// What a person has open.
-struct Session {
+pub(crate) struct Session {
     boot_id: String,
     /// How far the service had counted.
     count: u64,
@@ -217,7 +253,7 @@ struct Session {
 impl Session {
     /// A service that counts in its memory and appends to a file that it keeps open, and a shell in tmux that remembers
     /// a value.
-    fn begin(guest: &mut Guest) -> Result<Session> {
+    pub(crate) fn begin(guest: &mut Guest) -> Result<Session> {
         guest.succeed(
             "systemd-run --quiet --unit=counter sh -c \
              'exec 3>>/var/log/counter; i=0; while :; do i=$((i + 1)); echo $i >&3; sleep 0.1; done'",
@@ -247,7 +283,12 @@ impl Session {
     /// Powers on, and demands that everything goes on.
     fn resume(&self, guest: &mut Guest) -> Result<()> {
         let mut cursor = guest.power_on()?;
-        let goes_on = guest.follow(&mut cursor, TIMEOUT, "the session", |line| {
+        self.goes_on(guest, &mut cursor)
+    }
+
+    /// Demands that everything goes on in the boot at `cursor`.
+    pub(crate) fn goes_on(&self, guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
+        let goes_on = guest.follow(cursor, TIMEOUT, "the session", |line| {
             let is_back = line.text.contains("this session goes on");
             (is_back || line.text.contains(READY_MARK)).then_some(is_back)
         })?;
@@ -277,7 +318,7 @@ impl Session {
 }
 
 /// `systemctl hibernate`, as a person gives it, until the power is off.
-fn hibernate(guest: &mut Guest) -> Result<()> {
+pub(crate) fn hibernate(guest: &mut Guest) -> Result<()> {
     let mut cursor = guest.console().end();
     let request = guest.send("systemctl hibernate")?;
     if let Ending::Answered(output) = guest.follow_command(request, &mut cursor, TIMEOUT, &mut |_| ())? {
@@ -292,7 +333,7 @@ fn boot(guest: &mut Guest) -> Result<()> {
     guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
 }
 
-fn power_off(guest: &mut Guest) -> Result<()> {
+pub(crate) fn power_off(guest: &mut Guest) -> Result<()> {
     guest.send("systemctl poweroff")?;
     guest.wait_for_power_off(TIMEOUT)
 }
@@ -303,6 +344,6 @@ fn wait_until(guest: &mut Guest, command: &str) -> Result<()> {
 }
 
 /// A command that may take minutes under emulation.
-fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
+pub(crate) fn succeed(guest: &mut Guest, command: &str) -> Result<String> {
     guest.succeed_within(command, TIMEOUT)
 }

@@ -11,10 +11,10 @@ use dormouse_tests::userland::{GuestPolicy, Userland};
 use crate::{demand_proofs, ids, lines_of_boot, reasons};
 
 /// Where the session mounts its filesystem.
-const FILES: &str = "/run/files";
-const IMAGE: &str = "/run/files/image";
+pub(crate) const FILES: &str = "/run/files";
+pub(crate) const IMAGE: &str = "/run/files/image";
 /// A's policy, which names the file. That of C, in `/etc`, names its place on the disk.
-const POLICY: &str = "/run/file.toml";
+pub(crate) const POLICY: &str = "/run/file.toml";
 
 /// A guest with a filesystem on its one disk of `disk` MiB and a file for the image in it, made after the guest has run
 /// `prepare` there. It is up and has the filesystem mounted; its ordinary boot knows where the file lies.
@@ -30,7 +30,7 @@ fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<G
     let mut guest = Guest::new(config, &userland("/dev/vda"), &artifacts)?;
     filesystem::make(kind, &guest.disk_file(0))?;
     guest.boot()?;
-    mount(&mut guest, kind, "")?;
+    mount(&mut guest, kind, "", "/dev/vda")?;
     guest.succeed(&format!("cd {FILES}\n{prepare}"))?;
     let printed = guest.succeed(&format!("dormouse image create --size {size} {IMAGE}"))?;
     ensure!(printed.contains("UUID=") && printed.contains("/dev/vda"), "{printed}");
@@ -43,19 +43,20 @@ fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<G
     let (_, offset) = device.split_once('@').context("no offset")?;
     let expected = format!("no image to resume: the one on /dev/vda (from byte {offset} on) is empty");
     ensure!(reasons(&lines) == [expected.as_str()], "{:?}", reasons(&lines));
-    mount(&mut guest, kind, "")?;
+    mount(&mut guest, kind, "", "/dev/vda")?;
     ensure!(boot_device(&mut guest)? == device, "the file has moved");
     Ok(guest)
 }
 
-fn mount(guest: &mut Guest, kind: &str, options: &str) -> Result<()> {
-    guest.succeed(&format!("mkdir -p {FILES} && mount -t {kind} {options} /dev/vda {FILES}"))?;
+/// Mounts a device, and gives A a policy that names a file there.
+pub(crate) fn mount(guest: &mut Guest, kind: &str, options: &str, device: &str) -> Result<()> {
+    guest.succeed(&format!("mkdir -p {FILES} && mount -t {kind} {options} {device} {FILES}"))?;
     guest.succeed(&format!("sed 's|^device = .*|device = \"{IMAGE}\"|' /etc/dormouse.toml >{POLICY}"))?;
     Ok(())
 }
 
 /// The image device as an initramfs needs it.
-fn boot_device(guest: &mut Guest) -> Result<String> {
+pub(crate) fn boot_device(guest: &mut Guest) -> Result<String> {
     let policy = guest.succeed(&format!("dormouse --config {POLICY} config show --boot"))?;
     let device = policy.lines().find_map(|line| line.strip_prefix("device = \"")?.strip_suffix('"'));
     let device = device.with_context(|| policy.clone())?.to_owned();
@@ -63,7 +64,7 @@ fn boot_device(guest: &mut Guest) -> Result<String> {
     Ok(device)
 }
 
-fn hibernate(then: &str) -> String {
+pub(crate) fn hibernate(then: &str) -> String {
     format!("dormouse --config {POLICY} hibernate --then {then} --json")
 }
 
@@ -100,7 +101,7 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(guest)?;
     ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
-    mount(guest, kind, "")?;
+    mount(guest, kind, "", "/dev/vda")?;
     let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
     ensure!(info.contains("discarded: the kernel command line"), "{info}");
     guest.succeed(&format!("tr -d '0-9\\n' <{FILES}/work | head -c 1 | grep -q . && exit 1; umount {FILES}"))?;
@@ -194,7 +195,7 @@ pub(crate) fn files_that_will_not_do() -> Result<()> {
     ensure!(output.status != 0 && output.stderr.contains("is mounted already"), "{output:?}");
 
     guest.succeed(&format!("umount {FILES}"))?;
-    mount(&mut guest, "ext4", "-o data=journal")?;
+    mount(&mut guest, "ext4", "-o data=journal", "/dev/vda")?;
     refused(&mut guest, &hibernate("poweroff"), &[IMAGE, "data=journal"])?;
     refused(&mut guest, &create("64M", "/run/files/other"), &["data=journal"])?;
     guest.succeed(&format!("umount {FILES}"))?;

@@ -27,16 +27,21 @@ mod resume_checks;
 mod runner;
 mod save_faults;
 mod screen;
+mod sealed_debian;
+mod sealed_keys;
+mod sealed_stacks;
+mod sealed_tpm;
 mod shapes;
 mod soak;
 mod stock;
 mod system;
 mod verify;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::client::Request;
@@ -66,7 +71,13 @@ fn session(config: GuestConfig) -> Result<Guest> {
 
 /// The same, whose policy goes on with `policy`.
 fn session_with(config: GuestConfig, policy: &str) -> Result<Guest> {
+    session_prepared(config, policy, |_| Ok(()))
+}
+
+/// The same, whose disks are prepared before the power is on.
+fn session_prepared(config: GuestConfig, policy: &str, prepare: impl FnOnce(&Guest) -> Result<()>) -> Result<Guest> {
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
+    prepare(&guest)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
@@ -124,6 +135,17 @@ fn demand_refusal(guest: &mut Guest, id: &str) -> Result<()> {
     ensure!(output.status == 3 && json["outcome"] == "refused" && json["id"] == id, "not {id}: {output:?}");
     ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
     Ok(())
+}
+
+/// Whether a word is in a file. Zeroes end grep's lines, so that none is longer than what lies between two of them.
+fn contains(file: &Path, word: &str) -> Result<bool> {
+    let mut grep = Command::new("grep");
+    let status = grep.env("LC_ALL", "C").args(["-qzaF", "-e", word]).arg(file).status().context("grep")?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => bail!("grep {word} {}: {status}", file.display()),
+    }
 }
 
 /// Powers on and returns the console's lines until an ordinary boot is up.

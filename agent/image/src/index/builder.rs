@@ -1,5 +1,7 @@
 //! Writing index blocks.
 
+use std::sync::Arc;
+
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U16, U32};
 
@@ -7,12 +9,15 @@ use super::{CHUNK, Chunk, EXTENT, INDEX, INDEX_MAGIC, RawChunk, RawExtent, RawIn
 use crate::block::{self, PROLOGUE};
 use crate::error::{Block, FormatError};
 use crate::layout::{CHUNK_PAGES, DATA_OFFSET, INDEX_MAX, INDEX_MAX_CHUNKS};
-use crate::{BLOCK, Extent, Locator, Uuid};
+use crate::seal::Sealer;
+use crate::{BLOCK, Extent, Locator, SEALED, Uuid};
 
 /// Collects what an index block describes, until it is full.
 #[derive(Debug)]
 pub struct IndexBuilder {
     save_id: Uuid,
+    /// Of a sealed image.
+    sealer: Option<Arc<Sealer>>,
     prev: Locator,
     /// The end of the last chunk or index block.
     end: u64,
@@ -25,8 +30,15 @@ impl IndexBuilder {
     /// An empty block of the save `save_id`.
     #[must_use]
     pub fn new(save_id: Uuid) -> IndexBuilder {
+        IndexBuilder::with(save_id, None)
+    }
+
+    /// An empty block of the save `save_id`, whose blocks are sealed where there is a sealer; so are its chunks then.
+    #[must_use]
+    pub fn with(save_id: Uuid, sealer: Option<Arc<Sealer>>) -> IndexBuilder {
         IndexBuilder {
             save_id,
+            sealer,
             prev: Locator::default(),
             end: DATA_OFFSET,
             chunks: Vec::new(),
@@ -63,6 +75,10 @@ impl IndexBuilder {
         if self.is_full() {
             return Err(self.too_large());
         }
+        if self.sealer.is_some() != (chunk.counter != 0) {
+            let (field, why) = ("chunk's counter", "0 in an image that is not sealed, and only there");
+            return Err(FormatError::Field { block: Block::Index, field, value: chunk.counter, why });
+        }
         self.end = check_chunk(chunk, extents, self.end, u64::MAX)?;
         self.chunks.push(RawChunk {
             offset: chunk.offset.into(),
@@ -71,8 +87,8 @@ impl IndexBuilder {
             codec: U16::new(chunk.codec.number()),
             // At most one for each of 64 pages.
             extents: U16::new(u16::try_from(extents.len()).unwrap_or(u16::MAX)),
-            counter: 0.into(),
-            tag: [0; 16],
+            counter: chunk.counter.into(),
+            tag: chunk.tag,
         });
         self.extents.extend(extents);
         Ok(())
@@ -99,7 +115,7 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Encodes the block for its place at `at`, and starts the next one after it.
+    /// Encodes the block for its place at `at`, seals it where the image is sealed, and starts the next one after it.
     ///
     /// # Errors
     /// [`FormatError::Field`] where `at` is not a block boundary after the chunks, [`FormatError::TooLarge`], which
@@ -123,7 +139,7 @@ impl IndexBuilder {
             chunks: count(self.chunks.len()),
             extents: count(self.extents.len()),
             zero: count(self.zero.len()),
-            prev_tag: [0; 16],
+            prev_tag: self.prev.tag,
             reserved: [0; 8],
         };
         let mut body = Vec::with_capacity(self.body_len());
@@ -132,8 +148,12 @@ impl IndexBuilder {
         for extent in self.extents.iter().chain(&self.zero) {
             body.extend(RawExtent { pfn: extent.pfn.into(), pages: extent.pages.into() }.as_bytes());
         }
-        let bytes = block::frame(Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
-        self.prev = Locator::of(Block::Index, at, &bytes)?;
+        let minor = if self.sealer.is_some() { SEALED } else { 0 };
+        let mut bytes = block::frame_since(minor, Block::Index, INDEX_MAGIC, &body, INDEX_MAX)?;
+        self.prev = match &self.sealer {
+            Some(sealer) => sealer.block(Block::Index, at, &mut bytes)?,
+            None => Locator::of(Block::Index, at, &bytes)?,
+        };
         self.end = self.prev.end(DATA_OFFSET, INDEX_MAX).ok_or(misplaced)?;
         self.chunks.clear();
         self.extents.clear();

@@ -25,9 +25,14 @@ pub(crate) fn with(block: &[u8], offset: usize, value: &[u8]) -> Vec<u8> {
 
 /// A block of version 1.0 with this body, padded to whole blocks.
 pub(crate) fn framed(magic: [u8; 8], body: &[u8]) -> Vec<u8> {
+    framed_by(0, magic, body)
+}
+
+/// The same of another minor version.
+pub(crate) fn framed_by(minor: u8, magic: [u8; 8], body: &[u8]) -> Vec<u8> {
     let len = (PROLOGUE + body.len()).next_multiple_of(BLOCK);
     let mut block = magic.to_vec();
-    block.extend([1, 0, 0, 0]);
+    block.extend([1, 0, minor, 0]);
     block.extend(u32::try_from(len).unwrap().to_le_bytes());
     block.extend([0; 8]);
     block.extend(body);

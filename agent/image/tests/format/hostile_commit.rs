@@ -67,7 +67,8 @@ fn totals_that_do_not_add_up_are_refused() {
 
 #[test]
 fn a_header_anywhere_else_or_too_long_is_refused() {
-    let header = |offset, len| Commit { header: Locator { offset, len, checksum: 1 }, ..values::commit() };
+    let header =
+        |offset, len| Commit { header: Locator { offset, len, checksum: 1, ..Locator::default() }, ..values::commit() };
     for (offset, len) in [
         (0, 4096),
         (HEADER_OFFSET - 4096, 4096),
@@ -86,7 +87,7 @@ fn a_header_anywhere_else_or_too_long_is_refused() {
 #[test]
 fn an_index_block_outside_the_stream_or_too_long_is_refused() {
     let index = |offset: u64, len: u32, data_end| Commit {
-        last_index: Locator { offset, len, checksum: 1 },
+        last_index: Locator { offset, len, checksum: 1, ..Locator::default() },
         data_end,
         ..values::commit()
     };

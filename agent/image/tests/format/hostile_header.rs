@@ -4,7 +4,7 @@ use dormouse_image::layout::{HEADER_MAX, PFN_LIMIT};
 use dormouse_image::record::{Kind, RecordError};
 use dormouse_image::{
     Block, DiskPlace, FirmwareKind, FirmwareRange, FormatError, HEADER_MAGIC, Header, Mailbox, PfnRange, PhysRange,
-    SESSION_KINDS, SessionRecord, VERSION,
+    SESSION_KINDS, SessionRecord,
 };
 
 use crate::bytes::{PROLOGUE, framed, with};
@@ -74,7 +74,7 @@ fn changed(change: impl FnOnce(&mut SessionRecord)) -> Header {
 /// What has a meaning only for a newer version, in the header with these records.
 fn newer(records: &[Record]) -> &'static str {
     match Header::decode(&header_of(records)) {
-        Err(FormatError::Newer { block: Block::Header, what, written: VERSION }) => what,
+        Err(FormatError::Newer { block: Block::Header, what, written: values::WRITTEN }) => what,
         other => panic!("{other:?}"),
     }
 }
@@ -98,7 +98,7 @@ fn an_unknown_record_is_refused_unless_it_may_be_skipped() {
         for at in [0, 4, KINDS] {
             let mut records = records();
             records.insert(at, (kind, 0, b"news".to_vec()));
-            assert_eq!(record_error(&records), RecordError::Unknown { kind, written: VERSION });
+            assert_eq!(record_error(&records), RecordError::Unknown { kind, written: values::WRITTEN });
             records[at].1 = 1;
             assert_eq!(Header::decode(&header_of(&records)), Ok(values::header()));
             // It may come more than once: whoever does not know it cannot tell.

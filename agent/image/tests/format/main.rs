@@ -10,6 +10,7 @@ mod hostile_header;
 mod hostile_index;
 mod hostile_label;
 mod index_builder;
+mod keys;
 mod records;
 mod reserved;
 mod round_trip;

@@ -74,9 +74,9 @@ fn a_slot_that_is_cut_short_does_not_hide_the_other() {
 #[test]
 fn a_whole_record_that_needs_a_newer_version_is_not_passed_over() {
     let good = record(3).encode().unwrap();
-    let newer = with(&with(&good, 10, &[1]), 236, &[1]);
+    let newer = with(&with(&good, 10, &[2]), 236, &[3]);
     for found in [newest(&good, &newer), newest(&newer, &good), newest(&newer, &newer)] {
-        let written = Version { major: 1, minor: 1 };
+        let written = Version { major: 1, minor: 2 };
         assert!(matches!(found, Err(FormatError::Newer { written: w, .. }) if w == written), "{found:?}");
     }
 }

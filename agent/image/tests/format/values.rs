@@ -3,18 +3,22 @@
 use dormouse_image::layout::{
     CHUNK_PAGES, DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX, LABEL_MAX_EXTENTS, PFN_LIMIT,
 };
+use dormouse_image::seal::{Nonce, Seal, Suite, Tag, WRAPS_MAX, Wrap};
 use dormouse_image::{
     Architecture, BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem, FirmwareKind,
-    FirmwareRange, Header, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord, State, SwapArea,
-    Totals, Uuid,
+    FirmwareRange, Header, Label, Layer, LayerKind, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord,
+    State, SwapArea, Totals, Uuid, Version,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+/// The version of blocks that have nothing new.
+pub(crate) const WRITTEN: Version = Version { major: 1, minor: 0 };
+
 pub(crate) fn label() -> Label {
     let extents = vec![DiskExtent { offset: 0x8000, len: 0x3000 }, DiskExtent { offset: 0x1000, len: 0x7000 }];
-    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents }
+    Label { uuid: Uuid([0x11; 16]), created_unix: 1_700_000_000, extents, mirror: None, stack: Vec::new() }
 }
 
 pub(crate) fn commit() -> Commit {
@@ -26,8 +30,13 @@ pub(crate) fn commit() -> Commit {
         kept: 0,
         image: Uuid([0x11; 16]),
         save_id: Uuid([0x22; 16]),
-        header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0x0123_4567_89ab_cdef },
-        last_index: Locator { offset: DATA_OFFSET + 8192, len: 4096, checksum: 0xfedc_ba98_7654_3210 },
+        header: Locator { offset: HEADER_OFFSET, len: 4096, checksum: 0x0123_4567_89ab_cdef, ..Locator::default() },
+        last_index: Locator {
+            offset: DATA_OFFSET + 8192,
+            len: 4096,
+            checksum: 0xfedc_ba98_7654_3210,
+            ..Locator::default()
+        },
         data_end: DATA_OFFSET + 12288,
         totals: Totals {
             ram_pages: 10,
@@ -46,6 +55,7 @@ pub(crate) fn commit() -> Commit {
             least_available_kib: 60_000,
         },
         reason: "asked for".to_string(),
+        seal: None,
     }
 }
 
@@ -104,7 +114,7 @@ pub(crate) fn extent(pfn: u64, pages: u32) -> Extent {
 
 /// A chunk that is stored as it is, for `pages` pages.
 pub(crate) fn stored(offset: u64, pages: u32) -> Chunk {
-    Chunk { offset, stored_len: pages * 4096, codec: Codec::Store, checksum: 0x5555_5555_5555_5555 }
+    Chunk { offset, stored_len: pages * 4096, codec: Codec::Store, checksum: 0x5555_5555_5555_5555, ..Chunk::default() }
 }
 
 pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
@@ -112,11 +122,16 @@ pub(crate) fn any_uuid() -> impl Strategy<Value = Uuid> {
 }
 
 pub(crate) fn any_label() -> impl Strategy<Value = Label> {
-    (any_uuid(), any::<u64>(), any_map()).prop_map(|(uuid, created_unix, extents)| Label {
-        uuid,
-        created_unix,
-        extents,
+    let parts = (any_uuid(), any::<u64>(), any_map(), any::<bool>(), vec(any_layer(), 0..6));
+    parts.prop_map(|(uuid, created_unix, extents, is_mirrored, layers)| {
+        let is_mapped = !extents.is_empty();
+        let mirror = (is_mapped && is_mirrored).then_some([Uuid([1; 16]), Uuid([2; 16])]);
+        Label { uuid, created_unix, mirror, stack: if is_mapped { layers } else { Vec::new() }, extents }
     })
+}
+
+fn any_layer() -> impl Strategy<Value = Layer> {
+    (select(LayerKind::ALL.to_vec()), "[ -~]{1,100}").prop_map(|(kind, identity)| Layer { kind, identity })
 }
 
 /// A map of a file: extents with gaps between them or none, in any order.
@@ -141,6 +156,7 @@ fn any_locator(offset: impl Strategy<Value = u64>, max: usize) -> impl Strategy<
         offset,
         len: blocks * 4096,
         checksum,
+        ..Locator::default()
     })
 }
 
@@ -168,7 +184,42 @@ fn any_stats() -> impl Strategy<Value = SaveStats> {
     })
 }
 
+/// A tag or a nonce.
+fn any_tag() -> impl Strategy<Value = Tag> {
+    any::<Tag>()
+}
+
+pub(crate) fn any_seal() -> impl Strategy<Value = Seal> {
+    let suite = select(vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
+    let wrap = (any::<[u32; 2]>(), any::<[u8; 32]>(), any::<([u8; 32], Tag)>());
+    let wrap = wrap.prop_map(|([slot, kind], ephemeral, (key, tag))| {
+        let mut sealed = [0; 48];
+        sealed[..32].copy_from_slice(&key);
+        sealed[32..].copy_from_slice(&tag);
+        Wrap { slot, kind, ephemeral, sealed }
+    });
+    let wraps = prop::collection::vec(wrap, 0..=WRAPS_MAX);
+    (suite, any_tag(), any::<[u8; 32]>(), wraps).prop_map(|(suite, nonce, mac, wraps)| Seal {
+        suite,
+        nonce: Nonce(nonce),
+        mac,
+        wraps,
+    })
+}
+
+/// A record of an image that is sealed, or is not.
 pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
+    let seal = prop::option::of((any_seal(), any_tag(), any_tag()));
+    (any_unsealed_commit(), seal).prop_map(|(commit, sealed)| {
+        let Some((seal, header_tag, index_tag)) = sealed else { return commit };
+        let header = Locator { tag: header_tag, ..commit.header };
+        let last_index = Locator { tag: index_tag, ..commit.last_index };
+        let commit = Commit { header, last_index, seal: Some(seal), ..commit };
+        if commit.state.holds_a_session() { commit } else { commit.without_key() }
+    })
+}
+
+fn any_unsealed_commit() -> impl Strategy<Value = Commit> {
     let index_offset = (DATA_OFFSET / 4096..1 << 51).prop_map(|block| block * 4096);
     let places = (any_locator(Just(HEADER_OFFSET), HEADER_MAX), any_locator(index_offset, INDEX_MAX));
     let identity = (any::<[u64; 2]>(), select(State::ALL.to_vec()), any::<[u16; 2]>(), any_uuid(), any_uuid());
@@ -194,6 +245,7 @@ pub(crate) fn any_commit() -> impl Strategy<Value = Commit> {
                 totals,
                 stats,
                 reason,
+                seal: None,
             }
         },
     )
@@ -380,7 +432,7 @@ pub(crate) fn any_index_parts() -> impl Strategy<Value = IndexParts> {
             };
             let offset = end + gap;
             end = offset + u64::from(stored_len);
-            let chunk = Chunk { offset, stored_len, codec, checksum };
+            let chunk = Chunk { offset, stored_len, codec, checksum, ..Chunk::default() };
             chunks.push((chunk, extents));
         }
         IndexParts { chunks, zero, end }

@@ -1,6 +1,9 @@
 //! The values of the golden image: a machine with little memory, saved in three chunks.
 
+use std::sync::Arc;
+
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET, LABEL_OFFSET};
+use dormouse_image::seal::{Nonce, Save, SaveKey, Seal, Sealer, Sealing, Suite, wrap};
 use dormouse_image::{
     Architecture, BLOCK, Block, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem,
     FirmwareKind, FirmwareRange, Header, IndexBuilder, Label, Locator, Mailbox, PfnRange, PhysRange, SaveStats,
@@ -41,6 +44,8 @@ pub(crate) fn label() -> Label {
             DiskExtent { offset: 0x1234_5000, len: 0x10_0000 },
             DiskExtent { offset: 0x2000, len: 0x10_0000 },
         ],
+        mirror: None,
+        stack: Vec::new(),
     }
 }
 
@@ -114,7 +119,13 @@ fn session() -> SessionRecord {
 /// Three chunks: a page as it is, two pages compressed after it, and after the first index block two scattered pages.
 pub(crate) fn chunks() -> [Stored; 3] {
     let stored = |offset, codec, extents, pages: &[u8], bytes: Vec<u8>| Stored {
-        chunk: Chunk { offset, stored_len: u32::try_from(bytes.len()).unwrap(), codec, checksum: checksum(pages) },
+        chunk: Chunk {
+            offset,
+            stored_len: u32::try_from(bytes.len()).unwrap(),
+            codec,
+            checksum: checksum(pages),
+            ..Chunk::default()
+        },
         extents,
         bytes,
     };
@@ -132,8 +143,18 @@ pub(crate) fn zero_runs() -> [Vec<Extent>; 2] {
     [vec![extent(0x200, 16), extent(0x400, 1)], vec![extent(0x9001, 255)]]
 }
 
-/// The image as bytes, as encoded, up to the end of the stream.
-pub(crate) fn encode() -> Vec<u8> {
+/// With what the sealed image is sealed: two slots have its key.
+pub(crate) fn sealing() -> Sealing {
+    let key = SaveKey::new(b"a key that is not a secret, ever");
+    let save = Save { image: label().uuid, save_id: save_id(), nonce: Nonce(*b"sixteen for once") };
+    let wrap = |slot, kind, kek| wrap(kek, &save, slot, kind, [0; 32], &key).unwrap();
+    let wraps = vec![wrap(1, 1, &[1; 32]), wrap(7, 2, &[2; 32])];
+    Sealing { suite: Suite::Aes256Gcm, nonce: save.nonce, wraps, key }
+}
+
+/// The image as bytes, as encoded, up to the end of the stream; sealed where that is asked for.
+pub(crate) fn encode(sealing: Option<&Sealing>) -> Vec<u8> {
+    let sealer = sealing.map(|sealing| Arc::new(Sealer::new(sealing, label().uuid, save_id()).unwrap()));
     let data_end = INDEX_OFFSETS[1] + 4096;
     let mut image = vec![0; usize::try_from(data_end).unwrap()];
     let mut put = |offset: u64, bytes: &[u8]| {
@@ -141,17 +162,29 @@ pub(crate) fn encode() -> Vec<u8> {
         image[offset..offset + bytes.len()].copy_from_slice(bytes);
     };
     put(LABEL_OFFSET, &label().encode().unwrap());
-    let header = header().encode().unwrap();
+    let (header, at_header) = match &sealer {
+        Some(sealer) => sealer.header(&header()).unwrap(),
+        None => {
+            let header = header().encode().unwrap();
+            let locator = Locator::of(Block::Header, HEADER_OFFSET, &header).unwrap();
+            (header, locator)
+        }
+    };
     put(HEADER_OFFSET, &header);
 
-    let mut builder = IndexBuilder::new(save_id());
+    let mut builder = IndexBuilder::with(save_id(), sealer.clone());
     let mut last_index = Locator::default();
     let all = chunks();
     let parts = [&all[..2], &all[2..]];
     for ((chunks, zero), at) in parts.into_iter().zip(zero_runs()).zip(INDEX_OFFSETS) {
         for stored in chunks {
-            put(stored.chunk.offset, &stored.bytes);
-            builder.chunk(&stored.chunk, &stored.extents).unwrap();
+            let (mut chunk, mut bytes) = (stored.chunk, stored.bytes.clone());
+            if let Some(sealer) = &sealer {
+                let pages = stored.extents.iter().map(|extent| extent.pages as usize).sum();
+                sealer.chunk(&mut chunk, pages, &mut bytes).unwrap();
+            }
+            put(chunk.offset, &bytes);
+            builder.chunk(&chunk, &stored.extents).unwrap();
         }
         for run in zero {
             builder.zero(run).unwrap();
@@ -161,8 +194,11 @@ pub(crate) fn encode() -> Vec<u8> {
         put(at, &bytes);
     }
 
-    let header = Locator::of(Block::Header, HEADER_OFFSET, &header).unwrap();
-    let [older, newer] = commits(header, last_index);
+    let [mut older, mut newer] = commits(at_header, last_index);
+    if let Some(sealer) = &sealer {
+        newer = sealer.commit(newer).unwrap();
+        older.seal = newer.seal.as_ref().map(Seal::wiped);
+    }
     put(Slot::First.offset(), &older.encode().unwrap());
     put(Slot::Second.offset(), &newer.encode().unwrap());
     image

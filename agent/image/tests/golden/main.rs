@@ -1,12 +1,14 @@
 //! The golden image of format version 1: what was written once is always read, and is still written the same.
 //!
-//! `v1.hex` is the whole device as `hexdump -C` shows it. A change of it is a change of the format. To write it again:
+//! `v1.hex` is the whole device as `hexdump -C` shows it, `v1-sealed.hex` the same image sealed. A change of them is a
+//! change of the format. To write them again:
 //! `DORMOUSE_BLESS=1 cargo test -p dormouse-image --test golden`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod hexdump;
 mod image;
+mod sealed;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -18,16 +20,19 @@ use dormouse_image::{
     newest,
 };
 
-/// The golden image's bytes; written from the values first, once, where that was asked for.
+/// The bytes of a golden image; written from the values first, where that was asked for.
+fn read(name: &str, encode: fn() -> Vec<u8>) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("DORMOUSE_BLESS").is_some_and(|bless| bless == "1") {
+        std::fs::write(&path, hexdump::write(&encode())).unwrap();
+    }
+    hexdump::read(&std::fs::read_to_string(&path).unwrap())
+}
+
+/// The golden image's bytes.
 fn golden() -> &'static [u8] {
     static GOLDEN: OnceLock<Vec<u8>> = OnceLock::new();
-    GOLDEN.get_or_init(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.hex");
-        if std::env::var_os("DORMOUSE_BLESS").is_some_and(|bless| bless == "1") {
-            std::fs::write(&path, hexdump::write(&image::encode())).unwrap();
-        }
-        hexdump::read(&std::fs::read_to_string(&path).unwrap())
-    })
+    GOLDEN.get_or_init(|| read("v1.hex", || image::encode(None)))
 }
 
 /// `len` bytes at `offset`.
@@ -44,7 +49,7 @@ fn located<'a>(image: &'a [u8], block: Block, locator: &Locator) -> &'a [u8] {
 
 #[test]
 fn the_values_encode_to_the_golden_bytes() {
-    let (golden, encoded) = (golden(), image::encode());
+    let (golden, encoded) = (golden(), image::encode(None));
     let difference = golden.iter().zip(&encoded).position(|(golden, encoded)| golden != encoded);
     assert_eq!(difference, None, "the first byte that differs");
     assert_eq!(golden.len(), encoded.len());

@@ -138,6 +138,7 @@ fn virtual_kind(sysfs: &Path, end: &Path) -> Option<&'static str> {
         name if name.starts_with("dm-") => "a device-mapper device (LVM, LUKS, multipath)",
         name if name.starts_with("md") => "a software RAID",
         name if name.starts_with("loop") => "a loop device",
+        name if name.starts_with("bcache") => "a bcache device",
         name if name.starts_with("nbd") || name.starts_with("rbd") || name.starts_with("drbd") => NETWORK,
         _ => "no disk of its own",
     })

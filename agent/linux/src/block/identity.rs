@@ -13,12 +13,9 @@ use crate::disk::DiskIdentity;
 /// The disk under a block device's node; `None` where sysfs does not list it.
 #[must_use]
 pub fn disk_of(path: &Path) -> Option<DiskIdentity> {
-    use std::os::unix::fs::MetadataExt;
-    let number = std::fs::metadata(path).ok()?.rdev();
-    let number = format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
-    let partition = BlockDevice { path: path.to_owned(), sysfs: sysfs.clone() }.partition();
-    Some(identity(&sysfs, partition.map(|partition| partition.uuid.to_lowercase()).as_deref()))
+    let device = BlockDevice::of_node(path)?;
+    let partition = device.partition();
+    Some(identity(&device.sysfs, partition.map(|partition| partition.uuid.to_lowercase()).as_deref()))
 }
 
 /// The disk whose directory in sysfs, or that of whose partition, is `device`.

@@ -1,6 +1,9 @@
 //! Where the bytes of a block device lie on a disk: through partitions, device-mapper's `linear` and `crypt`, RAID 1 of
 //! md, and loop devices that are over a device.
 //!
+//! [`place`] follows a few bytes of a filesystem, to compare them. [`below`](super::below) follows all of an image, to
+//! write it, and is stricter.
+//!
 //! Nothing is written, and nothing but the kernel's own tables is read. What lies on a disk in another way (spread,
 //! copied later, in a cache, in a file) has no place here, and the reason says why.
 
@@ -58,6 +61,26 @@ pub enum NoPlace {
         /// As md calls it.
         level: String,
     },
+    /// They are on several disks.
+    #[error("{} lies on several devices ({} and {})", node.display(), first.display(), second.display())]
+    Devices {
+        /// The device.
+        node: PathBuf,
+        /// What one piece of it is on.
+        first: PathBuf,
+        /// What another is on.
+        second: PathBuf,
+    },
+    /// A layer that could be followed is not in a state in which it may be.
+    #[error("{} {why}", node.display())]
+    State {
+        /// The device.
+        node: PathBuf,
+        /// What is in the way, as a clause.
+        why: String,
+        /// What to do about it, as a clause.
+        remedy: &'static str,
+    },
     /// It is not a device of this machine's.
     #[error(transparent)]
     Hardware(#[from] NoHardware),
@@ -76,23 +99,112 @@ pub enum NoPlace {
 /// # Errors
 /// [`NoPlace`].
 pub fn place(number: &str, offset: u64, len: u64) -> Result<Place, NoPlace> {
-    let table = |number: &str| {
-        let parts = number.split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        let (major, minor) = parts.ok_or(io::ErrorKind::InvalidData)?;
-        device_mapper::table(major, minor)
-    };
     Layers { sysfs: Path::new("/sys"), table: &table }.place(number, offset, len, 0)
 }
 
+/// The pieces of the device-mapper device with this number, as the kernel that runs has them.
+pub(super) fn table(number: &str) -> io::Result<Vec<Target>> {
+    let parts = number.split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let (major, minor) = parts.ok_or(io::ErrorKind::InvalidData)?;
+    device_mapper::table(major, minor)
+}
+
 /// The kernel's tables.
-struct Layers<'a> {
-    sysfs: &'a Path,
+pub(super) struct Layers<'a> {
+    pub(super) sysfs: &'a Path,
     /// The pieces of a device-mapper device by its number.
-    table: &'a dyn Fn(&str) -> io::Result<Vec<Target>>,
+    pub(super) table: &'a dyn Fn(&str) -> io::Result<Vec<Target>>,
+}
+
+/// A block device, by how it is put together.
+pub(super) struct Device {
+    /// Its node.
+    pub(super) node: PathBuf,
+    /// Its directory in sysfs.
+    pub(super) directory: PathBuf,
+    pub(super) kind: DeviceKind,
+}
+
+pub(super) enum DeviceKind {
+    /// A disk or a partition of one.
+    Hardware(Hardware),
+    /// A partition of something that is put together: that one's number, and the first byte on it.
+    Partition(String, u64),
+    /// One of device-mapper's.
+    Mapper,
+    /// One of md's.
+    Array,
+    /// A loop device over a file, from this byte on.
+    Loop(String, u64),
+    /// Something else.
+    Other(NoHardware),
+}
+
+/// A disk of an array of md's.
+pub(super) struct Leg {
+    /// Its directory in that of the array.
+    pub(super) directory: PathBuf,
+    /// As md writes it.
+    pub(super) state: String,
+    /// The byte at which its data begin.
+    pub(super) start: u64,
+    /// Its number.
+    pub(super) number: String,
+}
+
+impl Leg {
+    /// The disks of the array whose directory in sysfs is `md`, those that it has lost or not yet synchronised too.
+    pub(super) fn all(md: &Path) -> io::Result<Vec<Leg>> {
+        let mut legs = Vec::new();
+        for entry in fs::read_dir(md)?.flatten() {
+            let directory = entry.path();
+            let is_leg = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("rd"))
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+            if is_leg {
+                let state = text(&directory.join("state")).unwrap_or_default();
+                // One that is gone has neither.
+                let read = |name: &str| match text(&directory.join(name)) {
+                    Err(_) if state.contains("faulty") => Ok("0".to_owned()),
+                    result => result,
+                };
+                let start = sectors(&read("offset")?, SECTOR).ok_or_else(|| wrong("offset"))?;
+                let number = read("block/dev")?;
+                legs.push(Leg { directory, state, start, number });
+            }
+        }
+        legs.sort_by(|a, b| a.directory.cmp(&b.directory));
+        Ok(legs)
+    }
+
+    /// Whether it holds what the array holds.
+    pub(super) fn is_in_sync(&self) -> bool {
+        !self.state.contains("faulty") && self.state.contains("in_sync")
+    }
 }
 
 impl Layers<'_> {
     fn place(&self, number: &str, offset: u64, len: u64, depth: usize) -> Result<Place, NoPlace> {
+        let device = self.device(number, depth)?;
+        match device.kind {
+            DeviceKind::Hardware(hardware) => Ok(Place { legs: vec![(hardware.node, offset)], is_encrypted: false }),
+            DeviceKind::Partition(disk, start) => self.place(&disk, offset.saturating_add(start), len, depth + 1),
+            DeviceKind::Mapper => self.mapped(number, &device.node, offset, len, depth),
+            DeviceKind::Array => self.mirrored(&device.directory, &device.node, offset, len, depth),
+            DeviceKind::Loop(file, start) => {
+                match Path::new(&file).strip_prefix("/dev").ok().and_then(|name| self.number_of(name)) {
+                    Some(below) => self.place(&below, offset.saturating_add(start), len, depth + 1),
+                    None => Err(NoPlace::InFile { node: device.node, file: file.into() }),
+                }
+            }
+            DeviceKind::Other(refused) => Err(refused.into()),
+        }
+    }
+
+    /// What the device with this number is, which lies under `depth` others.
+    pub(super) fn device(&self, number: &str, depth: usize) -> Result<Device, NoPlace> {
         let link = Path::new("dev/block").join(number);
         let directory = self.sysfs.join(&link);
         let unknown = |source| NoPlace::Unknown { node: directory.clone(), source };
@@ -100,31 +212,31 @@ impl Layers<'_> {
             return Err(unknown(io::Error::other("too many devices lie over one another")));
         }
         let directory = directory.canonicalize().map_err(unknown)?;
-        let refused = match Hardware::at(self.sysfs, &link) {
-            Ok(hardware) => return Ok(Place { legs: vec![(hardware.node, offset)], is_encrypted: false }),
-            Err(error) => error,
+        let node = node(directory.file_name().unwrap_or_default());
+        let kind = match Hardware::at(self.sysfs, &link) {
+            Ok(hardware) => DeviceKind::Hardware(hardware),
+            Err(refused) => self
+                .put_together(&directory, refused)
+                .map_err(|source| NoPlace::Unknown { node: node.clone(), source })?,
         };
-        let name = directory.file_name().unwrap_or_default();
-        let node = node(name);
-        let unknown = |source| NoPlace::Unknown { node: node.clone(), source };
-        let attribute = |place: &str| text(&directory.join(place)).map_err(unknown);
+        Ok(Device { node, directory, kind })
+    }
+
+    fn put_together(&self, directory: &Path, refused: NoHardware) -> io::Result<DeviceKind> {
+        let attribute = |place: &str| text(&directory.join(place));
         if directory.join("partition").exists() {
-            let disk = text(&directory.join("../dev")).map_err(unknown)?;
-            let start = sectors(&attribute("start")?, SECTOR).ok_or_else(|| unknown(wrong("start")))?;
-            return self.place(&disk, offset.saturating_add(start), len, depth + 1);
+            let start = sectors(&attribute("start")?, SECTOR).ok_or_else(|| wrong("start"))?;
+            return Ok(DeviceKind::Partition(attribute("../dev")?, start));
         }
         if directory.join("dm").is_dir() {
-            return self.mapped(number, &node, offset, len, depth);
+            return Ok(DeviceKind::Mapper);
         }
         if directory.join("md").is_dir() {
-            return self.mirrored(&directory, &node, offset, len, depth);
+            return Ok(DeviceKind::Array);
         }
-        let Ok(file) = text(&directory.join("loop/backing_file")) else { return Err(refused.into()) };
-        let start = sectors(&attribute("loop/offset")?, 1).ok_or_else(|| unknown(wrong("loop/offset")))?;
-        match Path::new(&file).strip_prefix("/dev").ok().and_then(|name| self.number_of(name)) {
-            Some(below) => self.place(&below, offset.saturating_add(start), len, depth + 1),
-            None => Err(NoPlace::InFile { node, file: file.into() }),
-        }
+        let Ok(file) = attribute("loop/backing_file") else { return Ok(DeviceKind::Other(refused)) };
+        let start = sectors(&attribute("loop/offset")?, 1).ok_or_else(|| wrong("loop/offset"))?;
+        Ok(DeviceKind::Loop(file, start))
     }
 
     /// The number of the device whose node is called so.
@@ -163,21 +275,8 @@ impl Layers<'_> {
             return Err(NoPlace::Raid { node: node.to_owned(), level });
         }
         let mut whole = Place { legs: Vec::new(), is_encrypted: false };
-        for entry in fs::read_dir(&md).map_err(unknown)?.flatten() {
-            let leg = entry.path();
-            let is_leg = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_prefix("rd"))
-                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
-            let state = text(&leg.join("state")).unwrap_or_default();
-            if !is_leg || state.contains("faulty") || !state.contains("in_sync") {
-                continue;
-            }
-            let start = text(&leg.join("offset")).map_err(unknown)?;
-            let start = sectors(&start, SECTOR).ok_or_else(|| unknown(wrong("offset")))?;
-            let below = text(&leg.join("block/dev")).map_err(unknown)?;
-            let place = self.place(&below, offset.saturating_add(start), len, depth + 1)?;
+        for leg in Leg::all(&md).map_err(unknown)?.iter().filter(|leg| leg.is_in_sync()) {
+            let place = self.place(&leg.number, offset.saturating_add(leg.start), len, depth + 1)?;
             whole.is_encrypted |= place.is_encrypted;
             whole.legs.extend(place.legs);
         }
@@ -189,7 +288,7 @@ impl Layers<'_> {
     }
 }
 
-fn text(path: &Path) -> io::Result<String> {
+pub(super) fn text(path: &Path) -> io::Result<String> {
     fs::read_to_string(path).map(|text| text.trim().to_owned())
 }
 
@@ -202,21 +301,21 @@ fn wrong(attribute: &str) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    const DISK: &str = "devices/pci0000:00/0000:00:04.0/virtio1/block/vda";
-    const OTHER: &str = "devices/pci0000:00/0000:00:05.0/virtio2/block/vdb";
-    const VIRTUAL: &str = "devices/virtual/block";
+    pub(in crate::block) const DISK: &str = "devices/pci0000:00/0000:00:04.0/virtio1/block/vda";
+    pub(in crate::block) const OTHER: &str = "devices/pci0000:00/0000:00:05.0/virtio2/block/vdb";
+    pub(in crate::block) const VIRTUAL: &str = "devices/virtual/block";
 
     /// A machine with two disks, one with a partition.
-    struct Machine(tempfile::TempDir);
+    pub(in crate::block) struct Machine(pub(in crate::block) tempfile::TempDir);
 
     impl Machine {
-        fn new() -> Machine {
+        pub(in crate::block) fn new() -> Machine {
             let machine = Machine(tempfile::tempdir().unwrap());
             machine.device(DISK, "254:0", &[]);
             machine.device(&format!("{DISK}/vda1"), "254:1", &[("partition", "1"), ("start", "2048")]);
@@ -224,7 +323,7 @@ mod tests {
             machine
         }
 
-        fn device(&self, place: &str, number: &str, attributes: &[(&str, &str)]) {
+        pub(in crate::block) fn device(&self, place: &str, number: &str, attributes: &[(&str, &str)]) {
             let directory = self.0.path().join(place);
             for (name, text) in attributes.iter().chain(&[("dev", number)]) {
                 let path = directory.join(name);
@@ -237,7 +336,7 @@ mod tests {
             }
         }
 
-        fn mapper(&self, number: &str) {
+        pub(in crate::block) fn mapper(&self, number: &str) {
             let name = number.replace("253:", "dm-");
             self.device(&format!("{VIRTUAL}/{name}"), number, &[("dm/name", "x")]);
         }
@@ -254,7 +353,7 @@ mod tests {
 
     fn target(start: u64, len: u64, kind: &str, lower: Option<(&str, u64)>) -> Target {
         let lower = lower.map(|(device, sector)| (device.to_owned(), sector));
-        Target { start, len, kind: kind.to_owned(), lower }
+        Target { start, len, kind: kind.to_owned(), lower, is_authenticated: false }
     }
 
     fn on(node: &str, offset: u64) -> Place {

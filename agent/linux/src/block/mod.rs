@@ -1,11 +1,14 @@
 //! Block devices: which ones the kernel lists, and the hardware of each.
 
+pub mod below;
 mod hardware;
 mod identity;
 mod in_use;
 pub mod layers;
 mod names;
 mod settle;
+mod stable;
+mod stack;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,6 +22,8 @@ pub use identity::disk_of;
 pub use in_use::{Disk, all_disks, disks_in_use};
 pub use names::Names;
 pub use settle::Settling;
+pub use stable::{is_encrypted, named, stable_name};
+pub use stack::{Layer, stack};
 
 /// Where the kernel lists block devices.
 const CLASS: &str = "/sys/class/block";
@@ -67,6 +72,14 @@ impl BlockDevice {
             .collect();
         devices.sort_by(|a, b| a.path.cmp(&b.path));
         devices
+    }
+
+    /// The one with this node; `None` where sysfs does not list it.
+    #[must_use]
+    pub fn of_node(path: &Path) -> Option<BlockDevice> {
+        let number = below::number_of_node(path)?;
+        let sysfs = Path::new("/sys/dev/block").join(number).canonicalize().ok()?;
+        Some(BlockDevice { path: path.to_owned(), sysfs })
     }
 
     /// Its size in bytes, without opening it; 0 if sysfs does not list it.

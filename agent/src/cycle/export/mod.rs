@@ -27,7 +27,7 @@ use self::kernel::Kernel;
 use self::memory::MemoryFile;
 use crate::memory::select::{SwapMap, Swapped};
 use crate::pipeline;
-use crate::store::{Access, Reader};
+use crate::store::{Access, FindKey, Reader};
 use crate::target::Target;
 
 /// What was exported.
@@ -55,12 +55,15 @@ impl fmt::Display for Export {
     }
 }
 
-/// Writes the memory of the session on the image device `device` to `path`, a file that must not exist yet.
+/// Writes the memory of the session on the image device `device` to `path`, a file that must not exist yet. That takes
+/// the key of a sealed one.
 ///
 /// # Errors
-/// The image has no whole session or is damaged; the file cannot be written. It is removed then.
-pub fn run(device: &Path, path: &Path) -> anyhow::Result<Export> {
-    let image = Target::at(device)?.open(Access::Read)?;
+/// The image has no whole session, is damaged, or is sealed and `find` has no key; the file cannot be written. It is
+/// removed then.
+pub fn run(device: &Path, path: &Path, find: FindKey<'_>) -> anyhow::Result<Export> {
+    let mut image = Target::at(device)?.open(Access::Read)?;
+    image.unlock_by(find)?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let session = &header.session;

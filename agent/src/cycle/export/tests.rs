@@ -327,10 +327,10 @@ fn an_image_without_a_session_is_refused_and_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let (device, file) = (directory.path().join("device"), directory.path().join("core"));
     std::fs::File::create(&device).unwrap().set_len(4 << 20).unwrap();
-    let label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new() };
+    let label = Label { uuid: Uuid([7; 16]), created_unix: 1, extents: Vec::new(), mirror: None, stack: Vec::new() };
     let image = Image::create(Disk::open(&device, Access::Write).unwrap(), label).unwrap();
     assert_eq!(image.commit().state, State::Empty);
-    let error = format!("{:#}", run(&device, &file).unwrap_err());
+    let error = format!("{:#}", run(&device, &file, &|_| Ok(None)).unwrap_err());
     assert!(error.contains("empty") && !file.exists(), "{error}");
 }
 

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 
 use dormouse_image::{Block, FormatError, ImageDevice, State};
+use dormouse_linux::ask::AskError;
+use dormouse_linux::tpm::TpmError;
 
 use super::*;
 use crate::cycle::last::Event;
@@ -78,6 +80,7 @@ fn store_errors() -> Vec<StoreError> {
     let source = FormatError::Magic(Block::Header);
     vec![
         StoreError::Busy { name: name() },
+        StoreError::Held { name: name(), by: "/dev/mapper/y".to_owned() },
         StoreError::Open { name: name(), source: io_error() },
         io_failure(),
         StoreError::Flush { name: name(), source: io_error() },
@@ -103,10 +106,39 @@ fn target_errors() -> Vec<TargetError> {
     vec![
         TargetError::NotFound { name: name(), seconds: 1 },
         TargetError::NoFile { path: "/x".into() },
-        TargetError::Ambiguous { name: name(), first: Target::device("/dev/a"), second: Target::device("/dev/b") },
+        TargetError::Ambiguous {
+            name: name(),
+            first: Target::device("/dev/a").into(),
+            second: Target::device("/dev/b").into(),
+        },
         TargetError::Mounted { path: "/x".into() },
+        TargetError::NoLeg { target: Target::device("/dev/a").into() },
         TargetError::Store(io_failure()),
         TargetError::Moved(anyhow::Error::new(io_error()).context("image device /x: it was moved")),
+    ]
+}
+
+fn key_errors() -> Vec<KeyError> {
+    let source = || anyhow::Error::new(io_error());
+    vec![
+        KeyError::NoKey { why: "image.key = \"file\"".into(), kind: SealKey::File },
+        KeyError::NoKey { why: "it must".into(), kind: SealKey::None },
+        KeyError::Foreign("/x".into()),
+        KeyError::File { path: "/x".into(), source: source() },
+        KeyError::Ring { path: "/x".into(), source: source() },
+        KeyError::Waiting,
+        KeyError::NoSlot(1),
+        KeyError::Twice(1),
+        KeyError::NotOpened(vec!["key 1 (file): none".into()]),
+        KeyError::Replayed,
+        KeyError::Passphrase("it is empty"),
+        KeyError::Ask(AskError::TooLong),
+        KeyError::Tpm(TpmError::Policy),
+        KeyError::Tpm(TpmError::Io(io_error())),
+        KeyError::Memory { needed: 2, available: 1 },
+        KeyError::Make(source()),
+        KeyError::Format(FormatError::Forged(Block::Commit)),
+        KeyError::Store(io_failure()),
     ]
 }
 
@@ -191,7 +223,12 @@ fn refusals() -> Vec<anyhow::Error> {
     all.extend(jumps.map(Into::into));
     all.extend(store_errors().into_iter().map(Into::into));
     all.extend(crate::cycle::evidence::tests::samples().into_iter().map(Into::into));
+    all.push(Unsealed::sample().into());
+    all.push(NoPlace::Target { node: "/dev/mapper/x".into(), kind: "thin".into() }.into());
+    all.push(NoPlace::Raid { node: "/dev/md0".into(), level: "raid5".into() }.into());
+    all.push(NoPlace::State { node: "/dev/md0".into(), why: "is degraded".into(), remedy: "wait" }.into());
     all.extend(target_errors().into_iter().map(Into::into));
+    all.extend(key_errors().into_iter().map(Into::into));
     all
 }
 
@@ -266,6 +303,10 @@ fn identifiers_are_documented() {
         Reason::TooManyAttempts(2),
         Reason::HeaderDamaged(String::new()),
         Reason::HeaderUnreadable(String::new()),
+        Reason::NoKey(String::new()),
+        Reason::Forged(String::new()),
+        Reason::Replayed(String::new()),
+        Reason::NotSealed,
         Reason::MachineUnknown(String::new()),
         Reason::FilesystemWritten(String::new()),
         Reason::AmbiguousDevices(String::new()),

@@ -69,6 +69,7 @@ fn judge(case: &Case) -> (Verdict, Vec<Fact>) {
 fn short(verdict: &Verdict) -> (&'static str, Option<Fate>) {
     match verdict {
         Verdict::Nothing => ("nothing", None),
+        Verdict::Later => ("later", None),
         Verdict::Resume => ("resume", None),
         Verdict::Refuse { reason, image } => (reason.id(), Some(*image)),
     }
@@ -93,6 +94,8 @@ fn moments() -> Vec<Moment> {
     vec![
         Moment::Boot(Switches::Resume),
         Moment::Boot(Switches::Off),
+        Moment::Locked(Switches::Resume),
+        Moment::Locked(Switches::Off),
         missed(None),
         missed(Some(LAST)),
         Moment::Ambiguous("two".into()),
@@ -107,6 +110,10 @@ fn cases() -> Vec<Case> {
         Ok(header(OWN)),
         Err(HeaderFault::Damaged("bad".into())),
         Err(HeaderFault::Unreadable("EIO".into())),
+        Err(HeaderFault::NoKey("none".into())),
+        Err(HeaderFault::Forged("another".into())),
+        Err(HeaderFault::Replayed("old".into())),
+        Err(HeaderFault::NotSealed),
     ];
     let mut machines: Vec<_> = mismatches().into_iter().map(|mismatch| Err(Misfit::Differs(mismatch))).collect();
     machines.extend([Ok(()), Err(Misfit::Unknown("?".into()))]);
@@ -149,17 +156,27 @@ enum Outcome {
     Counted,
     /// The same; and by default where the boot's initramfs has counted it.
     WasCounted,
+    /// As [`Outcome::ByPolicy`], [`Outcome::Counted`], [`Outcome::WasCounted`] and [`Outcome::Comparable`], of an image
+    /// that is not opened: kept where none was saved that could not be compared.
+    UnreadByPolicy,
+    UnreadCounted,
+    UnreadWasCounted,
+    Unread,
 }
 
 /// When a rule applies, what it is called, and what becomes of the image.
 type Rule = (fn(&Case) -> bool, &'static str, Outcome);
 
 fn is_boot(case: &Case) -> bool {
-    matches!(case.moment, Moment::Boot(_))
+    matches!(case.moment, Moment::Boot(_) | Moment::Locked(_))
 }
 
 fn is_missed(case: &Case) -> bool {
     matches!(case.moment, Moment::Missed { .. })
+}
+
+fn is_no_key(case: &Case) -> bool {
+    matches!(case.header, Err(HeaderFault::NoKey(_)))
 }
 
 fn is_own(case: &Case) -> bool {
@@ -171,7 +188,7 @@ fn differs(case: &Case, differs: fn(&Mismatch) -> bool) -> bool {
 }
 
 /// The first that applies decides.
-const RULES: [Rule; 30] = [
+const RULES: [Rule; 38] = [
     // At boot, by the image's state alone.
     (|case| is_boot(case) && case.commit.state == State::Empty, "nothing", Outcome::NotRefused),
     (|case| is_boot(case) && case.commit.state == State::Consumed, "nothing", Outcome::NotRefused),
@@ -185,11 +202,20 @@ const RULES: [Rule; 30] = [
     ),
     (|case| is_boot(case) && case.commit.state == State::Failed, "restore-failed", Outcome::Discard),
     // By what the user and the policy want.
-    (|case| case.moment == Moment::Boot(Switches::Off), "boot-argument", Outcome::Discard),
+    (
+        |case| matches!(case.moment, Moment::Boot(Switches::Off) | Moment::Locked(Switches::Off)),
+        "boot-argument",
+        Outcome::Discard,
+    ),
     (|case| is_boot(case) && !case.policy.enabled, "policy-disabled", Outcome::Discard),
     (|case| is_boot(case) && case.commit.attempts >= 2, "too-many-attempts", Outcome::Discard),
+    (|case| matches!(case.moment, Moment::Locked(_)), "later", Outcome::NotRefused),
     // By what does not fit.
     (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Damaged(_))), "header-damaged", Outcome::Discard),
+    (|case| is_boot(case) && is_no_key(case), "image-no-key", Outcome::UnreadCounted),
+    (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Forged(_))), "image-forged", Outcome::Discard),
+    (|case| is_boot(case) && matches!(case.header, Err(HeaderFault::Replayed(_))), "image-replayed", Outcome::Discard),
+    (|case| is_boot(case) && case.header == Err(HeaderFault::NotSealed), "image-not-sealed", Outcome::Discard),
     (|case| is_boot(case) && case.header.is_err(), "header-unreadable", Outcome::Discard),
     (
         |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Identity { .. })),
@@ -230,6 +256,12 @@ const RULES: [Rule; 30] = [
     (|case| !case.commit.state.is_waiting(), "nothing", Outcome::NotRefused),
     (|case| is_missed(case) && is_own(case), "session-goes-on", Outcome::Discard),
     (
+        |case| matches!(case.moment, Moment::Missed { resume: Some(_), .. }) && is_no_key(case),
+        "boot-went-on",
+        Outcome::UnreadWasCounted,
+    ),
+    (|case| is_missed(case) && is_no_key(case), "boot-did-not-ask", Outcome::UnreadByPolicy),
+    (
         |case| matches!(case.moment, Moment::Missed { resume: Some(_), .. }) && case.header.is_err(),
         "boot-went-on",
         Outcome::Discard,
@@ -237,6 +269,7 @@ const RULES: [Rule; 30] = [
     (|case| matches!(case.moment, Moment::Missed { resume: Some(_), .. }), "boot-went-on", Outcome::WasCounted),
     (|case| is_missed(case) && case.header.is_err(), "boot-did-not-ask", Outcome::Discard),
     (is_missed, "boot-did-not-ask", Outcome::ByPolicy),
+    (is_no_key, "ambiguous-devices", Outcome::Unread),
     (|case| case.header.is_ok(), "ambiguous-devices", Outcome::Comparable),
 ];
 
@@ -248,18 +281,22 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
         Outcome::NotRefused => None,
         Outcome::Discard => Some(Fate::Discard),
         Outcome::Comparable => Some(keeps(case.is_comparable)),
-        Outcome::ByPolicy | Outcome::Counted | Outcome::WasCounted => {
+        Outcome::Unread => Some(keeps(case.policy.unsure == Unsure::Refuse)),
+        _ => {
             let by_count = match outcome {
-                Outcome::Counted => case.commit.kept < 3,
-                Outcome::WasCounted => case.commit.kept > 0,
+                Outcome::Counted | Outcome::UnreadCounted => case.commit.kept < 3,
+                Outcome::WasCounted | Outcome::UnreadWasCounted => case.commit.kept > 0,
                 _ => false,
             };
+            let is_unread =
+                matches!(outcome, Outcome::UnreadByPolicy | Outcome::UnreadCounted | Outcome::UnreadWasCounted);
+            let is_certain = if is_unread { case.policy.unsure == Unsure::Refuse } else { case.is_comparable };
             let by_policy = match case.policy.mismatch {
                 Unfit::Retry => by_count,
                 Unfit::Discard => false,
                 Unfit::Keep => true,
             };
-            Some(keeps(by_policy && case.is_comparable))
+            Some(keeps(by_policy && is_certain))
         }
     };
     (id, fate)
@@ -268,7 +305,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 5 * 8 * 5 * 12 * 4 * 10 * 3 * 2);
+    assert_eq!(cases.len(), 7 * 8 * 5 * 12 * 8 * 10 * 3 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");
@@ -292,6 +329,11 @@ fn invariants_of_every_verdict() {
                 assert!(case.written == Written::No || may_be_written, "{case:?}");
                 assert_eq!(looked_at, [Fact::Header, Fact::Machine, Fact::Filesystems]);
             }
+            Verdict::Refuse { image: Fate::Keep, .. } if is_no_key(&case) => {
+                assert!(case.policy.unsure == Unsure::Refuse, "{case:?}");
+                assert!(matches!(case.moment, Moment::Ambiguous(_)) || case.policy.mismatch != Unfit::Discard);
+                assert_eq!(looked_at, [Fact::Header]);
+            }
             Verdict::Refuse { image: Fate::Keep, .. } => {
                 assert!(case.is_comparable && case.header.is_ok(), "{case:?}");
                 let is_ambiguous = matches!(case.moment, Moment::Ambiguous(_));
@@ -301,6 +343,10 @@ fn invariants_of_every_verdict() {
             }
             Verdict::Refuse { reason, image: Fate::Discard } => {
                 assert!(!reason.to_string().is_empty() && case.commit.state.may_become(State::Discarded), "{case:?}");
+            }
+            Verdict::Later => {
+                assert!(case.commit.state.is_waiting() && matches!(case.moment, Moment::Locked(Switches::Resume)));
+                assert_eq!(looked_at, [], "nothing can be read without the key: {case:?}");
             }
             // What is not asked of an image that does not wait.
             Verdict::Nothing => assert_eq!(looked_at, [], "{case:?}"),
@@ -339,7 +385,8 @@ fn the_rows_that_matter_most() {
         }
     };
     let (kept, discarded) = (Some(Fate::Keep), Some(Fate::Discard));
-    let rows: [(&[Change], &str, Option<Fate>); 24] = [
+    let no_key: Change = |case| case.header = Err(HeaderFault::NoKey("three passphrases".into()));
+    let rows: [(&[Change], &str, Option<Fate>); 31] = [
         (&[], "resume", None),
         (&[|case| case.commit.state = State::Restoring, |case| case.commit.attempts = 1], "resume", None),
         (&[|case| case.commit.attempts = 2, keep], "too-many-attempts", discarded),
@@ -349,6 +396,13 @@ fn the_rows_that_matter_most() {
         (&[|case| case.moment = Moment::Boot(Switches::Off), keep], "boot-argument", discarded),
         (&[|case| case.policy.enabled = false, keep], "policy-disabled", discarded),
         (&[|case| case.header = Err(HeaderFault::Damaged("bad".into())), keep], "header-damaged", discarded),
+        (&[|case| case.header = Err(HeaderFault::Forged("bad".into())), keep], "image-forged", discarded),
+        (&[|case| case.header = Err(HeaderFault::Replayed("old".into())), keep], "image-replayed", discarded),
+        (&[|case| case.header = Err(HeaderFault::NotSealed), keep], "image-not-sealed", discarded),
+        (&[no_key], "image-no-key", discarded),
+        (&[no_key, retry], "image-no-key", kept),
+        (&[no_key, retry, |case| case.commit.kept = KEPT], "image-no-key", discarded),
+        (&[no_key, keep, |case| case.policy.unsure = Unsure::Resume], "image-no-key", discarded),
         (&[smaller], "machine-memory", discarded),
         (&[smaller, retry], "machine-memory", kept),
         (&[smaller, retry, |case| case.commit.kept = KEPT], "machine-memory", discarded),

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use dormouse_image::{BLOCK, PfnRange, PhysRange, VERSION, Version, checksum};
+use dormouse_image::{BLOCK, PfnRange, PhysRange, Version, checksum};
 use proptest::prelude::*;
 
 use super::*;
+
+/// The version of an order that has nothing new.
+const WRITTEN: Version = Version { major: 1, minor: 0 };
 
 pub(crate) fn save_order() -> SaveOrder {
     SaveOrder {
@@ -20,15 +23,41 @@ pub(crate) fn save_order() -> SaveOrder {
         },
         then: Then::Reboot,
         disks: vec!["pci0000:00/0000:00:05.0/ata1".to_owned(), "pci0000:00/0000:00:06.0/nvme/n1".to_owned()],
+        sealing: None,
     }
 }
 
 pub(crate) fn restore_order() -> RestoreOrder {
-    RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]) }
+    RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]), key: None }
 }
 
-fn orders() -> [Order; 2] {
-    [Order::Save(Box::new(save_order())), Order::Restore(restore_order())]
+fn sealing() -> Sealing {
+    let nonce = dormouse_image::seal::Nonce([8; 16]);
+    Sealing { key: SaveKey::new(&[4; 32]), nonce, suite: dormouse_image::seal::Suite::Aes256Gcm, wraps: Vec::new() }
+}
+
+/// Of each task one, and each again with a key.
+fn orders() -> [Order; 4] {
+    [
+        Order::Save(Box::new(save_order())),
+        Order::Restore(restore_order()),
+        Order::Save(Box::new(SaveOrder { sealing: Some(sealing()), ..save_order() })),
+        Order::Restore(RestoreOrder { key: Some(sealing().key), ..restore_order() }),
+    ]
+}
+
+#[test]
+fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
+    for mut order in orders() {
+        let bytes = order.encode().unwrap();
+        let has_key = bytes.windows(32).any(|bytes| bytes == [4; 32]);
+        assert_eq!((order.is_secret(), bytes[10]), (has_key, u8::from(has_key)));
+        assert!(!format!("{order:?}").contains("4, 4, 4"));
+        order.forget_key();
+        assert!(!order.is_secret() && order.encode().unwrap().windows(32).all(|bytes| bytes != [4; 32]));
+        let kinds = if matches!(order, Order::Save(_)) { SAVE_KINDS } else { RESTORE_KINDS };
+        assert!(kinds.iter().all(|kind| !kind.skippable));
+    }
 }
 
 /// `bytes` with `value` at `at` and the checksum that fits.
@@ -57,7 +86,7 @@ fn orders_are_read_back() {
         let bytes = order.encode().unwrap();
         assert_eq!(Order::decode(&bytes), Ok(order.clone()));
         // A file may be longer than the block in it.
-        assert_eq!(Order::decode(&[bytes, vec![7; 100]].concat()), Ok(order));
+        assert_eq!(Order::decode(&[&bytes[..], &[7; 100]].concat()), Ok(order));
     }
     for then in Then::ALL {
         let order = Order::Save(Box::new(SaveOrder { then, ..save_order() }));
@@ -67,7 +96,7 @@ fn orders_are_read_back() {
 
 fn compare(order: &Order, golden: &[u8]) {
     let encoded = order.encode().unwrap();
-    let difference = golden.iter().zip(&encoded).position(|(golden, encoded)| golden != encoded);
+    let difference = golden.iter().zip(encoded.iter()).position(|(golden, encoded)| golden != encoded);
     assert_eq!(difference.map(|at| (at, encoded[at])), None, "the first byte that differs");
     assert_eq!(golden.len(), encoded.len());
     assert_eq!(Order::decode(golden).as_ref(), Ok(order));
@@ -125,7 +154,7 @@ fn damage_is_noticed() {
 fn rejects_other_major_versions() {
     let bytes = Order::Restore(restore_order()).encode().unwrap();
     for major in [0_u16, 2, u16::MAX] {
-        let found = Version { major, ..VERSION };
+        let found = Version { major, ..WRITTEN };
         let error = FormatError::Version { block: Block::Order, found };
         assert_eq!(Order::decode(&with(&bytes, 8, &major.to_le_bytes())), Err(error));
     }
@@ -134,11 +163,12 @@ fn rejects_other_major_versions() {
 #[test]
 fn newer_minor_version_is_read_if_what_it_adds_may_be_skipped() {
     let known: [(Kind, &[u8]); 2] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16])];
-    let with_news = |news: Kind| order(1, [2, 0, 0, 0], &[known[0], known[1], (news, b"news")]);
-    let read = Order::decode(&with_news(Kind::skippable(9, "news", 1)));
+    // Of that version, also an order without a key has its record.
+    let with_news = |news: Kind| order(2, [2, 0, 0, 0], &[known[0], known[1], (KEY, b""), (news, b"news")]);
+    let read = Order::decode(&with_news(Kind::skippable(9, "news", 2)));
     assert_eq!(read, Ok(Order::Restore(restore_order())));
-    let error = RecordError::Unknown { kind: 9, written: Version { major: 1, minor: 1 } };
-    let read = Order::decode(&with_news(Kind::mandatory(9, "news", 1)));
+    let error = RecordError::Unknown { kind: 9, written: Version { major: 1, minor: 2 } };
+    let read = Order::decode(&with_news(Kind::mandatory(9, "news", 2)));
     assert_eq!(read, Err(FormatError::Record { block: Block::Order, error }));
 }
 
@@ -153,7 +183,7 @@ fn rejects_what_breaks_a_rule() {
     let task = |value| field("task", value, "1 (save) or 2 (restore)");
     let code = |value| field("then", value, "1 (power off), 2 (reboot) or 3 (return)");
     let missing = |kind: Kind| record(RecordError::Missing { kind: kind.number, name: kind.name });
-    let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: VERSION });
+    let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: WRITTEN });
     let twice = record(RecordError::Twice { kind: 1, name: "image" });
     let no_device = record(IMAGE.wrong("it does not name an image device"));
     type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
@@ -179,7 +209,14 @@ fn rejects_what_breaks_a_rule() {
     for (number, (fixed, records, expected)) in table.into_iter().enumerate() {
         assert_eq!(Order::decode(&order(0, fixed, records)), Err(expected), "{number}");
     }
-    let newer = |what| FormatError::Newer { block: Block::Order, what, written: VERSION };
+    let (sealing, key) = ((SEALING, &[1; 55][..]), (KEY, &[1; 31][..]));
+    let found = Order::decode(&order(1, [1, 0, 0, 0], &[image, (SESSION, session.1), then, disks, sealing]));
+    let why = "it is not a key, a nonce, a suite and at most 8 wrapped keys";
+    assert_eq!(found, Err(record(SEALING.wrong(why))));
+    let found = Order::decode(&order(1, [2, 0, 0, 0], &[image, save, key]));
+    assert_eq!(found, Err(record(KEY.wrong("it is not 32 bytes long"))));
+    assert_eq!(Order::decode(&order(1, [2, 0, 0, 0], &[image, save])), Err(missing(KEY)));
+    let newer = |what| FormatError::Newer { block: Block::Order, what, written: WRITTEN };
     assert_eq!(Order::decode(&order(0, [2, 0, 0, 1], &[image, save])), Err(newer("a reserved field")));
     let padded = with(&order(0, [2, 0, 0, 0], &[image, save]), BLOCK - 1, &[1]);
     assert_eq!(Order::decode(&padded), Err(newer("padding that is not zero")));
@@ -204,7 +241,7 @@ proptest! {
         let _ = Order::decode(&bytes);
         for order in orders() {
             let changed = order.encode().unwrap();
-            let changed = places.iter().fold(changed, |bytes, (at, value)| with(&bytes, *at, &[*value]));
+            let changed = places.iter().fold(changed.to_vec(), |bytes, (at, value)| with(&bytes, *at, &[*value]));
             if let Ok(read) = Order::decode(&changed) {
                 prop_assert_eq!(Order::decode(&read.encode().unwrap()), Ok(read));
             }

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use dormouse_image::State;
 use dormouse_linux::disk::DiskIdentity;
-use dormouse_linux::error_chain::in_full;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
 use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
@@ -16,7 +15,9 @@ use nix::errno::Errno;
 
 use crate::cycle::disk;
 use crate::cycle::jump::{self as jumper, NoModule};
+use crate::cycle::keys;
 use crate::cycle::last::Last;
+use crate::cycle::refusal::Unsealed;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
@@ -24,13 +25,14 @@ use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::mounted;
 use crate::host::doctor::next_boot::NextBoot;
+use crate::host::doctor::sealed::SealedFacts;
 use crate::host::initramfs::needs;
 use crate::host::map_history::{self, History};
 use crate::host::systemd::{self, Routing};
 use crate::launch::arch::bzimage::BzImage;
 use crate::machine::iomem::{Iomem, IomemError};
 use crate::policy::{self, Policy, PolicyError};
-use crate::store::{Access, Image, StoreError};
+use crate::store::{Access, StoreError};
 use crate::target::{self, Target, TargetError, device, signature};
 
 /// Why something could not be seen.
@@ -91,6 +93,7 @@ pub(super) struct Facts {
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
     pub(super) devices: DeviceFacts,
+    pub(super) sealed: SealedFacts,
 }
 
 /// The module that jumps where the kernel cannot.
@@ -137,6 +140,8 @@ pub(super) struct ImageFacts {
     pub(super) target: Target,
     pub(super) size: u64,
     pub(super) is_busy: bool,
+    /// Why it must be sealed and is not.
+    pub(super) unsealed: Option<Unsealed>,
     /// When it was made; `None` where it is none.
     pub(super) made: Option<SystemTime>,
     /// Its state, and the reason for that; or why it is not an image, or not where the save kernel would look for it.
@@ -240,6 +245,7 @@ impl Facts {
             }),
             is_efi: Path::new("/sys/firmware/efi").exists(),
             devices: DeviceFacts::read(known),
+            sealed: SealedFacts::read(known),
             policy: policy.map_err(|error| PolicyFault {
                 is_missing: matches!(error, PolicyError::Missing { .. }),
                 text: format!("{:#}", anyhow::Error::from(error)),
@@ -310,34 +316,37 @@ fn policy_changed(config: &Path) -> Option<SystemTime> {
 }
 
 fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
-    let of_store = |error: StoreError| match &error {
-        StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Unseen::NeedsRoot,
-        _ => Unseen::Because(in_full(&error)),
+    let of_target = |error: TargetError| match &error {
+        TargetError::Store(StoreError::Open { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Unseen::NeedsRoot
+        }
+        _ => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
     };
     let target = target::find(&policy.image.device, Duration::ZERO).map_err(|error| match error {
         // A name is looked up on the devices themselves, which only root reads.
         TargetError::NotFound { .. } if !system::is_root() => Unseen::NeedsRoot,
-        TargetError::Store(error) => of_store(error),
-        error => Unseen::Because(format!("{:#}", anyhow::Error::from(error))),
+        error => of_target(error),
     })?;
-    target
-        .refuse_virtual()
-        .map_err(|error| Unseen::Because(format!("image device {}: {}", policy.image.device, in_full(&error))))?;
+    target.refuse_virtual().map_err(|error| Unseen::Because(format!("{:#}", anyhow::Error::from(error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (blocks, is_busy) = match target.blocks(Access::Write) {
-        Err(StoreError::Busy { .. }) => (target.blocks(Access::Read).map_err(of_store)?, true),
-        blocks => (blocks.map_err(of_store)?, false),
+        Err(TargetError::Store(StoreError::Busy { .. })) => (target.blocks(Access::Read).map_err(of_target)?, true),
+        blocks => (blocks.map_err(of_target)?, false),
     };
     let size = blocks.size();
-    let mut made = None;
-    let state = Image::open(blocks).map_err(TargetError::from).and_then(|image| {
+    drop(blocks);
+    let (mut made, mut unsealed) = (None, None);
+    let state = target.open(Access::Read).and_then(|image| {
         made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(image.label().created_unix));
+        unsealed = Unsealed::refuse(&image.label().stack, keys::seals(policy)).err();
         target.check(&image)?;
         Ok((image.commit().state, image.commit().reason.clone()))
     });
     let state = state.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let (disk, expected) = (target.disk(), disk::expected(policy));
-    Ok(ImageFacts { target, size, is_busy, made, state, disk, expected })
+    Ok(ImageFacts { target, size, is_busy, unsealed, made, state, disk, expected })
 }
 
 fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {

@@ -14,6 +14,8 @@ mod facts;
 mod judge;
 mod mounted;
 mod next_boot;
+mod sealed;
+mod sealing;
 
 use std::fmt;
 use std::path::Path;

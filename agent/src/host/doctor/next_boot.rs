@@ -30,16 +30,17 @@ pub(super) struct NextBoot {
 impl NextBoot {
     pub(super) fn read(policy: Option<&Policy>) -> NextBoot {
         let last = Last::resume_of_this_boot();
-        let image = policy.and_then(|policy| {
+        let now = policy.and_then(|policy| {
             let target = target::find(&policy.image.device, Duration::ZERO).ok()?;
-            target.open(Access::Read).ok()
+            let image = target.open(Access::Read).ok()?;
+            Some(Now::read(policy, &image, last.as_ref()))
         });
-        let evidence = last.zip(image).map(|(last, image)| evidence::of_boot(&last, &Now::read(&image, Some(&last))));
+        let evidence = last.as_ref().zip(now).map(|(last, now)| evidence::of_boot(last, &now));
         let kernels = policy.zip(boots::read(Path::new("/")));
         NextBoot {
             evidence,
             kernels: kernels.map(|(policy, kernels)| boots::judge(&kernels, &boots::digest(policy))),
-            open_volumes: in_clear::open_volumes(),
+            open_volumes: in_clear::open_volumes(policy),
         }
     }
 }
@@ -83,10 +84,11 @@ pub(super) fn kernels(facts: &Facts) -> Check {
 pub(super) fn in_clear(facts: &Facts) -> Check {
     let question = question("image-in-clear", "Whoever can read the image's disk can read all memory of the session.");
     match in_clear::warning(&facts.next_boot.open_volumes) {
-        None => question.ok("no encrypted volume is open"),
+        None => question.ok("the image is sealed, or no encrypted volume is open"),
         Some(warning) => question.warning(
             warning,
-            "put the image on a disk that nobody else gets at, or close the volumes before; leave image.wipe on",
+            "seal the image (`dormouse key add`), put it on a disk that nobody else gets at, or close the volumes \
+             before",
         ),
     }
 }

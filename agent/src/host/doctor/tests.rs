@@ -24,6 +24,7 @@ use crate::host::doctor::facts::{
 };
 use crate::host::doctor::judge::judge;
 use crate::host::doctor::next_boot::NextBoot;
+use crate::host::doctor::sealed::SealedFacts;
 use crate::host::map_history::History;
 use crate::host::systemd::Routing;
 use crate::machine::iomem::{Iomem, IomemError};
@@ -52,7 +53,7 @@ fn time(seconds: u64) -> SystemTime {
 }
 
 /// The test kernel in a guest that is set up, and has asked for an image when it booted.
-fn ready() -> Facts {
+pub(super) fn ready() -> Facts {
     Facts {
         machine: "x86_64".into(),
         release: "6.12.117".into(),
@@ -81,6 +82,7 @@ fn ready() -> Facts {
             target: Target::device("/dev/vdb"),
             size: GIB,
             is_busy: false,
+            unsealed: None,
             made: Some(time(0)),
             state: Ok((Image::Empty, String::new())),
             disk: "nvme serial=one".parse().ok(),
@@ -115,6 +117,7 @@ fn ready() -> Facts {
         }),
         is_efi: false,
         devices: DeviceFacts { undriven: Some(Undriven::default()), ..DeviceFacts::default() },
+        sealed: SealedFacts::plain(),
     }
 }
 

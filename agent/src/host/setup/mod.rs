@@ -8,8 +8,10 @@
 //! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is
 //! safe.
 
+mod sealing;
 mod steps;
 mod survey;
+mod undo;
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -27,8 +29,9 @@ use survey::{Candidate, Standing};
 use crate::cycle::in_clear;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Diagnosis;
-use crate::host::systemd;
-use crate::policy::{KernelPolicy, Policy, PolicyError};
+use crate::host::setup::sealing::{Key, WantedKey};
+use crate::host::{layers, systemd};
+use crate::policy::{KernelPolicy, Policy, PolicyError, SealKey};
 use crate::target::file::Size;
 use crate::target::{Target, device};
 
@@ -58,6 +61,16 @@ pub struct Options {
     /// Overwrite whatever is on the device
     #[arg(long, requires = "device")]
     force: bool,
+
+    /// What the image is sealed with: auto is a key file where there is an encrypted root filesystem for it; none is
+    /// refused where what is written to the image goes around encryption
+    #[arg(long, value_name = "auto|file|none", default_value = "auto", hide_possible_values = true)]
+    key: WantedKey,
+
+    /// Take back everything: the image, its keys, the policy, the save kernel, `dormouse enable`, and build the boot's
+    /// initramfs without Dormouse. A policy that was changed by hand is put aside
+    #[arg(long, conflicts_with_all = ["device", "file", "kernel", "key"])]
+    undo: bool,
 
     /// Print the command that rebuilds the boot's initramfs, and do not run it
     #[arg(long)]
@@ -110,18 +123,33 @@ impl fmt::Display for Choice {
 /// What was done, or would be.
 #[derive(Debug, Clone, Serialize)]
 pub struct Done {
-    /// Where the image goes.
-    pub place: String,
+    /// Where the image goes; `None` where everything is taken back.
+    pub place: Option<String>,
+    /// What that lies on, from the top; `None` for what is not known.
+    pub layers: Option<String>,
     /// The steps, each an order.
     pub steps: Vec<String>,
-    /// What the doctor finds after them; `None` where nothing was done.
+    /// Whether nothing was done.
+    pub is_dry: bool,
+    /// What the doctor finds after them; `None` where nothing was done, or all is taken back.
     pub diagnosis: Option<Diagnosis>,
+}
+
+/// The layers of a place, as the end of a sentence about it.
+fn on(layers: Option<&str>) -> String {
+    layers.map_or_else(String::new, |layers| format!(", on {layers}"))
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(diagnosis) = &self.diagnosis else {
-            write!(f, "The image goes to {}.", self.place)?;
+            if let Some(place) = &self.place {
+                write!(f, "The image goes to {place}{}.", on(self.layers.as_deref()))?;
+            } else if !self.is_dry {
+                return f.write_str("Dormouse is not set up on this machine any more.");
+            } else {
+                f.write_str("Everything is taken back.")?;
+            }
             return self.steps.iter().try_for_each(|step| write!(f, "\nwould {step}"));
         };
         diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
@@ -144,6 +172,9 @@ pub fn run(
     is_quiet: bool,
     say: &mut dyn FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<Done> {
+    if options.undo {
+        return take_back(config, options, is_quiet, say);
+    }
     let stdin = io::stdin();
     let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run && !is_quiet;
     let policy = known_policy(config)?;
@@ -159,6 +190,8 @@ pub fn run(
         None if is_owners => None,
         None => Some(kernels::file_of(Path::new("/"), &release)?),
     };
+    let key = sealing::choose(policy.as_ref(), &choice, options.key)?;
+    let layers = layers::below(choice.path());
     let steps = steps::plan(&steps::Wanted {
         config,
         policy: policy.as_ref(),
@@ -166,19 +199,44 @@ pub fn run(
         kernel: kernel.as_deref(),
         size: &options.size,
         force: options.force,
+        key: &key,
         rebuild: Tool::detect(Path::new("/")).map(|tool| tool.rebuild()),
         is_rebuilding: !options.no_initramfs,
         has_unit: systemd::has_unit(Path::new("/")),
     });
-    let mut done =
-        Done { place: choice.to_string(), steps: steps.iter().map(Step::to_string).collect(), diagnosis: None };
+    let mut done = Done {
+        place: Some(choice.to_string()),
+        layers: (!layers.is_empty()).then(|| layers::in_words(&layers)),
+        steps: steps.iter().map(Step::to_string).collect(),
+        is_dry: options.dry_run,
+        diagnosis: None,
+    };
     if !options.dry_run {
-        say(&format!("The image goes to {choice}."))?;
-        in_clear::warning(&in_clear::open_volumes()).map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
+        say(&format!("The image goes to {choice}{}.", on(done.layers.as_deref())))?;
+        let is_sealed = key != Key::AsItIs || policy.is_some_and(|policy| policy.image.key != SealKey::None);
+        let volumes = if is_sealed { Vec::new() } else { in_clear::open_volumes(None) };
+        in_clear::warning(&volumes).map_or(Ok(()), |warning| say(&format!("Warning: {warning}.")))?;
         perform(&steps, is_quiet, say)?;
         done.diagnosis = Some(Diagnosis::of_this_machine(config));
     }
     Ok(done)
+}
+
+/// Takes all of it back.
+fn take_back(
+    config: &Path,
+    options: &Options,
+    is_quiet: bool,
+    say: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Done> {
+    let root = Path::new("/");
+    let rebuild = Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild);
+    let steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
+    if !options.dry_run {
+        perform(&steps, is_quiet, say)?;
+    }
+    let steps = steps.iter().map(Step::to_string).collect();
+    Ok(Done { place: None, layers: None, steps, is_dry: options.dry_run, diagnosis: None })
 }
 
 /// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong
@@ -235,7 +293,7 @@ fn in_file(path: &Path) -> Choice {
 
 /// Whether there is an image that can be looked at.
 fn is_image(path: &Path) -> bool {
-    Target::at(path).is_ok_and(|target| device::info(&target).is_ok())
+    Target::at(path).is_ok_and(|target| device::info(&target, &|_| Ok(None)).is_ok())
 }
 
 /// Asks which of the candidates it is to be, or a file.

@@ -8,14 +8,18 @@ use anyhow::{Context, bail, ensure};
 use dormouse_image::ImageDevice;
 use dormouse_linux::atomic_file::replace;
 
-use crate::host::setup::Choice;
-use crate::policy::{self, DEFAULT_PATH, Policy};
+use crate::host::setup::sealing::Key;
+use crate::host::setup::{Choice, undo};
+use crate::policy::{self, DEFAULT_PATH, Policy, SealKey};
 use crate::target::{self, Target};
 
 /// The commented example, which becomes the policy of a machine that has none.
 const EXAMPLE: &str = include_str!("../../../../configs/dormouse.toml");
 /// Its line that names the image device.
 const EXAMPLE_DEVICE: &str = "device = \"PARTLABEL=dormouse\"\n";
+
+/// The drop-in that setup writes where there is a policy.
+pub(super) const DROP_IN: &str = "50-setup.toml";
 
 /// What the steps are made of.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Wanted<'a> {
     pub(super) kernel: Option<&'a Path>,
     pub(super) size: &'a str,
     pub(super) force: bool,
+    /// What is done about the image's key.
+    pub(super) key: &'a Key,
     /// The command that rebuilds the boot's initramfs, where the tool is known.
     pub(super) rebuild: Option<Vec<String>>,
     /// Whether it is run, and not only printed.
@@ -41,12 +47,20 @@ pub(super) struct Wanted<'a> {
 pub(super) enum Step {
     /// A command of Dormouse's own, without the program's name.
     Dormouse(Vec<String>),
-    /// A whole policy, which names the image at `place`.
-    WritePolicy { file: PathBuf, place: PathBuf },
-    /// A drop-in of the policy at `config` that does nothing but name the image at `place`.
-    WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf },
+    /// A whole policy, which names the image at `place`, and says whether its key is in a file.
+    WritePolicy { file: PathBuf, place: PathBuf, has_key_file: bool },
+    /// A drop-in of the policy at `config` that does nothing but name the image at `place`, and say the same.
+    WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf, has_key_file: bool },
     /// Another program.
     Run(Vec<String>),
+    /// An image's label is overwritten.
+    Erase(PathBuf),
+    /// A file or a directory is removed.
+    Remove(PathBuf),
+    /// A directory is removed, if nothing is in it.
+    RemoveIfEmpty(PathBuf),
+    /// A file gets a name by which it does not count.
+    PutAside(PathBuf),
     /// Something that is for the user to do.
     Tell(String),
 }
@@ -70,14 +84,22 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
         }
     }
     let (file, place) = (wanted.config.to_owned(), wanted.choice.path().to_owned());
+    // What the policy says of the key already, it goes on saying in what is written again.
+    let has_key_file = wanted.key.is_named() || wanted.policy.is_some_and(|policy| policy.image.key == SealKey::File);
+    let is_said = |policy: &Policy| {
+        is_named(&policy.image.device, &place) && (!has_key_file || policy.image.key == SealKey::File)
+    };
     if !wanted.config.exists() {
-        steps.push(Step::WritePolicy { file, place });
-    } else if !wanted.policy.is_some_and(|policy| is_named(&policy.image.device, &place)) {
-        let drop_in = policy::drop_in_dir(&file).join("50-setup.toml");
-        steps.push(Step::WriteDropIn { file: drop_in, config: file, place });
+        steps.push(Step::WritePolicy { file, place, has_key_file });
+    } else if !wanted.policy.is_some_and(is_said) {
+        let drop_in = policy::drop_in_dir(&file).join(DROP_IN);
+        steps.push(Step::WriteDropIn { file: drop_in, config: file, place, has_key_file });
     }
     let config = path_text(wanted.config);
     let config = if config == DEFAULT_PATH { &[][..] } else { &["--config", &config] };
+    if let Key::New(path) = wanted.key {
+        steps.push(dormouse(&[config, &["key", "add", "file", &path_text(path)]].concat()));
+    }
     let kernel = wanted.kernel.map(path_text);
     let kernel = kernel.as_deref().map(|kernel| ["--kernel", kernel]);
     steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
@@ -109,12 +131,24 @@ fn name_of(place: &Path) -> anyhow::Result<String> {
 }
 
 /// The example with this device in it.
-fn whole_policy(device: &str) -> String {
-    EXAMPLE.replacen(EXAMPLE_DEVICE, &format!("device = {}\n", toml::Value::from(device)), 1)
+fn whole_policy(device: &str, has_key_file: bool) -> String {
+    EXAMPLE.replacen(EXAMPLE_DEVICE, &image_lines(device, has_key_file), 1)
 }
 
-fn drop_in(device: &str) -> String {
-    format!("# Written by `dormouse setup`.\n[image]\ndevice = {}\n", toml::Value::from(device))
+fn drop_in(device: &str, has_key_file: bool) -> String {
+    format!("# Written by `dormouse setup`.\n[image]\n{}", image_lines(device, has_key_file))
+}
+
+fn image_lines(device: &str, has_key_file: bool) -> String {
+    let key = if has_key_file { "key = \"file\"\n" } else { "" };
+    format!("device = {}\n{key}", toml::Value::from(device))
+}
+
+/// Whether a policy is what [`Step::WritePolicy`] has written, of whatever device.
+pub(super) fn is_example(text: &str) -> bool {
+    let Ok(policy) = Policy::parse("a policy", text) else { return false };
+    let (device, has_key_file) = (policy.image.device.to_string(), policy.image.key == SealKey::File);
+    text == whole_policy(&device, has_key_file)
 }
 
 impl Step {
@@ -129,17 +163,35 @@ impl Step {
                 [program, arguments @ ..] => run(Command::new(program).args(arguments), is_quiet),
                 [] => Ok(()),
             },
-            Step::WritePolicy { file, place } => write(file, &whole_policy(&name_of(place)?)),
-            Step::WriteDropIn { file, config, place } => {
-                write(file, &drop_in(&name_of(place)?))?;
-                let device = Policy::load(config)?.image.device;
+            Step::WritePolicy { file, place, has_key_file } => {
+                write(file, &whole_policy(&name_of(place)?, *has_key_file))
+            }
+            Step::WriteDropIn { file, config, place, has_key_file } => {
+                write(file, &drop_in(&name_of(place)?, *has_key_file))?;
+                let image = Policy::load(config)?.image;
+                let device = image.device;
                 // A drop-in whose name comes later, perhaps.
                 ensure!(
                     is_named(&device, place),
                     "the policy says image.device = \"{device}\" all the same: remove that from the file that says so \
                      (`dormouse config check` lists the files)"
                 );
+                ensure!(
+                    !has_key_file || image.key == SealKey::File,
+                    "the policy says image.key = \"{}\" all the same: remove that from the file that says so",
+                    image.key.as_str()
+                );
                 Ok(())
+            }
+            Step::Erase(place) => undo::erase(place),
+            Step::Remove(path) => remove(path),
+            Step::RemoveIfEmpty(path) => {
+                // Something is left in it, or it never was.
+                let _ = std::fs::remove_dir(path);
+                Ok(())
+            }
+            Step::PutAside(path) => {
+                std::fs::rename(path, aside(path)).with_context(|| format!("{}: cannot be renamed", path.display()))
             }
             Step::Tell(_) => Ok(()),
         }
@@ -148,6 +200,24 @@ impl Step {
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     replace(file, text.as_bytes(), 0o644).with_context(|| format!("{}: cannot write it", file.display()))
+}
+
+/// Removes what is there.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of a file that does not count any more.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".undone");
+    name.into()
 }
 
 fn run(command: &mut Command, is_quiet: bool) -> anyhow::Result<()> {
@@ -167,11 +237,19 @@ impl fmt::Display for Step {
         match self {
             Step::Dormouse(words) => write!(f, "run: dormouse {}", words.join(" ")),
             Step::Run(words) => write!(f, "run: {}", words.join(" ")),
-            Step::WritePolicy { file, place } => {
-                write!(f, "write {}: the commented example, with the image on {}", file.display(), place.display())
+            Step::WritePolicy { file, place, has_key_file } => {
+                let key = if *has_key_file { ", its key in a file" } else { "" };
+                write!(f, "write {}: the commented example, with the image on {}{key}", file.display(), place.display())
             }
-            Step::WriteDropIn { file, place, .. } => {
-                write!(f, "write {}: image.device, for the image on {}", file.display(), place.display())
+            Step::WriteDropIn { file, place, has_key_file, .. } => {
+                let key = if *has_key_file { " and image.key" } else { "" };
+                write!(f, "write {}: image.device{key}, for the image on {}", file.display(), place.display())
+            }
+            Step::Erase(place) => write!(f, "erase the label of the image on {}", place.display()),
+            Step::Remove(path) => write!(f, "remove {}", path.display()),
+            Step::RemoveIfEmpty(path) => write!(f, "remove {}, if nothing is left in it", path.display()),
+            Step::PutAside(path) => {
+                write!(f, "rename {}, which was changed by hand, to {}", path.display(), aside(path).display())
             }
             Step::Tell(text) => write!(f, "left to you: {text}"),
         }
@@ -192,6 +270,7 @@ mod tests {
             kernel: Some(Path::new("/boot/vmlinuz-6.12")),
             size: "auto",
             force: false,
+            key: &Key::AsItIs,
             rebuild: Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]),
             is_rebuilding: true,
             has_unit: true,
@@ -224,6 +303,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_added_when_the_policy_names_it() {
+        let (config, file) = (Path::new("/nonexistent/dormouse.toml"), Choice::File("/nonexistent/image".into()));
+        let key = Key::New("/var/lib/dormouse/key".into());
+        let steps = texts(&Wanted { key: &key, ..wanted(config, &file) });
+        assert!(steps[2].ends_with("with the image on /nonexistent/image, its key in a file"), "{steps:?}");
+        let added = "run: dormouse --config /nonexistent/dormouse.toml key add file /var/lib/dormouse/key";
+        assert_eq!(steps[3], added);
+        // The small initramfs carries the policy, and the boot's both: they come last.
+        assert!(steps[4].contains("build-initramfs") && steps.last().unwrap().ends_with("mkinitcpio -P"));
+    }
+
+    #[test]
     fn a_policy_that_is_there_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let (config, device) = (directory.path().join("dormouse.toml"), directory.path().join("device"));
@@ -250,7 +341,7 @@ mod tests {
         device::init(&device, false).unwrap();
         write(&config, "").unwrap();
         let drop_in = policy::drop_in_dir(&config).join("50-setup.toml");
-        let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device };
+        let step = Step::WriteDropIn { file: drop_in, config: config.clone(), place: device, has_key_file: true };
         step.perform(false).unwrap();
         write(&policy::drop_in_dir(&config).join("90-mine.toml"), "[image]\ndevice = \"/nonexistent\"\n").unwrap();
         let error = step.perform(false).unwrap_err().to_string();
@@ -261,8 +352,13 @@ mod tests {
     fn written_policies_name_the_image() {
         let device = "UUID=01234567-89ab-cdef-0123-456789abcdef";
         assert_eq!(EXAMPLE.matches(EXAMPLE_DEVICE).count(), 1);
-        for text in [whole_policy(device), drop_in(device)] {
-            assert_eq!(Policy::parse("written", &text).unwrap().image.device.to_string(), device);
+        for has_key_file in [false, true] {
+            let (whole, part) = (whole_policy(device, has_key_file), drop_in(device, has_key_file));
+            for text in [&whole, &part] {
+                let image = Policy::parse("written", text).unwrap().image;
+                assert_eq!((image.device.to_string().as_str(), image.key == SealKey::File), (device, has_key_file));
+            }
+            assert!(is_example(&whole) && !is_example(&part) && !is_example(&format!("{whole}\n")));
         }
     }
 

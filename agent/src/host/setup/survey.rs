@@ -8,7 +8,7 @@ use dormouse_linux::{memory_watch, system};
 
 use crate::host::setup::Choice;
 use crate::store::{Access, StoreError};
-use crate::target::{self, Target, device};
+use crate::target::{self, Target, TargetError, device};
 
 /// How a device comes to be thought of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +78,7 @@ fn standing(path: &Path, size: u64, name: &str, in_use: u64) -> Option<Standing>
     // As `image init` opens it: that refuses one which is in use.
     match Target::at(path).ok()?.open(Access::Write) {
         Ok(_) => return Some(Standing::Prepared),
-        Err(StoreError::NotInitialised { .. }) => {}
+        Err(TargetError::Store(StoreError::NotInitialised { .. })) => {}
         Err(_) => return None,
     }
     let is_named = ["dormouse", "hibernate"].iter().any(|ours| name.eq_ignore_ascii_case(ours));

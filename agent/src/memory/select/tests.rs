@@ -16,6 +16,8 @@ const LINUX_6_1: &str = include_str!("testdata/vmcoreinfo-6.1.192.txt");
 const LINUX_6_11: &str = include_str!("testdata/vmcoreinfo-6.11.11.txt");
 /// Recorded from the test kernel.
 const LINUX_6_12: &str = include_str!("testdata/vmcoreinfo-6.12.117.txt");
+/// Recorded from the second test kernel, which is for NUMA.
+const LINUX_7_2: &str = include_str!("testdata/vmcoreinfo-7.2.12.txt");
 
 const ROOTS: u64 = 0xff49_afbb_9fde_4000;
 const SECTIONS: u64 = 0xff49_afbb_9fdf_0000;
@@ -287,13 +289,14 @@ fn a_count_that_is_far_off_stops_the_selection() {
 }
 
 #[test]
-fn kernels_of_three_kinds_mark_their_free_pages() {
+fn kernels_of_each_kind_mark_their_free_pages() {
     // What the pages of these kernels hold in `_mapcount`: free ones, offline ones, and slabs (which 6.1 marks
     // elsewhere).
     for (note, free, offline, slab) in [
         (LINUX_6_1, 0xffff_ff7f_u32, 0xffff_feff, None),
         (LINUX_6_11, 0xbfff_ffff, 0xdfff_ffff, Some(0xfdff_ffff)),
         (LINUX_6_12, 0xf000_0000, 0xf100_0000, Some(0xf500_0000)),
+        (LINUX_7_2, 0xf000_0000, 0xf100_0000, Some(0xf500_0000)),
     ] {
         let info = VmcoreInfo::parse(note.as_bytes());
         let release = info.text("OSRELEASE").unwrap();
@@ -328,6 +331,18 @@ fn recorded_vmcoreinfos_of_older_kernels_give_their_layouts() {
     );
     assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x3b82_b000, 5, None));
     assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
+}
+
+/// In 7.2 the allocator has a list more for each order, and `page.compound_head` another name.
+#[test]
+fn the_recorded_vmcoreinfo_of_7_2_gives_its_layout() {
+    let layout = KernelLayout::new(&VmcoreInfo::parse(LINUX_7_2.as_bytes())).unwrap();
+    assert_eq!(
+        (layout.section_roots, layout.section_root_count, layout.section_size),
+        (0xff27_b60d_7cc8_5000, 131_072, 16)
+    );
+    assert_eq!((layout.page_size, layout.page_mapcount, layout.page_private, layout.orders), (64, 48, 40, 11));
+    assert_eq!((layout.paging.page_table, layout.paging.levels, layout.hwpoison), (0x39a2_d000, 5, None));
 }
 
 #[test]

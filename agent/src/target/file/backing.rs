@@ -5,19 +5,25 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use dormouse_linux::block::{Hardware, NoHardware};
+use dormouse_image::DiskExtent;
+use dormouse_linux::block::{self, below};
 use dormouse_linux::mountinfo::{self, Mount};
 use dormouse_linux::procfs;
 use dormouse_sys::btrfs;
 use dormouse_sys::fiemap::{self, attribute};
 
 use crate::target::file::layout::Addresses;
+use crate::target::stack::{self, Lay};
 
 /// What carries the filesystem that a file is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Backing {
     /// The block device, by its node.
     pub(super) device: PathBuf,
+    /// Its number, written `major:minor`.
+    pub(super) number: String,
+    /// The filesystem's type.
+    pub(super) kind: String,
     /// What the filesystem's addresses are addresses of.
     pub(super) addresses: Addresses,
 }
@@ -31,11 +37,11 @@ impl Backing {
         let mount = mount_of(file)?;
         refuse_kind(&mount.kind)?;
         if mount.kind != "btrfs" {
-            let device = disk(Hardware::of_number(&mount.number))?;
+            let device = node_of(&mount.number)?;
             if mount.kind == "ext4" {
                 refuse_journal(&ext4_options(&device))?;
             }
-            return Ok(Backing { device, addresses: Addresses::Disk });
+            return Ok(Backing { device, number: mount.number, kind: mount.kind, addresses: Addresses::Disk });
         }
         let devices = btrfs::devices(file).context("btrfs does not say how many devices it has")?;
         ensure!(
@@ -43,10 +49,28 @@ impl Backing {
             "it is on a btrfs of {devices} devices; a file for the image must be on one with a single device"
         );
         // The number of its mount is not that of a device.
-        let device = disk(Hardware::of_node(&mount.source))?;
+        let number = below::number_of_node(&mount.source).context("its filesystem has no block device")?;
+        let device = node_of(&number)?;
         let chunks =
             btrfs::chunks(file).context("btrfs does not say where its addresses are on the disk; run as root")?;
-        Ok(Backing { device, addresses: Addresses::Volume(chunks) })
+        Ok(Backing { device, number, kind: mount.kind, addresses: Addresses::Volume(chunks) })
+    }
+
+    /// Whether the block device is put together of others.
+    pub(super) fn is_put_together(&self) -> bool {
+        stack::is_put_together(&self.number)
+    }
+
+    /// Where pieces of the block device lie on disks.
+    ///
+    /// # Errors
+    /// They lie in a way that cannot be followed.
+    pub(super) fn lay(&self, pieces: Vec<DiskExtent>) -> anyhow::Result<Lay> {
+        const WILL_NOT_DO: &str = "its filesystem will not do";
+        if self.is_put_together() {
+            return Lay::of_pieces(&self.number, Some(&self.kind), &pieces).context(WILL_NOT_DO);
+        }
+        Ok(Lay { legs: vec![self.device.clone()], extents: pieces, layers: Vec::new() })
     }
 
     /// Makes the filesystem overwrite a file in place, which is new and empty. btrfs writes elsewhere otherwise, and
@@ -123,8 +147,17 @@ fn refuse_journal(options: &str) -> anyhow::Result<()> {
 }
 
 /// The node of what a filesystem is on.
-fn disk(hardware: Result<Hardware, NoHardware>) -> anyhow::Result<PathBuf> {
-    Ok(hardware.context("its filesystem will not do")?.node)
+fn node_of(number: &str) -> anyhow::Result<PathBuf> {
+    let place = Path::new("/sys/dev/block").join(number).canonicalize();
+    let place = place.with_context(|| format!("its filesystem will not do: it has no block device ({number})"))?;
+    Ok(block::node(place.file_name().unwrap_or_default()))
+}
+
+/// Whether a file is on a filesystem that could hold an image, on a block device that is put together of others.
+pub(super) fn is_below_layers(file: &File) -> bool {
+    let Ok(mount) = mount_of(file) else { return false };
+    let number = if mount.kind == "btrfs" { below::number_of_node(&mount.source) } else { Some(mount.number) };
+    refuse_kind(&mount.kind).is_ok() && number.is_some_and(|number| stack::is_put_together(&number))
 }
 
 #[cfg(test)]

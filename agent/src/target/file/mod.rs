@@ -7,13 +7,15 @@
 //!     └──fdinfo, mountinfo, sysfs───────> disk
 //! ```
 //!
-//! In A the image is read and written through the file, past the page cache. B, C and D mount nothing: they find the
-//! label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is believed
-//! alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of its
-//! pieces with must be what is on the disk there.
+//! In A the image is read and written through the file, past the page cache, where its filesystem is on a disk or
+//! partition itself; where layers lie between, on the disks (see `target/stack.rs`). B, C and D mount nothing: they
+//! find the label by its UUID and its offset on the disk, and the rest by the map in it. No answer of a filesystem is
+//! believed alone (an address may be one of a volume that has disks of its own): what the file begins and ends each of
+//! its pieces with must be what is on the disk there.
 
 mod backing;
 mod layout;
+mod lower;
 
 use std::fmt;
 use std::fs::File;
@@ -25,12 +27,13 @@ use std::str::FromStr;
 use anyhow::{Context, bail, ensure};
 use backing::Backing;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, DiskExtent, PhysRange};
+use dormouse_image::{BLOCK, DiskExtent, Label, Layer, PhysRange};
 use dormouse_linux::procfs;
 use dormouse_linux::units::{mib, parse_bytes};
 use dormouse_sys::fiemap;
 pub use layout::Unsuitable;
 use layout::disk_extents;
+pub use lower::{Lower, lower, overwrite_in_place};
 use nix::errno::Errno;
 use nix::fcntl::{self, AT_FDCWD, AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
@@ -39,9 +42,11 @@ use serde::Serialize;
 
 use crate::machine::iomem::Iomem;
 use crate::store::{Access, Device, Disk, ExtentMap, Image};
-use crate::target::new_label;
+use crate::target::stack::Lay;
 
 const MIB: u64 = 1 << 20;
+/// The first block of a filesystem's device, which lies below the same layers as all others.
+const BEGINNING: DiskExtent = DiskExtent { offset: 0, len: BLOCK as u64 };
 /// What is written at once.
 const PIECE: usize = 4 << 20;
 /// What `auto` leaves free, at most: a filesystem that is full to the brim stops the system that it carries.
@@ -84,16 +89,22 @@ pub struct Created {
     pub extents: usize,
     /// On which block device.
     pub device: PathBuf,
+    /// On which other one it also is.
+    pub mirror: Option<PathBuf>,
+    /// What lies between the file and the block device, from the top down.
+    pub layers: Vec<String>,
 }
 
 impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Created { file, uuid, bytes, extents, device } = self;
+        let Created { file, uuid, bytes, extents, device, mirror, layers } = self;
         let (file, device, size) = (file.display(), device.display(), mib(*bytes));
+        let also = mirror.as_ref().map(|mirror| format!(" and of {}", mirror.display())).unwrap_or_default();
+        let below = if layers.is_empty() { String::new() } else { format!(", below {}", layers.join(", ")) };
         let pieces = if *extents == 1 { "one piece".to_owned() } else { format!("{extents} pieces") };
         write!(
             f,
-            "{file}: UUID={uuid}, {size}, in {pieces} of {device}\n\
+            "{file}: UUID={uuid}, {size}, in {pieces} of {device}{also}{below}\n\
              Set it in the policy:\n\n    [image]\n    device = \"{file}\"\n\n\
              and build both initramfs again: that of `dormouse build-initramfs`, and that of your ordinary boot, which \
              needs the policy that `dormouse config show --boot` prints."
@@ -108,25 +119,29 @@ impl fmt::Display for Created {
 pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
     let about = || format!("image device {}", path.display());
     let path = &std::path::absolute(path).with_context(about)?;
-    let (image, device) = make(path, size).with_context(about)?;
+    let (image, legs) = make(path, size).with_context(about)?;
+    let mut legs = legs.into_iter();
     Ok(Created {
         file: path.clone(),
         uuid: image.label().uuid.to_string(),
         bytes: image.disk().size(),
         extents: image.label().extents.len(),
-        device,
+        device: legs.next().unwrap_or_default(),
+        mirror: legs.next(),
+        layers: image.label().stack.iter().map(Layer::to_string).collect(),
     })
 }
 
 /// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing
-/// is left. Says on which block device it lies, too.
-fn make(path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
+/// is left. Says on which block devices it lies, too.
+fn make(path: &Path, size: Size) -> anyhow::Result<(Image, Vec<PathBuf>)> {
     const EXISTS: &str = "the file exists already; remove it first";
     ensure!(path.symlink_metadata().is_err(), EXISTS);
     let directory = path.parent().context("a path without a directory")?;
     let directory = File::open(directory).with_context(|| format!("{}: cannot look into it", directory.display()))?;
     // Before anything is written that would be in vain.
     let backing = Backing::of(&directory)?;
+    backing.lay(vec![BEGINNING])?;
     let unnamed = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let file = fcntl::openat(&directory, ".", unnamed, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make it")?;
     let file = File::from(file);
@@ -147,7 +162,7 @@ fn by_descriptor(file: &File) -> PathBuf {
 }
 
 /// Makes an image of a file that is new and empty, and will be at `path`.
-fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)> {
+fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, Vec<PathBuf>)> {
     let size = room(file, size)?;
     fcntl::fallocate(file, FallocateFlags::empty(), 0, i64::try_from(size)?).map_err(|error| match error {
         Errno::ENOSPC => {
@@ -159,25 +174,93 @@ fn fill(file: &File, path: &Path, size: Size) -> anyhow::Result<(Image, PathBuf)
     write_zeroes(&disk)?;
     file.sync_all().context("it cannot be made durable")?;
 
-    let (device, extents) = lay_out(file, &disk)?;
-    let label = new_label(extents)?;
+    let lay = lay_out(file, disk.size())?;
     // What no label can say is not used as a map either.
-    label.encode().context("its place on the disk")?;
-    mark_and_compare(&disk, &device, &label.extents)?;
+    let label = lay.label()?;
+    if lay.bypasses_encryption() {
+        mark_and_watch(&disk, &lay)?;
+    } else {
+        lay.legs.iter().try_for_each(|leg| mark_and_compare(&disk, leg, &label.extents))?;
+    }
+    if !lay.layers.is_empty() {
+        // From here on nothing goes through the file any more.
+        let image = Image::create(lay.open(Access::Write)?, label)?;
+        read_back(&lay, image.label())?;
+        return Ok((image, lay.legs));
+    }
     let image = Image::create(disk, label)?;
-    compare(image.disk(), &device, &image.label().extents)?;
-    Ok((image, device))
+    lay.legs.iter().try_for_each(|leg| compare(image.disk(), leg, &image.label().extents))?;
+    Ok((image, lay.legs))
 }
 
-/// The block device under a file, and the pieces of it that the file consists of.
-fn lay_out(file: &File, disk: &Disk) -> anyhow::Result<(PathBuf, Vec<DiskExtent>)> {
+/// Demands to find on each disk what has just been written there.
+fn read_back(lay: &Lay, label: &Label) -> anyhow::Result<()> {
+    for leg in lay.open(Access::Read)?.legs() {
+        let found = Image::open(leg)?;
+        ensure!(found.label() == label, "{}: what was written there is not what it has", found.disk());
+    }
+    Ok(())
+}
+
+/// The same as [`mark_and_compare`] where a layer encrypts: what is on the disk is not what is in the file, but changes
+/// with it, and back again.
+fn mark_and_watch(file: &Disk, lay: &Lay) -> anyhow::Result<()> {
+    let nonce = procfs::random()?;
+    let legs = lay.open(Access::Read)?.legs();
+    for offset in ends(&lay.extents) {
+        let look = || legs.iter().map(|leg| leg.read(offset, BLOCK)).collect::<Result<Vec<_>, _>>();
+        let before = look()?;
+        let mark = [nonce.as_slice(), &offset.to_le_bytes(), &[0; 8]].concat();
+        file.write_copy(offset, &mark.repeat(BLOCK / mark.len()))?;
+        file.flush()?;
+        let during = look()?;
+        file.write_copy(offset, &[0; BLOCK])?;
+        file.flush()?;
+        let after = look()?;
+        let is_there = before.iter().zip(&during).all(|(before, during)| before[..] != during[..])
+            && before.iter().zip(&after).all(|(before, after)| before[..] == after[..]);
+        ensure!(
+            is_there,
+            "byte {offset} of the file is not where its layers say it is: something between them moves data"
+        );
+    }
+    Ok(())
+}
+
+/// Where a file of `size` bytes lies.
+fn lay_out(file: &File, size: u64) -> anyhow::Result<Lay> {
     let backing = Backing::of(file)?;
     backing.refuse_attributes(file)?;
     // More cannot be used; those that touch count once.
     let limit = 64 * LABEL_MAX_EXTENTS;
     let extents = fiemap::extents(file, limit).context("the filesystem does not say where it lies (FIEMAP)")?;
-    let extents = disk_extents(&extents, &backing.addresses, disk.size())?;
-    Ok((backing.device, extents))
+    let pieces = disk_extents(&extents, &backing.addresses, size)?;
+    backing.lay(pieces)
+}
+
+/// Where a file lies whose filesystem is on layers; `None` for any other file.
+///
+/// # Errors
+/// It lies in a way that cannot be followed.
+pub(super) fn lay(path: &Path) -> anyhow::Result<Option<Lay>> {
+    let file = File::open(path)?;
+    if !backing::is_below_layers(&file) {
+        return Ok(None);
+    }
+    let size = file.metadata()?.len() / BLOCK as u64 * BLOCK as u64;
+    lay_out(&file, size).map(Some)
+}
+
+/// Where the filesystem of a directory begins, of one that is on layers; `None` for any other.
+///
+/// # Errors
+/// It lies in a way that cannot be followed.
+pub(super) fn lay_of_directory(path: &Path) -> anyhow::Result<Option<Lay>> {
+    let directory = File::open(path)?;
+    if !backing::is_below_layers(&directory) {
+        return Ok(None);
+    }
+    Backing::of(&directory)?.lay(vec![BEGINNING]).map(Some)
 }
 
 /// How large the file becomes, in bytes.
@@ -300,17 +383,21 @@ pub(super) fn check(path: &Path, image: &Image) -> anyhow::Result<()> {
         bail!("{}: it was made by `dormouse image init`, which is for devices; {}", about(), remedy());
     }
     let file = File::open(path).with_context(about)?;
-    let (device, here) = lay_out(&file, image.disk()).with_context(about)?;
-    if here != *extents {
-        bail!("{}: the file's blocks have been moved, and no boot would find it; {}", about(), remedy());
+    let lay = lay_out(&file, image.disk().size()).with_context(about)?;
+    if let Some(difference) = lay.difference(image.label()) {
+        bail!("{}: {difference}; {}", about(), remedy());
     }
-    compare(image.disk(), &device, extents).with_context(about)
+    if !lay.layers.is_empty() {
+        // It was opened on the disks themselves, where a layer may encrypt.
+        return Ok(());
+    }
+    lay.legs.iter().try_for_each(|leg| compare(image.disk(), leg, extents)).with_context(about)
 }
 
-/// The block device under a file.
+/// The block device under a file that no layers lie under.
 ///
 /// # Errors
-/// There is none that the save kernel could use.
+/// There is none.
 pub(super) fn block_device(path: &Path) -> anyhow::Result<PathBuf> {
     let about = || format!("image device {}", path.display());
     Ok(Backing::of(&File::open(path).with_context(about)?).with_context(about)?.device)

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::StoreError;
+use crate::target::new_label;
 
 fn extent(offset: u64, len: u64) -> DiskExtent {
     DiskExtent { offset, len }

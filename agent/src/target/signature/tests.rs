@@ -32,7 +32,9 @@ fn probe_end(bytes: &[u8]) -> Option<Signature> {
 fn our_head() -> Vec<u8> {
     let uuid = Uuid([7; 16]);
     let mut head = vec![0; HEAD_LEN];
-    let label = Label { uuid, created_unix: 1_800_000_000, extents: Vec::new() }.encode().unwrap();
+    let label = Label { uuid, created_unix: 1_800_000_000, extents: Vec::new(), mirror: None, stack: Vec::new() }
+        .encode()
+        .unwrap();
     head[..label.len()].copy_from_slice(&label);
     let commit = Commit::empty(uuid).encode().unwrap();
     for offset in layout::SLOT_OFFSETS {

@@ -10,9 +10,9 @@ use dormouse_image::{BLOCK, Codec, Header, INDEX_MAGIC, IndexBlock, LABEL_MAGIC,
 use crate::fuzz::scratch::Scratch;
 
 /// Blocks of the device.
-pub(super) const BLOCKS: usize = 1024;
+pub(in crate::fuzz) const BLOCKS: usize = 1024;
 /// In a part's length: its bytes are repeated.
-pub(super) const REPEAT: u16 = 1 << 15;
+pub(in crate::fuzz) const REPEAT: u16 = 1 << 15;
 
 /// The prologue: the block's length and its checksum.
 const LENGTH: u64 = 12;
@@ -53,11 +53,11 @@ impl Mend {
 
 /// The blocks that are not all zero, by their offsets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Device(BTreeMap<u64, Vec<u8>>);
+pub(in crate::fuzz) struct Device(BTreeMap<u64, Vec<u8>>);
 
 impl Device {
     /// The device that `input` describes, and the state that it asks for.
-    pub(super) fn new(input: &[u8]) -> (Device, State) {
+    pub(in crate::fuzz) fn new(input: &[u8]) -> (Device, State) {
         let (choices, parts) = input.split_first().unwrap_or((&0, &[]));
         let mut device = Device::laid_out(parts);
         device.mend(Mend(*choices));
@@ -65,7 +65,7 @@ impl Device {
     }
 
     /// The device with its parts, unmended.
-    pub(super) fn laid_out(mut parts: &[u8]) -> Device {
+    pub(in crate::fuzz) fn laid_out(mut parts: &[u8]) -> Device {
         let mut device = Device(BTreeMap::new());
         while let Some(([a, b, c, d], rest)) = parts.split_first_chunk() {
             let offset = (usize::from(u16::from_le_bytes([*a, *b])) % BLOCKS * BLOCK) as u64;
@@ -83,12 +83,12 @@ impl Device {
     }
 
     /// The offsets of the blocks that are not all zero, ascending.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = u64> {
+    pub(in crate::fuzz) fn blocks(&self) -> impl Iterator<Item = u64> {
         self.0.keys().copied()
     }
 
     /// What is at `offset`; zeroes where nothing is.
-    pub(super) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+    pub(in crate::fuzz) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let end = offset.saturating_add(len as u64);
         let first = offset / BLOCK as u64 * BLOCK as u64;
@@ -105,13 +105,13 @@ impl Device {
     }
 
     /// The whole block at `offset`, whose length is the one that it records.
-    pub(super) fn block(&self, offset: u64) -> Vec<u8> {
+    pub(in crate::fuzz) fn block(&self, offset: u64) -> Vec<u8> {
         let len = self.read(offset.saturating_add(LENGTH), 4).try_into().map_or(0, u32::from_le_bytes);
         self.read(offset, (len as usize).clamp(BLOCK, INDEX_MAX))
     }
 
     /// Writes what lies on the device; the rest is lost.
-    fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {
+    pub(in crate::fuzz) fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {
         while !bytes.is_empty() && offset < (BLOCKS * BLOCK) as u64 {
             let from = index(offset % BLOCK as u64);
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - from));
@@ -123,7 +123,7 @@ impl Device {
     }
 
     /// The device as a file.
-    pub(super) fn file(&self) -> Scratch {
+    pub(in crate::fuzz) fn file(&self) -> Scratch {
         let file = Scratch::new((BLOCKS * BLOCK) as u64);
         for (offset, block) in &self.0 {
             file.write(*offset, block);
@@ -221,7 +221,7 @@ impl Device {
         }
         let Ok(header) = Header::decode(&self.block(HEADER_OFFSET)) else { return };
         let [mut stored, mut zero, mut chunks, mut blocks, mut bytes] = [0_u64; 5];
-        let mut next = Locator { offset: self.word(offset + COMMIT_INDEX - 8), len: 1, checksum: 0 };
+        let mut next = Locator { offset: self.word(offset + COMMIT_INDEX - 8), len: 1, ..Locator::default() };
         while next.is_some() && blocks < BLOCKS as u64 {
             let Ok(index) = IndexBlock::decode(&self.block(next.offset), next.offset) else { break };
             for view in index.chunks() {

@@ -59,7 +59,8 @@ fn the_golden_image_is_described_and_restored() {
 #[test]
 fn the_golden_image_in_a_file_is_described_and_read() {
     let extents = vec![DiskExtent { offset: 2 << 20, len: 12288 }, DiskExtent { offset: 1 << 20, len: 8192 }];
-    let label = Label { uuid: Uuid([5; 16]), created_unix: 6, extents }.encode().unwrap();
+    let label =
+        Label { uuid: Uuid([5; 16]), created_unix: 6, extents, mirror: None, stack: Vec::new() }.encode().unwrap();
     let mut image = vec![0; (2 << 20) + 4 * BLOCK];
     for (at, bytes) in [(0, label.as_slice()), (2 << 20, &label), (1 << 20, &[7; BLOCK])] {
         image[at..at + BLOCK].copy_from_slice(bytes);

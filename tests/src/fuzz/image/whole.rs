@@ -7,6 +7,7 @@ use dormouse::pipeline::seams::PageSink;
 use dormouse::pipeline::{self, Counts, Limits, window};
 use dormouse::store::{Access, Disk, Image, Reader, StoreError};
 use dormouse_image::layout::CHUNK_MAX;
+use dormouse_image::seal::SaveKey;
 use dormouse_image::{BLOCK, Header, PfnRange, State};
 
 use crate::fuzz::scratch::Scratch;
@@ -16,7 +17,13 @@ const ZERO_PAGES_MAX: u64 = 1 << 22;
 
 /// Restores all of it to memory that watches what is written to it; returns what was restored, if it could be.
 pub(super) fn restore(file: &Scratch) -> Option<Counts> {
-    let image = Image::open(disk(file, Access::Read)).map_err(|error| check_text(&error)).ok()?;
+    restore_with(file, None)
+}
+
+/// The same with the key of a sealed image, or an image that is not sealed.
+pub(in crate::fuzz) fn restore_with(file: &Scratch, key: Option<&SaveKey>) -> Option<Counts> {
+    let mut image = Image::open(disk(file, Access::Read)).map_err(|error| check_text(&error)).ok()?;
+    image.unlock(key).map_err(|error| check_text(&error)).ok()?;
     let header = image.header().map_err(|error| check_text(&error)).ok()?;
     let open = || Reader::open(&image, &header);
     let mut reader = open().map_err(|error| check_text(&error)).ok()?;

@@ -6,10 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// A program with its options, packing a vmcore into a file and, if it can, back.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contender {
     /// The agent's stages, with a codec as `bench pack` takes it.
     Dormouse(&'static str),
+    /// The same, sealed.
+    Sealed(&'static str),
     /// Debian's makedumpfile at a dump level, with an option that names its codec, on one thread or on all.
     Makedumpfile { level: u32, codec: &'static str, threads: bool },
     /// zstd with an option that names its level; it packs on all threads, and unpacks on one.
@@ -22,14 +24,16 @@ pub(super) enum Contender {
     Codec(&'static str),
 }
 
-use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Zstd};
+use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Sealed, Zstd};
 
 const QUICK: &[Contender] = &[
     Dormouse("auto"),
+    Sealed("auto"),
     Makedumpfile { level: 1, codec: "-l", threads: false },
     Makedumpfile { level: 17, codec: "-l", threads: false },
     Zstd("-1"),
     Dormouse("zstd:1"),
+    Sealed("zstd:1"),
     Makedumpfile { level: 17, codec: "-l", threads: true },
     Makedumpfile { level: 17, codec: "-c", threads: false },
     Zstd("--fast"),
@@ -72,6 +76,7 @@ impl Contender {
     pub(super) fn name(self) -> String {
         match self {
             Dormouse(codec) => format!("dormouse {codec}"),
+            Sealed(codec) => format!("dormouse {codec} sealed"),
             Makedumpfile { level, codec, threads } => {
                 format!("makedumpfile -d {level} {codec}{}", if threads { " --num-threads" } else { "" })
             }
@@ -82,15 +87,20 @@ impl Contender {
         }
     }
 
+    /// The one that does the same and seals it.
+    pub(super) fn sealed(self) -> Option<Contender> {
+        if let Dormouse(codec) = self { Some(Sealed(codec)) } else { None }
+    }
+
     /// Whether it is none of ours.
     pub(super) fn is_peer(self) -> bool {
-        !matches!(self, Dormouse(_) | Codec(_))
+        !matches!(self, Dormouse(_) | Sealed(_) | Codec(_))
     }
 
     /// The threads that work when it packs, and when it unpacks.
     pub(super) fn threads(self, threads: usize) -> (usize, usize) {
         match self {
-            Dormouse(_) | Codec(_) | Makedumpfile { threads: true, .. } => (threads, threads),
+            Dormouse(_) | Sealed(_) | Codec(_) | Makedumpfile { threads: true, .. } => (threads, threads),
             Zstd(_) => (threads, 1),
             Makedumpfile { threads: false, .. } | Lz4 | Cp => (1, 1),
         }
@@ -99,10 +109,11 @@ impl Contender {
     /// The command that packs.
     pub(super) fn pack(self, files: &Files, threads: usize) -> Result<Command> {
         let mut command = match self {
-            Dormouse(codec) => {
+            Dormouse(codec) | Sealed(codec) => {
                 let mut command = part("pack")?;
                 command.arg(&files.vmcore).arg(&files.packed).args(["--codec", codec]);
                 command.arg("--threads").arg(threads.to_string());
+                command.args(matches!(self, Sealed(_)).then_some("--sealed"));
                 return Ok(command);
             }
             Codec(level) => return codec("compress", level, files, threads),
@@ -137,10 +148,11 @@ impl Contender {
     /// The command that unpacks, if there is one: makedumpfile 1.7.2 has no way back from its own format.
     pub(super) fn unpack(self, files: &Files, threads: usize) -> Result<Option<Command>> {
         let mut command = match self {
-            Dormouse(_) => {
+            Dormouse(_) | Sealed(_) => {
                 let mut command = part("unpack")?;
                 command.arg(&files.packed).arg("--scratch").arg(&files.scratch);
                 command.arg("--threads").arg(threads.to_string());
+                command.args(matches!(self, Sealed(_)).then_some("--sealed"));
                 return Ok(Some(command));
             }
             Codec(level) => return codec("decompress", level, files, threads).map(Some),

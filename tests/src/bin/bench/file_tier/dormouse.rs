@@ -14,6 +14,7 @@ use dormouse::pipeline::{self, Limits, Task, window};
 use dormouse::policy::Compression;
 use dormouse::store::{Access, Disk, Image, Reader, Writer};
 use dormouse::target;
+use dormouse_image::seal::{Nonce, SaveKey, Sealing, Suite};
 use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecord, State, Uuid};
 use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
@@ -107,15 +108,26 @@ impl Dump {
     }
 }
 
+/// With what sealed images are sealed here: nobody's secret.
+fn sealing() -> Sealing {
+    Sealing { key: SaveKey::new(&[0x5e; 32]), nonce: Nonce([0x5e; 16]), suite: Suite::of_this_cpu(), wraps: Vec::new() }
+}
+
 /// Saves a vmcore to a new image in the file `output`.
-pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -> Result<()> {
+pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, is_sealed: bool) -> Result<()> {
     let dump = Dump::open(vmcore)?;
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
     file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
-    let label = Label { uuid: procfs::random().map(Uuid::from_random)?, created_unix: now_unix(), extents: Vec::new() };
+    let label = Label {
+        uuid: procfs::random().map(Uuid::from_random)?,
+        created_unix: now_unix(),
+        extents: Vec::new(),
+        mirror: None,
+        stack: Vec::new(),
+    };
     let image = Image::create(Disk::open(output, Access::Write)?, label)?;
     let header = dump.header(&image)?;
-    let mut writer = Writer::begin(image, &header)?;
+    let mut writer = Writer::begin(image, &header, is_sealed.then(sealing).as_ref())?;
     let most = dump.pages() - dump.selection.free_pages();
     let task = Task { memory: &header.session.ram, filter: &dump.selection, most };
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
@@ -127,12 +139,23 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize) -
 
 /// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with
 /// what was saved.
-pub(super) fn unpack(image: &Path, scratch: &Path, threads: usize, vmcore: Option<&Path>) -> Result<()> {
+pub(super) fn unpack(
+    image: &Path,
+    scratch: &Path,
+    threads: usize,
+    is_sealed: bool,
+    vmcore: Option<&Path>,
+) -> Result<()> {
     // The agent's own way but for the states, which do not let a snapshot be restored.
-    let ranges = target::Target::at(image)?.open(Access::Read)?.header()?.session.ram;
+    let open = || -> Result<Image> {
+        let mut image = target::Target::at(image)?.open(Access::Read)?;
+        image.unlock(is_sealed.then(|| sealing().key).as_ref())?;
+        Ok(image)
+    };
+    let ranges = open()?.header()?.session.ram;
     let memory = Target::new(scratch, &ranges).context("memory to restore to")?;
     let clock = Clock::start()?;
-    let image = target::Target::at(image)?.open(Access::Read)?;
+    let image = open()?;
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;

@@ -63,6 +63,8 @@ pub(crate) enum Part {
         codec: dormouse::Codec,
         #[arg(long)]
         threads: usize,
+        #[arg(long)]
+        sealed: bool,
     },
     /// Restores an image into memory
     #[command(hide = true)]
@@ -73,6 +75,8 @@ pub(crate) enum Part {
         scratch: PathBuf,
         #[arg(long)]
         threads: usize,
+        #[arg(long)]
+        sealed: bool,
         /// The vmcore to compare with
         #[arg(long)]
         compare: Option<PathBuf>,
@@ -91,9 +95,11 @@ pub(crate) enum Part {
 
 pub(crate) fn run_part(part: &Part) -> Result<()> {
     match part {
-        Part::Pack { vmcore, image, codec, threads } => dormouse::pack(vmcore, image, *codec, *threads),
-        Part::Unpack { image, scratch, threads, compare } => {
-            dormouse::unpack(image, scratch, *threads, compare.as_deref())
+        Part::Pack { vmcore, image, codec, threads, sealed } => {
+            dormouse::pack(vmcore, image, *codec, *threads, *sealed)
+        }
+        Part::Unpack { image, scratch, threads, sealed, compare } => {
+            dormouse::unpack(image, scratch, *threads, *sealed, compare.as_deref())
         }
         Part::Codec { half, vmcore, level, threads } => bound::run(*half, vmcore, *level, *threads),
     }
@@ -170,6 +176,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             report(workload, memory, *contender, threads, &kinds, runs, &mut csv, &mut table);
         }
         table.print(&format!("{}, {memory} ({})", workload.name(), workload.about()));
+        costs_of_sealing(&contenders, &results);
         println!(
             "\n{} pages: {} stored, {} of zeroes, {} free.",
             kinds.total,
@@ -179,6 +186,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
     }
     csv.write_csv(&options.output.join("file.csv"))
+}
+
+/// Prints, for each contender that is also there sealed, how its speed is then.
+fn costs_of_sealing(contenders: &[Contender], results: &[Runs]) {
+    let of = |wanted: Contender| {
+        let found = contenders.iter().zip(results).find(|(contender, _)| **contender == wanted);
+        found.map(|(_, runs)| runs)
+    };
+    println!();
+    for contender in contenders {
+        let Some((plain, sealed)) = of(*contender).zip(contender.sealed().and_then(of)) else { continue };
+        let ratio = |of: fn(&Runs) -> &Vec<Measurement>| {
+            median_of(of(plain), |run| run.seconds) / median_of(of(sealed), |run| run.seconds)
+        };
+        let (pack, unpack) = (ratio(|runs| &runs.pack), ratio(|runs| &runs.unpack));
+        println!("{} sealed: {pack:.2} times the speed to pack, {unpack:.2} to unpack.", contender.name());
+    }
 }
 
 /// One turn of one contender.

@@ -26,7 +26,7 @@ pub(super) fn verify(contenders: &[Contender], files: &Files, threads: usize) ->
     let mut levels_seen = Vec::new();
     for contender in contenders {
         match contender {
-            Contender::Dormouse(_) => {
+            Contender::Dormouse(_) | Contender::Sealed(_) => {
                 measure(&mut contender.pack(files, threads)?)?;
                 let mut unpack = contender.unpack(files, threads)?.context("Dormouse unpacks")?;
                 measure(unpack.arg("--compare").arg(&files.vmcore))?;
