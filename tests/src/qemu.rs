@@ -282,9 +282,9 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
 
 /// Whether a kernel, in booting, changes an instruction that its other CPUs are executing all the time, in a way that
 /// QEMU may miss: before 8.1, what a CPU is translating when another one writes there stays in use ("accel/tcg: Always
-/// lock pages before translation"). Linux 7.2 died of it in one boot of a dozen, and Debian's 6.12 once ("Oops: int3" in
-/// `sched_clock_cpu`, with the breakpoint gone from memory), when they took the TSC for stable; the test kernel of 6.12
-/// was not seen to.
+/// lock pages before translation"). Linux 7.2 died of it in one boot of a dozen, and Debian's 6.12 once ("Oops: int3"
+/// in `sched_clock_cpu`, with the breakpoint gone from memory), when they took the TSC for stable; the test kernel of
+/// 6.12 was not seen to.
 fn is_translated_stale(kernel: &Path) -> Result<bool> {
     let release = bzimage_release::of_file(kernel)?;
     let major = release.split('.').next().and_then(|major| major.parse::<u32>().ok());
