@@ -63,10 +63,8 @@ pub(crate) fn the_big_kernel_through_each_kind_of_cycle() -> Result<()> {
 fn saved_and_restored_by(kernel: KernelName, cpus: u32) -> Result<Guest> {
     let mut config = GuestConfig::new(cpus, "1G".parse()?);
     config.second_kernel = Some(kernel);
-    if kernel == KernelName::TrixieBackports {
-        // For B and D, see there.
-        config.kernel_arguments.push(UNSTABLE_TSC.to_owned());
-    }
+    // For B and D, see there.
+    config.kernel_arguments.push(UNSTABLE_TSC.to_owned());
     let mut guest = session(config)?;
     let report = power_cycle(&mut guest)?.report()?;
     let restore = report.restore.context("no report of the restore")?;
