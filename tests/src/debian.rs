@@ -97,10 +97,10 @@ impl Encrypted {
     /// Fails where it does not.
     pub fn unlock(self, guest: &mut Guest, cursor: &mut Cursor) -> Result<()> {
         let prompt = match self {
-            Encrypted::Lvm(_) => "unlock disk vda3_crypt",
-            Encrypted::Btrfs => "Please enter passphrase for disk",
+            Encrypted::Lvm(_) => format!("unlock disk {}", self.mapping()),
+            Encrypted::Btrfs => "Please enter passphrase for disk".to_owned(),
         };
-        guest.answer_prompt(cursor, prompt, PASSPHRASE, TIMEOUT)
+        guest.answer_prompt(cursor, &prompt, PASSPHRASE, TIMEOUT)
     }
 }
 

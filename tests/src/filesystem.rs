@@ -1,7 +1,8 @@
 //! Filesystems in a guest's disk files, made and checked on the host while the guest is off.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
@@ -19,6 +20,19 @@ pub fn make(kind: &str, disk: &Path) -> Result<()> {
         _ => &[],
     };
     run(&format!("/sbin/mkfs.{kind}"), options, disk).map(|_| ())
+}
+
+/// Gives a disk a GPT with one partition, which sfdisk's own words describe.
+///
+/// # Errors
+/// Fails where it cannot be written.
+pub fn partition(disk: &Path, partition: &str) -> Result<()> {
+    let mut sfdisk = Command::new("/sbin/sfdisk");
+    let child = sfdisk.args(["--quiet", "--label", "gpt"]).arg(disk).stdin(Stdio::piped()).spawn();
+    let mut child = child.context("sfdisk cannot be started; scripts/test installs it")?;
+    child.stdin.take().context("sfdisk's input")?.write_all(format!("{partition}\n").as_bytes())?;
+    ensure!(child.wait()?.success(), "sfdisk has failed on {}", disk.display());
+    Ok(())
 }
 
 /// A file with an empty ext4 filesystem whose blocks have 4 KiB, as a large one has. A small one would have 1 KiB, and

@@ -43,8 +43,16 @@ pub fn command(artifacts: &Artifacts, arguments: &[&str], file: &Path) -> Result
 /// # Errors
 /// Fails where the file has none.
 pub fn commit(file: &Path) -> Result<Commit> {
+    commit_at(file, 0)
+}
+
+/// The commit record of an image that begins at this byte of the file.
+///
+/// # Errors
+/// Fails where the file has none there.
+pub fn commit_at(file: &Path, start: u64) -> Result<Commit> {
     let file = open(file)?;
-    let [first, second] = layout::SLOT_OFFSETS.map(|offset| read(&file, offset, BLOCK));
+    let [first, second] = layout::SLOT_OFFSETS.map(|offset| read(&file, start + offset, BLOCK));
     Ok(newest(&first?, &second?).context("the commit record")?.0)
 }
 

@@ -15,7 +15,7 @@ use crate::machine::{Firmware, GuestConfig, MachineType};
 use crate::tpm::Tpm;
 
 /// A kernel with this argument, which B and D take over, does not change what its scheduler's clock executes.
-pub const UNSTABLE_TSC: &str = "tsc=unstable";
+const UNSTABLE_TSC: &str = "tsc=unstable";
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -271,7 +271,8 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // On a busy host the emulated timer is late, and a kernel that checks it takes it for broken.
     let screen = if config.screen { "console=tty0 " } else { "" };
     let mut command_line = vec![format!("{screen}console=ttyS0,115200 no_timer_check")];
-    if is_translated_stale(&files.kernel)? {
+    // B and D are other kernels where the machine has such, and take the argument over.
+    if config.second_kernel.is_some() || is_translated_stale(&files.kernel)? {
         command_line.push(UNSTABLE_TSC.to_owned());
     }
     command_line.extend(config.kernel_arguments.iter().cloned());

@@ -46,13 +46,20 @@ pub struct OfThisBoot {
     pub wait: Duration,
 }
 
+impl OfThisBoot {
+    /// What `find` finds in this time, or else why not.
+    fn found<T, E>(&self, find: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        wait_for(self.wait, || find().ok()).map_or_else(&find, Ok)
+    }
+}
+
 impl Means for OfThisBoot {
     fn file(&mut self, place: &FileKey) -> anyhow::Result<Found> {
-        wait_for(self.wait, || file::find(place).ok()).map_or_else(|| file::find(place), Ok)
+        self.found(|| file::find(place))
     }
 
     fn tpm(&mut self) -> Result<Box<dyn Transport>, TpmError> {
-        Ok(Box::new(wait_for(self.wait, || Tpm::open().ok()).map_or_else(Tpm::open, Ok)?))
+        Ok(Box::new(self.found(Tpm::open)?))
     }
 
     fn passphrase(&mut self, note: Option<&str>) -> Result<Zeroizing<Vec<u8>>, AskError> {

@@ -30,6 +30,7 @@ pub(crate) enum Fault {
 /// A device of memory. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Faulty {
+    name: &'static str,
     origin: Option<u64>,
     state: Arc<Mutex<State>>,
 }
@@ -48,8 +49,13 @@ struct State {
 impl Faulty {
     /// A block device of zeroes.
     pub(crate) fn new(size: u64) -> Faulty {
+        Faulty::named("/dev/faulty", size)
+    }
+
+    /// The same, with a name of its own.
+    pub(crate) fn named(name: &'static str, size: u64) -> Faulty {
         let state = State { bytes: vec![0; usize::try_from(size).unwrap()], ..State::default() };
-        Faulty { origin: Some(0), state: Arc::new(Mutex::new(state)) }
+        Faulty { name, origin: Some(0), state: Arc::new(Mutex::new(state)) }
     }
 
     pub(crate) fn disk(&self) -> Disk {
@@ -135,7 +141,7 @@ fn within(range: &Range<usize>, byte: u64) -> Option<usize> {
 
 impl Blocks for Faulty {
     fn name(&self) -> &str {
-        "/dev/faulty"
+        self.name
     }
 
     fn size(&self) -> u64 {

@@ -165,54 +165,14 @@ mod tests {
 
     #[test]
     fn the_leg_that_fails_is_named() {
-        let legs = pair();
-        let names = ["/dev/vda1", "/dev/sda1"];
+        let legs = ["/dev/vda1", "/dev/sda1"].map(|name| Faulty::named(name, 4 << 20));
         legs[1].fail(Fault::Death(0));
-        let named: Vec<Disk> =
-            legs.iter().zip(names).map(|(leg, name)| Disk::new(Named { leg: leg.clone(), name })).collect();
-        let both = Legs::new(&named, &[1]);
+        let both = Legs::new(&legs.each_ref().map(Faulty::disk), &[1]);
         let is_named = |error: io::Error| error.to_string() == "/dev/sda1";
         assert!(is_named(both.write_at(MIB, &[7; BLOCK]).unwrap_err()));
         assert!(is_named(both.flush().unwrap_err()));
         legs[1].fail(Fault::Read(MIB));
         assert!(is_named(both.read_at(MIB, &mut [0; BLOCK]).unwrap_err()));
-    }
-
-    /// A device with a name of its own.
-    #[derive(Debug)]
-    struct Named {
-        leg: Faulty,
-        name: &'static str,
-    }
-
-    impl Blocks for Named {
-        fn name(&self) -> &str {
-            self.name
-        }
-
-        fn size(&self) -> u64 {
-            self.leg.size()
-        }
-
-        fn origin(&self) -> Option<u64> {
-            self.leg.origin()
-        }
-
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            self.leg.read_at(offset, buffer)
-        }
-
-        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            self.leg.write_at(offset, bytes)
-        }
-
-        fn clear_at(&self, offset: u64, len: usize) -> io::Result<()> {
-            self.leg.clear_at(offset, len)
-        }
-
-        fn flush(&self) -> io::Result<()> {
-            self.leg.flush()
-        }
     }
 
     #[test]

@@ -210,6 +210,5 @@ fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
     for expected in expected {
         ensure!(output.stderr.contains(expected), "{command}: {expected:?} is not in {:?}", output.stderr);
     }
-    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
-    Ok(())
+    crate::demand_nothing_loaded(guest)
 }

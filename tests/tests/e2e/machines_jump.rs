@@ -51,8 +51,7 @@ fn demand_failure(guest: &mut Guest, status: i32, id: &str, words: &[&str]) -> R
     let message = json["message"].as_str().unwrap_or_default();
     ensure!(output.status == status && json["id"] == id, "not {id}: {output:?}");
     ensure!(words.iter().all(|word| message.contains(word)), "not {words:?}: {message}");
-    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
-    Ok(())
+    crate::demand_nothing_loaded(guest)
 }
 
 /// Each event in both directions, over a return, a freeze that is aborted, refusals and a power cycle; and the power

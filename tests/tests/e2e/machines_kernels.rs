@@ -9,7 +9,6 @@ use dormouse_tests::artifacts::{Artifacts, KernelName};
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType};
-use dormouse_tests::qemu::UNSTABLE_TSC;
 
 use crate::{demand_proofs, power_cycle, save, stay_on};
 
@@ -63,8 +62,6 @@ pub(crate) fn the_big_kernel_through_each_kind_of_cycle() -> Result<()> {
 fn saved_and_restored_by(kernel: KernelName, cpus: u32) -> Result<Guest> {
     let mut config = GuestConfig::new(cpus, "1G".parse()?);
     config.second_kernel = Some(kernel);
-    // For B and D, see there.
-    config.kernel_arguments.push(UNSTABLE_TSC.to_owned());
     let mut guest = session(config)?;
     let report = power_cycle(&mut guest)?.report()?;
     let restore = report.restore.context("no report of the restore")?;

@@ -44,6 +44,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::channel::Output;
 use dormouse_tests::channel::client::Request;
 use dormouse_tests::console::{Cursor, Line};
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
@@ -128,13 +129,28 @@ fn begin_save_with(guest: &mut Guest, options: &str) -> Result<(Request, Cursor)
     Ok((guest.send(&format!("dormouse hibernate --then poweroff --json {options}"))?, cursor))
 }
 
+/// No kernel waits to be jumped into.
+fn demand_nothing_loaded(guest: &mut Guest) -> Result<()> {
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
+    Ok(())
+}
+
+/// A save that came back with exit status 1 and these words; nothing stays loaded.
+fn demand_failed_save(guest: &mut Guest, output: &Output, words: &[&str]) -> Result<()> {
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(output.status == 1 && json["outcome"] == "failed" && json["id"] == "save-failed", "{output:?}");
+    for word in words.iter().chain(&["the session was not touched"]) {
+        ensure!(output.stderr.contains(word), "{word:?} is not in {:?}", output.stderr);
+    }
+    demand_nothing_loaded(guest)
+}
+
 /// A hibernation that is refused with this identifier, with nothing changed.
 fn demand_refusal(guest: &mut Guest, id: &str) -> Result<()> {
     let output = guest.run("dormouse hibernate --then poweroff --json")?;
     let json: serde_json::Value = serde_json::from_str(&output.stdout)?;
     ensure!(output.status == 3 && json["outcome"] == "refused" && json["id"] == id, "not {id}: {output:?}");
-    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
-    Ok(())
+    demand_nothing_loaded(guest)
 }
 
 /// Whether a word is in a file. Zeroes end grep's lines, so that none is longer than what lies between two of them.
@@ -151,8 +167,13 @@ fn contains(file: &Path, word: &str) -> Result<bool> {
 /// Powers on and returns the console's lines until an ordinary boot is up.
 fn lines_of_boot(guest: &mut Guest) -> Result<Vec<String>> {
     let mut cursor = guest.power_on()?;
+    lines_until_ready(guest, &mut cursor)
+}
+
+/// The console's lines from `cursor` on until an ordinary boot is up.
+fn lines_until_ready(guest: &mut Guest, cursor: &mut Cursor) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    guest.follow(&mut cursor, TWO_BOOTS, "an ordinary boot", |line| {
+    guest.follow(cursor, TWO_BOOTS, "an ordinary boot", |line| {
         lines.push(line.text.clone());
         line.text.contains(READY_MARK).then_some(())
     })?;

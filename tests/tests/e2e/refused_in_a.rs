@@ -8,7 +8,7 @@ use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use dormouse_tests::{cycle, filesystem};
 
-use crate::{demand_proofs, session, stay_on};
+use crate::{demand_nothing_loaded, demand_proofs, session, stay_on};
 
 pub(crate) fn devices_that_belong_to_something_else() -> Result<()> {
     let mut config = GuestConfig::new(1, "512M".parse()?);
@@ -22,7 +22,7 @@ pub(crate) fn devices_that_belong_to_something_else() -> Result<()> {
     let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &Artifacts::from_environment()?)?;
     filesystem::make("ext4", &guest.disk_file(1))?;
     filesystem::make("xfs", &guest.disk_file(3)).or_else(|_| filesystem::make("ext4", &guest.disk_file(3)))?;
-    partition(&guest.disk_file(4))?;
+    filesystem::partition(&guest.disk_file(4), ",,L")?;
     guest.boot()?;
     cycle::init_image(&mut guest, "/dev/vda")?;
     guest.succeed("mkdir -p /run/files && mount -t ext4 /dev/vdb /run/files && echo mine >/run/files/word")?;
@@ -86,7 +86,7 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
         ))?;
         let expected = format!("stopped by SIG{signal} before the jump");
         ensure!(output.status == 3 && output.stderr.contains(&expected), "{output:?}");
-        nothing_is_loaded(&mut guest)?;
+        demand_nothing_loaded(&mut guest)?;
     }
     // While one of them is under way, and stopped where it is, another does not begin. Then it may.
     let output = guest.run(
@@ -98,11 +98,11 @@ pub(crate) fn a_second_hibernation_and_signals() -> Result<()> {
     for expected in ["is running; try again when it has finished", "stopped by SIGTERM before the jump"] {
         ensure!(output.stderr.contains(expected), "{output:?}");
     }
-    nothing_is_loaded(&mut guest)?;
+    demand_nothing_loaded(&mut guest)?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
     demand_proofs(&guest, &went_on)?;
     ensure!(went_on.report()?.stored_pages > 0, "{went_on:?}");
-    nothing_is_loaded(&mut guest)?;
+    demand_nothing_loaded(&mut guest)?;
     let after = cycle::check_workload(&mut guest)?;
     ensure!(after.boot_id == before.boot_id, "another session");
     Ok(())
@@ -115,25 +115,5 @@ fn refused(guest: &mut Guest, command: &str, expected: &[&str]) -> Result<()> {
     for expected in expected {
         ensure!(output.stderr.contains(expected), "{command}: {expected:?} is not in {:?}", output.stderr);
     }
-    nothing_is_loaded(guest)
-}
-
-fn nothing_is_loaded(guest: &mut Guest) -> Result<()> {
-    let loaded = guest.succeed("cat /sys/kernel/kexec_loaded")?;
-    ensure!(loaded.trim() == "0", "kernel B is still loaded");
-    Ok(())
-}
-
-/// A partition table with one partition.
-fn partition(disk: &std::path::Path) -> Result<()> {
-    let mut child = std::process::Command::new("sfdisk")
-        .args(["--quiet", "--label", "gpt"])
-        .arg(disk)
-        .stdin(std::process::Stdio::piped())
-        .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        std::io::Write::write_all(&mut input, b",,L\n")?;
-    }
-    ensure!(child.wait()?.success(), "sfdisk");
-    Ok(())
+    demand_nothing_loaded(guest)
 }

@@ -3,22 +3,20 @@
 //! are.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dormouse_image::{Commit, State};
 use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle::{self, Saved, unobserved};
-use dormouse_tests::guest::{Guest, READY_MARK};
+use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::{filesystem, image};
 
-use crate::{TWO_BOOTS, contains, demand_proofs, demand_refusal, ids, lines_of_boot, save, session_with};
+use crate::{contains, demand_proofs, demand_refusal, ids, lines_of_boot, lines_until_ready, save, session_with};
 
 pub(crate) const PROMPT: &str = "Passphrase of the hibernated session";
 pub(crate) const RIGHT: &str = "correct horse battery";
@@ -53,16 +51,8 @@ pub(crate) fn a_passphrase_on_the_console() -> Result<()> {
     ensure!(guest.succeed("cat /run/marker")? == marker, "another marker");
 
     let saved = save(&mut guest)?;
-    let (saved, _, mut cursor) = power_on_and_answer(&mut guest, saved, &["one", "two", "three"])?;
-    let mut lines = Vec::new();
-    guest.follow(&mut cursor, TWO_BOOTS, "an ordinary boot", |line| {
-        lines.push(line.text.clone());
-        line.text.contains(READY_MARK).then_some(())
-    })?;
-    ensure!(
-        ids(&lines) == ["image-no-key"] && lines.iter().any(|line| line.ends_with("the image is kept")),
-        "{lines:?}"
-    );
+    let (saved, lines) = three_wrong_answers(&mut guest, saved)?;
+    ensure!(lines.iter().any(|line| line.ends_with("the image is kept")), "{lines:?}");
     ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     guest.cut_power();
     let (saved, begin, cursor) = power_on_and_answer(&mut guest, saved, &[RIGHT])?;
@@ -83,6 +73,14 @@ pub(crate) fn power_on_and_answer(
         guest.answer_prompt(&mut cursor, &prompt, answer, Duration::from_secs(120))?;
     }
     Ok((saved, begin, cursor))
+}
+
+/// Switches on and answers wrong each time: an ordinary boot, of which these are the console's lines.
+pub(crate) fn three_wrong_answers(guest: &mut Guest, saved: Saved) -> Result<(Saved, Vec<String>)> {
+    let (saved, _, mut cursor) = power_on_and_answer(guest, saved, &["one", "two", "three"])?;
+    let lines = lines_until_ready(guest, &mut cursor)?;
+    ensure!(ids(&lines) == ["image-no-key"], "{lines:?}");
+    Ok((saved, lines))
 }
 
 /// The disk with the filesystem of the key file, and its partition.
@@ -180,12 +178,7 @@ fn moved(commit: &Commit) -> dormouse_image::Locator {
 
 /// One partition, with an ext4 filesystem.
 fn partition(disk: &Path) -> Result<()> {
-    let mut sfdisk = Command::new("/sbin/sfdisk");
-    let child = sfdisk.args(["--quiet"]).arg(disk).stdin(Stdio::piped()).spawn();
-    let mut child = child.context("sfdisk cannot be started; scripts/test installs it")?;
-    let script = format!("label: gpt\nstart={}, size={}\n", START / 512, SIZE / 512);
-    child.stdin.take().context("sfdisk's input")?.write_all(script.as_bytes())?;
-    ensure!(child.wait()?.success(), "sfdisk has failed");
+    filesystem::partition(disk, &format!("start={}, size={}", START / 512, SIZE / 512))?;
     let ext4 = filesystem::ext4(SIZE)?;
     File::options().write(true).open(disk)?.write_all_at(&std::fs::read(ext4.path())?, START)?;
     Ok(())

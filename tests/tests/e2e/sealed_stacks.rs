@@ -5,25 +5,23 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use dormouse::console::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::DATA_OFFSET;
 use dormouse_tests::artifacts::Artifacts;
-use dormouse_tests::channel::Output;
-use dormouse_tests::cycle::{self, unobserved};
-use dormouse_tests::filesystem;
+use dormouse_tests::cycle::{self, Saved, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
 use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, UNLOCK_PATH, Userland};
 use dormouse_tests::workload::report::Report;
+use dormouse_tests::{filesystem, image};
 use tempfile::NamedTempFile;
 
 use crate::image_file::{self, FILES, IMAGE, POLICY, boot_device, hibernate};
-use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, demand_failed_save, demand_nothing_loaded, demand_proofs, ids, lines_of_boot, reasons};
 
 /// The segments of the volume: where each begins on the disk, and how long it is.
 const SEGMENTS: [(u64, u64); 2] = [(MIB, 200 * MIB), (300 * MIB, 200 * MIB)];
@@ -64,8 +62,7 @@ fn demand_refusal(guest: &mut Guest, id: &str, words: &[&str]) -> Result<()> {
     for word in words {
         ensure!(json["message"].to_string().contains(word), "{word:?} is not in {json}");
     }
-    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
-    Ok(())
+    demand_nothing_loaded(guest)
 }
 
 /// One hibernation that the session writes through, with a power-off.
@@ -256,6 +253,22 @@ fn demand_degraded(guest: &mut Guest) -> Result<()> {
     demand_refusal(guest, "image-layers", &[IMAGE, "/dev/md0", "raid1", "degraded"])
 }
 
+/// Boots: the image is found on both legs, with nothing mounted.
+fn demand_image_on_both_legs(guest: &mut Guest) -> Result<()> {
+    let lines = lines_of_boot(guest)?;
+    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    Ok(())
+}
+
+/// With the second leg away the session goes on, and finds the mirror degraded.
+fn demand_resume_from_one_leg(guest: &mut Guest, saved: Saved) -> Result<()> {
+    guest.change(SecondLeg::detach);
+    let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+    demand_proofs(guest, &went_on)?;
+    guest.succeed(&format!("grep -q after {FILES}/word"))?;
+    demand_degraded(guest)
+}
+
 /// Where the image begins on the disk of each leg.
 fn place_on_leg(device: &str) -> Result<u64> {
     let (_, offset) = device.split_once('@').context("no offset")?;
@@ -292,8 +305,7 @@ pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     guest.cut_power();
 
     guest.set_userland(&userland(&device, &LEG_DRIVERS), &artifacts)?;
-    let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    demand_image_on_both_legs(&mut guest)?;
     guest.succeed(&assemble)?;
     mount(&mut guest, &volume)?;
     cycle::start_workload(&mut guest)?;
@@ -306,17 +318,9 @@ pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     let before = cycle::check_workload(&mut guest)?;
     let saved = cycle::save(&mut guest, before, &hibernate("poweroff"), &mut unobserved)?;
     let place = place_on_leg(&device)?;
-    for leg in &legs {
-        let state = state_at(leg, place)?;
-        ensure!(state == State::Complete, "{}: {state}", leg.display());
-    }
-    guest.change(SecondLeg::detach);
-    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
-    demand_proofs(&guest, &went_on)?;
-    guest.succeed(&format!("grep -q after {FILES}/word"))?;
-    demand_degraded(&mut guest)?;
-    let state = state_at(&legs[1], place)?;
-    ensure!(state == State::Complete, "the missing leg was written: {state}");
+    legs.iter().try_for_each(|leg| demand_state(leg, place, State::Complete))?;
+    demand_resume_from_one_leg(&mut guest, saved)?;
+    demand_state(&legs[1], place, State::Complete).context("the missing leg was written")?;
     guest.cut_power();
 
     // The leg that was missing is there again: the session that has gone on is not resumed from it.
@@ -372,8 +376,7 @@ pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()
     guest.cut_power();
 
     guest.set_userland(&userland(&device, len), &artifacts)?;
-    let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    demand_image_on_both_legs(&mut guest)?;
     mount(&mut guest, volume)?;
     guest.succeed(&format!("mkdir -p /var/lib/dormouse && cp -r {FILES}/ring {RING}"))?;
     cycle::start_workload(&mut guest)?;
@@ -403,19 +406,11 @@ pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()
     ensure!(!lines.iter().any(|line| line.contains("restore/")), "D was started");
     guest.cut_power();
     let place = place_on_leg(&device)?;
-    for leg in &legs {
-        let state = state_at(leg, place)?;
-        ensure!(state == State::Discarded, "{}: {state}", leg.display());
-    }
+    legs.iter().try_for_each(|leg| demand_state(leg, place, State::Discarded))?;
 
     copy(&good, &legs)?;
-    guest.change(SecondLeg::detach);
-    let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
-    demand_proofs(&guest, &went_on)?;
-    guest.succeed(&format!("grep -q after {FILES}/word"))?;
-    demand_degraded(&mut guest)?;
-    let state = state_at(&legs[1], place)?;
-    ensure!(state == State::Complete, "the missing leg was written: {state}");
+    demand_resume_from_one_leg(&mut guest, saved)?;
+    demand_state(&legs[1], place, State::Complete).context("the missing leg was written")?;
     good.iter().try_for_each(std::fs::remove_file)?;
     Ok(())
 }
@@ -459,10 +454,7 @@ pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
     demand_failed_save(&mut guest, &back.output, &["writing", "failed: /dev/vda1 (from byte", "Input/output error"])?;
     let unharmed = guest.succeed(&format!("grep -q before {FILES}/word && cat {MD}/degraded"))?;
     ensure!(unharmed.trim() == "0", "md has noticed: {unharmed}");
-    for leg in &legs {
-        let state = state_at(leg, place)?;
-        ensure!(state == State::Failed, "{}: {state}", leg.display());
-    }
+    legs.iter().try_for_each(|leg| demand_state(leg, place, State::Failed))?;
     guest.cut_power();
 
     guest.change(|config| config.faults.clear());
@@ -480,22 +472,10 @@ pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
     demand_failed_save(&mut guest, &output, &["failed: /dev/sda1 (from byte"])?;
     demand_degraded(&mut guest)?;
     guest.cut_power();
-    let state = state_at(&legs[0], place)?;
-    ensure!(state == State::Failed, "{state}");
+    demand_state(&legs[0], place, State::Failed)?;
     let lines = lines_of_boot(&mut guest)?;
     ensure!(ids(&lines) == ["save-failed"], "{:?}", reasons(&lines));
     guest.cut_power();
-    Ok(())
-}
-
-/// A save that came back with exit status 1 and these words; nothing stays loaded.
-fn demand_failed_save(guest: &mut Guest, output: &Output, words: &[&str]) -> Result<()> {
-    let json: serde_json::Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
-    ensure!(output.status == 1 && json["outcome"] == "failed" && json["id"] == "save-failed", "{output:?}");
-    for word in words.iter().chain(&["the session was not touched"]) {
-        ensure!(output.stderr.contains(word), "{word:?} is not in {:?}", output.stderr);
-    }
-    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "kernel B is still loaded");
     Ok(())
 }
 
@@ -528,15 +508,11 @@ fn gathered(disk: &Path, segments: &[(u64, u64)]) -> Result<NamedTempFile> {
     Ok(file)
 }
 
-/// The state in the image's commit record, of an image that begins at a byte of a file.
-fn state_at(disk: &Path, offset: u64) -> Result<State> {
-    let disk = File::open(disk)?;
-    let slot = |at: u64| -> Result<Vec<u8>> {
-        let mut bytes = vec![0; 4096];
-        disk.read_exact_at(&mut bytes, offset + at)?;
-        Ok(bytes)
-    };
-    Ok(dormouse_image::newest(&slot(4096)?, &slot(8192)?)?.0.state)
+/// Demands that the image which begins at byte `place` of this leg is in this state.
+fn demand_state(leg: &Path, place: u64, expected: State) -> Result<()> {
+    let state = image::commit_at(leg, place)?.state;
+    ensure!(state == expected, "{}: {state} in place of {expected}", leg.display());
+    Ok(())
 }
 
 /// Where the data begin in the partition of a leg.
@@ -558,15 +534,7 @@ fn make_mirror(legs: &[PathBuf; 2], size: u64, start: u64) -> Result<u64> {
     let len = partition_len(size);
     let filesystem = filesystem::ext4(volume_len(size, start))?;
     for (number, leg) in legs.iter().enumerate() {
-        let mut sfdisk = Command::new("sfdisk")
-            .args(["--quiet", "--label", "gpt"])
-            .arg(leg)
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("sfdisk")?;
-        let table = format!("start={}, size={}, type=L\n", MIB / 512, len / 512);
-        sfdisk.stdin.take().context("sfdisk")?.write_all(table.as_bytes())?;
-        ensure!(sfdisk.wait()?.success(), "sfdisk");
+        filesystem::partition(leg, &format!("start={}, size={}", MIB / 512, len / 512))?;
         let superblock = superblock(u32::try_from(number)?, DATA / 512, (len - DATA) / 512);
         File::options().write(true).open(leg)?.write_all_at(&superblock, MIB + 4096)?;
         scatter(&filesystem, leg, &[(MIB + DATA + start, volume_len(size, start))])?;
