@@ -1,7 +1,11 @@
 //! The memory of a kernel that is to be restored, as D writes it.
 
 use std::fs::{File, OpenOptions};
+use std::hint::black_box;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use dormouse_image::{PfnRange, PhysRange};
 use dormouse_sys::PAGE_SIZE;
@@ -11,7 +15,7 @@ use thiserror::Error;
 
 use crate::machine::iomem::{Iomem, subtract};
 use crate::pipeline::seams::PageSink;
-use crate::pipeline::window::Windows;
+use crate::pipeline::window::{WINDOW_PAGES, Windows};
 
 /// Dormouse's own module's device: only what is named can be reached through it, and mapping it takes no time.
 const OLDMEM: &str = "/dev/oldmem";
@@ -23,7 +27,7 @@ const MEM: &str = "/dev/mem";
 #[non_exhaustive]
 pub enum PhysmemError {
     /// No device.
-    #[error("{path}: cannot open it; the restore kernel needs CONFIG_DEVMEM")]
+    #[error("{path}: cannot open it; the restore kernel needs CONFIG_DEVMEM, or Dormouse's module for its {OLDMEM}")]
     Open {
         /// The device.
         path: &'static str,
@@ -77,11 +81,61 @@ impl Restorable {
     }
 }
 
+/// What mapping has taken, all threads together.
+#[derive(Debug, Clone, Default)]
+pub struct MappingTime(Arc<AtomicU64>);
+
+impl MappingTime {
+    fn of<T>(&self, map: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let mapped = map();
+        let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
+        mapped
+    }
+
+    /// Its sum until now.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What a device may map at the first access to any of it, and not in `mmap(2)`: a page table's 2 MiB.
+const PART: usize = 2 << 20;
+
+/// A window, and a bit for each part of it that has been accessed.
+#[derive(Debug)]
+struct Mapped {
+    window: WriteWindow,
+    accessed: AtomicU8,
+}
+
+const _: () = assert!(WINDOW_PAGES * PAGE_SIZE == 8 * PART as u64, "a bit for each part of a window");
+
+impl Mapped {
+    /// Accesses the parts in which `bytes` lie, which begin at `start`, and which are to be written: no other page of a
+    /// part may be touched, which could be one with a hardware error. Counted from a multiple of a window's size.
+    fn access(&self, start: usize, bytes: &[u8], time: &MappingTime) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let part = (start + at) / PART;
+            let bit = 1_u8.checked_shl(u32::try_from(part).unwrap_or(u32::MAX)).unwrap_or(0);
+            if self.accessed.load(Ordering::Relaxed) & bit == 0 {
+                time.of(|| black_box(bytes[at]));
+                self.accessed.fetch_or(bit, Ordering::Relaxed);
+            }
+            at = (part + 1) * PART - start;
+        }
+    }
+}
+
 /// The memory, open for writing.
 #[derive(Debug)]
 pub struct PhysicalMemory {
     file: File,
-    windows: Windows<WriteWindow>,
+    windows: Windows<Mapped>,
+    time: MappingTime,
 }
 
 impl PhysicalMemory {
@@ -93,7 +147,8 @@ impl PhysicalMemory {
         // Without O_SYNC, or the mapping would be uncached.
         let open = |path| OpenOptions::new().read(true).write(true).open(path);
         let bytes = || frames.0.iter().map(|range| (range.start * PAGE_SIZE, range.end * PAGE_SIZE));
-        let oldmem = open(OLDMEM).and_then(|file| oldmem_ranges(&file, bytes()).map(|()| file));
+        let time = MappingTime::default();
+        let oldmem = open(OLDMEM).and_then(|file| time.of(|| oldmem_ranges(&file, bytes())).map(|()| file));
         let (path, file) = match oldmem {
             Ok(file) => (OLDMEM, file),
             Err(error) => {
@@ -104,17 +159,30 @@ impl PhysicalMemory {
             }
         };
         log::info!("A's memory is reached through {path}");
-        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) })
+        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()), time })
+    }
+
+    /// What mapping takes: in `mmap(2)`, and at the first access where the device maps only then.
+    #[must_use]
+    pub fn mapping_time(&self) -> MappingTime {
+        self.time.clone()
     }
 }
 
 impl PageSink for PhysicalMemory {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
         let byte_len = |pages: u64| usize::try_from(pages * PAGE_SIZE).map_err(io::Error::other);
-        let (frames, window) = self
-            .windows
-            .get(run, |window| WriteWindow::map(&self.file, window.start * PAGE_SIZE, byte_len(window.pages())?))?;
-        window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
+        let (frames, mapped) = self.windows.get(run, |window| {
+            let (start, len) = (window.start * PAGE_SIZE, byte_len(window.pages())?);
+            let window = self.time.of(|| WriteWindow::map(&self.file, start, len))?;
+            Ok(Mapped { window, accessed: AtomicU8::new(0) })
+        })?;
+        let range = byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?;
+        let start = byte_len(run.start % WINDOW_PAGES)?;
+        mapped.window.with(range, |bytes| {
+            mapped.access(start, bytes, &self.time);
+            write(bytes)
+        })
     }
 }
 
@@ -141,6 +209,22 @@ fe000000-feffffff : PCI Bus 0000:00
     fn memory_that_the_loader_reserved_may_be_written() {
         assert!(check(0x100, 0x1000).is_ok());
         assert!(check(0x9000, 0x3_0000).is_ok());
+    }
+
+    #[test]
+    fn accesses_each_part_once() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let mapped = Mapped { window: WriteWindow::map(&file, 0, 4096).unwrap(), accessed: AtomicU8::new(0) };
+        let (time, bytes) = (MappingTime::default(), vec![0; PART + 1]);
+        mapped.access(PART - 1, &bytes[..1], &time);
+        assert_eq!(mapped.accessed.load(Ordering::Relaxed), 0b1);
+        let first = time.total();
+        mapped.access(0, &bytes[..PART], &time);
+        assert_eq!(time.total(), first);
+        mapped.access(6 * PART + 4096, &bytes, &time);
+        assert_eq!(mapped.accessed.load(Ordering::Relaxed), 0b1100_0001);
+        assert!(time.total() > first);
     }
 
     #[test]

@@ -14,9 +14,14 @@ use crate::{demand_proofs, power_cycle, stay_on};
 const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back|lockdep' || true";
 
 /// A guest that is up with the module, an image device and the workload.
-fn session(mut config: GuestConfig, kernel: KernelName) -> Result<Guest> {
+fn session(config: GuestConfig, kernel: KernelName) -> Result<Guest> {
+    session_with(config, kernel, "")
+}
+
+/// The same, whose policy goes on with `policy`.
+pub(crate) fn session_with(mut config: GuestConfig, kernel: KernelName, policy: &str) -> Result<Guest> {
     (config.kernel, config.has_module) = (kernel, true);
-    let mut guest = Guest::standard(config, &Artifacts::from_environment()?)?;
+    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
@@ -26,7 +31,7 @@ fn session(mut config: GuestConfig, kernel: KernelName) -> Result<Guest> {
 }
 
 /// All proofs, the module as what has jumped, and a kernel without complaints.
-fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> Result<()> {
+pub(crate) fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> Result<()> {
     demand_proofs(guest, went_on)?;
     let report = went_on.report()?;
     ensure!(report.outcome == outcome, "{report:?}");
@@ -39,7 +44,7 @@ fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> Result<()> {
 }
 
 /// Twice a snapshot, a reboot, and a power cycle.
-fn each_kind_of_cycle(guest: &mut Guest) -> Result<()> {
+pub(crate) fn each_kind_of_cycle(guest: &mut Guest) -> Result<()> {
     for (then, outcome) in [("return", Outcome::Returned), ("return", Outcome::Returned), ("reboot", Outcome::Resumed)]
     {
         let went_on = stay_on(guest, &format!("dormouse hibernate --then {then} --json"))?;
