@@ -51,11 +51,11 @@ fn segment(data: &[u8], start: u64, size: u64) -> RawSegment {
 /// # Errors
 /// Fails with what is not refused, or otherwise.
 pub fn refusals() -> Result<()> {
-    use Errno::{EADDRNOTAVAIL, EBUSY, EFAULT, EINVAL, ENOEXEC, ENOMEM, EPERM};
+    use Errno::{EADDRNOTAVAIL, EBUSY, EFAULT, EINVAL, ENOEXEC, EPERM};
     let module = open()?;
     demand("a second opener", Module::open(), EBUSY)?;
     demand("a jump to nowhere", module.jump(), ENOEXEC)?;
-    let (start, end) = ram()?;
+    let (start, _) = ram()?;
     let at = start / (2 * MIB) * (2 * MIB) + 2 * MIB;
     let data = vec![7; 2 * 4096];
     let good = segment(&data, at, 4 * PAGE);
@@ -87,7 +87,6 @@ pub fn refusals() -> Result<()> {
         ("a device", 0xfee0_0000, &[with(|s| s.start = 0xfee0_0000)], EADDRNOTAVAIL),
         ("no memory", 1 << 51, &[with(|s| s.start = 1 << 51)], EADDRNOTAVAIL),
         ("more than there is RAM", at, &[with(|s| s.size = 1 << 45)], EADDRNOTAVAIL),
-        ("all of the RAM", at, &[RawSegment { start, size: (end - start) / PAGE * PAGE, ..good }], ENOMEM),
     ];
     let before = free_kib()?;
     for (what, entry, segments, wanted) in cases {
@@ -205,7 +204,7 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
     let middle = start + (end - start) / 2;
     oldmem_ranges(&file, [(first, middle), (middle, last)]).context("good ranges")?;
     demand("ranges once more", oldmem_ranges(&file, [(first, last)]), EBUSY)?;
-    for at in [0, start, last, ram, 1 << 51, u64::MAX >> 1] {
+    for at in [0, start, last, ram, 1 << 51, 1 << 62] {
         demand(&format!("a read at {at:#x}"), file.read_at(&mut page, at), EPERM)?;
         demand(&format!("a write at {at:#x}"), file.write_at(&page, at), EPERM)?;
     }
