@@ -1,10 +1,9 @@
 //! The memory of a kernel that is to be restored, as D writes it.
 
 use std::fs::{File, OpenOptions};
-use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dormouse_image::{PfnRange, PhysRange};
@@ -15,7 +14,7 @@ use thiserror::Error;
 
 use crate::machine::iomem::{Iomem, subtract};
 use crate::pipeline::seams::PageSink;
-use crate::pipeline::window::{WINDOW_PAGES, Windows};
+use crate::pipeline::window::Windows;
 
 /// Dormouse's own module's device: only what is named can be reached through it, and mapping it takes no time.
 const OLDMEM: &str = "/dev/oldmem";
@@ -101,40 +100,11 @@ impl MappingTime {
     }
 }
 
-/// What a device may map at the first access to any of it, and not in `mmap(2)`: a page table's 2 MiB.
-const PART: usize = 2 << 20;
-
-/// A window, and a bit for each part of it that has been accessed.
-#[derive(Debug)]
-struct Mapped {
-    window: WriteWindow,
-    accessed: AtomicU8,
-}
-
-const _: () = assert!(WINDOW_PAGES * PAGE_SIZE == 8 * PART as u64, "a bit for each part of a window");
-
-impl Mapped {
-    /// Accesses the parts in which `bytes` lie, which begin at `start`, and which are to be written: no other page of a
-    /// part may be touched, which could be one with a hardware error. Counted from a multiple of a window's size.
-    fn access(&self, start: usize, bytes: &[u8], time: &MappingTime) {
-        let mut at = 0;
-        while at < bytes.len() {
-            let part = (start + at) / PART;
-            let bit = 1_u8.checked_shl(u32::try_from(part).unwrap_or(u32::MAX)).unwrap_or(0);
-            if self.accessed.load(Ordering::Relaxed) & bit == 0 {
-                time.of(|| black_box(bytes[at]));
-                self.accessed.fetch_or(bit, Ordering::Relaxed);
-            }
-            at = (part + 1) * PART - start;
-        }
-    }
-}
-
 /// The memory, open for writing.
 #[derive(Debug)]
 pub struct PhysicalMemory {
     file: File,
-    windows: Windows<Mapped>,
+    windows: Windows<WriteWindow>,
     time: MappingTime,
 }
 
@@ -148,7 +118,7 @@ impl PhysicalMemory {
         let open = |path| OpenOptions::new().read(true).write(true).open(path);
         let bytes = || frames.0.iter().map(|range| (range.start * PAGE_SIZE, range.end * PAGE_SIZE));
         let time = MappingTime::default();
-        let oldmem = open(OLDMEM).and_then(|file| time.of(|| oldmem_ranges(&file, bytes())).map(|()| file));
+        let oldmem = open(OLDMEM).and_then(|file| oldmem_ranges(&file, bytes()).map(|()| file));
         let (path, file) = match oldmem {
             Ok(file) => (OLDMEM, file),
             Err(error) => {
@@ -162,7 +132,7 @@ impl PhysicalMemory {
         Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()), time })
     }
 
-    /// What mapping takes: in `mmap(2)`, and at the first access where the device maps only then.
+    /// What mapping takes. Both devices map all of a window in `mmap(2)`, and nothing at the first access.
     #[must_use]
     pub fn mapping_time(&self) -> MappingTime {
         self.time.clone()
@@ -172,17 +142,11 @@ impl PhysicalMemory {
 impl PageSink for PhysicalMemory {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
         let byte_len = |pages: u64| usize::try_from(pages * PAGE_SIZE).map_err(io::Error::other);
-        let (frames, mapped) = self.windows.get(run, |window| {
+        let (frames, window) = self.windows.get(run, |window| {
             let (start, len) = (window.start * PAGE_SIZE, byte_len(window.pages())?);
-            let window = self.time.of(|| WriteWindow::map(&self.file, start, len))?;
-            Ok(Mapped { window, accessed: AtomicU8::new(0) })
+            self.time.of(|| WriteWindow::map(&self.file, start, len))
         })?;
-        let range = byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?;
-        let start = byte_len(run.start % WINDOW_PAGES)?;
-        mapped.window.with(range, |bytes| {
-            mapped.access(start, bytes, &self.time);
-            write(bytes)
-        })
+        window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
     }
 }
 
@@ -212,19 +176,12 @@ fe000000-feffffff : PCI Bus 0000:00
     }
 
     #[test]
-    fn accesses_each_part_once() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4096).unwrap();
-        let mapped = Mapped { window: WriteWindow::map(&file, 0, 4096).unwrap(), accessed: AtomicU8::new(0) };
-        let (time, bytes) = (MappingTime::default(), vec![0; PART + 1]);
-        mapped.access(PART - 1, &bytes[..1], &time);
-        assert_eq!(mapped.accessed.load(Ordering::Relaxed), 0b1);
-        let first = time.total();
-        mapped.access(0, &bytes[..PART], &time);
-        assert_eq!(time.total(), first);
-        mapped.access(6 * PART + 4096, &bytes, &time);
-        assert_eq!(mapped.accessed.load(Ordering::Relaxed), 0b1100_0001);
-        assert!(time.total() > first);
+    fn counts_what_mapping_takes() {
+        let time = MappingTime::default();
+        let (counted, wait) = (time.clone(), Duration::from_millis(2));
+        assert_eq!((time.total(), time.of(|| 7)), (Duration::ZERO, 7));
+        counted.of(|| std::thread::sleep(wait));
+        assert!(time.total() >= wait);
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn demand_free(before: u64, after: &str) -> Result<()> {
 /// Fails with what is not so.
 pub fn oldmem(start: u64, end: u64) -> Result<()> {
     use Errno::{EBUSY, EINVAL, EPERM};
-    let open = || OpenOptions::new().read(true).write(true).open(OLDMEM).context(OLDMEM);
+    let open = || OpenOptions::new().read(true).write(true).open(OLDMEM);
     let mut page = [0; 4096];
     let (ram, ram_end) = ram()?;
     let refused: &[(&str, &[(u64, u64)], Errno)] = &[
@@ -192,7 +192,7 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
         ("no memory", &[(1 << 51, (1 << 51) + PAGE)], EPERM),
         ("all addresses", &[(0, u64::MAX - 4095)], EPERM),
     ];
-    let file = open()?;
+    let file = open().context(OLDMEM)?;
     demand("a read before a range is named", file.read_at(&mut page, start), EPERM)?;
     demand("a mapping before a range is named", WriteWindow::map(&file, start, 4096), EPERM)?;
     for (what, ranges, wanted) in refused {
@@ -202,7 +202,8 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
     // A page at the start and one at the end are left out.
     let (first, last) = (start + PAGE, end - PAGE);
     let middle = start + (end - start) / 2;
-    oldmem_ranges(&file, [(first, middle), (middle, last)]).context("good ranges")?;
+    oldmem_ranges(&file, [(first, last)]).context("a good range")?;
+    demand("a second opener", open(), EBUSY)?;
     demand("ranges once more", oldmem_ranges(&file, [(first, last)]), EBUSY)?;
     for at in [0, start, last, ram, 1 << 51, 1 << 62] {
         demand(&format!("a read at {at:#x}"), file.read_at(&mut page, at), EPERM)?;
@@ -214,7 +215,7 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
     demand("a mapping to after", map(last - PAGE, 2 * PAGE), EPERM)?;
     demand("a mapping of all and more", map(first, last - first + PAGE), EPERM)?;
 
-    // Up to the end and not beyond; across the ranges' boundary; by each of the views.
+    // Up to the end and not beyond; by each of the views.
     let len = file.read_at(&mut [0; 3 * 4096], last - 2 * PAGE).context("a read across the end")?;
     ensure!(len == 2 * 4096, "a read across the end returned {len} bytes");
     let whole = usize::try_from(last - first)?;
@@ -234,16 +235,19 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
         ensure!(window.with(at..at + 4096, |bytes| bytes == [0x5a; 4096])?, "/dev/mem shows other memory");
         ensure!(other.with(0..4096, |bytes| bytes == &pattern[..4096])?, "/dev/mem shows other memory");
     }
-    // The file's end is not the mapping's.
+    // The file's end is not the mapping's, and it stays open as long.
     drop(file);
     ensure!(window.with(0..4096, |bytes| bytes == &pattern[..4096])?, "the mapping ends with the file");
+    demand("an opener while it is mapped", open(), EBUSY)?;
+    drop(window);
     // Another opener starts from nothing, and sees the same.
     let file: File = OpenOptions::new().read(true).custom_flags(nix::libc::O_CLOEXEC).open(OLDMEM)?;
     demand("another's read", file.read_at(&mut page, first), EPERM)?;
-    oldmem_ranges(&file, [(first, last)]).context("another's ranges")?;
+    oldmem_ranges(&file, [(first, middle), (middle, last)]).context("another's ranges")?;
     file.read_exact_at(&mut page, last - PAGE)?;
     ensure!(Some(&page[..]) == pattern.get(whole - 4096..), "the last page is another one");
     demand("a write by whoever opened it to read", file.write_at(&page, first), Errno::EBADF)?;
+    drop(file);
     setuid(Uid::from_raw(1000))?;
     demand("not root", File::open(OLDMEM), EPERM)
 }
