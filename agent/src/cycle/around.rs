@@ -93,7 +93,12 @@ impl Around {
     ///
     /// # Errors
     /// The jump failed.
-    pub(crate) fn end(mut self, jumped: io::Result<LostCpus>, save_id: &Uuid, left: &[u8]) -> Result<Before, JumpError> {
+    pub(crate) fn end(
+        mut self,
+        jumped: io::Result<LostCpus>,
+        save_id: &Uuid,
+        left: &[u8],
+    ) -> Result<Before, JumpError> {
         let mended = self.events.enable_again();
         if !mended.on.is_empty() {
             log::info!("{}: ACPI events that were off: {}", Phase::HibernateReturn, mended.on.join(" "));

@@ -113,11 +113,8 @@ pub fn failing_allocations(megabytes: u64) -> Result<()> {
     let (start, _) = ram()?;
     let (low, at) = (start / (2 * MIB) * (2 * MIB) + 2 * MIB, start / (2 * MIB) * (2 * MIB) + 32 * MIB);
     let data = vec![7; 3 * 4096 + 5];
-    let segments = [
-        segment(&data, low, 4 * PAGE),
-        segment(&data[..1], low + 8 * PAGE, PAGE),
-        segment(&data, at, megabytes * MIB),
-    ];
+    let segments =
+        [segment(&data, low, 4 * PAGE), segment(&data[..1], low + 8 * PAGE, PAGE), segment(&data, at, megabytes * MIB)];
     let load = || open().and_then(|module| Ok(module.load_raw(at, &segments)?));
     load().context("without a failure")?;
     let before = free_kib()?;

@@ -181,8 +181,7 @@ pub(crate) fn debian_13_restores_4_gib_by_each_device() -> Result<()> {
     (config.kernel, config.has_module) = (KernelName::Trixie, true);
     let image = format!("[image]\ndevice = \"{}\"\n", config.disk_path(0)?);
     let by_mem = format!("{image}[kernel]\narguments = \"module_blacklist=dormouse\"\n");
-    let policies =
-        vec![GuestPolicy::standard(image), GuestPolicy { path: BY_MEM_POLICY.to_owned(), text: by_mem }];
+    let policies = vec![GuestPolicy::standard(image), GuestPolicy { path: BY_MEM_POLICY.to_owned(), text: by_mem }];
     let userland = Userland { policies, ..Userland::default() };
     let mut guest = Guest::new(config, &userland, &Artifacts::from_environment()?)?;
     guest.boot()?;
