@@ -35,7 +35,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All exactness::of_5_gib_every_page_comes_back,
     Standard soak::three_cycles_under_load_by_random_policies,
     All stock_debug::debian_13_restores_4_gib_by_each_device,
-    All stock_debug::a_kernel_that_checks_itself_through_each_kind_of_cycle,
+    All stock_debug::a_kernel_that_checks_itself_comes_back,
     All stock_debug::what_the_module_refuses_and_allocations_that_fail,
     All stock_debug::by_the_kernel_or_the_module_and_what_does_not_obey,
     All stock::debian_13_through_each_kind_of_cycle,

@@ -45,7 +45,7 @@ pub(crate) fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> R
 }
 
 /// Twice a snapshot, a reboot, and a power cycle.
-pub(crate) fn each_kind_of_cycle(guest: &mut Guest) -> Result<()> {
+fn each_kind_of_cycle(guest: &mut Guest) -> Result<()> {
     for (then, outcome) in [("return", Outcome::Returned), ("return", Outcome::Returned), ("reboot", Outcome::Resumed)]
     {
         let went_on = stay_on(guest, &format!("dormouse hibernate --then {then} --json"))?;
