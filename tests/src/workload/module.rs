@@ -18,6 +18,11 @@ const OLDMEM: &str = "/dev/oldmem";
 /// What may be free less after everything was given back, in KiB: caches of the kernel's own.
 const SLACK_KIB: u64 = 8 << 10;
 
+/// What is loaded, the entry, the segments, and the error that is wanted.
+type Load<'a> = (&'a str, u64, &'a [RawSegment], Errno);
+/// What is named, the ranges, and the error that is wanted.
+type Ranges<'a> = (&'a str, &'a [(u64, u64)], Errno);
+
 /// Demands an error with this number.
 fn demand<T: Debug>(what: &str, result: io::Result<T>, wanted: Errno) -> Result<()> {
     match result {
@@ -67,7 +72,7 @@ pub fn refusals() -> Result<()> {
     let next = RawSegment { start: at + 4 * PAGE, ..good };
     let many: Vec<_> = (0..257).map(|n| RawSegment { start: at + n * 4 * PAGE, ..good }).collect();
     let (_, most) = many.split_last().context("none")?;
-    let cases: &[(&str, u64, &[RawSegment], Errno)] = &[
+    let cases: &[Load<'_>] = &[
         ("no segment", at, &[], EINVAL),
         ("257 segments", at, &many, EINVAL),
         ("overlapping segments", at, &[good, RawSegment { start: at + 3 * PAGE, ..good }], EINVAL),
@@ -169,7 +174,7 @@ pub fn oldmem(start: u64, end: u64) -> Result<()> {
     let open = || OpenOptions::new().read(true).write(true).open(OLDMEM);
     let mut page = [0; 4096];
     let (ram, ram_end) = ram()?;
-    let refused: &[(&str, &[(u64, u64)], Errno)] = &[
+    let refused: &[Ranges<'_>] = &[
         ("no range", &[], EINVAL),
         ("4097 ranges", &vec![(start, start + PAGE); 4097], EINVAL),
         ("RAM", &[(ram, ram + PAGE)], EPERM),
