@@ -18,6 +18,7 @@ use dormouse_linux::hibernation_events::Unannounced;
 use dormouse_linux::not_frozen::NotFrozen;
 use dormouse_linux::units::mib;
 use dormouse_linux::volatile_memory::Used;
+use dormouse_sys::kexec;
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
@@ -438,6 +439,11 @@ impl Refusal for LoaderError {
         match self {
             LoaderError::RegionTooSmall { .. } => Some("set a larger region.size".to_owned()),
             LoaderError::CommandLine { .. } => Some("shorten kernel.arguments".to_owned()),
+            LoaderError::TooManySegments { most, .. } if *most == kexec::MAX_SEGMENTS => Some(
+                "have Dormouse's module jump, which takes more: install the package dormouse-dkms and set save.jump = \
+                 \"module\""
+                    .to_owned(),
+            ),
             LoaderError::BootParams(_) | LoaderError::TooManySegments { .. } | LoaderError::TooManyRanges(_) => None,
         }
     }
