@@ -184,8 +184,9 @@ impl Refusal for Obstacle {
             }
             Obstacle::NoModule(fault) => fault.remedy(),
             Obstacle::NoReturn { .. } => {
-                "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which \
-                 is in Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"
+                "install the package dormouse-dkms, whose module returns to it, or boot a kernel with 07fa619f2a40 \
+                 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which is in Linux 6.13 and \
+                 6.12.5. If your distribution has added it, use --trust-kernel"
             }
             Obstacle::LoadRefused(errno) => match errno.map(Errno::from_raw) {
                 Some(Errno::EPERM) => {
