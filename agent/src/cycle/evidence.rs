@@ -162,7 +162,7 @@ pub enum NoEvidence {
     NoKey(String),
     /// The microcode was loaded into a running system.
     #[error(
-        "this boot's initramfs had revision {boot:#x} of the CPU's microcode, and the CPU has {now:#x} by now: the next \
+        "this boot's initramfs had revision {boot:#x} of the CPU's microcode, and the CPU has {now:#x} now: the next \
          boot, with the older one, would not resume"
     )]
     Microcode {
@@ -202,8 +202,8 @@ impl Refusal for NoEvidence {
                  reboot once"
             }
             NoEvidence::Microcode { .. } => {
-                "have the boot's initramfs load it (packages intel-microcode, amd64-microcode), and reboot once; or use \
-                 --trust-boot if the next boot does so already"
+                "have the boot's initramfs load it (packages intel-microcode, amd64-microcode), and reboot once; or \
+                 use --trust-boot if the next boot does so already"
             }
             NoEvidence::Kernel { .. } => {
                 "build it again (`dormouse doctor` has the command), remove a kernel that is not used, or use \
