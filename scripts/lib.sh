@@ -229,6 +229,11 @@ prepare_modules() {
         DORMOUSE_KERNEL_TRIXIE_BACKPORTS=$(scripts/build-module trixie-backports)
         export DORMOUSE_KERNEL_TRIXIE_BACKPORTS
     fi
+    if grep -q '^stock_debug::' "$1"; then
+        DORMOUSE_KERNEL_MODULE=$(scripts/build-module --kernel "$DORMOUSE_KERNEL")
+        DORMOUSE_KERNEL_DEBUG=$(scripts/build-module --kernel "$(scripts/build-kernel --debug)")
+        export DORMOUSE_KERNEL_MODULE DORMOUSE_KERNEL_DEBUG
+    fi
 }
 
 # The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as

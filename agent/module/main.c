@@ -89,6 +89,8 @@ static int jump_alone(struct dormouse_jump *result)
 	int error;
 
 	local_irq_disable();
+	/* As in the kernel's own hibernation: ACPI sets interrupt links by functions that would sleep otherwise. */
+	system_state = SYSTEM_SUSPEND;
 	error = syscore_suspend();
 	if (!error) {
 		processor_jump(&image);
@@ -97,6 +99,7 @@ static int jump_alone(struct dormouse_jump *result)
 		/* Once more: microcode, which has just been loaded, makes some of them. */
 		processor_restore_msrs();
 	}
+	system_state = SYSTEM_RUNNING;
 	local_irq_enable();
 	return error;
 }

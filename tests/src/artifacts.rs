@@ -25,6 +25,10 @@ pub enum KernelName {
     Linux7_2,
     /// The test kernel with what distributions switch on.
     Big,
+    /// The test kernel with Dormouse's own module.
+    Module,
+    /// The same, which checks itself, and without `/dev/mem`.
+    Debug,
     /// Debian 12's own.
     Bookworm,
     /// Debian 13's own.
@@ -40,6 +44,8 @@ impl KernelName {
             KernelName::Test => ("DORMOUSE_KERNEL", "scripts/build-kernel"),
             KernelName::Linux7_2 => ("DORMOUSE_KERNEL_7_2", "scripts/build-kernel 7.2"),
             KernelName::Big => ("DORMOUSE_KERNEL_BIG", "scripts/build-kernel --big"),
+            KernelName::Module => ("DORMOUSE_KERNEL_MODULE", "scripts/build-module --kernel"),
+            KernelName::Debug => ("DORMOUSE_KERNEL_DEBUG", "scripts/build-module --kernel"),
             KernelName::Bookworm => ("DORMOUSE_KERNEL_BOOKWORM", "scripts/stock-kernel bookworm"),
             KernelName::Trixie => ("DORMOUSE_KERNEL_TRIXIE", "scripts/stock-kernel trixie"),
             KernelName::TrixieBackports => {

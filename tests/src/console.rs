@@ -45,7 +45,7 @@ pub fn repeated_cause(line: &str) -> Option<&str> {
 }
 
 /// A place between two lines.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Cursor(usize);
 
 /// The console of one guest through all of its power cycles.

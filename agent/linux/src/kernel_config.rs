@@ -37,6 +37,13 @@ impl KernelConfig {
         first(&places(release))
     }
 
+    /// What it lacks of [`SAVE_KERNEL`]. D needs no `/dev/mem` where Dormouse's module is there for it, and its
+    /// `/dev/oldmem`.
+    pub fn lacking(&self, has_module: bool) -> impl Iterator<Item = &'static str> {
+        let is_needed = move |option: &&str| !(has_module && *option == "DEVMEM");
+        SAVE_KERNEL.into_iter().filter(is_needed).filter(|option| self.has(option) != Some(true))
+    }
+
     /// Its text.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -57,12 +57,15 @@ fn process(line: &str) -> Option<Process> {
     Some(Process { name: name.trim_end().to_owned(), pid })
 }
 
-/// `i915 0000:00:02.0: PM: failed to freeze async: error -16`, or `Error taking CPU1 down: -16`
+/// `i915 0000:00:02.0: PM: failed to freeze async: error -16`, or `Error taking CPU1 down: -16`, or what Dormouse's own
+/// module says of a CPU (agent/module/jump.c).
 fn device(line: &str) -> Option<String> {
     let is_device = line.contains("failed to freeze") && line.contains(": error -");
     // A prefix of printk's own, if any, says no more.
     let text = line.strip_prefix("PM: ").unwrap_or(line).replace(": PM: ", ": ");
-    (is_device || text.starts_with("Error taking CPU")).then_some(text)
+    let text = text.strip_prefix("dormouse: ").map_or(text.clone(), str::to_owned);
+    let is_cpu = text.starts_with("Error taking CPU") || (text.starts_with("CPU ") && text.contains("taken down"));
+    (is_device || is_cpu).then_some(text)
 }
 
 impl fmt::Display for NotFrozen {
@@ -130,6 +133,8 @@ mod tests {
             found.to_string(),
             "devices: usb 1-1: failed to freeze async: error -110, Error taking CPU3 down: -16"
         );
+        let found = find("dormouse: CPU 1 cannot be taken down: error -11\nCPU 1 is now offline\n");
+        assert_eq!(found.to_string(), "a device: CPU 1 cannot be taken down: error -11");
     }
 
     #[test]

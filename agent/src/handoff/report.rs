@@ -33,6 +33,9 @@ pub struct Half {
     pub peak_kib: u64,
     /// The least memory that was available while it ran, in KiB.
     pub least_available_kib: u64,
+    /// What of the time went into mapping A's memory, in seconds; zero for the save, which does not count it.
+    #[serde(default)]
+    pub mapping_seconds: f64,
 }
 
 /// The report of both halves.
@@ -85,6 +88,9 @@ pub struct Before {
     /// Whether Dormouse's module has jumped, in the kernel's place.
     #[serde(default)]
     pub by_module: bool,
+    /// CPUs that have not come back after the jump; see the kernel's log.
+    #[serde(default)]
+    pub lost_cpus: u32,
 }
 
 /// The longest reason, in bytes; JSON may make it twice as long.
@@ -109,6 +115,7 @@ impl Report {
                 threads: stats.threads,
                 peak_kib: stats.agent_peak_kib,
                 least_available_kib: stats.least_available_kib,
+                mapping_seconds: 0.0,
             },
             restore: None,
             before: None,
@@ -197,7 +204,12 @@ impl fmt::Display for Before {
         let not = if self.drivers_told { "" } else { "not " };
         let by = if self.by_module { "the module" } else { "the kernel" };
         let (free, reclaimed) = (mib(self.free_bytes), mib(self.reclaimed_bytes));
-        write!(f, "{free} free, {reclaimed} of it reclaimed; drivers {not}told; jump by {by}")
+        write!(f, "{free} free, {reclaimed} of it reclaimed; drivers {not}told; jump by {by}")?;
+        match self.lost_cpus {
+            0 => Ok(()),
+            1 => f.write_str("; one CPU has not come back"),
+            more => write!(f, "; {more} CPUs have not come back"),
+        }
     }
 }
 
@@ -207,6 +219,10 @@ impl fmt::Display for Half {
             f,
             "{:.2} s with {} threads; the agent's peak {} KiB, least available {} KiB",
             self.seconds, self.threads, self.peak_kib, self.least_available_kib
-        )
+        )?;
+        if self.mapping_seconds > 0.0 {
+            write!(f, "; mapping memory took {:.2} s of it", self.mapping_seconds)?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dormouse_linux::kernel_config::{KernelConfig, SAVE_KERNEL};
+use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::kernels;
 use dormouse_linux::system::Uname;
 use dormouse_sys::kexec;
@@ -101,9 +101,8 @@ fn judge(
     }
     match config {
         Some(config) => {
-            let jump = ["KEXEC_JUMP"];
-            let needed = jump.iter().filter(|_| !has_module).chain(&SAVE_KERNEL);
-            let lacking = needed.into_iter().find(|option| config.has(option) != Some(true));
+            let jump = (!has_module && config.has("KEXEC_JUMP") != Some(true)).then_some("KEXEC_JUMP");
+            let lacking = jump.or_else(|| config.lacking(has_module).next());
             lacking.map_or(Ok(()), |option| Err(format!("it lacks CONFIG_{option}")))
         }
         None if has_module || can_jump() => Ok(()),
@@ -119,6 +118,7 @@ fn can_running_jump(release: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dormouse_linux::kernel_config::SAVE_KERNEL;
 
     #[test]
     fn a_save_kernel_can_be_hibernated_itself() {
@@ -136,6 +136,7 @@ mod tests {
         assert!(judged("6.1.0-56-amd64", Some(&every), true).contains("6.1.0-56-amd64"));
         let with_module = |config: &str| judge("6.1.0-56-amd64", Some(&KernelConfig::new(config)), true, || false);
         assert_eq!(with_module(&without("KEXEC_JUMP")), Ok(()));
+        assert_eq!(with_module(&without("DEVMEM")), Ok(()));
         assert_eq!(with_module(&without("PROC_VMCORE")), Err("it lacks CONFIG_PROC_VMCORE".to_owned()));
         // Where no configuration is installed, only the running kernel can be asked.
         assert_eq!(judged("6.18.1-arch1-1", None, true), "fit");

@@ -153,9 +153,9 @@ impl Loaded {
     ///
     /// # Errors
     /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
-    pub fn jump(&self, announced: Option<&Announced>) -> io::Result<()> {
+    pub fn jump(&self, announced: Option<&Announced>) -> io::Result<LostCpus> {
         match &self.by {
-            By::Kernel(_) => power::reboot(Command::Kexec),
+            By::Kernel(_) => power::reboot(Command::Kexec).map(|()| LostCpus::default()),
             By::Module(module) => {
                 let announced = announced.ok_or_else(|| io::Error::other("drivers are not told of it"))?;
                 jump_by(module, announced)
@@ -175,7 +175,7 @@ impl Loaded {
 
 /// What the kernel's own jump does beside it: processes are frozen, and what is bound to CPUs stays so, although they
 /// are taken down one by one as if for good.
-fn jump_by(module: &Module, announced: &Announced) -> io::Result<()> {
+fn jump_by(module: &Module, announced: &Announced) -> io::Result<LostCpus> {
     let bindings = CpuBindings::read();
     let frozen = announced.freeze()?;
     let jumped = module.jump();
@@ -185,8 +185,12 @@ fn jump_by(module: &Module, announced: &Announced) -> io::Result<()> {
     if lost > 0 {
         log::error!("{lost} of this machine's CPUs have not come back; see `dmesg`");
     }
-    Ok(())
+    Ok(LostCpus(lost))
 }
+
+/// How many CPUs have not come back, where this can be known: the kernel's own jump only logs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LostCpus(pub u32);
 
 /// Unloads what a process left loaded that was killed before it could.
 ///

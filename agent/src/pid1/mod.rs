@@ -90,7 +90,11 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     let verbosity = verbosity(&policy);
     let power = policy.as_ref().map_or(Power::Shutdown, |policy| policy.save.power);
     // One that A has started goes on counting, whatever the policy wants.
-    let armed = caught(|| deliver::armed_watchdog(&task.order.session)).unwrap_or_else(|error| {
+    let armed = caught(|| {
+        modules::load_to_reach_memory();
+        deliver::armed_watchdog(&task.order.session)
+    });
+    let armed = armed.unwrap_or_else(|error| {
         log::warn!("{}: whether a watchdog of the session runs is not known: {error:#}", Phase::SaveStart);
         None
     });

@@ -8,7 +8,7 @@ use dormouse_linux::procfs;
 use nix::errno::Errno;
 use nix::kmod::init_module;
 
-use crate::handoff::places::{MODULE, MODULES_DIR, MODULES_LIST};
+use crate::handoff::places::{MEMORY_MODULES_LIST, MODULE, MODULES_DIR, MODULES_LIST};
 
 /// The watchdogs' own module, which stops all of them before a kernel is left, also for another that believes one of
 /// them runs, unless it is asked not to (drivers/watchdog/watchdog_core.c, `stop_on_reboot`, Linux 6.12). Where it is
@@ -26,6 +26,14 @@ pub(super) fn load() -> anyhow::Result<()> {
         insert(&kmod::load(&kmod::find(Path::new(MODULES_DIR), name)?)?)?;
     }
     Ok(())
+}
+
+/// Loads what gives access to the session's memory, where nothing else does: PID 1 looks into it before the worker is
+/// there, and must be able to leave a report when that is gone. Otherwise the worker loads it, which can be lost.
+pub(super) fn load_to_reach_memory() {
+    if !Path::new("/dev/mem").exists() {
+        load_besides(MEMORY_MODULES_LIST);
+    }
 }
 
 /// Loads those of another list, without which the work can be done. One that cannot be loaded is named in the log.

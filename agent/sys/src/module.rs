@@ -18,6 +18,20 @@ pub const MAX_SEGMENTS: usize = 256;
 /// What this agent and a module must have in common.
 const ABI: u32 = 1;
 
+/// `struct dormouse_segment`: a range of physical memory that the jump exchanges, and what is put there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RawSegment {
+    /// An address of this process.
+    pub data: u64,
+    /// In bytes; the rest of the range is zero.
+    pub data_size: u64,
+    /// Physical.
+    pub start: u64,
+    /// In bytes.
+    pub size: u64,
+}
+
 mod raw {
     //! The requests and their structures.
     #![expect(unreachable_pub, reason = "nix's macros make public functions of them")]
@@ -28,15 +42,6 @@ mod raw {
     pub struct Info {
         pub abi: u32,
         pub obstacles: u32,
-    }
-
-    /// `struct dormouse_segment`.
-    #[repr(C)]
-    pub struct Segment {
-        pub data: u64,
-        pub data_size: u64,
-        pub start: u64,
-        pub size: u64,
     }
 
     /// `struct dormouse_load`.
@@ -150,19 +155,27 @@ impl Module {
     /// `EPERM` (lockdown), `EOPNOTSUPP` ([`Obstacles`]), `EADDRNOTAVAIL` (not pages of RAM), `EINVAL` (they overlap, or
     /// the entry is in none), `ENOMEM`. Nothing is loaded then.
     pub fn load(&self, entry: u64, segments: &[Segment]) -> io::Result<()> {
-        let segments: Vec<raw::Segment> = segments
+        let segments: Vec<RawSegment> = segments
             .iter()
-            .map(|segment| raw::Segment {
+            .map(|segment| RawSegment {
                 data: segment.data.as_ptr().expose_provenance() as u64,
                 data_size: segment.data.len() as u64,
                 start: segment.start,
                 size: segment.size,
             })
             .collect();
+        self.load_raw(entry, &segments)
+    }
+
+    /// The same, where `data` of each segment may be any number: the kernel reads what it finds there.
+    ///
+    /// # Errors
+    /// Those of [`Module::load`], and `EFAULT` where nothing is mapped.
+    pub fn load_raw(&self, entry: u64, segments: &[RawSegment]) -> io::Result<()> {
         let load =
             raw::Load { entry, segments: segments.as_ptr().expose_provenance() as u64, count: segments.len() as u64 };
-        // SAFETY: the kernel reads a `struct dormouse_load`, the array that it points to and the data of each segment,
-        // all of which live until the call has returned, and keeps none of these addresses.
+        // SAFETY: the kernel reads a `struct dormouse_load` and the array that it points to, which live until the call has
+        // returned. The data of each segment it only reads, too, or finds that it cannot, and it keeps no address.
         unsafe { raw::dormouse_load(self.device.as_raw_fd(), &raw const load) }?;
         Ok(())
     }

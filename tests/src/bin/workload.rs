@@ -50,6 +50,16 @@ enum Command {
     Unmap { name: String },
     /// Mount a filesystem in user space that never answers, and stay.
     SilentFilesystem { directory: PathBuf },
+    /// Ask Dormouse's kernel module for what it must refuse.
+    ModuleRefusals,
+    /// Load by Dormouse's kernel module, with allocations that fail.
+    ModuleFailures {
+        /// How much.
+        #[arg(long)]
+        megabytes: u64,
+    },
+    /// Read and write a range of reserved memory by Dormouse's kernel module.
+    Oldmem { start: u64, end: u64 },
     /// Be one of the processes.
     #[command(hide = true)]
     Role {
@@ -96,6 +106,11 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .context("the device cannot be removed"),
         Command::SilentFilesystem { directory } => workload::silent::serve(&directory).map(|()| ExitCode::SUCCESS),
+        Command::ModuleRefusals => workload::module::refusals().map(|()| ExitCode::SUCCESS),
+        Command::ModuleFailures { megabytes } => {
+            workload::module::failing_allocations(megabytes).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Oldmem { start, end } => workload::module::oldmem(start, end).map(|()| ExitCode::SUCCESS),
         Command::Role { role, options, seed } => role.run(&options.settings(false), seed).map(|()| ExitCode::SUCCESS),
         Command::Child { millis } => {
             churn::children::child(io::stdin().lock(), io::stdout().lock(), Duration::from_millis(millis))

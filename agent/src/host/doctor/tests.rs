@@ -94,6 +94,7 @@ pub(super) fn ready() -> Facts {
             changed: time(2),
             config: Some(KernelConfig::new(CONFIG)),
             has_modules: true,
+            has_module: false,
         })),
         save_initramfs: Some(Ok(time(3))),
         agent_changed: Some(time(0)),
@@ -166,6 +167,7 @@ fn fedora() -> Facts {
             changed: time(2),
             config: None,
             has_modules: false,
+            has_module: false,
         })),
         save_initramfs: Some(Err(Unseen::NeedsRoot)),
         tool: Some(Tool::Dracut),
@@ -357,6 +359,11 @@ fn judges_the_save_kernel() {
         kernel.config = Some(KernelConfig::new(CONFIG.replace("CONFIG_DEVMEM=y", "# CONFIG_DEVMEM is not set")))
     });
     assert_eq!(check(&lacking, "save-kernel-config").found, "it lacks CONFIG_DEVMEM");
+    let mut with_module = lacking;
+    if let Some(Ok(kernel)) = &mut with_module.save_kernel {
+        kernel.has_module = true;
+    }
+    assert_eq!(check(&with_module, "save-kernel-config").state, State::Ok);
     let text = with(|kernel| kernel.fault = Some("not an x86 bzImage: no boot sector".into()));
     assert_eq!(ids(&text, State::Failed), ["save-kernel"]);
     let missing = Facts { save_kernel: Some(Err(Unseen::Because("/x: No such file".into()))), ..ready() };
