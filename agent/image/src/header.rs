@@ -40,7 +40,7 @@ impl Header {
         let raw = RawHeader { entry: self.entry.into(), reserved: [0; 8] };
         let mut body = raw.as_bytes().to_vec();
         self.session.write(Block::Header, &mut body)?;
-        block::frame(Block::Header, HEADER_MAGIC, &body, HEADER_MAX)
+        block::frame_since(self.session.since(), Block::Header, HEADER_MAGIC, &body, HEADER_MAX)
     }
 
     /// Reads a header.

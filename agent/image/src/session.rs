@@ -173,6 +173,8 @@ pub struct Cpu {
     pub name: String,
     /// What it can do, by CPUID: names, separated by spaces.
     pub features: String,
+    /// The revision of its microcode; 0 where it has none, or it is not known.
+    pub microcode: u32,
     /// How many were running.
     pub online: u32,
     /// Whether the kernel uses 5-level paging.

@@ -12,13 +12,16 @@ pub struct Version {
 }
 
 /// The newest version that this crate writes. Each block has the oldest one that gives a meaning to all that is in it.
-pub const VERSION: Version = Version { major: 1, minor: SEALED };
+pub const VERSION: Version = Version { major: 1, minor: MICROCODE };
 
 /// The minor version since which images are sealed.
 pub const SEALED: u16 = 1;
 
 /// The minor version since which images lie below layers, and on two legs.
 pub(crate) const LAYERS: u16 = 1;
+
+/// The minor version since which the revision of the CPU's microcode is recorded.
+pub(crate) const MICROCODE: u16 = 2;
 
 impl Version {
     /// Whether a reader of version `self` may look into a block of version `found`: the same major version.

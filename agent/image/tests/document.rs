@@ -278,6 +278,7 @@ fn session() -> SessionRecord {
             stepping: 10,
             name: "name".to_string(),
             features: "features".to_string(),
+            microcode: 12,
             online: 11,
             la57: true,
         },
@@ -399,7 +400,7 @@ fn the_session() {
         ("reserved", &[0; 2]),
         ("page size", &u32s(4096)),
         ("cpus", &u32s(11)),
-        ("records", &u32s(11)),
+        ("records", &u32s(12)),
         ("reserved", &[0; 32]),
         ("record list", &[1, 0, 0, 0, 16, 0, 0, 0]),
     ];
@@ -410,7 +411,7 @@ fn the_session() {
 #[test]
 fn the_sessions_records() {
     let bytes = session_bytes();
-    let [ram, low, firmware, efi, filesystem, swap, cpu, texts @ ..] = records::<11>(SESSION_KINDS, &bytes[160..]);
+    let [ram, low, firmware, efi, filesystem, swap, cpu, texts @ ..] = records::<12>(SESSION_KINDS, &bytes[160..]);
     compare("Memory range", ram, &[("start", &u64s(0x500)), ("end", &u64s(0x700))]);
     compare("Physical range", low, &[("start", &u64s(0x1000)), ("end", &u64s(0x9000))]);
     let expected: &[(&str, &[u8])] = &[("start", &u64s(6)), ("end", &u64s(7)), ("type", &u32s(4)), ("reserved", ZERO)];
@@ -456,7 +457,7 @@ fn the_sessions_records() {
         ("texts", b"vendornamefeatures"),
     ];
     compare("X86 CPU", cpu, expected);
-    assert_eq!(texts, [&b"release"[..], b"version", b"host", b"cmdline"]);
+    assert_eq!(texts, [&b"release"[..], b"version", b"host", b"cmdline", &u32s(12)]);
 }
 
 #[test]

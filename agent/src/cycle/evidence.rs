@@ -16,6 +16,7 @@ use crate::cycle::boots::{self, Fault};
 use crate::cycle::last::Last;
 use crate::cycle::look::{self, KeySeen, Unlocked};
 use crate::cycle::refusal::{Complaint, Refusal};
+use crate::machine::microcode;
 use crate::policy::{Policy, Then};
 use crate::store::{Access, Image, StoreError};
 use crate::target::{self, Opened, TargetError};
@@ -40,6 +41,9 @@ pub struct Found {
     /// What the look at the end of the unlocking has found; `None` where there was none.
     #[serde(default)]
     pub unlocked: Option<Unlocked>,
+    /// The revision of the CPU's microcode then; 0 where there is none, or it was not recorded.
+    #[serde(default)]
+    pub microcode: u32,
 }
 
 impl Found {
@@ -54,6 +58,7 @@ impl Found {
             format: VERSION.major,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unlocked: None,
+            microcode: microcode::revision(),
         }
     }
 
@@ -74,12 +79,14 @@ impl Found {
     }
 
     /// A boot that has resumed a session from `image` has found it, whatever the boot of that session had found before;
-    /// and its key, which is at these `places` where it is in a file.
+    /// and its key, which is at these `places` where it is in a file. It had at least the microcode that the session
+    /// had, and the CPU has it still: `microcode`.
     #[must_use]
-    fn resumed(mut self, image: &ImageDevice, places: Vec<String>) -> Found {
+    fn resumed(mut self, image: &ImageDevice, places: Vec<String>, microcode: u32) -> Found {
         self.is_found = true;
         self.image = Some(image.to_string());
         self.state = Some(State::Consumed.to_string());
+        self.microcode = microcode;
         let unlocked = self.unlocked.get_or_insert_default();
         if !places.is_empty() {
             unlocked.key = KeySeen::Read(places);
@@ -97,6 +104,8 @@ pub struct Now {
     is_where_it_looked: bool,
     /// Where its key is, if only a boot that has unlocked its volumes resumes it.
     key_places: Option<Vec<String>>,
+    /// The revision of the CPU's microcode.
+    microcode: u32,
 }
 
 impl Now {
@@ -111,7 +120,7 @@ impl Now {
             found.is_some_and(|found| found.name() == name)
         });
         let key_places = look::needs_unlock(policy, image).then(|| look::key_places(image));
-        Now { image: name.to_string(), is_where_it_looked, key_places }
+        Now { image: name.to_string(), is_where_it_looked, key_places, microcode: microcode::revision() }
     }
 }
 
@@ -151,6 +160,17 @@ pub enum NoEvidence {
     /// It could not read the key.
     #[error("this boot could not read the key of the image when its volumes were unlocked: {0}")]
     NoKey(String),
+    /// The microcode was loaded into a running system.
+    #[error(
+        "this boot's initramfs had revision {boot:#x} of the CPU's microcode, and the CPU has {now:#x} now: the next \
+         boot, with the older one, would not resume"
+    )]
+    Microcode {
+        /// In the initramfs.
+        boot: u32,
+        /// Now.
+        now: u32,
+    },
     /// The initramfs of a kernel that may boot next would not do.
     #[error("Linux {release} may boot next, and its initramfs {fault}")]
     Kernel {
@@ -181,6 +201,10 @@ impl Refusal for NoEvidence {
                 "see that the boot's initramfs opens the volume that the key is in (`dormouse key list` names it), and \
                  reboot once"
             }
+            NoEvidence::Microcode { .. } => {
+                "have the boot's initramfs load it (packages intel-microcode, amd64-microcode), and reboot once; or \
+                 use --trust-boot if the next boot does so already"
+            }
             NoEvidence::Kernel { .. } => {
                 "build it again (`dormouse doctor` has the command), remove a kernel that is not used, or use \
                  --trust-boot if you know which one boots"
@@ -208,6 +232,10 @@ pub fn of_boot(last: &Last, now: &Now) -> Result<(), NoEvidence> {
         Found { format, .. } if *format != VERSION.major => Err(NoEvidence::Format { format: *format }),
         Found { is_found: false, .. } => Err(NoEvidence::NotFound { looked_for }),
         Found { is_enabled: false, .. } => Err(NoEvidence::Disabled),
+        // Loaded late, through sysfs: what else changes it in a running system?
+        Found { microcode, .. } if *microcode != 0 && *microcode < now.microcode => {
+            Err(NoEvidence::Microcode { boot: *microcode, now: now.microcode })
+        }
         _ if !is_same && !now.is_where_it_looked => Err(NoEvidence::Another { looked_for, image: now.image.clone() }),
         _ => now.key_places.as_ref().map_or(Ok(()), |places| of_unlock(found.unlocked.as_ref(), places)),
     }
@@ -243,7 +271,7 @@ pub(super) fn demand(policy: &Policy, image: &Image, then: Then, is_trusted: boo
 pub(super) fn record_resumed(policy: &Policy, image: &ImageDevice) {
     let Some(mut last) = Last::resume_of_this_boot() else { return };
     let places = self::image(policy).map_or_else(Vec::new, |image| look::key_places(&image));
-    last.found = last.found.map(|found| found.resumed(image, places));
+    last.found = last.found.map(|found| found.resumed(image, places, microcode::revision()));
     last.write_again();
 }
 
@@ -288,6 +316,7 @@ pub(crate) mod tests {
             NoEvidence::Format { format: 2 },
             NoEvidence::NotUnlocked,
             NoEvidence::NoKey("/dev/mapper/root: missing".into()),
+            NoEvidence::Microcode { boot: 1, now: 2 },
             NoEvidence::Kernel { release: "6.12".into(), fault: Fault::NoStamp },
         ]
     }
@@ -302,6 +331,7 @@ pub(crate) mod tests {
             format: VERSION.major,
             version: "1".into(),
             unlocked: None,
+            microcode: 0xf4,
         }
     }
 
@@ -309,7 +339,7 @@ pub(crate) mod tests {
         let mut found = found();
         change(&mut found);
         let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
-        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, key_places: None })
+        of_boot(&last, &Now { image: now.0.to_owned(), is_where_it_looked: now.1, key_places: None, microcode: 0xf4 })
     }
 
     #[test]
@@ -319,7 +349,12 @@ pub(crate) mod tests {
             let last = Last::new(Event::Resume, "no-image", "", None, Some(found));
             of_boot(
                 &last,
-                &Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: Some(vec!["dm:x@1,2".into()]) },
+                &Now {
+                    image: "UUID=a".into(),
+                    is_where_it_looked: true,
+                    key_places: Some(vec!["dm:x@1,2".into()]),
+                    microcode: 0xf4,
+                },
             )
         };
         let saw = |key| judged(Some(Unlocked { mounted: Vec::new(), key }));
@@ -330,7 +365,7 @@ pub(crate) mod tests {
         for key in [KeySeen::NotNeeded, KeySeen::Read(vec!["dm:x@5,2".into()])] {
             assert!(matches!(saw(key), Err(NoEvidence::NoKey(_))));
         }
-        let resumed = found().resumed(&"/dev/vda".parse().unwrap(), vec!["dm:x@1,2".into()]);
+        let resumed = found().resumed(&"/dev/vda".parse().unwrap(), vec!["dm:x@1,2".into()], 0xf4);
         assert_eq!(judged(resumed.unlocked), Ok(()));
     }
 
@@ -346,6 +381,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn rejects_microcode_that_was_loaded_late() {
+        let judged = |boot: u32| judged(|found| found.microcode = boot, ("UUID=a", false));
+        assert_eq!(judged(0xf3), Err(NoEvidence::Microcode { boot: 0xf3, now: 0xf4 }));
+        // Not recorded, or not named any more.
+        assert_eq!(judged(0), Ok(()));
+        assert_eq!(judged(0xf5), Ok(()));
+        // A boot has resumed the session on a newer one since.
+        let image = "UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
+        assert_eq!(found().resumed(&image, Vec::new(), 0xf8).microcode, 0xf8);
+    }
+
+    #[test]
     fn demands_that_it_was_found_and_may_be_resumed() {
         // Whatever is in its place now.
         let not_found = Err(NoEvidence::NotFound { looked_for: "UUID=a".into() });
@@ -356,7 +403,7 @@ pub(crate) mod tests {
         let resumed = judged(
             |found| {
                 let image = "UUID=01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
-                *found = found.clone().resumed(&image, Vec::new());
+                *found = found.clone().resumed(&image, Vec::new(), 0xf4);
             },
             ("UUID=01234567-89ab-cdef-0123-456789abcdef", false),
         );
@@ -367,7 +414,7 @@ pub(crate) mod tests {
     fn rejects_a_record_of_an_older_version() {
         let text = r#"{"event":"resume","at_unix":5,"id":"no-image","text":"no image","report":null}"#;
         let last: Last = serde_json::from_str(text).unwrap();
-        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: None };
+        let now = Now { image: "UUID=a".into(), is_where_it_looked: true, key_places: None, microcode: 0 };
         assert_eq!(of_boot(&last, &now), Err(NoEvidence::NotReported));
     }
 }

@@ -158,7 +158,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
     let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing }));
-    let kernel = SecondKernel::plan(&machine, policy, &order, region, &low)?;
+    let kernel = SecondKernel::plan(&machine, policy, &order, region, &low, jumper.most_segments())?;
     drop(order);
     log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use dormouse_linux::{hibernation_events, kmod};
 use dormouse_sys::kexec;
-use dormouse_sys::module::{DEVICE, Module};
+use dormouse_sys::module::{self, DEVICE, Module};
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -22,6 +22,16 @@ pub(crate) enum Jumper {
     Kernel,
     /// The module, open.
     Module(Module),
+}
+
+impl Jumper {
+    /// How many segments it takes.
+    pub(crate) fn most_segments(&self) -> usize {
+        match self {
+            Jumper::Kernel => kexec::MAX_SEGMENTS,
+            Jumper::Module(_) => module::MAX_SEGMENTS,
+        }
+    }
 }
 
 /// Why the module cannot jump.

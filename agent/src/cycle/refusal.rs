@@ -18,6 +18,7 @@ use dormouse_linux::hibernation_events::Unannounced;
 use dormouse_linux::not_frozen::NotFrozen;
 use dormouse_linux::units::mib;
 use dormouse_linux::volatile_memory::Used;
+use dormouse_sys::kexec;
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
@@ -183,8 +184,9 @@ impl Refusal for Obstacle {
             }
             Obstacle::NoModule(fault) => fault.remedy(),
             Obstacle::NoReturn { .. } => {
-                "it needs 07fa619f2a40 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which \
-                 is in Linux 6.13 and 6.12.5. If your distribution has added it, use --trust-kernel"
+                "install the package dormouse-dkms, whose module returns to it, or boot a kernel with 07fa619f2a40 \
+                 (\"x86/kexec: Restore GDT on return from ::preserve_context kexec\"), which is in Linux 6.13 and \
+                 6.12.5. If your distribution has added it, use --trust-kernel"
             }
             Obstacle::LoadRefused(errno) => match errno.map(Errno::from_raw) {
                 Some(Errno::EPERM) => {
@@ -438,6 +440,11 @@ impl Refusal for LoaderError {
         match self {
             LoaderError::RegionTooSmall { .. } => Some("set a larger region.size".to_owned()),
             LoaderError::CommandLine { .. } => Some("shorten kernel.arguments".to_owned()),
+            LoaderError::TooManySegments { most, .. } if *most == kexec::MAX_SEGMENTS => Some(
+                "have Dormouse's module jump, which takes more: install the package dormouse-dkms and set save.jump = \
+                 \"module\""
+                    .to_owned(),
+            ),
             LoaderError::BootParams(_) | LoaderError::TooManySegments { .. } | LoaderError::TooManyRanges(_) => None,
         }
     }

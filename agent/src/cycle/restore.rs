@@ -89,6 +89,8 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         bail!("the image holds the session {found}, this kernel was started for {ordered}");
     }
     machine::demand_all_cpus(header.session.cpu.online)?;
+    // C has seen to it, unless a boot loader has started this kernel.
+    machine::microcode::demand(&header.session.cpu)?;
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;

@@ -8,6 +8,7 @@ use dormouse_image::{FormatError, Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
+use dormouse_sys::kexec::MAX_SEGMENTS;
 
 use crate::console::phase::Phase;
 use crate::cycle::disk;
@@ -24,7 +25,7 @@ use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
 use crate::key::{self, KeyError, OfThisBoot};
 use crate::launch::SecondKernel;
-use crate::machine::{Machine, compat};
+use crate::machine::{Machine, compat, microcode};
 use crate::policy::{Policy, SealKey};
 use crate::store::{Access, Image, NotDiscarded, StoreError};
 use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
@@ -240,7 +241,11 @@ fn fault_of(error: &StoreError) -> HeaderFault {
 /// Whether this machine is the one that the session was saved on.
 fn fits(header: &Header) -> Result<(), Misfit> {
     let machine = Machine::read().map_err(|error| Misfit::Unknown(format!("{error:#}")))?;
-    compat::check(&header.session, &machine).map_err(Misfit::Differs)
+    compat::check(&header.session, &machine).map_err(Misfit::Differs)?;
+    if let Some(text) = microcode::newer(&header.session.cpu, &machine.cpu) {
+        log::info!("{}: {text}", Phase::ResumeCheck);
+    }
+    Ok(())
 }
 
 /// Whether the session's filesystems and swap areas were written since the save. A disk that is not here keeps nothing
@@ -296,7 +301,8 @@ fn start(
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
     let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id, key });
-    let kernel = SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low)?;
+    let kernel =
+        SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low, MAX_SEGMENTS)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());
     let loaded = kernel.load().context("kexec_load was refused")?;
     // From here on only the kernel that is loaded needs the key.

@@ -149,17 +149,13 @@ fn verify(
     let mut reader = Reader::open(image, header)?;
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let mut progress = Progress::new(Work::Verifying, pages, policy.console.verbosity);
-    let mut step = |step: pipeline::Step| {
+    let step = |step: pipeline::Step| {
         progress.at(step.into());
         alive();
     };
-    let counts = match policy.save.verify {
-        Verify::Memory => {
-            let memory = StillThere { vmcore, filter, scratch: Mutex::default() };
-            pipeline::restore(&mut reader, &memory, limits, &mut step)?
-        }
-        _ => pipeline::discard(&mut reader, limits, &mut step)?,
-    };
+    let memory = (policy.save.verify == Verify::Memory).then_some((vmcore, filter));
+    let sink = ReadBack { memory, scratch: Mutex::default() };
+    let counts = pipeline::restore(&mut reader, &sink, limits, step)?;
     drop(progress);
     if (counts.stored, counts.zero) != (totals.stored_pages, totals.zero_pages) {
         return Err(format!("{} pages were read of {pages}", counts.stored + counts.zero).into());
@@ -168,39 +164,45 @@ fn verify(
     Ok(())
 }
 
-/// The memory that was saved, as a sink that compares what it is given.
-struct StillThere<'a> {
-    vmcore: &'a Vmcore,
-    filter: &'a Selection,
+/// A sink that keeps nothing. One for both ways to verify, since each sink has a pipeline of its own in the agent.
+struct ReadBack<'a> {
+    /// The memory that was saved, which must be what is given.
+    memory: Option<(&'a Vmcore, &'a Selection)>,
     /// Memory for what is given, used again and again.
     scratch: Mutex<Vec<Vec<u8>>>,
 }
 
-impl PageSink for StillThere<'_> {
+impl PageSink for ReadBack<'_> {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> std::io::Result<T> {
         let pool = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut given = pool().pop().unwrap_or_else(|| vec![0; CHUNK_MAX]);
         // What is longer than a chunk is a run of zeroes, of which a part is as good as the whole.
         let len = usize::try_from(run.pages() * PAGE_SIZE).map_or(CHUNK_MAX, |len| len.min(CHUNK_MAX));
         let result = write(&mut given[..len]);
-        let page_len = usize::try_from(PAGE_SIZE).map_err(std::io::Error::other)?;
-        let pages_given = len / page_len;
-        let differs = self.vmcore.read(run, |memory| {
-            memory.chunks(page_len).enumerate().position(|(at, page)| {
-                let at_given = at % pages_given * page_len;
-                // A page that is restored as zeroes because it is not needed may hold anything.
-                page != &given[at_given..at_given + page_len] && self.filter.fate(run.start + at as u64) == Fate::Store
-            })
-        })?;
+        let differs = match self.memory {
+            Some((vmcore, filter)) => differing(vmcore, filter, run, &given[..len])?,
+            None => None,
+        };
         pool().push(given);
         match differs {
             None => Ok(result),
-            Some(at) => {
-                let pfn = run.start + at as u64;
-                Err(std::io::Error::other(format!("page frame {pfn:#x} holds something else")))
-            }
+            Some(pfn) => Err(std::io::Error::other(format!("page frame {pfn:#x} holds something else"))),
         }
     }
+}
+
+/// The first page of `run` that matters and is not in memory as it is in `given`, over and over again.
+fn differing(vmcore: &Vmcore, filter: &Selection, run: PfnRange, given: &[u8]) -> std::io::Result<Option<u64>> {
+    let page_len = usize::try_from(PAGE_SIZE).map_err(std::io::Error::other)?;
+    let pages_given = given.len() / page_len;
+    let differs = vmcore.read(run, |memory| {
+        memory.chunks(page_len).enumerate().position(|(at, page)| {
+            let at_given = at % pages_given * page_len;
+            // A page that is restored as zeroes because it is not needed may hold anything.
+            page != &given[at_given..at_given + page_len] && filter.fate(run.start + at as u64) == Fate::Store
+        })
+    })?;
+    Ok(differs.map(|at| run.start + at as u64))
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.

@@ -18,7 +18,7 @@
 //!                            written since the save, or may
 //!                            have been and resume.unsure says
 //!                            so                                keep by policy (*), else discard; another memory map
-//!                                                              is kept for a few boots
+//!                                                              or older microcode is kept for a few boots
 //!                            none of these                     resume
 //!   after it (missed)        no session waits                  nothing
 //!                            the session is this very boot     discard
@@ -43,7 +43,8 @@ use crate::policy::{ResumePolicy, Unfit, Unsure};
 /// an image that kills its restore must not be tried forever.
 pub const ATTEMPTS: u16 = 2;
 
-/// Boots that keep an image although the memory map differs: some firmware has the old one again at the next power-on.
+/// Boots that keep an image although the memory map or the microcode differs: some firmware has the old map again at
+/// the next power-on, and another initramfs the newer microcode.
 pub const KEPT: u16 = 3;
 
 /// What is known of an image, and of the boot that found it. `None` is a fact that has not been looked at.

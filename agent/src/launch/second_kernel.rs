@@ -58,7 +58,8 @@ pub struct SecondKernel {
 
 impl SecondKernel {
     /// Reads the policy's kernel and initramfs and plans where in `region` and `low` they go. The second kernel finds
-    /// `order` before its initramfs. One that saves preserves this kernel, which goes on when it comes back.
+    /// `order` before its initramfs. One that saves preserves this kernel, which goes on when it comes back. Whoever
+    /// loads it takes `most_segments`.
     ///
     /// # Errors
     /// A file that cannot be read or is not a kernel, or what does not fit.
@@ -68,6 +69,7 @@ impl SecondKernel {
         order: &Order,
         region: PhysRange,
         low: &[PhysRange],
+        most_segments: usize,
     ) -> anyhow::Result<SecondKernel> {
         let KernelPolicy { image, initramfs, .. } = &policy.kernel;
         let file = read(image, |path, source| FileError::Kernel { path, source })?;
@@ -90,6 +92,7 @@ impl SecondKernel {
             acpi_rsdp: machine.acpi_rsdp,
             cmdline: &command_line(&machine.cmdline, policy, Buses::read(), order.is_secret()),
             purpose,
+            most_segments,
         })?;
         Ok(SecondKernel { plan, caller, is_secret: order.is_secret() })
     }

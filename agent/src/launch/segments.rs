@@ -1,4 +1,4 @@
-//! The loader: turns a kernel file and an initramfs into segments for `kexec_load(2)`.
+//! The loader: turns a kernel file and an initramfs into segments for `kexec_load(2)` or Dormouse's module.
 //!
 //! A loads B with it, C loads D; both run in the same region. From its start the region holds
 //!
@@ -14,7 +14,7 @@
 
 use dormouse_image::{FirmwareRange, PfnRange, PhysRange};
 use dormouse_linux::units::mib;
-use dormouse_sys::kexec::{MAX_SEGMENTS, Segment};
+use dormouse_sys::kexec::Segment;
 use dormouse_sys::{PAGE_SIZE, stub};
 use thiserror::Error;
 
@@ -53,13 +53,15 @@ pub enum LoaderError {
     /// The page that the kernel is started with.
     #[error(transparent)]
     BootParams(#[from] BootParamsError),
-    /// More ranges of low memory than `kexec_load(2)` takes.
-    #[error("low memory has {low} ranges: that would make {segments} segments, and kexec_load takes {MAX_SEGMENTS}")]
+    /// More ranges of low memory than whoever jumps takes.
+    #[error("low memory has {low} ranges: that would make {segments} segments, and {most} can be loaded")]
     TooManySegments {
         /// The ranges of low memory.
         low: usize,
         /// The segments that they would make.
         segments: usize,
+        /// The most that can be loaded.
+        most: usize,
     },
     /// More ranges of memory than an ELF header counts.
     #[error("the memory has {0} ranges, too many for an ELF core header")]
@@ -112,9 +114,11 @@ pub struct Request<'a> {
     pub cmdline: &'a str,
     /// What it is for.
     pub purpose: Purpose,
+    /// How many segments whoever jumps takes.
+    pub most_segments: usize,
 }
 
-/// Segments, ready for `kexec_load(2)`.
+/// Segments, ready to be loaded.
 #[derive(Debug)]
 pub struct Plan {
     /// The physical address at which the jump enters.
@@ -181,8 +185,9 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, LoaderError> {
         segments.extend(request.low.iter().map(|low| Segment { start: low.start, size: low.len(), data: Vec::new() }));
         segments.sort_by_key(|segment| segment.start);
     }
-    if segments.len() > MAX_SEGMENTS {
-        return Err(LoaderError::TooManySegments { low: request.low.len(), segments: segments.len() });
+    if segments.len() > request.most_segments {
+        let (low, most) = (request.low.len(), request.most_segments);
+        return Err(LoaderError::TooManySegments { low, segments: segments.len(), most });
     }
     Ok(Plan { entry: own.stub, segments, cmdline })
 }
@@ -298,6 +303,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::launch::arch::bzimage;
+    use crate::launch::region;
+    use dormouse_sys::{kexec, module};
 
     const MIB: u64 = 1 << 20;
 
@@ -315,6 +322,7 @@ mod tests {
             acpi_rsdp: None,
             cmdline: "console=ttyS0",
             purpose,
+            most_segments: kexec::MAX_SEGMENTS,
         }
     }
 
@@ -330,7 +338,7 @@ mod tests {
         let file = bzimage::tests::sample(8192);
         let kernel = BzImage::parse(&file).unwrap();
         let plan = plan(&request(&kernel, INITRAMFS, save())).unwrap();
-        assert!(plan.segments.len() <= dormouse_sys::kexec::MAX_SEGMENTS);
+        assert!(plan.segments.len() <= kexec::MAX_SEGMENTS);
         assert_eq!((plan.segments[0].start, plan.segments[0].size), (0x1000, 0x9e000));
         let mut next = 16 * MIB;
         for segment in &plan.segments[1..] {
@@ -361,9 +369,36 @@ mod tests {
             let restore = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, Purpose::Restore) }).unwrap();
             assert!(restore.segments.iter().all(|segment| segment.start >= 16 * MIB));
         }
-        let low: Vec<PhysRange> = (1..=14).map(range).collect();
-        let error = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, save()) }).unwrap_err();
-        assert!(matches!(error, LoaderError::TooManySegments { low: 14, .. }), "{error}");
+    }
+
+    #[test]
+    fn more_pieces_of_low_memory_than_the_kernel_takes_are_for_the_module() {
+        let file = bzimage::tests::sample(8192);
+        let kernel = BzImage::parse(&file).unwrap();
+        // Every second page below 96 KiB is the firmware's, and what follows is RAM up to 636 KiB.
+        let mut ram: Vec<PhysRange> =
+            (0..12).map(|piece| PhysRange { start: piece * 0x2000, end: piece * 0x2000 + 0x1000 }).collect();
+        ram.extend([PhysRange { start: 0x1_8000, end: 0x9_f000 }, PhysRange { start: MIB, end: 768 * MIB }]);
+        let low = region::low_memory(&ram).unwrap();
+        // The first page is never taken.
+        assert_eq!(low.len(), 12);
+        let by = |most_segments| plan(&Request { low: &low, most_segments, ..request(&kernel, INITRAMFS, save()) });
+        let error = by(kexec::MAX_SEGMENTS).unwrap_err();
+        assert!(matches!(error, LoaderError::TooManySegments { low: 12, segments: 17, most: 16 }), "{error:?}");
+        let plan = by(module::MAX_SEGMENTS).unwrap();
+        // All of it is swapped, besides all of the region.
+        let swapped: u64 = plan.segments.iter().map(|segment| segment.size).sum();
+        assert_eq!(swapped, low.iter().map(PhysRange::len).sum::<u64>() + 128 * MIB);
+        let of_low = plan.segments.iter().filter(|segment| segment.start < MIB);
+        let of_low: Vec<PhysRange> = of_low.map(|at| PhysRange { start: at.start, end: at.start + at.size }).collect();
+        assert_eq!(of_low, low);
+        // B and D get it as memory.
+        let restore = plan_of_restore(&kernel, &low);
+        assert!(restore.segments.iter().all(|segment| segment.start >= 16 * MIB));
+    }
+
+    fn plan_of_restore(kernel: &BzImage<'_>, low: &[PhysRange]) -> Plan {
+        plan(&Request { low, ..request(kernel, INITRAMFS, Purpose::Restore) }).unwrap()
     }
 
     #[test]

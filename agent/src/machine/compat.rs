@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::machine::Machine;
 use crate::machine::acpi::{self, UnderTables};
 use crate::machine::iomem::subtract;
+use crate::machine::microcode;
 
 /// How this machine differs, with both values.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -59,6 +60,18 @@ pub enum Mismatch {
         /// As it is.
         here: String,
     },
+    /// The CPU's microcode is older.
+    #[error(
+        "the saved kernel runs on revision {saved:#x} of the CPU's microcode, and this boot has {here:#x}, which is \
+         older; boot with the firmware that it had, or have the boot's initramfs load microcode (packages \
+         intel-microcode, amd64-microcode)"
+    )]
+    Microcode {
+        /// As it was.
+        saved: u32,
+        /// As it is.
+        here: u32,
+    },
     /// Something that the saved kernel may use is missing.
     #[error("this CPU lacks what the saved kernel may use: {missing}")]
     Features {
@@ -95,6 +108,7 @@ impl Mismatch {
             Mismatch::Memory { .. } => "machine-memory",
             Mismatch::Firmware { .. } | Mismatch::Tables { .. } => "machine-firmware",
             Mismatch::Cpu { .. } => "machine-cpu",
+            Mismatch::Microcode { .. } => "machine-microcode",
             Mismatch::Features { .. } => "machine-features",
             Mismatch::Paging { .. } => "machine-paging",
             Mismatch::Cpus { .. } => "machine-cpus",
@@ -104,10 +118,13 @@ impl Mismatch {
 
 impl Mismatch {
     /// Whether the machine may be what it was at the next power-on: some firmware lays memory out otherwise now and
-    /// then.
+    /// then, and another kernel's initramfs may load the microcode.
     #[must_use]
     pub fn may_return(&self) -> bool {
-        matches!(self, Mismatch::Memory { .. } | Mismatch::Firmware { .. } | Mismatch::Tables { .. })
+        matches!(
+            self,
+            Mismatch::Memory { .. } | Mismatch::Firmware { .. } | Mismatch::Tables { .. } | Mismatch::Microcode { .. }
+        )
     }
 }
 
@@ -147,6 +164,8 @@ pub fn check(header: &SessionRecord, machine: &Machine) -> Result<(), Mismatch> 
     if machine.cpus_present < saved.online {
         return Err(Mismatch::Cpus { saved: saved.online, here: machine.cpus_present });
     }
+    // And this: a feature may be missing because of it.
+    microcode::check(saved, here)?;
     let is_missing = |feature: &&str| !here.features.split(' ').any(|other| other == *feature);
     let missing: Vec<&str> = saved.features.split(' ').filter(is_missing).collect();
     if !missing.is_empty() {
@@ -200,7 +219,14 @@ mod tests {
     use dormouse_image::Cpu;
 
     fn cpu() -> Cpu {
-        Cpu { vendor: "V".into(), family: 6, features: "fpu lm nx".into(), online: 2, ..Cpu::default() }
+        Cpu {
+            vendor: "V".into(),
+            family: 6,
+            features: "fpu lm nx".into(),
+            microcode: 0xf4,
+            online: 2,
+            ..Cpu::default()
+        }
     }
 
     fn machine() -> Machine {
@@ -242,6 +268,7 @@ mod tests {
         larger.iomem.firmware[0].end += 0x1000;
         larger.cpus_present = 4;
         larger.cpu.features.push_str(" new");
+        larger.cpu.microcode += 1;
         assert_eq!(check(&header(), &larger), Ok(()));
     }
 
@@ -257,12 +284,18 @@ mod tests {
     #[test]
     fn each_difference_is_named() {
         type Change = fn(&mut Machine);
-        let cases: [(Change, &str, &str); 12] = [
+        let cases: [(Change, &str, &str); 14] = [
             (|m| m.product = Uuid([4; 16]), "machine-identity", "this is 04040404-"),
             (|m| m.iomem.ram[1].end = 0x2fff_f000, "machine-memory", "0x2ffff000-0x30000000"),
             (|m| m.cpu.model = 1, "machine-cpu", "model 1"),
             (|m| m.cpu.la57 = true, "machine-paging", "uses 4-level paging, this one 5; boot with no5lvl"),
             (|m| m.cpu.features = "fpu nx".into(), "machine-features", "may use: lm"),
+            (|m| m.cpu.microcode = 0xf3, "machine-microcode", "this boot has 0xf3, which is older"),
+            (
+                |m| (m.cpu.microcode, m.cpu.features) = (0, "fpu nx".into()),
+                "machine-microcode",
+                "revision 0xf4 of the CPU's microcode",
+            ),
             (|m| m.cpus_present = 1, "machine-cpus", "2 CPUs, this machine has 1"),
             (|m| m.iomem.ram.remove(0).end = 0, "machine-memory", "0x1000-0x9f000"),
             (

@@ -7,6 +7,7 @@ mod cpu;
 mod efi;
 pub mod free_content;
 pub mod iomem;
+pub mod microcode;
 mod release;
 
 use dormouse_image::{Cpu, EfiRange, Uuid};

@@ -1,12 +1,12 @@
 //! The files of one policy, and which of them counts for a key.
 
-use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::Kind;
 use crate::policy::source::Source;
+use crate::policy::table;
 
 /// The files of one policy as they are written, the one that counts least first.
 pub(super) struct Layers<'a> {
@@ -40,8 +40,7 @@ impl<'a> Layers<'a> {
         let Some((source, value)) = self.written(key) else {
             return default().ok_or_else(|| PolicyError::MissingKey { file: self.main.to_owned(), key });
         };
-        let written = K::Written::deserialize(ValueDeserializer::from(value.clone()));
-        let written = written.map_err(|error| source.wrong_type(key, value, &error))?;
+        let written = table::written(value.clone()).map_err(|error| source.wrong_type(key, value, &error))?;
         kind.check(written).map_err(|problem| self.invalid(key, problem))
     }
 

@@ -1,14 +1,16 @@
 //! The text of a policy file: reads it, and names line and key of what does not fit.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 
 use crate::policy::error::PolicyError;
 use crate::policy::keys::KEYS;
+use crate::policy::table;
 
 /// The text of a policy file.
 pub(super) fn text(file: &Path) -> Result<String, PolicyError> {
@@ -57,8 +59,8 @@ impl<'a> Source<'a> {
             return Err(self.unknown(section, name.to_owned(), named(name).or_else(|| nearest(name, sections()))));
         }
         let Some(table) = content.get_ref().as_table() else {
-            let not_a_table = toml::Table::deserialize(ValueDeserializer::from(content.clone())).map(drop);
-            return not_a_table.map_err(|error| self.wrong_type(name, content, &error));
+            let not_a_table = table::written::<BTreeMap<String, IgnoredAny>>(content.clone());
+            return not_a_table.map(drop).map_err(|error| self.wrong_type(name, content, &error));
         };
         for (key, value) in table {
             let last = key.get_ref().as_ref();

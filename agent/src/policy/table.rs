@@ -1,6 +1,6 @@
 //! What the table of keys ([`super::keys`]) is made into.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
@@ -16,7 +16,13 @@ pub(super) struct Key {
 
 /// The key `name`, whose values are of kind `K`.
 pub(super) const fn key<V, K: Kind<Value = V>>(name: &'static str, _: &K) -> Key {
-    Key { name, fits: |value| K::Written::deserialize(ValueDeserializer::from(value)).map(drop) }
+    Key { name, fits: |value| written::<K::Written>(value).map(drop) }
+}
+
+/// A value as the type that it has in TOML. One for each such type, and not one for each kind or key.
+#[inline(never)]
+pub(super) fn written<T: DeserializeOwned>(value: Spanned<DeValue<'_>>) -> Result<T, toml::de::Error> {
+    T::deserialize(ValueDeserializer::from(value))
 }
 
 /// The default of a key: the last part of its row.

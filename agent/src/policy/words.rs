@@ -153,8 +153,8 @@ words! {
         Discard = "discard",
         /// It stays, and the next boot looks again.
         Keep = "keep",
-        /// It stays for a few boots where the memory map differs, which may be what it was at the next one, and is
-        /// discarded where anything else does.
+        /// It stays for a few boots where the memory map or the microcode differs, which may be what it was at the next
+        /// one, and is discarded where anything else does.
         #[default]
         Retry = "retry",
     }

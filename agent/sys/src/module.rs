@@ -13,6 +13,8 @@ use crate::kexec::Segment;
 
 /// The device.
 pub const DEVICE: &str = "/dev/dormouse";
+/// The most segments that one image may have: `MOST_SEGMENTS`, agent/module/image.c.
+pub const MAX_SEGMENTS: usize = 256;
 /// What this agent and a module must have in common.
 const ABI: u32 = 1;
 

@@ -113,6 +113,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard refused_in_a::a_second_hibernation_and_signals,
     Standard resume_checks::chunks_that_cannot_be_read,
     Standard resume_checks::a_machine_with_less_memory_is_looked_at_again,
+    Standard resume_checks::older_microcode,
     Standard resume_checks::a_policy_that_never_resumes,
     Standard resume_checks::an_image_that_was_resumed,
     Standard resume_checks::two_images_on_two_devices,

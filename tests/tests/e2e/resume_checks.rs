@@ -10,6 +10,7 @@ use dormouse::console::phase::Phase;
 use dormouse_image::State;
 use dormouse_image::layout::{HEADER_OFFSET, SLOT_OFFSETS};
 use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::console::Line;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MachineType};
@@ -156,6 +157,44 @@ pub(crate) fn a_machine_with_less_memory_is_looked_at_again() -> Result<()> {
     ensure!(commit.state == State::Complete && commit.kept == 1, "{commit:?}, {prepare:?}");
     guest.change(|config| config.memory.mib = 768);
     let went_on = cycle::resume(&mut guest, saved, &mut unobserved)?;
+    demand_proofs(&guest, &went_on)
+}
+
+/// The session waits for the microcode that it was saved with, or a newer one. Where the next boot would not have it,
+/// nothing is saved.
+pub(crate) fn older_microcode() -> Result<()> {
+    // As AMD's CPUs have it: the lower half of the register counts.
+    let with = |revision: &str| format!("max,ucode-rev={revision}");
+    let mut config = GuestConfig::new(1, "512M".parse()?);
+    config.cpu_model = with("0x1000066");
+    let mut guest = session(config)?;
+    let here = guest.succeed("grep -m1 ^microcode /proc/cpuinfo")?;
+    ensure!(here.trim_end().ends_with(": 0x1000066"), "{here}");
+
+    // As if it had been loaded since the boot's initramfs looked for the image.
+    let found = "/run/dormouse/resume.json";
+    guest.succeed(&format!(
+        "cp {found} /run/found && sed -i s/16777318/16777317/ {found} && grep -q 16777317 {found}"
+    ))?;
+    demand_refusal(&mut guest, "boot-evidence")?;
+    guest.succeed(&format!("cp /run/found {found}"))?;
+    let saved = save(&mut guest)?;
+
+    guest.change(|config| config.cpu_model = with("0x1000065"));
+    let lines = lines_of_boot(&mut guest)?;
+    let reasons = reasons(&lines);
+    let is_named = |text: &str| text.contains("0x1000066") && text.contains("0x1000065");
+    ensure!(ids(&lines) == ["machine-microcode"] && is_named(reasons[0]), "{reasons:?}");
+    ensure!(reasons[0].ends_with("the image is kept"), "{reasons:?}");
+    guest.cut_power();
+    let commit = image::commit(&guest.disk_file(0))?;
+    ensure!(commit.state == State::Complete && commit.kept == 1, "{commit:?}");
+
+    guest.change(|config| config.cpu_model = with("0x1000067"));
+    let mut newer = false;
+    let mut observe = |line: &Line| newer |= line.text.contains("microcode is newer now");
+    let went_on = cycle::resume(&mut guest, saved, &mut observe)?;
+    ensure!(newer, "the log does not name the newer microcode");
     demand_proofs(&guest, &went_on)
 }
 

@@ -28,10 +28,12 @@ pub const SESSION_KINDS: &[Kind] = &[
     kind::KERNEL_VERSION,
     kind::HOSTNAME,
     kind::CMDLINE,
+    kind::MICROCODE,
 ];
 
 mod kind {
     use crate::record::Kind;
+    use crate::version::MICROCODE as SINCE_MICROCODE;
 
     pub(super) const RAM: Kind = Kind::mandatory(1, "saved memory", 0);
     pub(super) const LOW: Kind = Kind::mandatory(2, "low memory", 0);
@@ -44,6 +46,7 @@ mod kind {
     pub(super) const KERNEL_VERSION: Kind = Kind::mandatory(9, "kernel version", 0);
     pub(super) const HOSTNAME: Kind = Kind::mandatory(10, "host name", 0);
     pub(super) const CMDLINE: Kind = Kind::mandatory(11, "command line", 0);
+    pub(super) const MICROCODE: Kind = Kind::skippable(12, "microcode", SINCE_MICROCODE);
 }
 
 /// The type of a swap area's entry.
@@ -145,7 +148,7 @@ impl SessionRecord {
         self.check(Block::Session)?;
         let mut body = Vec::new();
         self.write(Block::Session, &mut body)?;
-        block::frame(Block::Session, SESSION_MAGIC, &body, SESSION_MAX)
+        block::frame_since(self.since(), Block::Session, SESSION_MAGIC, &body, SESSION_MAX)
     }
 
     /// Reads a session record.
@@ -157,6 +160,11 @@ impl SessionRecord {
         let session = SessionRecord::read(&frame, SESSION_KINDS, frame.body)?;
         session.check(Block::Session)?;
         Ok(session)
+    }
+
+    /// The oldest minor version that has a meaning for all that is in it.
+    pub(crate) fn since(&self) -> u16 {
+        if self.cpu.microcode == 0 { 0 } else { kind::MICROCODE.since }
     }
 
     /// Appends the fixed part and the records.
@@ -229,6 +237,9 @@ impl SessionRecord {
         for (kind, content) in contents {
             writer.push(kind, content)?;
         }
+        if self.cpu.microcode != 0 {
+            writer.push(&kind::MICROCODE, U32::new(self.cpu.microcode).as_bytes())?;
+        }
         Ok(writer)
     }
 
@@ -279,7 +290,11 @@ impl SessionRecord {
             })?,
             filesystems: read_filesystems(frame, &kind::FILESYSTEMS, content(&kind::FILESYSTEMS))?,
             swap_areas: read_swap_areas(frame, content(&kind::SWAP_AREAS))?,
-            cpu: Cpu { online: raw.cpus_online.get(), ..read_cpu(frame, content(&kind::X86_CPU))? },
+            cpu: Cpu {
+                online: raw.cpus_online.get(),
+                microcode: read_microcode(frame, records.get(&kind::MICROCODE))?,
+                ..read_cpu(frame, content(&kind::X86_CPU))?
+            },
             kernel_release: text(&kind::KERNEL_RELEASE)?,
             kernel_version: text(&kind::KERNEL_VERSION)?,
             hostname: text(&kind::HOSTNAME)?,
@@ -325,7 +340,13 @@ fn cpu_bytes(cpu: &Cpu) -> Result<Vec<u8>, RecordError> {
     }))
 }
 
-/// All but the number of CPUs.
+fn read_microcode(frame: &Frame<'_>, content: Option<&[u8]>) -> Result<u32, FormatError> {
+    let Some(content) = content else { return Ok(0) };
+    let revision = U32::read_from_bytes(content);
+    Ok(revision.map_err(|_| frame.record(kind::MICROCODE.wrong("it does not have 4 bytes")))?.get())
+}
+
+/// All but the number of CPUs, and their microcode.
 fn read_cpu(frame: &Frame<'_>, content: &[u8]) -> Result<Cpu, FormatError> {
     let short = || frame.record(kind::X86_CPU.wrong("it is too short"));
     let (raw, mut rest) = RawCpu::ref_from_prefix(content).map_err(|_| short())?;
@@ -346,6 +367,7 @@ fn read_cpu(frame: &Frame<'_>, content: &[u8]) -> Result<Cpu, FormatError> {
         stepping: raw.stepping.get(),
         name: next("CPU name", raw.name_len)?,
         features: next("CPU features", raw.features_len)?,
+        microcode: 0,
         online: 0,
         la57: levels == 5,
     };

@@ -2,7 +2,7 @@
 
 use dormouse_image::layout::LABEL_MAX_EXTENTS;
 use dormouse_image::record::{Kind, RecordError, Writer};
-use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label, LayerKind, VERSION};
+use dormouse_image::{Block, DiskExtent, FormatError, LABEL_MAGIC, Label, LayerKind, VERSION, Version};
 
 use crate::bytes::{PROLOGUE, framed_by};
 use crate::values;
@@ -10,6 +10,8 @@ use crate::values;
 /// Offsets in the block, as FORMAT.md has them.
 const RECORD_COUNT: usize = 48;
 const RECORDS: usize = 72;
+/// The newest version that adds something to labels.
+const WRITTEN: Version = Version { minor: 1, ..VERSION };
 
 /// A label of this minor version with these records: kind and content.
 fn label_by(minor: u8, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
@@ -97,7 +99,7 @@ fn legs_that_cannot_be_are_refused() {
     let of = |extents: Vec<u8>, legs: Vec<u8>| Label::decode(&label_of(&[(1, extents), (2, legs), (3, vec![])]));
     assert!(of(vec![], vec![0; 16]).is_ok());
     let one = [&[0; 15][..], &[1]].concat();
-    let newer = FormatError::Newer { block: Block::Label, what: "the identity of its device", written: VERSION };
+    let newer = FormatError::Newer { block: Block::Label, what: "the identity of its device", written: WRITTEN };
     assert_eq!(of(vec![], one), Err(newer));
     // Without a map, without identities, with one identity twice.
     for (extents, legs) in [(vec![], (0..32).collect()), (map(), vec![0; 32]), (map(), vec![7; 32])] {
@@ -120,7 +122,7 @@ fn layers_that_cannot_be_are_refused() {
     let of = |stack: Vec<u8>| Label::decode(&label_of(&[(1, map()), (2, vec![0; 16]), (3, stack)]));
     assert!(of(layers(&[(1, b"ext4")])).is_ok());
     for number in [0, 6, 0xffff] {
-        let newer = FormatError::Newer { block: Block::Label, what: "a kind of layer", written: VERSION };
+        let newer = FormatError::Newer { block: Block::Label, what: "a kind of layer", written: WRITTEN };
         assert_eq!(of(layers(&[(number, b"x")])), Err(newer));
     }
     let layer = layers(&[(2, b"LVM-abcdefg")]);

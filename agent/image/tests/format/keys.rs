@@ -1,7 +1,8 @@
 //! The block of keys: what is written is read, byte for byte as it was once, and what breaks a rule is refused.
 
 use dormouse_image::{
-    Block, FileKey, FormatError, KEYS_MAGIC, KeySlot, KeySource, Keys, PassphraseKey, TpmKey, Uuid, VERSION, checksum,
+    Block, FileKey, FormatError, KEYS_MAGIC, KeySlot, KeySource, Keys, PassphraseKey, SEALED, TpmKey, Uuid, VERSION,
+    Version, checksum,
 };
 
 use crate::bytes::{framed, with};
@@ -116,7 +117,8 @@ fn slots_that_lie_elsewhere_than_in_the_block_are_refused() {
     assert!(matches!(count(9), Err(FormatError::Field { field: "number of slots", .. })));
     assert!(matches!(count(u32::MAX), Err(FormatError::Field { .. })));
     // Fewer leave bytes that mean nothing, more are slots of kind 0.
-    let newer = |what| Err(FormatError::Newer { block: Block::Keys, what, written: VERSION });
+    let written = Version { minor: SEALED, ..VERSION };
+    let newer = |what| Err(FormatError::Newer { block: Block::Keys, what, written });
     assert_eq!(count(2), newer("padding that is not zero"));
     assert_eq!(count(4), newer("a kind of key"));
     for len in [1_u16, 7, 4] {

@@ -98,6 +98,8 @@ pub(crate) fn session() -> SessionRecord {
             stepping: 7,
             name: "A processor".to_string(),
             features: "fpu sse2 lm".to_string(),
+            // Without: a block of version 1.0.
+            microcode: 0,
             online: 4,
             la57: false,
         },
@@ -330,14 +332,15 @@ fn any_low() -> impl Strategy<Value = Vec<PhysRange>> {
 
 fn any_cpu() -> impl Strategy<Value = Cpu> {
     let texts = [".{0,16}", ".{0,64}", "[a-z0-9_ ]{0,2000}"];
-    (texts, any::<[u32; 4]>(), any::<bool>()).prop_map(
-        |([vendor, name, features], [family, model, stepping, online], la57)| Cpu {
+    (texts, any::<[u32; 5]>(), any::<bool>()).prop_map(
+        |([vendor, name, features], [family, model, stepping, online, microcode], la57)| Cpu {
             vendor,
             family,
             model,
             stepping,
             name,
             features,
+            microcode,
             online,
             la57,
         },

@@ -106,6 +106,7 @@ fn session() -> SessionRecord {
             stepping: 4,
             name: "Dormouse CPU @ 1.00GHz".to_string(),
             features: "fpu sse2 lm la57".to_string(),
+            microcode: 0,
             online: 2,
             la57: true,
         },

@@ -51,6 +51,13 @@ fn each_obstacle_has_a_text_and_a_remedy() {
 }
 
 #[test]
+fn more_low_memory_than_the_kernel_takes_is_for_the_module() {
+    let complaint = |most| Complaint::of(&LoaderError::TooManySegments { low: 14, segments: 20, most }.into());
+    assert!(complaint(16).to_string().contains("save.jump = \"module\""), "{}", complaint(16));
+    assert_eq!((complaint(16).id, complaint(256).remedy), (Some("low-memory"), None));
+}
+
+#[test]
 fn a_machine_without_obstacles_passes() {
     let thin = ["/ (thin)".to_owned()];
     assert_eq!(in_jump(&Ok(true)), None);
@@ -177,7 +184,8 @@ fn refusals() -> Vec<anyhow::Error> {
         LoaderError::RegionTooSmall { region: 1, needed: 2 },
         LoaderError::CommandLine { len: 2, max: 1 },
         LoaderError::BootParams(BootParamsError::WrongLength(1)),
-        LoaderError::TooManySegments { low: 14, segments: 20 },
+        LoaderError::TooManySegments { low: 14, segments: 20, most: 16 },
+        LoaderError::TooManySegments { low: 79, segments: 300, most: 256 },
         LoaderError::TooManyRanges(9),
     ];
     let hardware = [
@@ -290,6 +298,7 @@ fn identifiers_are_documented() {
         Mismatch::Memory { start: 0, end: 0 },
         Mismatch::Firmware { what: "", start: 0, end: 0, here: String::new() },
         Mismatch::Cpu { saved: String::new(), here: String::new() },
+        Mismatch::Microcode { saved: 2, here: 1 },
         Mismatch::Features { missing: String::new() },
         Mismatch::Paging { saved: 4, here: 5 },
         Mismatch::Cpus { saved: 2, here: 1 },

@@ -75,7 +75,7 @@ fn short(verdict: &Verdict) -> (&'static str, Option<Fate>) {
     }
 }
 
-fn mismatches() -> [Mismatch; 8] {
+fn mismatches() -> [Mismatch; 9] {
     let (saved, here) = (String::new, String::new);
     [
         Mismatch::Identity { saved: OWN, here: OTHER },
@@ -83,6 +83,7 @@ fn mismatches() -> [Mismatch; 8] {
         Mismatch::Firmware { what: "", start: 0, end: 1, here: here() },
         Mismatch::Tables { why: String::new() },
         Mismatch::Cpu { saved: saved(), here: here() },
+        Mismatch::Microcode { saved: 2, here: 1 },
         Mismatch::Features { missing: String::new() },
         Mismatch::Paging { saved: 4, here: 5 },
         Mismatch::Cpus { saved: 2, here: 1 },
@@ -188,7 +189,7 @@ fn differs(case: &Case, differs: fn(&Mismatch) -> bool) -> bool {
 }
 
 /// The first that applies decides.
-const RULES: [Rule; 38] = [
+const RULES: [Rule; 39] = [
     // At boot, by the image's state alone.
     (|case| is_boot(case) && case.commit.state == State::Empty, "nothing", Outcome::NotRefused),
     (|case| is_boot(case) && case.commit.state == State::Consumed, "nothing", Outcome::NotRefused),
@@ -229,6 +230,7 @@ const RULES: [Rule; 38] = [
     ),
     (|case| is_boot(case) && differs(case, |it| it.id() == "machine-firmware"), "machine-firmware", Outcome::Counted),
     (|case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Cpu { .. })), "machine-cpu", Outcome::ByPolicy),
+    (|case| is_boot(case) && differs(case, |it| it.id() == "machine-microcode"), "machine-microcode", Outcome::Counted),
     (
         |case| is_boot(case) && differs(case, |it| matches!(it, Mismatch::Features { .. })),
         "machine-features",
@@ -305,7 +307,7 @@ fn expected(case: &Case) -> (&'static str, Option<Fate>) {
 #[test]
 fn every_combination_follows_the_rules() {
     let cases = cases();
-    assert_eq!(cases.len(), 7 * 8 * 5 * 12 * 8 * 10 * 3 * 2);
+    assert_eq!(cases.len(), 7 * 8 * 5 * 12 * 8 * 11 * 3 * 2);
     let mut used = [false; RULES.len()];
     for case in &cases {
         assert_eq!(short(&judge(case).0), expected(case), "{case:?}");

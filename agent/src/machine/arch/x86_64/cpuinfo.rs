@@ -23,6 +23,8 @@ pub fn identify(cpuinfo: &str) -> Cpu {
         stepping: number("stepping"),
         name: field("model name").to_string(),
         features: features::list(dormouse_sys::cpuid::read),
+        // Left out where it is 0 (arch/x86/kernel/cpu/proc.c, `show_cpuinfo`).
+        microcode: field("microcode").strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0),
         online: 0,
         la57: has_la57,
     }
@@ -36,10 +38,13 @@ mod tests {
     fn reads_the_first_cpu() {
         let cpu = identify(
             "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 15\nmodel\t\t: 107\n\
-             model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nflags\t\t: fpu la57 lm\n\nprocessor\t: 1\n",
+             model name\t: QEMU TCG CPU version 2.5+\nstepping\t: 1\nmicrocode\t: 0x1000065\nflags\t\t: fpu la57 lm\n\n\
+             processor\t: 1\nmicrocode\t: 0x1000064\n",
         );
         assert_eq!((cpu.vendor.as_str(), cpu.family, cpu.model, cpu.stepping), ("AuthenticAMD", 15, 107, 1));
         assert!(cpu.la57);
+        assert_eq!(cpu.microcode, 0x0100_0065);
+        assert_eq!(identify("stepping\t: 1\n\nmicrocode\t: 0x5\n").microcode, 0);
         assert!(!identify("flags : fpu la57x\n").la57);
     }
 }
