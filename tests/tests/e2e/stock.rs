@@ -11,7 +11,7 @@ use dormouse_tests::machine::{DiskKind, Firmware, GuestConfig, MachineType};
 use crate::{demand_proofs, power_cycle, stay_on};
 
 /// How the kernel's log is searched for what must not be in it.
-const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back|lockdep' || true";
+pub(crate) const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back|lockdep' || true";
 
 /// A guest that is up with the module, an image device and the workload.
 fn session(mut config: GuestConfig, kernel: KernelName) -> Result<Guest> {
