@@ -3,24 +3,23 @@
  * Loading a kernel: checks what user space wants, and makes what the jump works from, a list of pages to exchange, page
  * tables and the control page.
  *
- * The list has the form of kexec's (include/linux/kexec.h): words with a page's address and, in the low bits, what it is.
- * A destination is followed by the sources for it and the pages behind it, one each. The other kernel follows the list to
- * find where this kernel's pages are while they are exchanged, so the form is part of the interface.
+ * The list has the form of kexec's (include/linux/kexec.h): words with a page's address and, in the low bits, what it
+ * is. A destination is followed by the sources for it and the pages after it, one each. The other kernel follows the
+ * list to find where this kernel's pages are while they are exchanged, so the form is part of the interface.
  *
  * No page that the jump works from may lie in a destination. A page that the allocator gives out from there is no loss:
- * it is in use by nobody but this image, so it becomes its own source, and the exchange leaves it alone. So loading takes
- * one page for each page of a destination, never more, however much of the destinations is free.
+ * it is in use by nobody but this image, so it becomes its own source, and the exchange leaves it alone. So loading
+ * takes one page for each page of a destination, never more, however much of the destinations is free.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bitmap.h>
-#include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <asm/cpufeature.h>
 #include <asm/io.h>
 #include <asm/special_insns.h>
 
@@ -36,17 +35,14 @@
 
 #define WORDS		(PAGE_SIZE / sizeof(u64))
 
-/* An entry of a page table: present, writable, accessed, dirty; and one that maps a large page. */
+/* An entry of a page table: present, writable, accessed, dirty; and one that maps 2 MiB. */
 #define TABLE		0x063ULL
 #define LARGE		0x0e3ULL
 #define ADDRESS		0x000ffffffffff000ULL
-#define SHIFT_2M	21
-#define SHIFT_1G	30
 
 struct builder {
 	struct image *image;
 	struct list_head spares;	/* sources that no destination has yet */
-	u64 spare_count;
 	u64 total;			/* pages in all destinations */
 	unsigned long *own;		/* those that are their own source, a bit for each page of a destination */
 	u64 own_count;
@@ -56,11 +52,10 @@ struct builder {
 /* The number of the destination's page at a physical address, counted over all segments. */
 static bool find_destination(const struct image *image, u64 address, u64 *number)
 {
-	u64 i, before = 0;
+	const struct dormouse_segment *segment = image->segments;
+	u64 before = 0;
 
-	for (i = 0; i < image->count; i++) {
-		const struct dormouse_segment *segment = &image->segments[i];
-
+	for (; segment < image->segments + image->count; segment++) {
 		if (address >= segment->start && address - segment->start < segment->size) {
 			*number = before + ((address - segment->start) >> PAGE_SHIFT);
 			return true;
@@ -70,15 +65,14 @@ static bool find_destination(const struct image *image, u64 address, u64 *number
 	return false;
 }
 
-/* A zeroed page outside of every destination. The image owns it, and whatever else was given out on the way to it. */
+/* A zeroed page outside of every destination. The image owns it, and what else was given out on the way to it. */
 static struct page *take_page(struct builder *builder)
 {
 	for (;;) {
-		struct page *page;
+		/* Neither the OOM killer nor a warning: a hibernation that does not fit is refused by its caller. */
+		struct page *page = alloc_page(GFP_KERNEL | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
 		u64 number;
 
-		/* Neither the OOM killer nor a warning: a hibernation that does not fit is refused by its caller. */
-		page = alloc_page(GFP_KERNEL | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
 		if (!page)
 			return NULL;
 		list_add(&page->lru, &builder->image->pages);
@@ -102,41 +96,39 @@ static int add_length(struct resource *resource, void *sum)
 	return 0;
 }
 
-static bool is_ram(u64 start, u64 size)
+/* How much of a range the kernel knows by these flags and this description. */
+u64 length_known_as(u64 start, u64 end, unsigned long flags, unsigned long description)
 {
-	u64 found = 0;
+	u64 length = 0;
 
-	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, start, start + size - 1, &found,
-			    add_length);
-	return found == size;
+	walk_iomem_res_desc(description, flags, start, end - 1, &length, add_length);
+	return length;
 }
 
 static int read_segments(struct builder *builder, const struct dormouse_load *load)
 {
 	struct image *image = builder->image;
+	struct dormouse_segment *segments;
 	u64 i, end, previous = 0;
 	bool has_entry = false;
 
 	if (!load->count || load->count > MOST_SEGMENTS)
 		return -EINVAL;
-	image->segments = kvmalloc_array(load->count, sizeof(*image->segments), GFP_KERNEL);
-	if (!image->segments)
-		return -ENOMEM;
-	if (copy_from_user(image->segments, u64_to_user_ptr(load->segments), load->count * sizeof(*image->segments)))
-		return -EFAULT;
-	for (i = 0; i < load->count; i++) {
-		const struct dormouse_segment *segment = &image->segments[i];
+	segments = vmemdup_user(u64_to_user_ptr(load->segments), load->count * sizeof(*segments));
+	if (IS_ERR(segments))
+		return PTR_ERR(segments);
+	image->segments = segments;
+	for (i = 0; i < load->count; i++, previous = end) {
+		const struct dormouse_segment *segment = &segments[i];
 
-		if (!PAGE_ALIGNED(segment->start) || !PAGE_ALIGNED(segment->size) || !segment->size)
-			return -EADDRNOTAVAIL;
-		if (check_add_overflow(segment->start, segment->size, &end))
+		if (!PAGE_ALIGNED(segment->start) || !PAGE_ALIGNED(segment->size) || !segment->size ||
+		    check_add_overflow(segment->start, segment->size, &end) ||
+		    length_known_as(segment->start, end, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, IORES_DESC_NONE) !=
+			    segment->size)
 			return -EADDRNOTAVAIL;
 		if (segment->start < previous || segment->data_size > segment->size)
 			return -EINVAL;
-		if (!is_ram(segment->start, segment->size))
-			return -EADDRNOTAVAIL;
 		has_entry |= load->entry >= segment->start && load->entry < end;
-		previous = end;
 		builder->total += segment->size >> PAGE_SHIFT;
 	}
 	if (!has_entry)
@@ -148,51 +140,29 @@ static int read_segments(struct builder *builder, const struct dormouse_load *lo
 	return 0;
 }
 
-struct mapping {
-	struct builder *builder;
-	int top;		/* what the root's index is shifted by */
-	bool has_1g;
-};
-
-/* Maps the 2 MiB or 1 GiB around `address` at their own address. */
-static int map_page(struct mapping *mapping, u64 address, int shift)
-{
-	u64 *table = mapping->builder->image->identity;
-	int at;
-
-	for (at = mapping->top; at > shift; at -= 9) {
-		u64 *entry = &table[(address >> at) % WORDS];
-
-		if ((*entry & LARGE) == LARGE)
-			return 0;	/* a larger page has it already */
-		if (!*entry) {
-			u64 *below = take_words(mapping->builder);
-
-			if (!below)
-				return -ENOMEM;
-			*entry = __pa(below) | TABLE;
-		}
-		table = __va(*entry & ADDRESS);
-	}
-	if (!table[(address >> shift) % WORDS])
-		table[(address >> shift) % WORDS] = (address >> shift << shift) | LARGE;
-	return 0;
-}
-
+/* Maps a range at its own address, rounded to 2 MiB. What else these hold is not touched, ever. */
 static int map_resource(struct resource *resource, void *argument)
 {
-	struct mapping *mapping = argument;
-	u64 address = ALIGN_DOWN(resource->start, 1ULL << SHIFT_2M);
+	struct builder *builder = argument;
+	u64 address = ALIGN_DOWN(resource->start, SZ_2M);
 
-	while (address <= resource->end) {
-		/* A gigabyte is mapped as one where all of it is memory: what else it holds is not touched, ever. */
-		bool large = mapping->has_1g && IS_ALIGNED(address, 1ULL << SHIFT_1G) &&
-			     address >= resource->start && resource->end - address >= (1ULL << SHIFT_1G) - 1;
-		int error = map_page(mapping, address, large ? SHIFT_1G : SHIFT_2M);
+	for (; address <= resource->end; address += SZ_2M) {
+		u64 *table = builder->image->identity;
+		int shift = __read_cr4() & X86_CR4_LA57 ? 48 : 39;
 
-		if (error)
-			return error;
-		address += 1ULL << (large ? SHIFT_1G : SHIFT_2M);
+		for (; shift > 21; shift -= 9) {
+			u64 *entry = &table[(address >> shift) % WORDS];
+
+			if (!*entry) {
+				u64 *below = take_words(builder);
+
+				if (!below)
+					return -ENOMEM;
+				*entry = __pa(below) | TABLE;
+			}
+			table = __va(*entry & ADDRESS);
+		}
+		table[(address >> shift) % WORDS] = address | LARGE;
 	}
 	return 0;
 }
@@ -203,23 +173,21 @@ static int map_resource(struct resource *resource, void *argument)
  */
 static int map_memory(struct builder *builder)
 {
-	struct mapping mapping = {
-		.builder = builder,
-		.top = __read_cr4() & X86_CR4_LA57 ? 48 : 39,
-		.has_1g = boot_cpu_has(X86_FEATURE_GBPAGES),
+	static const struct { unsigned long flags, description; } kinds[] = {
+		{ IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, IORES_DESC_NONE },
+		{ IORESOURCE_MEM, IORES_DESC_ACPI_TABLES },
+		{ IORESOURCE_MEM, IORES_DESC_ACPI_NV_STORAGE },
 	};
+	unsigned int i;
 	int error;
 
-	/* A walk that finds nothing returns an error of its own. */
-	error = walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, &mapping,
-				    map_resource);
-	if (error)
-		return error;
-	error = walk_iomem_res_desc(IORES_DESC_ACPI_TABLES, IORESOURCE_MEM, 0, -1, &mapping, map_resource);
-	if (error && error != -EINVAL)
-		return error;
-	error = walk_iomem_res_desc(IORES_DESC_ACPI_NV_STORAGE, IORESOURCE_MEM, 0, -1, &mapping, map_resource);
-	return error == -EINVAL ? 0 : error;
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		error = walk_iomem_res_desc(kinds[i].description, kinds[i].flags, 0, -1, builder, map_resource);
+		/* It returns -EINVAL where there is nothing of the kind. */
+		if (error && error != -EINVAL)
+			return error;
+	}
+	return 0;
 }
 
 /* Appends a word to the list. The last word of each page leads to the next page. */
@@ -230,10 +198,7 @@ static int append(struct builder *builder, u64 word)
 
 		if (!words)
 			return -ENOMEM;
-		if (builder->next)
-			*builder->next = __pa(words) | INDIRECTION;
-		else
-			builder->image->control[DATA_LIST / sizeof(u64)] = __pa(words) | INDIRECTION;
+		*builder->next = __pa(words) | INDIRECTION;
 		builder->next = words;
 		builder->last = words + WORDS - 1;
 	}
@@ -241,26 +206,18 @@ static int append(struct builder *builder, u64 word)
 	return 0;
 }
 
-/* The page that `address`, the destination's page of this number, is exchanged with. */
-static struct page *source_of(struct builder *builder, u64 address, u64 number)
-{
-	struct page *page;
-
-	if (test_bit(number, builder->own))
-		return pfn_to_page(address >> PAGE_SHIFT);
-	page = list_first_entry(&builder->spares, struct page, lru);
-	list_move(&page->lru, &builder->image->pages);
-	return page;
-}
-
 static int load_segment(struct builder *builder, const struct dormouse_segment *segment, u64 number)
 {
-	u64 at;
 	int error = append(builder, segment->start | DESTINATION);
+	u64 at;
 
 	for (at = 0; !error && at < segment->size; at += PAGE_SIZE, number++) {
-		struct page *page = source_of(builder, segment->start + at, number);
+		struct page *page = pfn_to_page((segment->start + at) >> PAGE_SHIFT);
 
+		if (!test_bit(number, builder->own)) {
+			page = list_first_entry(&builder->spares, struct page, lru);
+			list_move(&page->lru, &builder->image->pages);
+		}
 		if (at < segment->data_size &&
 		    copy_from_user(page_address(page), u64_to_user_ptr(segment->data + at),
 				   min_t(u64, segment->data_size - at, PAGE_SIZE)))
@@ -276,10 +233,9 @@ static int load_segment(struct builder *builder, const struct dormouse_segment *
 static int build(struct builder *builder, const struct dormouse_load *load)
 {
 	struct image *image = builder->image;
-	u64 *code, i, number = 0;
-	int error;
+	int error = read_segments(builder, load);
+	u64 *code, i, number = 0, taken = 0;
 
-	error = read_segments(builder, load);
 	if (error)
 		return error;
 	code = take_words(builder);
@@ -289,10 +245,14 @@ static int build(struct builder *builder, const struct dormouse_load *load)
 		return -ENOMEM;
 	memcpy(code, dormouse_control, dormouse_control_end - dormouse_control);
 	image->control = code + (dormouse_control_data - dormouse_control) / sizeof(u64);
+	image->control[DATA_IDENTITY / sizeof(u64)] = __pa(image->identity);
+	image->control[DATA_BOTH / sizeof(u64)] = __pa(image->both);
+	image->control[DATA_ENTRY / sizeof(u64)] = load->entry;
+	image->control[DATA_BACK / sizeof(u64)] = (u64)dormouse_back;
 	error = map_memory(builder);
 	if (error)
 		return error;
-	while (builder->spare_count < builder->total - builder->own_count) {
+	for (; taken < builder->total - builder->own_count; taken++) {
 		struct page *page = take_page(builder);
 
 		if (!page)
@@ -300,23 +260,17 @@ static int build(struct builder *builder, const struct dormouse_load *load)
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		list_move(&page->lru, &builder->spares);
-		builder->spare_count++;
 		cond_resched();
 	}
+	/* The list begins as one that is full: its first page is found where any other is. */
+	builder->next = builder->last = image->control + DATA_LIST / sizeof(u64);
 	for (i = 0; i < image->count; i++) {
 		error = load_segment(builder, &image->segments[i], number);
 		if (error)
 			return error;
 		number += image->segments[i].size >> PAGE_SHIFT;
 	}
-	error = append(builder, DONE);
-	if (error)
-		return error;
-	image->control[DATA_IDENTITY / sizeof(u64)] = __pa(image->identity);
-	image->control[DATA_BOTH / sizeof(u64)] = __pa(image->both);
-	image->control[DATA_ENTRY / sizeof(u64)] = load->entry;
-	image->control[DATA_BACK / sizeof(u64)] = (u64)dormouse_back;
-	return 0;
+	return append(builder, DONE);
 }
 
 /* Loads a kernel in place of the one that is loaded. Where that fails, none is loaded. */
@@ -325,34 +279,24 @@ int image_load(struct image *image, const struct dormouse_load *load)
 	struct builder builder = { .image = image, .spares = LIST_HEAD_INIT(builder.spares) };
 	int error;
 
-	if (jump_obstacles() & DORMOUSE_LOCKDOWN)
-		return -EPERM;
-	if (jump_obstacles())
-		return -EOPNOTSUPP;
 	image_unload(image);
 	error = build(&builder, load);
 	list_splice(&builder.spares, &image->pages);
 	kvfree(builder.own);
-	if (error) {
+	if (error)
 		image_unload(image);
-		return error;
-	}
-	pr_info("loaded %llu segments of %llu pages, %llu of which were free\n", image->count, builder.total,
-		builder.own_count);
-	return 0;
+	else
+		pr_info("loaded %llu pages, %llu of which were free\n", builder.total, builder.own_count);
+	return error;
 }
 
-bool image_is_loaded(const struct image *image)
-{
-	return image->count;
-}
-
+/* Keys may have been in it, and what another kernel has done with them. */
 void image_unload(struct image *image)
 {
 	struct page *page, *next;
 
 	list_for_each_entry_safe(page, next, &image->pages, lru) {
-		list_del(&page->lru);
+		clear_page(page_address(page));
 		__free_page(page);
 	}
 	kvfree(image->segments);

@@ -5,13 +5,13 @@
  *
  * Not here, because syscore_resume() does it: APICs, microcode, clocks, machine checks, what a hypervisor was told.
  */
-#include <linux/percpu.h>
 #include <linux/version.h>
 #include <asm/apic.h>
 #include <asm/cpufeature.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
 #include <asm/fpu/api.h>
+#include <asm/fpu/xcr.h>
 #include <asm/msr.h>
 #include <asm/special_insns.h>
 #include <asm/x86_init.h>
@@ -61,14 +61,6 @@ static struct {
 	u16 ldt, tr;
 } saved;
 
-static void save_msrs(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(msr_numbers); i++)
-		saved.has_msr[i] = !rdmsrq_safe(msr_numbers[i], &saved.msrs[i]);
-}
-
 /* Of those that have changed: some cannot be written as they read, such as one that firmware has locked. */
 void processor_restore_msrs(void)
 {
@@ -84,21 +76,18 @@ void processor_restore_msrs(void)
 
 static void save(void)
 {
-	save_msrs();
-	if (boot_cpu_has(X86_FEATURE_OSXSAVE)) {
-		u32 low, high;
+	unsigned int i;
 
-		asm volatile("xgetbv" : "=a" (low), "=d" (high) : "c" (0));
-		saved.xcr0 = low | (u64)high << 32;
-	}
+	for (i = 0; i < ARRAY_SIZE(msr_numbers); i++)
+		saved.has_msr[i] = !rdmsrq_safe(msr_numbers[i], &saved.msrs[i]);
+	if (boot_cpu_has(X86_FEATURE_OSXSAVE))
+		saved.xcr0 = xgetbv(XCR_XFEATURE_ENABLED_MASK);
 	/* hw_breakpoint_restore() is for KVM alone since Linux 7. */
-	asm volatile("mov %%db0, %0" : "=r" (saved.dr[0]));
-	asm volatile("mov %%db1, %0" : "=r" (saved.dr[1]));
-	asm volatile("mov %%db2, %0" : "=r" (saved.dr[2]));
-	asm volatile("mov %%db3, %0" : "=r" (saved.dr[3]));
-	asm volatile("mov %%db7, %0" : "=r" (saved.dr7));
+	for (i = 0; i < ARRAY_SIZE(saved.dr); i++)
+		saved.dr[i] = native_get_debugreg(i);
+	saved.dr7 = native_get_debugreg(7);
 	/* No breakpoint may strike where no exception can be taken. */
-	asm volatile("mov %0, %%db7" : : "r" (0UL));
+	native_set_debugreg(7, 0);
 	asm volatile("sldt %0" : "=m" (saved.ldt));
 	asm volatile("str %0" : "=m" (saved.tr));
 	x86_platform.save_sched_clock_state();
@@ -125,19 +114,19 @@ static void restore_descriptors(void)
 
 static void restore(void)
 {
+	unsigned int i;
+
 	restore_descriptors();
 	if (boot_cpu_has(X86_FEATURE_OSXSAVE))
-		asm volatile("xsetbv" : : "a" ((u32)saved.xcr0), "d" ((u32)(saved.xcr0 >> 32)), "c" (0));
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, saved.xcr0);
 	processor_restore_msrs();
 	/* With S_CET and FRED's MSRs as they were. */
-	dormouse_restore_cr4();
+	asm volatile("mov %0, %%cr4" : : "r" (saved_cr4) : "memory");
 	x86_platform.restore_sched_clock_state();
-	asm volatile("mov %0, %%db0" : : "r" (saved.dr[0]));
-	asm volatile("mov %0, %%db1" : : "r" (saved.dr[1]));
-	asm volatile("mov %0, %%db2" : : "r" (saved.dr[2]));
-	asm volatile("mov %0, %%db3" : : "r" (saved.dr[3]));
-	asm volatile("mov %0, %%db6" : : "r" ((unsigned long)DR6_RESERVED));
-	asm volatile("mov %0, %%db7" : : "r" (saved.dr7));
+	for (i = 0; i < ARRAY_SIZE(saved.dr); i++)
+		native_set_debugreg(i, saved.dr[i]);
+	native_set_debugreg(6, DR6_RESERVED);
+	native_set_debugreg(7, saved.dr7);
 }
 
 /*
@@ -161,13 +150,11 @@ static void wire_virtually(void)
 notrace void processor_jump(struct image *image)
 {
 	u64 *pgd = __va(__read_cr3() & CR3_ADDR_MASK);
-	u64 efer = 0;
 
 	wire_virtually();
 	kernel_fpu_begin();
 	save();
-	rdmsrq_safe(MSR_EFER, &efer);
-	image->control[DATA_EFER / sizeof(u64)] = efer;
+	rdmsrq_safe(MSR_EFER, &image->control[DATA_EFER / sizeof(u64)]);
 	/* Low addresses are memory's own, high ones this kernel's as they are now. */
 	memcpy(image->both, image->identity, PAGE_SIZE / 2);
 	memcpy(image->both + PAGE_SIZE / 2 / sizeof(u64), pgd + PAGE_SIZE / 2 / sizeof(u64), PAGE_SIZE / 2);

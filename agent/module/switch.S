@@ -7,6 +7,7 @@
  * page alone is never exchanged, so its code must find everything relative to itself.
  */
 #include <linux/linkage.h>
+#include <linux/version.h>
 #include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
 #include <asm/page_types.h>
@@ -17,12 +18,8 @@
 
 #include "dormouse.h"
 
-#ifndef UNWIND_HINT_END_OF_STACK
-/* An assembler macro, which #ifdef does not see: before Linux 6.4 it has another name. */
-#include <linux/version.h>
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 #define UNWIND_HINT_END_OF_STACK UNWIND_HINT_EMPTY
-#endif
 #endif
 
 /* Paging cannot be left alone without them; whatever else CR4 switches on, the other kernel must not inherit. */
@@ -35,8 +32,8 @@
 saved_rsp:	.quad 0
 saved_cr0:	.quad 0
 saved_cr3:	.quad 0
+	.globl saved_cr4
 saved_cr4:	.quad 0
-saved_cr8:	.quad 0
 saved_gs:	.quad 0
 	.balign 8
 saved_gdt:	.skip 16
@@ -64,8 +61,6 @@ SYM_CODE_START(dormouse_switch)
 	movq	%rax, saved_cr3(%rip)
 	movq	%cr4, %rax
 	movq	%rax, saved_cr4(%rip)
-	movq	%cr8, %rcx
-	movq	%rcx, saved_cr8(%rip)
 	movl	$MSR_GS_BASE, %ecx
 	rdmsr
 	movl	%eax, saved_gs(%rip)
@@ -94,7 +89,7 @@ SYM_CODE_START(dormouse_back)
 	movq	saved_rsp(%rip), %rsp
 	lgdt	saved_gdt(%rip)
 	lidt	saved_idt(%rip)
-	/* CET and FRED come back when what they need has (dormouse_restore_cr4). */
+	/* CET and FRED come back when what they need has (processor.c, restore). */
 	movq	saved_cr4(%rip), %rax
 	andq	$~(1 << 23), %rax
 	btrq	$FRED_BIT, %rax
@@ -115,8 +110,6 @@ SYM_CODE_START(dormouse_back)
 	movl	saved_gs(%rip), %eax
 	movl	saved_gs+4(%rip), %edx
 	wrmsr
-	movq	saved_cr8(%rip), %rax
-	movq	%rax, %cr8
 	pushq	$__KERNEL_CS
 	leaq	.Lcode_segment(%rip), %rax
 	pushq	%rax
@@ -134,14 +127,6 @@ SYM_CODE_START(dormouse_back)
 	RET
 SYM_CODE_END(dormouse_back)
 
-/* void dormouse_restore_cr4(void) */
-SYM_FUNC_START(dormouse_restore_cr4)
-	ENDBR
-	movq	saved_cr4(%rip), %rax
-	movq	%rax, %cr4
-	RET
-SYM_FUNC_END(dormouse_restore_cr4)
-
 /*
  * What follows is data here, and code only where image.c puts it: at the beginning of the control page, which ends as a
  * stack. The addresses are physical, and no interrupt, exception or NMI can be taken.
@@ -152,9 +137,6 @@ SYM_DATA_START(dormouse_control)
 	movq	data+DATA_IDENTITY(%rip), %rax
 	movq	%rax, %cr3
 	leaq	dormouse_control+PAGE_SIZE(%rip), %rsp
-	movq	%cr0, %rax
-	andq	$~CLEARED_IN_CR0, %rax
-	movq	%rax, %cr0
 	call	exchange
 	/* The pages were data, and are code: a serializing instruction. */
 	movq	%cr3, %rax
@@ -179,9 +161,6 @@ SYM_DATA_START(dormouse_control)
 	movq	data+DATA_IDENTITY(%rip), %rax
 	movq	%rax, %cr3
 	leaq	dormouse_control+PAGE_SIZE(%rip), %rsp
-	movq	%cr0, %rax
-	andq	$~CLEARED_IN_CR0, %rax
-	movq	%rax, %cr0
 	call	exchange
 	/* This kernel's tables have pages that must not be executed, which is an error without EFER.NX. */
 	movl	$MSR_EFER, %ecx
@@ -195,6 +174,9 @@ SYM_DATA_START(dormouse_control)
 
 /* Exchanges each destination with its source, word by word through registers. */
 exchange:
+	movq	%cr0, %rax
+	andq	$~CLEARED_IN_CR0, %rax
+	movq	%rax, %cr0
 	leaq	data+DATA_LIST(%rip), %rsi
 .Lnext:
 	lodsq

@@ -107,6 +107,12 @@ impl Kernel {
     pub fn modules(&self) -> PathBuf {
         self.directory.join("lib/modules").join(&self.release)
     }
+
+    /// Whether Dormouse's own module is among them, where DKMS puts it.
+    #[must_use]
+    pub fn has_module(&self) -> bool {
+        self.modules().join("updates/dkms/dormouse.ko").is_file()
+    }
 }
 
 /// The files that guests are made of.

@@ -292,6 +292,7 @@ impl Soak {
         let disks = [FILES_DISK_BYTES, SWAP_DISK_BYTES].map(|bytes| Disk { kind: DiskKind::Virtio, bytes });
         config.disks.extend(disks);
         config.kernel_arguments = kernel_arguments(resume_by, false);
+        config.has_module = artifacts.kernel(config.kernel)?.has_module();
         let (image, files) = (config.disk_path(IMAGE_DISK)?, config.disk_path(FILES_DISK)?);
         let swap = config.disk_path(SWAP_DISK)?;
         // Each has an initramfs of its own, which takes a while to make.

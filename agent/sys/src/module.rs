@@ -1,6 +1,6 @@
 //! Dormouse's own kernel module: `/dev/dormouse`, the jump on kernels that cannot make it themselves.
 //!
-//! agent/module/uapi.h has the other side of this, and the meaning of each field.
+//! agent/module/dormouse.h has the other side of this, and the meaning of each field.
 
 #![expect(unsafe_code, reason = "ioctl(2) with structures that hold addresses")]
 

@@ -39,6 +39,8 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock::debian_13_through_each_kind_of_cycle,
     All stock::backports_through_each_kind_of_cycle,
     All stock::debian_12_on_another_machine,
+    All stock::debian_12_under_load_by_random_policies,
+    All stock::debian_12_whose_save_fails_and_that_13_finds,
     Standard stock::debian_12_through_each_kind_of_cycle,
     Standard resume_checks::damage_anywhere,
     All machines_kernels::linux_7_2_through_each_kind_of_cycle,

@@ -77,8 +77,8 @@ fn saved_and_restored_by(kernel: KernelName, cpus: u32) -> Result<Guest> {
     Ok(guest)
 }
 
-/// The same machine, whose next boot is a kernel that cannot be hibernated itself.
-fn found_by(kernel: KernelName, guest: &mut Guest) -> Result<()> {
+/// A session of this machine, whose next boot is another kernel.
+pub(crate) fn found_by(kernel: KernelName, guest: &mut Guest) -> Result<()> {
     let saved = save(guest)?;
     guest.boot_with(kernel, &Artifacts::from_environment()?)?;
     let went_on = cycle::resume(guest, saved, &mut unobserved)?;

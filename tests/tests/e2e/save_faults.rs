@@ -8,38 +8,49 @@ use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
 use dormouse_tests::guest::{Ending, Guest, READY_MARK};
-use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB};
+use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MemorySize};
 use dormouse_tests::{cycle, filesystem, image};
 
 use crate::{TWO_BOOTS, begin_save_and_write, ids, lines_of_boot, reasons};
 
+/// The machine of these cases.
+fn usual() -> GuestConfig {
+    GuestConfig::new(2, MemorySize { mib: 768 })
+}
+
 pub(crate) fn a_header_that_cannot_be_written() -> Result<()> {
     let offset = HEADER_OFFSET;
-    fails_with(Fault::Write(offset), &["writing", &format!("offset {offset}"), "Input/output error"])
+    fails_with(usual(), Fault::Write(offset), &["writing", &format!("offset {offset}"), "Input/output error"])
 }
 
 pub(crate) fn data_that_cannot_be_written() -> Result<()> {
-    let bad = DATA_OFFSET + 20 * MIB;
-    fails_with(Fault::Write(bad), &["writing", "offset", "Input/output error"])
+    of_data(usual())
 }
 
 pub(crate) fn a_commit_record_that_cannot_be_written() -> Result<()> {
     // Two flushes begin the save and one ends its data.
-    fails_with(Fault::WriteAfterFlushes(3), &["writing 4096 bytes at offset", "Input/output error"])
+    fails_with(usual(), Fault::WriteAfterFlushes(3), &["writing 4096 bytes at offset", "Input/output error"])
 }
 
 pub(crate) fn data_that_cannot_be_flushed() -> Result<()> {
-    fails_with(Fault::FlushAfterFlushes(2), &["flushing it failed", "Input/output error"])
+    fails_with(usual(), Fault::FlushAfterFlushes(2), &["flushing it failed", "Input/output error"])
 }
 
 pub(crate) fn a_commit_record_that_cannot_be_flushed() -> Result<()> {
     // The fourth and the fifth flush are those of the record's two slots: by then one of them is `complete`.
-    fails_with(Fault::FlushAfterFlushes(4), &["flushing it failed", "Input/output error"])
+    fails_with(usual(), Fault::FlushAfterFlushes(4), &["flushing it failed", "Input/output error"])
+}
+
+/// A save of this machine to a disk that cannot write all data.
+pub(crate) fn of_data(config: GuestConfig) -> Result<()> {
+    let bad = DATA_OFFSET + 20 * MIB;
+    fails_with(config, Fault::Write(bad), &["writing", "offset", "Input/output error"])
 }
 
 /// A save to a disk that fails this way.
-fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
-    let mut guest = session_on_a_bad_disk(fault)?;
+fn fails_with(mut config: GuestConfig, fault: Fault, expected: &[&str]) -> Result<()> {
+    config.faults.push((0, fault));
+    let mut guest = session_on_a_bad_disk(config)?;
     let output = save_that_fails(&mut guest, expected)?;
     ensure!(output.stderr.contains("/dev/vda"), "the device is not named: {}", output.stderr);
     guest.change(|config| config.faults.clear());
@@ -47,7 +58,7 @@ fn fails_with(fault: Fault, expected: &[&str]) -> Result<()> {
 }
 
 pub(crate) fn a_device_that_is_pulled_out() -> Result<()> {
-    let mut config = GuestConfig::new(2, "768M".parse()?).disk(DiskKind::Usb);
+    let mut config = usual().disk(DiskKind::Usb);
     config.machine = dormouse_tests::machine::MachineType::Q35;
     let mut guest = crate::session(config)?;
     let (command, _) = begin_save_and_write(&mut guest)?;
@@ -86,7 +97,12 @@ pub(crate) fn a_device_that_takes_nothing_any_more() -> Result<()> {
 }
 
 pub(crate) fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
-    aborted(GuestConfig::new(2, "768M".parse()?), |guest| {
+    by_escape(usual())
+}
+
+/// A save of this machine that its user stops on a serial line.
+pub(crate) fn by_escape(config: GuestConfig) -> Result<()> {
+    aborted(config, |guest| {
         // An arrow is none.
         guest.send_keys(b"\x1b[A")?;
         std::thread::sleep(Duration::from_millis(200));
@@ -95,7 +111,7 @@ pub(crate) fn a_user_who_presses_escape_on_a_serial_line() -> Result<()> {
 }
 
 pub(crate) fn a_user_who_presses_escape_on_the_keyboard() -> Result<()> {
-    let mut config = GuestConfig::new(2, "768M".parse()?);
+    let mut config = usual();
     config.screen = true;
     aborted(config, |guest| guest.monitor()?.press_key("esc"))
 }
@@ -132,12 +148,12 @@ pub(crate) fn a_policy_without_escape_does_not_listen() -> Result<()> {
 
 /// B's kernel panics, and restarts the machine.
 pub(crate) fn a_kernel_that_panics() -> Result<()> {
-    dies(GuestConfig::new(2, "768M".parse()?), "", &["Kernel panic"])
+    dies(usual(), "", &["Kernel panic"])
 }
 
 /// B's kernel hangs: it stays where it has panicked. The watchdog restarts the machine.
 pub(crate) fn a_kernel_that_hangs() -> Result<()> {
-    let mut config = GuestConfig::new(2, "768M".parse()?);
+    let mut config = usual();
     config.watchdog = true;
     dies(config, "[kernel]\narguments = \"panic=0\"\n", &["Kernel panic", "end Kernel panic"])
 }
@@ -175,14 +191,12 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
 
 /// A session with the workload, and this policy.
 fn session_with(policy: &str) -> Result<Guest> {
-    crate::session_with(GuestConfig::new(2, "768M".parse()?), policy)
+    crate::session_with(usual(), policy)
 }
 
-/// A session with the workload, whose image device was prepared elsewhere and has this fault.
-fn session_on_a_bad_disk(fault: Fault) -> Result<Guest> {
+/// A session with the workload, whose image device was prepared elsewhere.
+fn session_on_a_bad_disk(config: GuestConfig) -> Result<Guest> {
     let artifacts = Artifacts::from_environment()?;
-    let mut config = GuestConfig::new(2, "768M".parse()?);
-    config.faults.push((0, fault));
     let mut guest = Guest::standard(config, &artifacts)?;
     image::command(&artifacts, &["init"], &guest.disk_file(0))?;
     guest.boot()?;

@@ -4,11 +4,12 @@
 use anyhow::{Context, Result, ensure};
 use dormouse::handoff::report::Outcome;
 use dormouse_tests::artifacts::{Artifacts, KernelName};
-use dormouse_tests::cycle::{self, WentOn};
+use dormouse_tests::cycle::{self, WentOn, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{DiskKind, Firmware, GuestConfig, MachineType};
+use dormouse_tests::soak::{Options, Soak};
 
-use crate::{demand_proofs, power_cycle, stay_on};
+use crate::{demand_proofs, machines_kernels, power_cycle, save_faults, stay_on};
 
 /// How the kernel's log is searched for what must not be in it.
 pub(crate) const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back|lockdep' || true";
@@ -71,10 +72,43 @@ pub(crate) fn debian_12_on_another_machine() -> Result<()> {
     each_kind_of_cycle(&mut session(config, KernelName::Bookworm)?)
 }
 
+/// An Intel processor, for which this kernel keeps page tables of user space and of its own. Its control flow
+/// enforcement (CET) is not emulated.
 pub(crate) fn debian_13_through_each_kind_of_cycle() -> Result<()> {
-    each_kind_of_cycle(&mut session(GuestConfig::new(2, "1G".parse()?), KernelName::Trixie)?)
+    let mut config = GuestConfig::new(2, "1G".parse()?);
+    config.machine = MachineType::Q35;
+    config.cpu_model = "Icelake-Server".to_owned();
+    config.kernel_arguments.push("pti=on".to_owned());
+    let mut guest = session(config, KernelName::Trixie)?;
+    guest.succeed("grep -q GenuineIntel /proc/cpuinfo && dmesg | grep -q 'page tables isolation: enabled'")?;
+    each_kind_of_cycle(&mut guest)
 }
 
 pub(crate) fn backports_through_each_kind_of_cycle() -> Result<()> {
     each_kind_of_cycle(&mut session(GuestConfig::new(8, "1536M".parse()?), KernelName::TrixieBackports)?)
+}
+
+/// A disk that does not take it all, a user who has changed their mind, and another kernel at the next boot.
+pub(crate) fn debian_12_whose_save_fails_and_that_13_finds() -> Result<()> {
+    let config = || -> Result<GuestConfig> {
+        let mut config = GuestConfig::new(2, "768M".parse()?);
+        (config.kernel, config.has_module) = (KernelName::Bookworm, true);
+        Ok(config)
+    };
+    save_faults::of_data(config()?)?;
+    save_faults::by_escape(config()?)?;
+    machines_kernels::found_by(KernelName::Trixie, &mut session(config()?, KernelName::Bookworm)?)
+}
+
+pub(crate) fn debian_12_under_load_by_random_policies() -> Result<()> {
+    let options = Options { seed: 14, cycles: 5, memory: "768M".parse()?, cpus: 2 };
+    let artifacts = Artifacts::from_environment()?;
+    let kernel = artifacts.kernel(KernelName::Bookworm)?;
+    let mut soak = Soak::start(options, &artifacts.with_kernel(kernel))?;
+    for _ in 0..options.cycles {
+        let row = soak.cycle(&mut unobserved)?;
+        let before = row.report.before.as_ref().context("nothing of the jump")?;
+        ensure!(before.by_module, "the kernel has jumped: {row:?}");
+    }
+    soak.finish().map(drop)
 }
