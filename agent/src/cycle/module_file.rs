@@ -44,7 +44,8 @@ mod tests {
     #[test]
     fn a_module_of_another_kernel_or_without_a_signature_is_known() {
         let release = "6.1.0-57-amd64";
-        let module = b"\x7fELF license=GPL\0vermagic=6.1.0-57-amd64 SMP preempt mod_unload modversions \0name=dormouse\0";
+        let module =
+            b"\x7fELF license=GPL\0vermagic=6.1.0-57-amd64 SMP preempt mod_unload modversions \0name=dormouse\0";
         let signed = [module, SIGNED].concat();
         assert_eq!(judge(module, release, false), None);
         assert_eq!(judge(module, release, true), Some(NoModule::Unsigned));

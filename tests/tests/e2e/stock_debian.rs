@@ -208,7 +208,8 @@ impl Stock {
         succeed(guest, "apt-get purge --yes dormouse-dkms dormouse 2>&1")?;
         let left = guest.succeed(&format!("{FILES} | comm -13 /root/before - | grep -i dormouse || true"))?;
         ensure!(left.is_empty(), "the packages leave {left}");
-        guest.succeed("! grep -q dormouse /proc/modules && ! test -e /dev/dormouse && ! dkms status | grep dormouse")?;
+        guest
+            .succeed("! grep -q dormouse /proc/modules && ! test -e /dev/dormouse && ! dkms status | grep dormouse")?;
         guest.succeed("! lsinitramfs /boot/initrd.img-$(uname -r) | grep dormouse")?;
         power_off(guest)?;
         filesystem::check_ext4(&guest.disk_file(0))?;
