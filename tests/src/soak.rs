@@ -13,6 +13,7 @@ use dormouse::console::phase::Phase;
 use dormouse::handoff::report::{Outcome, Report as AgentReport};
 use dormouse::policy::{Compression, Then, Verify};
 use dormouse_image::State;
+use dormouse_linux::kmod;
 
 use crate::artifacts::Artifacts;
 use crate::console::{Cursor, Line};
@@ -292,7 +293,11 @@ impl Soak {
         let disks = [FILES_DISK_BYTES, SWAP_DISK_BYTES].map(|bytes| Disk { kind: DiskKind::Virtio, bytes });
         config.disks.extend(disks);
         config.kernel_arguments = kernel_arguments(resume_by, false);
-        config.has_module = artifacts.kernel(config.kernel)?.has_module();
+        let kernel = artifacts.kernel(config.kernel)?;
+        config.has_module = kernel.has_module();
+        // Of the second filesystem, and what it checks its blocks with. Test kernels have them built in.
+        let filesystem = ["crc32c_generic", "ext4"].into_iter().filter(|name| kmod::has(&kernel.modules(), name));
+        config.modules.extend(filesystem.map(str::to_owned));
         let (image, files) = (config.disk_path(IMAGE_DISK)?, config.disk_path(FILES_DISK)?);
         let swap = config.disk_path(SWAP_DISK)?;
         // Each has an initramfs of its own, which takes a while to make.

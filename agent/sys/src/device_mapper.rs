@@ -224,7 +224,9 @@ fn lower(kind: &str, arguments: &str) -> Option<(String, u64)> {
     };
     let mut fields = arguments.split_ascii_whitespace().skip(before);
     let (device, sector) = (fields.next()?, fields.next()?.parse().ok()?);
-    Some((device.to_owned(), sector))
+    // Paths are made of it: nothing but two numbers.
+    let (major, minor) = device.split_once(':')?;
+    Some((format!("{}:{}", major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?), sector))
 }
 
 /// A text that ends with a zero, of at most `len` bytes.
@@ -321,6 +323,10 @@ mod tests {
         assert_eq!(lower("linear", "8:1"), None);
         assert_eq!(lower("crypt", "aes-xts-plain64 key 0 8:1"), None);
         assert_eq!(lower("linear", "8:1 x"), None);
+        // Found by fuzzing: a device that is not two numbers.
+        for device in ["\u{b}tt", "8:", "8:../1", "x:1", "8"] {
+            assert_eq!(lower("linear", &format!("{device} 0")), None, "{device:?}");
+        }
     }
 
     #[test]

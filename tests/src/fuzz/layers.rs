@@ -42,6 +42,10 @@ fn check(target: &Target) {
     assert!(target.lower.is_none() || ["linear", "crypt"].contains(&target.kind.as_str()));
     assert!(!target.is_authenticated || target.kind == "crypt");
     if let Some((device, _)) = &target.lower {
-        assert!(!device.is_empty() && !device.contains(char::is_whitespace));
+        let is_number = |text: &str| text.parse::<u32>().is_ok();
+        assert!(
+            device.split_once(':').is_some_and(|(major, minor)| is_number(major) && is_number(minor)),
+            "{device:?}"
+        );
     }
 }
