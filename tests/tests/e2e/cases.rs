@@ -28,7 +28,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All sealed_debian::an_encrypted_debian_12_goes_on,
     All sealed_debian::btrfs_with_dracut_and_systemd_goes_on,
     All sealed_debian::an_image_beside_an_encrypted_disk_is_sealed_by_it,
-    All stock_debian::debian_12_from_the_packages_to_their_removal,
+    All stock_debian::debian_12_goes_off_and_on_three_times,
     All stock_debian::debian_13_with_the_module_as_the_doctor_wants_it,
     All debian::dracut_an_image_in_a_file_and_removal,
     All power_cuts::at_twenty_moments_of_a_save,
