@@ -264,6 +264,25 @@ prepare_encrypted_debian() {
     fi
 }
 
+# prepare_stock_debian FILE: the Debian guests with Debian's own kernels that cases in FILE need, exported as
+# DORMOUSE_BOOKWORM_STOCK and DORMOUSE_TRIXIE_STOCK, and both packages, as DORMOUSE_DEB and DORMOUSE_DKMS_DEB.
+prepare_stock_debian() {
+    if grep -q '^stock_debian::debian_12' "$1"; then
+        DORMOUSE_BOOKWORM_STOCK=$(scripts/build-debian --stock bookworm)
+        export DORMOUSE_BOOKWORM_STOCK
+    fi
+    if grep -q '^stock_debian::debian_13' "$1"; then
+        DORMOUSE_TRIXIE_STOCK=$(scripts/build-debian --stock trixie)
+        export DORMOUSE_TRIXIE_STOCK
+    fi
+    if [ -z "${DORMOUSE_DEB-}" ]; then
+        DORMOUSE_DEB=$(scripts/package deb)
+        export DORMOUSE_DEB
+    fi
+    DORMOUSE_DKMS_DEB=$(scripts/package dkms)
+    export DORMOUSE_DKMS_DEB
+}
+
 # use_scratch_directory: temporary files, guests' disks among them, go to a directory that this script's end removes,
 # however it ends.
 use_scratch_directory() {
