@@ -221,7 +221,7 @@ prepare_modules() {
         DORMOUSE_KERNEL_BOOKWORM=$(scripts/build-module bookworm)
         export DORMOUSE_KERNEL_BOOKWORM
     fi
-    if grep -q '^stock::debian_13' "$1"; then
+    if grep -q -e '^stock::debian_13' -e '^stock::.*_13_finds' "$1"; then
         DORMOUSE_KERNEL_TRIXIE=$(scripts/build-module trixie)
         export DORMOUSE_KERNEL_TRIXIE
     fi
