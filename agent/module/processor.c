@@ -129,8 +129,8 @@ static void restore(void)
 }
 
 /*
- * "Virtual wire": the local APIC lets the old interrupt controller through, as firmware leaves it, so that another kernel
- * can have a timer before it has set its own interrupts up. syscore_suspend() has masked everything else, and
+ * "Virtual wire": the local APIC lets the old interrupt controller through, as firmware leaves it, so that another
+ * kernel can have a timer before it has set its own interrupts up. syscore_suspend() has masked everything else, and
  * syscore_resume() writes all of it anew. The kernel's own jump does the same (machine_kexec, restore_boot_irq_mode).
  */
 static void wire_virtually(void)

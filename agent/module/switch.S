@@ -3,8 +3,8 @@
  * From this kernel into the other, and back.
  *
  * Three pieces run one after the other: dormouse_switch in this kernel's text, dormouse_control in the control page, at
- * its physical address, and, when the other kernel has come back, dormouse_back in this kernel's text again. The control
- * page alone is never exchanged, so its code must find everything relative to itself.
+ * its physical address, and, when the other kernel has come back, dormouse_back in this kernel's text again. The
+ * control page alone is never exchanged, so its code must find everything relative to itself.
  */
 #include <linux/linkage.h>
 #include <linux/version.h>
@@ -42,8 +42,8 @@ no_idt:		.skip 16
 
 	.text
 /*
- * void dormouse_switch(u64 control, u64 both): the control page's physical address, and the root of page tables that map
- * both this kernel and that page. Interrupts are off. Returns by way of dormouse_back.
+ * void dormouse_switch(u64 control, u64 both): the control page's physical address, and the root of page tables that
+ * map both this kernel and that page. Interrupts are off. Returns by way of dormouse_back.
  */
 SYM_CODE_START(dormouse_switch)
 	UNWIND_HINT_END_OF_STACK

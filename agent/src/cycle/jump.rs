@@ -83,8 +83,8 @@ impl NoModule {
     pub fn remedy(&self) -> &'static str {
         match self {
             NoModule::Missing => {
-                "install the package dormouse-dkms, with the headers of the running kernel; `dkms status` shows what it \
-                 has been built for"
+                "install the package dormouse-dkms, with the headers of the running kernel; `dkms status` shows what \
+                 it has been built for"
             }
             NoModule::OtherKernel(_) => {
                 "install the headers of the running kernel, which `dkms` then builds it for; where they are installed, \

@@ -89,7 +89,8 @@ fn choose(root: &Path, jumps_by_module: impl Fn(&str) -> bool, unfit: &mut Vec<S
 }
 
 /// Why a kernel cannot be the save kernel. It must be one that can itself be hibernated: installing another beside it,
-/// to boot that now and then, is not meant to change anything here. One with Dormouse's module need not be able to jump.
+/// to boot that now and then, is not meant to change anything here. One with Dormouse's module need not be able to
+/// jump.
 fn judge(
     release: &str,
     config: Option<&KernelConfig>,

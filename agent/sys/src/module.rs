@@ -174,8 +174,8 @@ impl Module {
     pub fn load_raw(&self, entry: u64, segments: &[RawSegment]) -> io::Result<()> {
         let load =
             raw::Load { entry, segments: segments.as_ptr().expose_provenance() as u64, count: segments.len() as u64 };
-        // SAFETY: the kernel reads a `struct dormouse_load` and the array that it points to, which live until the call has
-        // returned. The data of each segment it only reads, too, or finds that it cannot, and it keeps no address.
+        // SAFETY: the kernel reads a `struct dormouse_load` and the array that it points to, which live until the call
+        // has returned. The data of each segment it only reads, too, or finds that it cannot, and it keeps no address.
         unsafe { raw::dormouse_load(self.device.as_raw_fd(), &raw const load) }?;
         Ok(())
     }
@@ -205,8 +205,8 @@ impl Module {
 pub fn oldmem_ranges(file: &File, ranges: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
     let ranges: Vec<raw::Range> = ranges.into_iter().map(|(start, end)| raw::Range { start, end }).collect();
     let argument = raw::Ranges { ranges: ranges.as_ptr().expose_provenance() as u64, count: ranges.len() as u64 };
-    // SAFETY: the kernel reads a `struct dormouse_ranges` and the array that it points to, which live until the call has
-    // returned.
+    // SAFETY: the kernel reads a `struct dormouse_ranges` and the array that it points to, which live until the call
+    // has returned.
     unsafe { raw::dormouse_ranges(file.as_raw_fd(), &raw const argument) }?;
     Ok(())
 }

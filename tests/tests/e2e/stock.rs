@@ -1,5 +1,5 @@
-//! Debian's own kernels as A, B, C and D, which have no `CONFIG_KEXEC_JUMP`: Dormouse's module jumps, and D writes memory
-//! through its `/dev/oldmem`.
+//! Debian's own kernels as A, B, C and D, which have no `CONFIG_KEXEC_JUMP`: Dormouse's module jumps, and D writes
+//! memory through its `/dev/oldmem`.
 
 use anyhow::{Context, Result, ensure};
 use dormouse::handoff::report::Outcome;

@@ -1,5 +1,5 @@
-//! Dormouse's module where the kernel checks itself, where a part of the machine does not obey, and beside a kernel that
-//! can jump without it.
+//! Dormouse's module where the kernel checks itself, where a part of the machine does not obey, and beside a kernel
+//! that can jump without it.
 
 use anyhow::{Context, Result, ensure};
 use dormouse::handoff::report::{Half, Outcome, Report};
@@ -136,8 +136,8 @@ fn fail_cpu(guest: &mut Guest, step: &str) -> Result<()> {
     Ok(())
 }
 
-/// Linux 6.12 with `CONFIG_KEXEC_JUMP` and the module: each jumps where the policy says so. Then, by the module, a device
-/// that does not freeze, a CPU that does not go down, and one that does not come back.
+/// Linux 6.12 with `CONFIG_KEXEC_JUMP` and the module: each jumps where the policy says so. Then, by the module, a
+/// device that does not freeze, a CPU that does not go down, and one that does not come back.
 pub(crate) fn by_the_kernel_or_the_module_and_what_does_not_obey() -> Result<()> {
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.kernel_arguments.push(RESERVED.0.to_owned());
@@ -181,8 +181,8 @@ pub(crate) fn by_the_kernel_or_the_module_and_what_does_not_obey() -> Result<()>
     Ok(())
 }
 
-/// 4 GiB that are not empty, restored through `/dev/oldmem`, and then through `/dev/mem` by a D that refuses the module.
-/// What mapping takes is reported.
+/// 4 GiB that are not empty, restored through `/dev/oldmem`, and then through `/dev/mem` by a D that refuses the
+/// module. What mapping takes is reported.
 pub(crate) fn debian_13_restores_4_gib_by_each_device() -> Result<()> {
     const BY_MEM_POLICY: &str = "/etc/by-mem.toml";
     let mut config = GuestConfig::new(2, "5G".parse()?);
