@@ -174,8 +174,8 @@ impl Module {
     pub fn load_raw(&self, entry: u64, segments: &[RawSegment]) -> io::Result<()> {
         let load =
             raw::Load { entry, segments: segments.as_ptr().expose_provenance() as u64, count: segments.len() as u64 };
-        // SAFETY: the kernel reads a `struct dormouse_load` and the array that it points to, which live until the call has
-        // returned. The data of each segment it only reads, too, or finds that it cannot, and it keeps no address.
+        // SAFETY: the kernel reads a `struct dormouse_load` and the array that it points to, which live until the call
+        // has returned. The data of each segment it only reads, too, or finds that it cannot, and it keeps no address.
         unsafe { raw::dormouse_load(self.device.as_raw_fd(), &raw const load) }?;
         Ok(())
     }

@@ -15,8 +15,8 @@ use nix::unistd::{Uid, setuid};
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 const OLDMEM: &str = "/dev/oldmem";
-/// What may be free less after everything was given back, in KiB: pages that each CPU keeps for itself, what KASAN keeps
-/// for a while. A leak would be of 100 MiB.
+/// What may be free less after everything was given back, in KiB: pages that each CPU keeps for itself, what KASAN
+/// keeps for a while. A leak would be of 100 MiB.
 const SLACK_KIB: u64 = 32 << 10;
 
 /// What is loaded, the entry, the segments, and the error that is wanted.

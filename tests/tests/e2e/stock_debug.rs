@@ -1,5 +1,5 @@
-//! Dormouse's module where the kernel checks itself, where a part of the machine does not obey, and beside a kernel that
-//! can jump without it.
+//! Dormouse's module where the kernel checks itself, where a part of the machine does not obey, and beside a kernel
+//! that can jump without it.
 
 use anyhow::{Context, Result, ensure};
 use dormouse::handoff::report::{Half, Outcome, Report};
@@ -86,11 +86,12 @@ fn module_refuses(guest: &mut Guest) -> Result<()> {
 pub(crate) fn what_the_module_refuses_and_allocations_that_fail() -> Result<()> {
     let mut guest = checked_session(&[RESERVED.0])?;
     let session = cycle::check_workload(&mut guest)?;
-    // Those that may sleep fail, too, and single pages; silently.
+    // Those that may sleep fail, too, and single pages; silently. CPUs keep few free pages for themselves, which are
+    // not counted.
     guest.succeed(
         "mount -t debugfs debugfs /sys/kernel/debug && cd /sys/kernel/debug && \
          for of in failslab fail_page_alloc; do echo 0 >$of/verbose && echo N >$of/ignore-gfp-wait || exit 1; done && \
-         echo 0 >fail_page_alloc/min-order",
+         echo 0 >fail_page_alloc/min-order && echo 1000000 >/proc/sys/vm/percpu_pagelist_high_fraction",
     )?;
     for megabytes in [1, 64] {
         println!("{megabytes} MiB: {}", guest.succeed(&format!("workload module-failures --megabytes {megabytes}"))?);
@@ -136,8 +137,8 @@ fn fail_cpu(guest: &mut Guest, step: &str) -> Result<()> {
     Ok(())
 }
 
-/// Linux 6.12 with `CONFIG_KEXEC_JUMP` and the module: each jumps where the policy says so. Then, by the module, a device
-/// that does not freeze, a CPU that does not go down, and one that does not come back.
+/// Linux 6.12 with `CONFIG_KEXEC_JUMP` and the module: each jumps where the policy says so. Then, by the module, a
+/// device that does not freeze, a CPU that does not go down, and one that does not come back.
 pub(crate) fn by_the_kernel_or_the_module_and_what_does_not_obey() -> Result<()> {
     let mut config = GuestConfig::new(2, "1G".parse()?);
     config.kernel_arguments.push(RESERVED.0.to_owned());
@@ -181,8 +182,8 @@ pub(crate) fn by_the_kernel_or_the_module_and_what_does_not_obey() -> Result<()>
     Ok(())
 }
 
-/// 4 GiB that are not empty, restored through `/dev/oldmem`, and then through `/dev/mem` by a D that refuses the module.
-/// What mapping takes is reported.
+/// 4 GiB that are not empty, restored through `/dev/oldmem`, and then through `/dev/mem` by a D that refuses the
+/// module. What mapping takes is reported.
 pub(crate) fn debian_13_restores_4_gib_by_each_device() -> Result<()> {
     const BY_MEM_POLICY: &str = "/etc/by-mem.toml";
     let mut config = GuestConfig::new(2, "5G".parse()?);
