@@ -221,7 +221,7 @@ prepare_modules() {
         DORMOUSE_KERNEL_BOOKWORM=$(scripts/build-module bookworm)
         export DORMOUSE_KERNEL_BOOKWORM
     fi
-    if grep -q '^stock::debian_13' "$1"; then
+    if grep -q -e '^stock::debian_13' -e '^stock::.*_13_finds' "$1"; then
         DORMOUSE_KERNEL_TRIXIE=$(scripts/build-module trixie)
         export DORMOUSE_KERNEL_TRIXIE
     fi
@@ -262,6 +262,25 @@ prepare_encrypted_debian() {
         DORMOUSE_DEB=$(scripts/package deb)
         export DORMOUSE_DEB
     fi
+}
+
+# prepare_stock_debian FILE: the Debian guests with Debian's own kernels that cases in FILE need, exported as
+# DORMOUSE_BOOKWORM_STOCK and DORMOUSE_TRIXIE_STOCK, and both packages, as DORMOUSE_DEB and DORMOUSE_DKMS_DEB.
+prepare_stock_debian() {
+    if grep -q '^stock_debian::debian_12' "$1"; then
+        DORMOUSE_BOOKWORM_STOCK=$(scripts/build-debian --stock bookworm)
+        export DORMOUSE_BOOKWORM_STOCK
+    fi
+    if grep -q '^stock_debian::debian_13' "$1"; then
+        DORMOUSE_TRIXIE_STOCK=$(scripts/build-debian --stock trixie)
+        export DORMOUSE_TRIXIE_STOCK
+    fi
+    if [ -z "${DORMOUSE_DEB-}" ]; then
+        DORMOUSE_DEB=$(scripts/package deb)
+        export DORMOUSE_DEB
+    fi
+    DORMOUSE_DKMS_DEB=$(scripts/package dkms)
+    export DORMOUSE_DKMS_DEB
 }
 
 # use_scratch_directory: temporary files, guests' disks among them, go to a directory that this script's end removes,

@@ -136,8 +136,7 @@ static int jump(struct dormouse_jump *result)
 
 	if (!image.count)
 		return -ENOEXEC;
-	/* What could have changed since it was loaded. */
-	if (obstacles())
+	if (obstacles())	/* which may be others than when it was loaded */
 		return -EOPNOTSUPP;
 	/* Set for the one task that has frozen all others: then notifiers have been called, and hibernation is locked. */
 	if (!(current->flags & PF_SUSPEND_TASK))

@@ -13,7 +13,6 @@
 #include <asm/fpu/api.h>
 #include <asm/fpu/xcr.h>
 #include <asm/msr.h>
-#include <asm/special_insns.h>
 #include <asm/x86_init.h>
 
 #include "dormouse.h"

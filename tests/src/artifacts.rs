@@ -8,6 +8,8 @@ use crate::debian::{Encrypted, Suite};
 
 /// Dormouse's own package, from `scripts/package deb`.
 pub const PACKAGE_VARIABLE: &str = "DORMOUSE_DEB";
+/// The package of its kernel module, from `scripts/package dkms`.
+pub const MODULE_PACKAGE_VARIABLE: &str = "DORMOUSE_DKMS_DEB";
 /// The directory of the static binaries, from `cargo build --release`.
 pub const BINARIES_VARIABLE: &str = "DORMOUSE_BIN";
 
@@ -179,6 +181,14 @@ impl Artifacts {
         variable(suite.variable())
     }
 
+    /// The root filesystem of a Debian guest that boots Debian's own kernel, from `scripts/build-debian --stock`.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn stock_debian(&self, suite: Suite) -> Result<PathBuf> {
+        variable(&suite.stock_variable())
+    }
+
     /// The disk of an encrypted Debian guest, from `scripts/build-debian --encrypted` or `--encrypted-btrfs`.
     ///
     /// # Errors
@@ -193,6 +203,14 @@ impl Artifacts {
     /// Fails where its variable is not set.
     pub fn package(&self) -> Result<PathBuf> {
         variable(PACKAGE_VARIABLE)
+    }
+
+    /// The package of Dormouse's kernel module, for DKMS.
+    ///
+    /// # Errors
+    /// Fails where its variable is not set.
+    pub fn module_package(&self) -> Result<PathBuf> {
+        variable(MODULE_PACKAGE_VARIABLE)
     }
 
     /// The test kernel.

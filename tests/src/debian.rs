@@ -22,7 +22,9 @@ use crate::qemu;
 pub const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Where the guest has the package.
 pub const PACKAGE: &str = "/root/dormouse.deb";
-/// Where an encrypted guest has it.
+/// Where a guest with Debian's own kernel has the package of the kernel module.
+pub const MODULE_PACKAGE: &str = "/root/dormouse-dkms.deb";
+/// Where an encrypted guest has Dormouse's.
 pub const ENCRYPTED_PACKAGE: &str = "/boot/dormouse.deb";
 /// An encrypted guest's host name, a word that is nowhere else in it.
 pub const HOST_NAME: &str = "velvetburrow";
@@ -52,6 +54,11 @@ impl Suite {
             Suite::Bookworm => "DORMOUSE_BOOKWORM",
             Suite::Trixie => "DORMOUSE_TRIXIE",
         }
+    }
+
+    /// The environment variable that names the root filesystem of a guest with Debian's own kernel.
+    pub(crate) fn stock_variable(self) -> String {
+        format!("{}_STOCK", self.variable())
     }
 }
 
@@ -110,20 +117,46 @@ impl Encrypted {
 /// Fails where a part is missing.
 pub fn guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
     let image = artifacts.debian(suite)?;
-    let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
+    let mut guest = installed(config, &image, |root| put_programs(root, artifacts))?;
+    boot_next(&mut guest, artifacts.release())?;
+    Ok(guest)
+}
+
+/// A guest whose first disk is a copy of this root filesystem, which `install` changes.
+fn installed(config: GuestConfig, image: &Path, install: impl FnOnce(&Ext4) -> Result<()>) -> Result<Guest> {
+    let bytes = std::fs::metadata(image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
     let mut config = config;
     config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes });
     config.kernel_arguments.push(format!("root={} ro", DiskKind::Virtio.guest_path(0)));
-    let mut guest = Guest::installed(config, |files| {
+    Guest::installed(config, |files| {
         let disk = files.disk(ROOT);
-        qemu::copy_sparse(&image, &disk)?;
-        let root = Ext4 { disk, offset: 0 };
-        root.put(&artifacts.binary("command-server"), "/usr/local/lib/command-server")?;
-        root.put(&artifacts.binary("workload"), "/usr/local/bin/workload")?;
-        root.put(&artifacts.package()?, PACKAGE)
+        qemu::copy_sparse(image, &disk)?;
+        install(&Ext4 { disk, offset: 0 })
+    })
+}
+
+fn put_programs(root: &Ext4, artifacts: &Artifacts) -> Result<()> {
+    root.put(&artifacts.binary("command-server"), "/usr/local/lib/command-server")?;
+    root.put(&artifacts.binary("workload"), "/usr/local/bin/workload")?;
+    root.put(&artifacts.package()?, PACKAGE)
+}
+
+/// A Debian guest that boots Debian's own kernel, and that kernel's release. Both of Dormouse's packages are in it.
+///
+/// # Errors
+/// Fails where a part is missing.
+pub fn stock_guest(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result<(Guest, String)> {
+    let image = artifacts.stock_debian(suite)?;
+    let mut release = String::new();
+    let mut guest = installed(config, &image, |root| {
+        let copy = tempfile::NamedTempFile::new().context("a file for the kernel's release")?;
+        root.take("/boot/release", copy.path())?;
+        release = std::fs::read_to_string(copy.path()).context("the kernel's release")?.trim().to_owned();
+        put_programs(root, artifacts)?;
+        root.put(&artifacts.module_package()?, MODULE_PACKAGE)
     })?;
-    boot_next(&mut guest, artifacts.release())?;
-    Ok(guest)
+    boot_next(&mut guest, &release)?;
+    Ok((guest, release))
 }
 
 /// A Debian guest on an encrypted disk, its first, with the test kernel.

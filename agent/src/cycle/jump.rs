@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dormouse_linux::{hibernation_events, kmod};
+use dormouse_linux::{hibernation_events, kernels, kmod};
 use dormouse_sys::kexec;
 use dormouse_sys::module::{self, DEVICE, Module};
 use nix::errno::Errno;
 use thiserror::Error;
 
+use crate::cycle::module_file;
 use crate::cycle::refusal::{self, Obstacle};
 use crate::handoff::places::MODULE;
 use crate::policy::Jump;
@@ -41,6 +42,12 @@ pub enum NoModule {
     /// There is none for the running kernel.
     #[error("Dormouse's kernel module is not installed for it")]
     Missing,
+    /// There is one, for other kernels.
+    #[error("Dormouse's kernel module was built for Linux {0}, and not for this kernel")]
+    OtherKernel(String),
+    /// The kernel demands a signature of modules.
+    #[error("this kernel takes signed modules only, and Dormouse's is not signed with a key that it knows")]
+    Unsigned,
     /// The kernel refused it.
     #[error("the kernel does not load Dormouse's kernel module: {0}")]
     NotLoaded(String),
@@ -79,10 +86,16 @@ impl NoModule {
                 "install the package dormouse-dkms, with the headers of the running kernel; `dkms status` shows what it \
                  has been built for"
             }
-            NoModule::NotLoaded(_) => {
-                "see `dmesg`; a module that was built for another kernel is built again by `dkms autoinstall`, and \
-                 where modules must be signed (Secure Boot) neither this one nor a hibernation is possible"
+            NoModule::OtherKernel(_) => {
+                "install the headers of the running kernel, which `dkms` then builds it for; where they are installed, \
+                 run `dkms autoinstall` and read what it prints"
             }
+            NoModule::Unsigned => {
+                "enrol the key that DKMS signs with (`mokutil --import /var/lib/dkms/mok.pub`), or boot without \
+                 module.sig_enforce; where Secure Boot demands it, switch Secure Boot off, which forbids the jump \
+                 even to a module that is signed"
+            }
+            NoModule::NotLoaded(_) => "see `dmesg`, and what `dkms status` shows",
             NoModule::OtherVersion => {
                 "install the same version of both packages, and unload the old one: `rmmod dormouse`"
             }
@@ -166,19 +179,56 @@ pub(crate) fn open(release: &str) -> Result<Module, NoModule> {
 
 fn load(release: &str) -> Result<(), NoModule> {
     if !is_installed(release) {
-        return Err(NoModule::Missing);
+        return Err(elsewhere(release));
     }
     let output = Command::new("modprobe").arg(MODULE).stdin(Stdio::null()).output();
     match output {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(NoModule::NotLoaded(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "))),
+        Ok(output) => {
+            let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Err(module_file::fault(release).unwrap_or_else(|| of_modprobe(complaint)))
+        }
         Err(error) => Err(NoModule::NotLoaded(format!("modprobe: {error}"))),
     }
+}
+
+/// What modprobe(8) complains of, in the words of strerror(3).
+fn of_modprobe(complaint: String) -> NoModule {
+    // kernel/module/signing.c, `module_sig_check` and its callees: ENOKEY, EKEYREJECTED, and EPERM under lockdown.
+    let is = |words: &[&str]| words.iter().any(|words| complaint.contains(words));
+    if is(&["Required key not available", "Key was rejected"]) {
+        NoModule::Unsigned
+    } else if is(&["Operation not permitted"]) {
+        NoModule::LockedDown
+    } else {
+        NoModule::NotLoaded(complaint)
+    }
+}
+
+/// Whether other kernels have the module, or none.
+fn elsewhere(release: &str) -> NoModule {
+    let others = others(release);
+    if others.is_empty() { NoModule::Missing } else { NoModule::OtherKernel(others.join(", ")) }
+}
+
+/// The releases of other installed kernels whose modules have it.
+pub(crate) fn others(release: &str) -> Vec<String> {
+    let all = kernels::releases(Path::new("/")).into_iter();
+    all.filter(|other| other != release && is_installed(other)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_a_module_for_is_named() {
+        let complaint = |words: &str| of_modprobe(format!("modprobe: ERROR: could not insert 'dormouse': {words}"));
+        assert_eq!(complaint("Key was rejected by service"), NoModule::Unsigned);
+        assert_eq!(complaint("Required key not available"), NoModule::Unsigned);
+        assert_eq!(complaint("Operation not permitted"), NoModule::LockedDown);
+        assert!(matches!(complaint("Cannot allocate memory"), NoModule::NotLoaded(text) if text.contains("memory")));
+    }
 
     #[test]
     fn the_kernel_comes_first_unless_the_policy_says_otherwise() {

@@ -16,6 +16,7 @@ pub mod last;
 mod leftover;
 pub(crate) mod lock;
 pub mod look;
+pub(crate) mod module_file;
 pub mod outcome;
 pub mod refusal;
 pub mod region_size;

@@ -281,7 +281,7 @@ impl Session {
     }
 
     /// Powers on, and demands that everything goes on.
-    fn resume(&self, guest: &mut Guest) -> Result<()> {
+    pub(crate) fn resume(&self, guest: &mut Guest) -> Result<()> {
         let mut cursor = guest.power_on()?;
         self.goes_on(guest, &mut cursor)
     }

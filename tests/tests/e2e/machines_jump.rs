@@ -26,7 +26,7 @@ fn events(guest: &mut Guest) -> Result<String> {
 }
 
 /// Presses the power button, which the kernel must notice.
-fn press_power_button(guest: &mut Guest) -> Result<()> {
+pub(crate) fn press_power_button(guest: &mut Guest) -> Result<()> {
     let count = "sed 's/^ *//;s/ .*//' /sys/firmware/acpi/interrupts/ff_pwr_btn";
     let before = guest.succeed(count)?;
     guest.monitor()?.press_power_button()?;

@@ -34,6 +34,7 @@ mod sealed_tpm;
 mod shapes;
 mod soak;
 mod stock;
+mod stock_debian;
 mod stock_debug;
 mod system;
 mod verify;

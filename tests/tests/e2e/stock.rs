@@ -12,7 +12,7 @@ use dormouse_tests::soak::{Options, Soak};
 use crate::{demand_proofs, machines_kernels, power_cycle, save_faults, stay_on};
 
 /// How the kernel's log is searched for what must not be in it.
-const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back' || true";
+pub(crate) const COMPLAINTS: &str = "dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|has not come back' || true";
 
 /// A guest that is up with the module, an image device and the workload.
 fn session(config: GuestConfig, kernel: KernelName) -> Result<Guest> {

@@ -17,6 +17,7 @@ use crate::cycle::disk;
 use crate::cycle::jump::{self as jumper, NoModule};
 use crate::cycle::keys;
 use crate::cycle::last::Last;
+use crate::cycle::module_file;
 use crate::cycle::refusal::Unsealed;
 use crate::cycle::region_size::{Needs, TooSmall};
 use crate::filesystems::Mounted;
@@ -103,18 +104,18 @@ pub(super) struct ModuleFacts {
     pub(super) is_installed: bool,
     /// The releases of other kernels whose modules have it.
     pub(super) others: Vec<String>,
-    /// Why it cannot jump, where it is loaded and root asks.
+    /// Why it cannot jump: as it reports itself, where it is loaded and root asks; else as its file shows.
     pub(super) fault: Option<NoModule>,
 }
 
 impl ModuleFacts {
     /// Looks, and loads nothing.
     fn read(release: &str) -> ModuleFacts {
-        let others = kernels::releases(Path::new("/")).into_iter();
+        let can_be_asked = system::is_root() && Path::new(DEVICE).exists();
         ModuleFacts {
             is_installed: jumper::is_installed(release),
-            others: others.filter(|other| other != release && jumper::is_installed(other)).collect(),
-            fault: (system::is_root() && Path::new(DEVICE).exists()).then(|| jumper::open(release).err()).flatten(),
+            others: jumper::others(release),
+            fault: if can_be_asked { jumper::open(release).err() } else { module_file::fault(release) },
         }
     }
 }

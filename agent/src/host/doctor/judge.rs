@@ -194,11 +194,13 @@ fn jump_module(facts: &Facts) -> Option<Check> {
     }
     match (is_installed, fault) {
         (true, Some(fault)) => Some(question.refused(&Obstacle::NoModule(fault.clone()))),
+        (true, None) if locked_down(facts).is_some() => {
+            Some(question.refused(&Obstacle::NoModule(NoModule::LockedDown)))
+        }
         (true, None) => Some(question.ok(format!("it is installed for Linux {release}"))),
-        (false, _) if !others.is_empty() => Some(question.failed(
-            format!("it was built for Linux {}, and not for {release}", others.join(", ")),
-            format!("install the headers of Linux {release} and run `dkms autoinstall`"),
-        )),
+        (false, _) if !others.is_empty() => {
+            Some(question.refused(&Obstacle::NoModule(NoModule::OtherKernel(others.join(", ")))))
+        }
         (false, _) if wanted == Jump::Module => Some(question.refused(&Obstacle::NoModule(NoModule::Missing))),
         (false, _) => None,
     }
@@ -242,6 +244,12 @@ fn vmcoreinfo(facts: &Facts) -> Check {
     }
 }
 
+/// The level of the lockdown in force, which is in brackets (security/lockdown/lockdown.c, `lockdown_read`).
+fn locked_down(facts: &Facts) -> Option<&str> {
+    let (level, _) = facts.lockdown.as_deref()?.split_once('[')?.1.split_once(']')?;
+    (level != "none").then_some(level)
+}
+
 fn lockdown(facts: &Facts) -> Check {
     let question = question("lockdown", "A locked-down kernel forbids kexec_load(2), and with it the jump.");
     let secure_boot = match facts.secure_boot {
@@ -249,12 +257,9 @@ fn lockdown(facts: &Facts) -> Check {
         Some(false) => "; Secure Boot is off",
         None => "",
     };
-    // The level in force is in brackets (security/lockdown/lockdown.c, `lockdown_read`).
-    let level =
-        facts.lockdown.as_deref().and_then(|text| text.split_once('[')?.1.split_once(']')).map(|(level, _)| level);
-    match level {
-        None => question.ok(format!("this kernel has no lockdown{secure_boot}")),
-        Some("none") => question.ok(format!("the kernel is not locked down{secure_boot}")),
+    match locked_down(facts) {
+        None if facts.lockdown.is_none() => question.ok(format!("this kernel has no lockdown{secure_boot}")),
+        None => question.ok(format!("the kernel is not locked down{secure_boot}")),
         Some(level) => question.failed(
             format!("the kernel is locked down ({level}){secure_boot}"),
             "switch Secure Boot off in the firmware's settings, and boot without `lockdown=`",

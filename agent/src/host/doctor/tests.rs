@@ -262,6 +262,11 @@ fn the_module_jumps_where_debians_kernel_cannot() {
     let facts = Facts { module: module(false, &["6.1.0-50-amd64"], None), ..debian() };
     let other = check(&facts, "jump-module");
     assert_eq!((other.state, other.found.contains("6.1.0-50-amd64")), (State::Failed, true));
+    assert!(other.remedy.unwrap().contains("dkms autoinstall"));
+    let facts = Facts { module: module(true, &[], Some(NoModule::Unsigned)), ..debian() };
+    assert!(check(&facts, "jump-module").remedy.unwrap().contains("mokutil"));
+    let facts = Facts { module: module(true, &[], None), lockdown: Some("none [integrity]".into()), ..debian() };
+    assert!(check(&facts, "jump-module").found.contains("lockdown forbids"));
     let facts = Facts { module: module(true, &[], Some(NoModule::LockedDown)), ..debian() };
     assert!(check(&facts, "jump-module").remedy.unwrap().contains("Secure Boot"));
     // A kernel that can jump itself needs none, unless the policy insists.

@@ -1,0 +1,126 @@
+//! Debian with its own kernel as A, B, C and D, installed by the README's commands: DKMS builds the module in the
+//! guest, and no kernel is built for it.
+
+use anyhow::{Context, Result, ensure};
+use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::cycle;
+use dormouse_tests::debian::{self, MODULE_PACKAGE, PACKAGE, Suite, TIMEOUT};
+use dormouse_tests::guest::{Guest, READY_MARK};
+use dormouse_tests::machine::GuestConfig;
+use serde_json::Value;
+
+use crate::debian::{PATIENCE, Session, hibernate, power_off, succeed};
+use crate::machines_jump::press_power_button;
+use crate::stock::COMPLAINTS;
+
+/// The power button is to do nothing but be noticed.
+const NO_POWER_KEY: &str = "mkdir -p /etc/systemd/logind.conf.d && \
+    printf '[Login]\nHandlePowerKey=ignore\n' >/etc/systemd/logind.conf.d/button.conf";
+
+/// Three times off and on, with the image on a disk of its own.
+pub(crate) fn debian_12_goes_off_and_on_three_times() -> Result<()> {
+    let mut guest = Stock::new(Suite::Bookworm)?;
+    guest.install(&format!("{PACKAGE} {MODULE_PACKAGE}"))?;
+    let device = guest.guest.config().disk_path(1)?;
+    guest.set_up(&format!("--device {device}"))?;
+    let session = guest.begin()?;
+    for _ in 0..3 {
+        guest.goes_off_and_on(&session)?;
+    }
+    Ok(())
+}
+
+/// The image is in a file of the root filesystem. The module comes later than the rest, and what the doctor finds until
+/// then names it.
+pub(crate) fn debian_13_with_the_module_as_the_doctor_wants_it() -> Result<()> {
+    let mut guest = Stock::new(Suite::Trixie)?;
+    guest.install(PACKAGE)?;
+    let (state, text) = guest.check("kernel-jump")?;
+    ensure!(state == "failed" && text.contains("apt install ./dormouse-dkms_"), "{text}");
+    guest.install(MODULE_PACKAGE)?;
+    guest.set_up("--yes --size 768M")?;
+    let session = guest.begin()?;
+    guest.goes_off_and_on(&session)
+}
+
+/// A guest, and the release of its kernel.
+struct Stock {
+    guest: Guest,
+    release: String,
+}
+
+impl Stock {
+    /// As Debian's installer leaves it, and up.
+    fn new(suite: Suite) -> Result<Stock> {
+        let config = GuestConfig::new(2, "1G".parse()?);
+        let (guest, release) = debian::stock_guest(suite, config, &Artifacts::from_environment()?)?;
+        let mut stock = Stock { guest, release };
+        stock.boot()?;
+        stock.guest.succeed(NO_POWER_KEY)?;
+        let release = stock.guest.succeed("uname -r")?;
+        ensure!(release.trim() == stock.release, "{release} has booted");
+        stock.guest.succeed("grep -q '^# CONFIG_KEXEC_JUMP is not set' /boot/config-$(uname -r)")?;
+        Ok(stock)
+    }
+
+    fn boot(&mut self) -> Result<()> {
+        let mut cursor = self.guest.power_on()?;
+        self.guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
+    }
+
+    /// Installs packages as the README does.
+    fn install(&mut self, packages: &str) -> Result<()> {
+        succeed(&mut self.guest, &format!("apt-get install --yes --no-install-recommends {packages} 2>&1")).map(drop)
+    }
+
+    /// The README's other commands, and the reboot.
+    fn set_up(&mut self, place: &str) -> Result<()> {
+        self.guest.succeed(PATIENCE)?;
+        succeed(&mut self.guest, &format!("dormouse setup {place}"))?;
+        succeed(&mut self.guest, "dormouse enable")?;
+        power_off(&mut self.guest)?;
+        debian::boot_next(&mut self.guest, &self.release)?;
+        self.boot()?;
+        succeed(&mut self.guest, "dormouse doctor")?;
+        let (_, text) = self.check("kernel-jump")?;
+        ensure!(text.contains("Dormouse's own module jumps"), "{text}");
+        let (_, text) = self.check("jump-module")?;
+        ensure!(text.contains(&format!("installed for Linux {}", self.release)), "{text}");
+        Ok(())
+    }
+
+    /// What the doctor's check with this identifier has: its state, and what it found with the remedy.
+    fn check(&mut self, id: &str) -> Result<(String, String)> {
+        let diagnosis: Value = serde_json::from_str(&self.guest.run("dormouse doctor --json")?.stdout)?;
+        let checks = diagnosis["checks"].as_array().context("no checks")?;
+        let check = checks.iter().find(|check| check["id"] == id).with_context(|| format!("no {id}"))?;
+        let text = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("state"), format!("{}; {}", text("found"), text("remedy"))))
+    }
+
+    /// What a person has open, and the workload.
+    fn begin(&mut self) -> Result<Session> {
+        // As much as /run has room for.
+        succeed(&mut self.guest, "workload start --megabytes 64")?;
+        Session::begin(&mut self.guest)
+    }
+
+    /// `systemctl hibernate`, off, on: everything goes on.
+    fn goes_off_and_on(&mut self, session: &Session) -> Result<()> {
+        let guest = &mut self.guest;
+        let before = cycle::check_workload(guest)?;
+        hibernate(guest)?;
+        session.resume(guest)?;
+        let broken: Vec<_> = cycle::settle(guest, &before)?.into_iter().filter(|proof| !proof.holds).collect();
+        ensure!(broken.is_empty(), "{:#}", guest.explain(anyhow::anyhow!("{broken:?}")));
+        press_power_button(guest)?;
+        let status: Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
+        let report = &status["last"]["report"];
+        ensure!(report["before"]["by_module"] == true && report["outcome"] == "resumed", "{status}");
+        let complaints = guest.succeed(COMPLAINTS)?;
+        ensure!(complaints.is_empty(), "{complaints}");
+        let release = guest.succeed("uname -r")?;
+        ensure!(release.trim() == self.release, "another kernel goes on: {release}");
+        Ok(())
+    }
+}
