@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use dormouse_image::ImageDevice;
 
+use crate::cycle::lock::Lock;
+use crate::cycle::wipe;
 use crate::host::setup::steps::{self, Step};
 use crate::key::Ring;
 use crate::policy::{self, KernelPolicy, Policy};
@@ -101,9 +103,15 @@ pub(super) fn plan(there: &There) -> Vec<Step> {
     steps
 }
 
-/// Takes an image's label off its blocks, and everything before its data with it.
+/// Takes an image's label off its blocks, and everything before its data with it. What a session has left there is
+/// wiped before: without the label nothing would know of it. That may be under way, after a resume.
 pub(super) fn erase(place: &Path) -> anyhow::Result<()> {
-    let image = Target::at(place)?.open(Access::Write)?;
+    let target = Target::at(place)?;
+    if let Err(error) = wipe::run(&target) {
+        log::warn!("{target}: what a session has left there is not wiped: {error:#}");
+    }
+    let _lock = Lock::wait_if_any()?;
+    let image = target.open(Access::Write)?;
     let zeroes = vec![0; usize::try_from(dormouse_image::layout::HEADER_OFFSET)?];
     image.disk().write_copy(0, &zeroes)?;
     image.disk().flush()?;
