@@ -31,7 +31,6 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock_debian::debian_12_goes_off_and_on_three_times,
     All stock_debian::debian_13_with_the_module_as_the_doctor_wants_it,
     All stock_debian::debian_12_gets_a_new_kernel,
-    All stock_debian::debian_13_without_its_module_and_locked_down,
     All debian::dracut_an_image_in_a_file_and_removal,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,

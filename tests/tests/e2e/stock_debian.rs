@@ -5,7 +5,6 @@ use anyhow::{Context, Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle;
 use dormouse_tests::debian::{self, MODULE_PACKAGE, PACKAGE, Suite, TIMEOUT};
-use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 use serde_json::Value;
@@ -52,13 +51,6 @@ pub(crate) fn debian_12_gets_a_new_kernel() -> Result<()> {
     guest.set_up(&format!("--device {device}"))?;
     let session = guest.begin()?;
     guest.another_kernel_resumes(&session)
-}
-
-pub(crate) fn debian_13_without_its_module_and_locked_down() -> Result<()> {
-    let mut guest = Stock::new(Suite::Trixie)?;
-    guest.install(&format!("{PACKAGE} {MODULE_PACKAGE}"))?;
-    guest.set_up("--yes --size 768M")?;
-    guest.without_its_module()
 }
 
 /// A guest, and the release of its kernel.
@@ -163,54 +155,5 @@ impl Stock {
         guest.succeed(&format!("cmp /boot/vmlinuz-{other} /var/lib/dormouse/vmlinuz"))?;
         debian::settle(guest)?;
         self.goes_on_after(session, |guest| debian::boot_next(guest, &other))
-    }
-
-    /// A module that is missing, and one that was built for another kernel: the doctor and the refusal name it. As a
-    /// kernel's installation does it, the module is put back before the save kernel is made.
-    fn without_its_module(&mut self) -> Result<()> {
-        let Stock { guest, release } = self;
-        let release = release.clone();
-        let name = "$(cd /usr/src && ls -d dormouse-* | tr - /)";
-        succeed(guest, &format!("rmmod dormouse && dkms uninstall {name} -k {release}"))?;
-        self.demand_complaint("kernel-jump", "dormouse-dkms")?;
-        let hooks = format!("run-parts --arg={release} --arg=/boot/vmlinuz-{release} /etc/kernel/postinst.d 2>&1");
-        let printed = succeed(&mut self.guest, &hooks)?;
-        ensure!(!printed.contains("the save kernel stays as it is"), "{printed}");
-        let module = format!("/lib/modules/{release}/updates/dkms/dormouse.ko");
-        self.guest.succeed(&format!("ls {module}* && [ /var/lib/dormouse/initramfs.img -nt {module}* ]"))?;
-        let (state, text) = self.check("jump-module")?;
-        ensure!(state == "ok", "{text}");
-        self.guest.succeed(&format!(
-            "cd $(dirname {module}) && {{ ! [ -e dormouse.ko.xz ] || unxz dormouse.ko.xz; }} && \
-             sed -i 's/vermagic={release}/vermagic=9{release}/' dormouse.ko && depmod"
-        ))?;
-        self.demand_complaint("jump-module", &format!("built for Linux 9{release}"))?;
-        self.guest.succeed(&format!("sed -i 's/vermagic=9/vermagic=/' {module} && depmod"))?;
-
-        // A boot that is locked down.
-        power_off(&mut self.guest)?;
-        self.guest.add_kernel_argument("lockdown=integrity");
-        self.boot()?;
-        let (state, text) = self.check("lockdown")?;
-        ensure!(state == "failed" && text.contains("(integrity)"), "{text}");
-        let (state, text) = self.check("jump-module")?;
-        ensure!(state == "failed" && text.contains("Secure Boot off"), "{text}");
-        let refused = self.guest.run("dormouse hibernate --json")?;
-        let json: Value = serde_json::from_str(&refused.stdout)?;
-        ensure!(refused.status == 3 && json["outcome"] == "refused", "{refused:?}");
-        power_off(&mut self.guest)?;
-        filesystem::check_ext4(&self.guest.disk_file(0))?;
-        Ok(())
-    }
-
-    /// The doctor's check with this identifier fails with these words, and a hibernation is refused with it.
-    fn demand_complaint(&mut self, id: &str, words: &str) -> Result<()> {
-        let (state, text) = self.check(id)?;
-        ensure!(state == "failed" && text.contains(words), "{id}: {state}, {text}");
-        let refused = self.guest.run("dormouse hibernate --json")?;
-        let json: Value = serde_json::from_str(&refused.stdout)?;
-        ensure!(refused.status == 3 && json["id"] == id, "not {id}: {refused:?}");
-        ensure!(format!("{}; {}", json["message"], json["remedy"]).contains(words), "{json}");
-        Ok(())
     }
 }
