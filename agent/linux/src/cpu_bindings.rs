@@ -7,8 +7,9 @@
 //! version 2 remember it, and so do the masks of processes.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use crate::mountinfo;
 
@@ -78,7 +79,11 @@ fn bind(path: &Path, value: &str) -> bool {
     match fs::write(path, value.trim_end()) {
         Ok(()) => log::debug!("{}: {} again", path.display(), value.trim_end()),
         // An interrupt that the kernel manages itself.
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied) || error.raw_os_error() == Some(5) => {}
+        Err(error)
+            if matches!(
+                Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+                Errno::EACCES | Errno::EPERM | Errno::EIO
+            ) => {}
         Err(error) => {
             log::warn!("{}: {error}; it stays {} and was {}", path.display(), now.trim_end(), value.trim_end());
         }

@@ -58,7 +58,7 @@ fn process(line: &str) -> Option<Process> {
 }
 
 /// `i915 0000:00:02.0: PM: failed to freeze async: error -16`, or `Error taking CPU1 down: -16`, or what Dormouse's own
-/// module says of a CPU (agent/module/jump.c).
+/// module says of a CPU (agent/module/main.c).
 fn device(line: &str) -> Option<String> {
     let is_device = line.contains("failed to freeze") && line.contains(": error -");
     // A prefix of printk's own, if any, says no more.

@@ -21,7 +21,7 @@ use dormouse_linux::{acpi_events, free_memory, hibernation_events, memory_watch}
 use crate::console::phase::Phase;
 use crate::cycle::refusal::{self, JumpError, Obstacle};
 use crate::handoff::report::Before;
-use crate::launch::LostCpus;
+use crate::launch::Jumped;
 
 /// Where the kernel shows that a kernel is loaded for `kexec -e`.
 const LOADED: &str = "/sys/kernel/kexec_loaded";
@@ -93,12 +93,7 @@ impl Around {
     ///
     /// # Errors
     /// The jump failed.
-    pub(crate) fn end(
-        mut self,
-        jumped: io::Result<LostCpus>,
-        save_id: &Uuid,
-        left: &[u8],
-    ) -> Result<Before, JumpError> {
+    pub(crate) fn end(mut self, jumped: io::Result<Jumped>, save_id: &Uuid, left: &[u8]) -> Result<Before, JumpError> {
         let mended = self.events.enable_again();
         if !mended.on.is_empty() {
             log::info!("{}: ACPI events that were off: {}", Phase::HibernateReturn, mended.on.join(" "));
@@ -109,10 +104,10 @@ impl Around {
         entropy::reseed(save_id, left);
         let are_drivers_told = self.announced.is_some();
         drop(self.announced);
-        let LostCpus(lost_cpus) = jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
+        let Jumped { by_module, lost_cpus } = jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
         let Free { before, now, .. } = self.free;
         let (free_bytes, reclaimed_bytes) = (now, now.saturating_sub(before));
-        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module: false, lost_cpus })
+        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module, lost_cpus })
     }
 }
 

@@ -27,7 +27,7 @@ use crate::cycle::{evidence, leftover, region_size, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
-use crate::handoff::report::{Before, Outcome, Report};
+use crate::handoff::report::{Outcome, Report};
 use crate::launch::{SecondKernel, region};
 use crate::machine::acpi;
 use crate::machine::free_content::FreeContent;
@@ -209,8 +209,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let before = Some(Before { by_module: is_by_module, ..before });
-    let report = Report { before, ..report? };
+    let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(policy, &name);
         settle_legs(policy);

@@ -119,26 +119,31 @@ impl NoModule {
 pub(crate) fn choose(wanted: Jump, release: &str, trust_kernel: bool) -> Result<Jumper, Obstacle> {
     let kernel = refusal::in_jump(&kexec::can_preserve_context())
         .or_else(|| refusal::in_release(release).filter(|_| !trust_kernel));
-    let wants = judge(wanted, kernel)?;
-    if wants.is_none() {
-        return Ok(Jumper::Kernel);
-    }
-    open(release).map(Jumper::Module).map_err(|fault| match (wants, fault) {
-        (Some(Some(kernel)), NoModule::Missing) => kernel,
+    let Choice::Module { instead_of } = judge(wanted, kernel)? else { return Ok(Jumper::Kernel) };
+    open(release).map(Jumper::Module).map_err(|fault| match (instead_of, fault) {
+        (Some(kernel), NoModule::Missing) => kernel,
         (_, fault) => Obstacle::NoModule(fault),
     })
 }
 
-/// Whether the module is to jump: `None` for the kernel, else what is in the kernel's way, where the module is only the
-/// second choice.
-fn judge(wanted: Jump, kernel: Option<Obstacle>) -> Result<Option<Option<Obstacle>>, Obstacle> {
+/// Who is to jump, if they can.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Kernel,
+    Module {
+        /// What is in the kernel's way, where the module is only the second choice.
+        instead_of: Option<Obstacle>,
+    },
+}
+
+fn judge(wanted: Jump, kernel: Option<Obstacle>) -> Result<Choice, Obstacle> {
     match (wanted, kernel) {
         // Not a lack of the kernel's that the module could make good.
         (_, Some(refused @ Obstacle::LoadRefused(_))) => Err(refused),
-        (Jump::Module, _) => Ok(Some(None)),
-        (_, None) => Ok(None),
+        (Jump::Module, _) => Ok(Choice::Module { instead_of: None }),
+        (_, None) => Ok(Choice::Kernel),
         (Jump::Kernel, Some(obstacle)) => Err(obstacle),
-        (Jump::Auto, Some(obstacle)) => Ok(Some(Some(obstacle))),
+        (Jump::Auto, kernel) => Ok(Choice::Module { instead_of: kernel }),
     }
 }
 
@@ -234,13 +239,14 @@ mod tests {
     fn the_kernel_comes_first_unless_the_policy_says_otherwise() {
         let old = || Some(Obstacle::NoReturn { release: "6.1".into() });
         let refused = || Some(Obstacle::LoadRefused(None));
-        assert_eq!(judge(Jump::Auto, None), Ok(None));
-        assert_eq!(judge(Jump::Kernel, None), Ok(None));
-        assert_eq!(judge(Jump::Module, None), Ok(Some(None)));
-        assert_eq!(judge(Jump::Auto, Some(Obstacle::NoJump)), Ok(Some(Some(Obstacle::NoJump))));
-        assert_eq!(judge(Jump::Auto, old()), Ok(Some(old())));
+        let module = |instead_of| Ok(Choice::Module { instead_of });
+        assert_eq!(judge(Jump::Auto, None), Ok(Choice::Kernel));
+        assert_eq!(judge(Jump::Kernel, None), Ok(Choice::Kernel));
+        assert_eq!(judge(Jump::Module, None), module(None));
+        assert_eq!(judge(Jump::Auto, Some(Obstacle::NoJump)), module(Some(Obstacle::NoJump)));
+        assert_eq!(judge(Jump::Auto, old()), module(old()));
         assert_eq!(judge(Jump::Kernel, old()), Err(Obstacle::NoReturn { release: "6.1".into() }));
-        assert_eq!(judge(Jump::Module, old()), Ok(Some(None)));
+        assert_eq!(judge(Jump::Module, old()), module(None));
         for wanted in [Jump::Auto, Jump::Kernel, Jump::Module] {
             assert_eq!(judge(wanted, refused()), Err(Obstacle::LoadRefused(None)));
         }

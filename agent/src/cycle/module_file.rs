@@ -22,9 +22,10 @@ pub(crate) fn fault(release: &str) -> Option<NoModule> {
 }
 
 fn judge(module: &[u8], release: &str, must_be_signed: bool) -> Option<NoModule> {
-    match built_for(module) {
-        Some(other) if other != release => return Some(NoModule::OtherKernel(other)),
-        _ => {}
+    if let Some(other) = built_for(module)
+        && other != release
+    {
+        return Some(NoModule::OtherKernel(other));
     }
     (must_be_signed && !module.ends_with(SIGNED)).then_some(NoModule::Unsigned)
 }

@@ -8,7 +8,7 @@ mod vmcoreinfo_note;
 mod way_back;
 
 pub use arch::bridge::SIZE as BRIDGE_SIZE;
-pub use second_kernel::{FileError, Loaded, LostCpus, SecondKernel, unload};
+pub use second_kernel::{FileError, Jumped, Loaded, SecondKernel, unload};
 pub use segments::{LoaderError, Note, Plan, Purpose, Request, plan};
 pub use vmcoreinfo_note::vmcoreinfo_note;
 pub use way_back::{jump_back, jump_loaded, load_bridge};

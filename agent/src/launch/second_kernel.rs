@@ -153,9 +153,9 @@ impl Loaded {
     ///
     /// # Errors
     /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
-    pub fn jump(&self, announced: Option<&Announced>) -> io::Result<LostCpus> {
+    pub fn jump(&self, announced: Option<&Announced>) -> io::Result<Jumped> {
         match &self.by {
-            By::Kernel(_) => power::reboot(Command::Kexec).map(|()| LostCpus::default()),
+            By::Kernel(_) => power::reboot(Command::Kexec).map(|()| Jumped { by_module: false, lost_cpus: 0 }),
             By::Module(module) => {
                 let announced = announced.ok_or_else(|| io::Error::other("drivers are not told of it"))?;
                 jump_by(module, announced)
@@ -175,22 +175,27 @@ impl Loaded {
 
 /// What the kernel's own jump does beside it: processes are frozen, and what is bound to CPUs stays so, although they
 /// are taken down one by one as if for good.
-fn jump_by(module: &Module, announced: &Announced) -> io::Result<LostCpus> {
+fn jump_by(module: &Module, announced: &Announced) -> io::Result<Jumped> {
     let bindings = CpuBindings::read();
     let frozen = announced.freeze()?;
     let jumped = module.jump();
     bindings.restore();
     drop(frozen);
-    let lost = jumped?.lost_cpus;
-    if lost > 0 {
-        log::error!("{lost} of this machine's CPUs have not come back; see `dmesg`");
+    let lost_cpus = jumped?;
+    if lost_cpus > 0 {
+        log::error!("{lost_cpus} of this machine's CPUs have not come back; see `dmesg`");
     }
-    Ok(LostCpus(lost))
+    Ok(Jumped { by_module: true, lost_cpus })
 }
 
-/// How many CPUs have not come back, where this can be known: the kernel's own jump only logs it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LostCpus(pub u32);
+/// How a jump that has returned was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jumped {
+    /// Whether by Dormouse's module, in the kernel's place.
+    pub by_module: bool,
+    /// How many CPUs have not come back, where this can be known: the kernel's own jump only logs it.
+    pub lost_cpus: u32,
+}
 
 /// Unloads what a process left loaded that was killed before it could.
 ///

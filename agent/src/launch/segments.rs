@@ -385,20 +385,16 @@ mod tests {
         let by = |most_segments| plan(&Request { low: &low, most_segments, ..request(&kernel, INITRAMFS, save()) });
         let error = by(kexec::MAX_SEGMENTS).unwrap_err();
         assert!(matches!(error, LoaderError::TooManySegments { low: 12, segments: 17, most: 16 }), "{error:?}");
-        let plan = by(module::MAX_SEGMENTS).unwrap();
+        let save = by(module::MAX_SEGMENTS).unwrap();
         // All of it is swapped, besides all of the region.
-        let swapped: u64 = plan.segments.iter().map(|segment| segment.size).sum();
+        let swapped: u64 = save.segments.iter().map(|segment| segment.size).sum();
         assert_eq!(swapped, low.iter().map(PhysRange::len).sum::<u64>() + 128 * MIB);
-        let of_low = plan.segments.iter().filter(|segment| segment.start < MIB);
+        let of_low = save.segments.iter().filter(|segment| segment.start < MIB);
         let of_low: Vec<PhysRange> = of_low.map(|at| PhysRange { start: at.start, end: at.start + at.size }).collect();
         assert_eq!(of_low, low);
         // B and D get it as memory.
-        let restore = plan_of_restore(&kernel, &low);
+        let restore = plan(&Request { low: &low, ..request(&kernel, INITRAMFS, Purpose::Restore) }).unwrap();
         assert!(restore.segments.iter().all(|segment| segment.start >= 16 * MIB));
-    }
-
-    fn plan_of_restore(kernel: &BzImage<'_>, low: &[PhysRange]) -> Plan {
-        plan(&Request { low, ..request(kernel, INITRAMFS, Purpose::Restore) }).unwrap()
     }
 
     #[test]

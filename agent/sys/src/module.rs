@@ -110,13 +110,6 @@ impl Obstacles {
     }
 }
 
-/// What became of a jump that has returned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Jumped {
-    /// CPUs that have not come back.
-    pub lost_cpus: u32,
-}
-
 /// The module, open. What it has loaded is unloaded when this is dropped, however the process ends.
 #[derive(Debug)]
 pub struct Module {
@@ -180,12 +173,12 @@ impl Module {
         Ok(())
     }
 
-    /// Jumps, and returns when this kernel goes on. This thread must have frozen all others ([`crate::snapshot`]).
+    /// Jumps, and returns how many CPUs have not come back, when this kernel goes on. This thread must have frozen all others ([`crate::snapshot`]).
     ///
     /// # Errors
     /// No other kernel has run: `EPERM` (not frozen), `ENOEXEC` (nothing is loaded), or what a device or a CPU that did
     /// not go down returned.
-    pub fn jump(&self) -> io::Result<Jumped> {
+    pub fn jump(&self) -> io::Result<u32> {
         let mut jump = raw::Jump::default();
         // SAFETY: the descriptor is open, and the kernel writes a `struct dormouse_jump`, which `Jump` is. What it does
         // to the machine meanwhile it undoes: the process finds all of its memory as it was.
@@ -194,7 +187,7 @@ impl Module {
         if jump.jumped == 0 {
             result?;
         }
-        Ok(Jumped { lost_cpus: jump.lost_cpus })
+        Ok(jump.lost_cpus)
     }
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use dormouse::handoff::report::Outcome;
 use dormouse_tests::artifacts::{Artifacts, KernelName};
-use dormouse_tests::cycle::{self, WentOn, unobserved};
+use dormouse_tests::cycle::{WentOn, unobserved};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{DiskKind, Firmware, GuestConfig, MachineType};
 use dormouse_tests::soak::{Options, Soak};
@@ -22,11 +22,7 @@ fn session(config: GuestConfig, kernel: KernelName) -> Result<Guest> {
 /// The same, whose policy goes on with `policy`.
 pub(crate) fn session_with(mut config: GuestConfig, kernel: KernelName, policy: &str) -> Result<Guest> {
     (config.kernel, config.has_module) = (kernel, true);
-    let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
-    guest.boot()?;
-    let device = guest.config().disk_path(0)?;
-    cycle::init_image(&mut guest, &device)?;
-    cycle::start_workload(&mut guest)?;
+    let mut guest = crate::session_with(config, policy)?;
     ensure!(guest.succeed("ls /dev/dormouse; ls /dev/oldmem 2>/dev/null || true")?.trim() == "/dev/dormouse");
     Ok(guest)
 }

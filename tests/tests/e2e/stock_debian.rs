@@ -17,13 +17,18 @@ use crate::stock::COMPLAINTS;
 const NO_POWER_KEY: &str = "mkdir -p /etc/systemd/logind.conf.d && \
     printf '[Login]\nHandlePowerKey=ignore\n' >/etc/systemd/logind.conf.d/button.conf";
 
-/// Three times off and on, with the image on a disk of its own.
-pub(crate) fn debian_12_goes_off_and_on_three_times() -> Result<()> {
+/// Debian 12 with both packages, the image on a disk of its own, and a session.
+fn debian_12() -> Result<(Stock, Session)> {
     let mut guest = Stock::new(Suite::Bookworm)?;
     guest.install(&format!("{PACKAGE} {MODULE_PACKAGE}"))?;
     let device = guest.guest.config().disk_path(1)?;
     guest.set_up(&format!("--device {device}"))?;
     let session = guest.begin()?;
+    Ok((guest, session))
+}
+
+pub(crate) fn debian_12_goes_off_and_on_three_times() -> Result<()> {
+    let (mut guest, session) = debian_12()?;
     for _ in 0..3 {
         guest.goes_off_and_on(&session)?;
     }
@@ -45,11 +50,7 @@ pub(crate) fn debian_13_with_the_module_as_the_doctor_wants_it() -> Result<()> {
 
 /// A new kernel, whose module is there when its save kernel is made, and which resumes the session.
 pub(crate) fn debian_12_gets_a_new_kernel() -> Result<()> {
-    let mut guest = Stock::new(Suite::Bookworm)?;
-    guest.install(&format!("{PACKAGE} {MODULE_PACKAGE}"))?;
-    let device = guest.guest.config().disk_path(1)?;
-    guest.set_up(&format!("--device {device}"))?;
-    let session = guest.begin()?;
+    let (mut guest, session) = debian_12()?;
     guest.another_kernel_resumes(&session)
 }
 
