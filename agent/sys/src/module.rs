@@ -173,7 +173,8 @@ impl Module {
         Ok(())
     }
 
-    /// Jumps, and returns how many CPUs have not come back, when this kernel goes on. This thread must have frozen all others ([`crate::snapshot`]).
+    /// Jumps, and returns how many CPUs have not come back, when this kernel goes on. This thread must have frozen all
+    /// others ([`crate::snapshot`]).
     ///
     /// # Errors
     /// No other kernel has run: `EPERM` (not frozen), `ENOEXEC` (nothing is loaded), or what a device or a CPU that did
