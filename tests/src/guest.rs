@@ -12,7 +12,7 @@ use crate::channel::Output;
 use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
 use crate::debian;
-use crate::machine::{Firmware, GuestConfig};
+use crate::machine::{DiskKind, Firmware, GuestConfig};
 use crate::qemu::{Files, Qemu};
 use crate::qmp::Monitor;
 use crate::userland::{GuestPolicy, Userland};
@@ -119,7 +119,9 @@ impl Guest {
     /// As [`Guest::new`].
     pub fn with_policy(config: GuestConfig, policy: &str, artifacts: &Artifacts) -> Result<Self> {
         let device = config.disk_path(0)?;
-        let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n{policy}"));
+        // On a busy host, the emulated port needs longer than the usual ten seconds to be asked what it has.
+        let wait = if config.disks[0].kind == DiskKind::Usb { "wait = 60\n" } else { "" };
+        let policy = GuestPolicy::standard(format!("[image]\ndevice = \"{device}\"\n{wait}{policy}"));
         Guest::new(config, &Userland { policies: vec![policy], ..Userland::default() }, artifacts)
     }
 

@@ -8,7 +8,7 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB};
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{demand_proofs, ids, lines_of_boot, reasons};
+use crate::{demand_proofs, ids, lines_of_boot, reasons, told};
 
 /// Where the session mounts its filesystem.
 pub(crate) const FILES: &str = "/run/files";
@@ -42,7 +42,7 @@ fn guest_with_file(kind: &str, disk: u64, prepare: &str, size: &str) -> Result<G
     let lines = lines_of_boot(&mut guest)?;
     let (_, offset) = device.split_once('@').context("no offset")?;
     let expected = format!("no image to resume: the one on /dev/vda (from byte {offset} on) is empty");
-    ensure!(reasons(&lines) == [expected.as_str()], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines) == [expected.as_str()], "{:?}", told(&lines));
     mount(&mut guest, kind, "", "/dev/vda")?;
     ensure!(boot_device(&mut guest)? == device, "the file has moved");
     Ok(guest)
@@ -100,7 +100,7 @@ fn cycles(guest: &mut Guest, kind: &str) -> Result<()> {
     cycle::save(guest, before, &hibernate("poweroff"), &mut unobserved)?;
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(guest)?;
-    ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["boot-argument"], "{:?}", told(&lines));
     mount(guest, kind, "", "/dev/vda")?;
     let info = guest.succeed(&format!("dormouse image info {IMAGE}"))?;
     ensure!(info.contains("discarded: the kernel command line"), "{info}");

@@ -14,7 +14,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
-use crate::{demand_refusal, ids, lines_of_boot, power_cycle, reasons, save};
+use crate::{demand_refusal, ids, lines_of_boot, power_cycle, save, told};
 
 /// A's policy, which names the place. That of C, in `/etc`, names an image.
 const POLICY: &str = "/run/place.toml";
@@ -59,7 +59,7 @@ pub(crate) fn only_what_was_found_is_relied_on_and_nothing_is_left() -> Result<(
     ensure!(image::commit(&disk)?.state == State::Complete && !is_clean(&disk)?, "no image");
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["boot-argument"], "{:?}", told(&lines));
     guest.succeed("dormouse prepare")?;
     wait_until_wiped(&mut guest)?;
     let status = guest.succeed("dormouse status")?;

@@ -17,7 +17,7 @@ use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use serde_json::json;
 
-use crate::{LITTER, TWO_BOOTS, demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, session};
+use crate::{LITTER, TWO_BOOTS, demand_proofs, ids, lines_of_boot, power_cycle, reasons, save, session, told};
 
 /// What QEMU's USB disk reports of itself, with this serial number.
 fn usb_disk(serial: &str) -> String {
@@ -119,7 +119,7 @@ pub(crate) fn restores_that_die_and_a_disk_that_takes_no_writes() -> Result<()> 
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Restoring && commit.attempts == 2, "{commit:?}");
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", told(&lines));
     guest.cut_power();
     ensure!(image::commit(&guest.disk_file(0))?.state == State::Discarded, "it was not given up");
     Ok(())

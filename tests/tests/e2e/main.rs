@@ -193,6 +193,11 @@ fn reasons(lines: &[String]) -> Vec<&str> {
     reasons
 }
 
+/// All that Dormouse said in these lines, for a case that did not find what it expected.
+fn told(lines: &[String]) -> Vec<&String> {
+    lines.iter().filter(|line| line.contains("dormouse: ")).collect()
+}
+
 /// The identifiers of the reasons for which `dormouse resume` let a boot go on without its session.
 fn ids(lines: &[String]) -> Vec<&str> {
     let refused = reasons(lines).into_iter().filter(|reason| reason.starts_with("not resuming"));

@@ -12,7 +12,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 use dormouse_tests::qemu::copy_sparse;
 
-use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, ids, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, begin_save, begin_save_with, demand_proofs, ids, lines_of_boot, told};
 
 pub(crate) fn at_ten_moments_of_a_save() -> Result<()> {
     at_moments_of_a_save(10)
@@ -74,7 +74,7 @@ fn at_moments_of_a_save(cuts: u32) -> Result<()> {
             }
             State::Saving => {
                 let lines = lines_of_boot(&mut guest)?;
-                ensure!(ids(&lines) == ["save-unfinished"], "at {percent} %: {:?}", reasons(&lines));
+                ensure!(ids(&lines) == ["save-unfinished"], "at {percent} %: {:?}", told(&lines));
                 guest.cut_power();
                 unfinished += 1;
             }

@@ -7,14 +7,16 @@ use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{TWO_BOOTS, begin_save_and_write, demand_proofs, ids, is_under_way, lines_of_boot, reasons, save, session};
+use crate::{
+    TWO_BOOTS, begin_save_and_write, demand_proofs, ids, is_under_way, lines_of_boot, reasons, save, session, told,
+};
 
 pub(crate) fn without_an_image_the_boot_goes_on_and_says_so_in_one_line() -> Result<()> {
     let mut guest = session(GuestConfig::new(1, "768M".parse()?))?;
     guest.succeed("sync")?;
     guest.cut_power();
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is empty"], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is empty"], "{:?}", told(&lines));
     // The command itself, away from the hook that runs it and from the kernel log.
     let output = guest.run("dormouse resume")?;
     ensure!(output.status == 0 && output.stderr.is_empty() && output.stdout.lines().count() == 1, "{output:?}");
@@ -58,7 +60,7 @@ pub(crate) fn noresume_boots_afresh_and_discards_the_image() -> Result<()> {
     save(&mut guest)?;
     guest.add_kernel_argument("noresume");
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["boot-argument"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["boot-argument"], "{:?}", told(&lines));
     guest.cut_power();
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Discarded, "{commit:?}");
@@ -73,11 +75,11 @@ pub(crate) fn a_save_that_loses_its_power_is_no_image() -> Result<()> {
     ensure!(commit.state == State::Saving, "{commit:?}");
 
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", told(&lines));
     guest.cut_power();
     // Reported once.
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", told(&lines));
     Ok(())
 }
 
@@ -105,6 +107,6 @@ pub(crate) fn a_restore_that_dies_twice_is_given_up() -> Result<()> {
         guest.cut_power();
     }
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["too-many-attempts"], "{:?}", told(&lines));
     Ok(())
 }

@@ -18,7 +18,9 @@ use dormouse_tests::qemu::copy_sparse;
 use dormouse_tests::userland::{GuestPolicy, Userland};
 use dormouse_tests::{filesystem, image};
 
-use crate::{demand_proofs, demand_refusal, ids, lines_of_boot, power_cycle, reasons, save, session, session_with};
+use crate::{
+    demand_proofs, demand_refusal, ids, lines_of_boot, power_cycle, reasons, save, session, session_with, told,
+};
 
 const KEEP: &str = "[resume]\nmismatch = \"keep\"\n";
 
@@ -207,7 +209,7 @@ pub(crate) fn a_policy_that_never_resumes() -> Result<()> {
     let hibernate = "dormouse hibernate --then poweroff --json --trust-boot";
     cycle::save(&mut guest, before, hibernate, &mut unobserved)?;
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["policy-disabled"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["policy-disabled"], "{:?}", told(&lines));
     Ok(())
 }
 
@@ -217,7 +219,7 @@ pub(crate) fn an_image_that_was_resumed() -> Result<()> {
     power_cycle(&mut guest)?;
     guest.cut_power();
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is consumed"], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is consumed"], "{:?}", told(&lines));
     ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
@@ -256,7 +258,7 @@ pub(crate) fn two_images_on_two_devices() -> Result<()> {
     copy_sparse(&good, &first)?;
     copy_sparse(&good, &second)?;
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["ambiguous-devices"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["ambiguous-devices"], "{:?}", told(&lines));
     guest.cut_power();
     // A mounts nothing, so nothing was lost.
     ensure!(image::commit(&first)?.state == State::Complete, "{:?}", image::commit(&first)?);

@@ -11,7 +11,7 @@ use dormouse_tests::guest::{Ending, Guest, READY_MARK};
 use dormouse_tests::machine::{Disk, DiskKind, Fault, GuestConfig, MIB, MemorySize};
 use dormouse_tests::{cycle, filesystem, image};
 
-use crate::{TWO_BOOTS, begin_save_and_write, ids, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, begin_save_and_write, ids, lines_of_boot, reasons, told};
 
 /// The machine of these cases.
 fn usual() -> GuestConfig {
@@ -179,7 +179,7 @@ fn dies(mut config: GuestConfig, policy: &str, words: &[&str]) -> Result<()> {
         lines.push(line.text.clone());
         (line.text.contains(READY_MARK) || line.text.contains("resume/load")).then_some(())
     })?;
-    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-unfinished"], "{:?}", told(&lines));
     guest.forget_requests()?;
     let status: serde_json::Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     ensure!(status["last"]["id"] == "save-unfinished", "{status}");
@@ -233,7 +233,7 @@ fn no_boot_resumes(guest: &mut Guest) -> Result<()> {
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(!commit.state.is_waiting(), "{commit:?}");
     let lines = lines_of_boot(guest)?;
-    ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
+    ensure!(reasons(&lines).len() == 1, "{:?}", told(&lines));
     ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }

@@ -21,7 +21,7 @@ use dormouse_tests::{filesystem, image};
 use tempfile::NamedTempFile;
 
 use crate::image_file::{self, FILES, IMAGE, POLICY, boot_device, hibernate};
-use crate::{TWO_BOOTS, demand_failed_save, demand_nothing_loaded, demand_proofs, ids, lines_of_boot, reasons};
+use crate::{TWO_BOOTS, demand_failed_save, demand_nothing_loaded, demand_proofs, ids, lines_of_boot, reasons, told};
 
 /// The segments of the volume: where each begins on the disk, and how long it is.
 const SEGMENTS: [(u64, u64); 2] = [(MIB, 200 * MIB), (300 * MIB, 200 * MIB)];
@@ -100,7 +100,7 @@ pub(crate) fn a_volume_of_two_segments_and_stacks_that_changed() -> Result<()> {
 
     guest.set_userland(&userland(&device, &[]), &artifacts)?;
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines)[0].contains("on /dev/vda (from byte"), "{:?}", reasons(&lines));
+    ensure!(reasons(&lines)[0].contains("on /dev/vda (from byte"), "{:?}", told(&lines));
     ensure!(guest.succeed(&map)?.trim() == volume, "another node");
     mount(&mut guest, &volume)?;
     ensure!(boot_device(&mut guest)? == device, "the file has moved");
@@ -256,7 +256,7 @@ fn demand_degraded(guest: &mut Guest) -> Result<()> {
 /// Boots: the image is found on both legs, with nothing mounted.
 fn demand_image_on_both_legs(guest: &mut Guest) -> Result<()> {
     let lines = lines_of_boot(guest)?;
-    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", reasons(&lines));
+    ensure!(reasons(&lines)[0].contains("on /dev/sda1 and /dev/vda1 (from byte"), "{:?}", told(&lines));
     Ok(())
 }
 
@@ -326,7 +326,7 @@ pub(crate) fn a_volume_on_a_mirror_and_a_leg_that_is_missing() -> Result<()> {
     // The leg that was missing is there again: the session that has gone on is not resumed from it.
     guest.change(|config| second.attach(config));
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines).is_empty() && reasons(&lines)[0].contains("consumed"), "{:?}", reasons(&lines));
+    ensure!(ids(&lines).is_empty() && reasons(&lines)[0].contains("consumed"), "{:?}", told(&lines));
     guest.cut_power();
     Ok(())
 }
@@ -401,8 +401,8 @@ pub(crate) fn an_encrypted_volume_on_a_mirror_and_a_rescue_system() -> Result<()
     guest.cut_power();
     let lines = lines_of_boot(&mut guest)?;
     let expected = format!("which the session has mounted at {FILES}, was written by another system");
-    ensure!(ids(&lines) == ["filesystem-written"], "{:?}", reasons(&lines));
-    ensure!(reasons(&lines)[0].contains(&expected), "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["filesystem-written"], "{:?}", told(&lines));
+    ensure!(reasons(&lines)[0].contains(&expected), "{:?}", told(&lines));
     ensure!(!lines.iter().any(|line| line.contains("restore/")), "D was started");
     guest.cut_power();
     let place = place_on_leg(&device)?;
@@ -440,7 +440,7 @@ pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
     guest.change(|config| config.faults.push((0, Fault::Write(place + DATA_OFFSET + 10 * MIB))));
     let session = |guest: &mut Guest| -> Result<Report> {
         let lines = lines_of_boot(guest)?;
-        ensure!(reasons(&lines).len() == 1, "{:?}", reasons(&lines));
+        ensure!(reasons(&lines).len() == 1, "{:?}", told(&lines));
         ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
         guest.succeed(&assemble)?;
         mount(guest, "/dev/md0")?;
@@ -474,7 +474,7 @@ pub(crate) fn a_leg_that_fails_during_the_save() -> Result<()> {
     guest.cut_power();
     demand_state(&legs[0], place, State::Failed)?;
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(ids(&lines) == ["save-failed"], "{:?}", reasons(&lines));
+    ensure!(ids(&lines) == ["save-failed"], "{:?}", told(&lines));
     guest.cut_power();
     Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle;
 use dormouse_tests::debian::{self, MODULE_PACKAGE, PACKAGE, Suite, TIMEOUT};
+use dormouse_tests::filesystem;
 use dormouse_tests::guest::{Guest, READY_MARK};
 use dormouse_tests::machine::GuestConfig;
 use serde_json::Value;
@@ -16,6 +17,9 @@ use crate::stock::COMPLAINTS;
 /// The power button is to do nothing but be noticed.
 const NO_POWER_KEY: &str = "mkdir -p /etc/systemd/logind.conf.d && \
     printf '[Login]\nHandlePowerKey=ignore\n' >/etc/systemd/logind.conf.d/button.conf";
+
+/// What would be left of the packages: the kernel's module is in /usr/lib.
+const FILES: &str = "find /etc /usr /var/lib -xdev ! -path '/var/lib/dpkg/*' | sort";
 
 /// Debian 12 with both packages, the image on a disk of its own, and a session.
 fn debian_12() -> Result<(Stock, Session)> {
@@ -48,10 +52,20 @@ pub(crate) fn debian_13_with_the_module_as_the_doctor_wants_it() -> Result<()> {
     guest.goes_off_and_on(&session)
 }
 
-/// A new kernel, whose module is there when its save kernel is made, and which resumes the session.
-pub(crate) fn debian_12_gets_a_new_kernel() -> Result<()> {
+/// A new kernel, whose module is there when its save kernel is made, and which resumes the session; and a removal that
+/// leaves nothing.
+pub(crate) fn debian_12_gets_a_new_kernel_and_loses_the_packages() -> Result<()> {
     let (mut guest, session) = debian_12()?;
-    guest.another_kernel_resumes(&session)
+    guest.another_kernel_resumes(&session)?;
+    guest.removal_leaves_nothing()
+}
+
+pub(crate) fn debian_13_without_its_module_and_locked_down() -> Result<()> {
+    let mut guest = Stock::new(Suite::Trixie)?;
+    guest.install(&format!("{PACKAGE} {MODULE_PACKAGE}"))?;
+    guest.set_up("--yes --size 768M")?;
+    guest.without_its_module()?;
+    guest.locked_down()
 }
 
 /// A guest, and the release of its kernel.
@@ -68,7 +82,7 @@ impl Stock {
         let mut stock = Stock { guest, release };
         stock.boot()?;
         stock.guest.succeed(NO_POWER_KEY)?;
-        let release = stock.guest.succeed("uname -r")?;
+        let release = stock.guest.succeed(&format!("{FILES} >/root/before; uname -r"))?;
         ensure!(release.trim() == stock.release, "{release} has booted");
         stock.guest.succeed("grep -q '^# CONFIG_KEXEC_JUMP is not set' /boot/config-$(uname -r)")?;
         Ok(stock)
@@ -156,5 +170,70 @@ impl Stock {
         guest.succeed(&format!("cmp /boot/vmlinuz-{other} /var/lib/dormouse/vmlinuz"))?;
         debian::settle(guest)?;
         self.goes_on_after(session, |guest| debian::boot_next(guest, &other))
+    }
+
+    /// A module that is missing, and one that was built for another kernel: the doctor and the refusal name it. As a
+    /// kernel's installation does it, the module is put back before the save kernel is made.
+    fn without_its_module(&mut self) -> Result<()> {
+        let Stock { guest, release } = self;
+        let release = release.clone();
+        let name = "$(cd /usr/src && ls -d dormouse-* | tr - /)";
+        let unload = "! grep -q '^dormouse ' /proc/modules || rmmod dormouse";
+        succeed(guest, &format!("{{ {unload}; }} && dkms uninstall {name} -k {release}"))?;
+        self.demand_complaint("kernel-jump", "dormouse-dkms")?;
+        let hooks = format!("run-parts --arg={release} --arg=/boot/vmlinuz-{release} /etc/kernel/postinst.d 2>&1");
+        let printed = succeed(&mut self.guest, &hooks)?;
+        ensure!(!printed.contains("the save kernel stays as it is"), "{printed}");
+        let module = format!("/lib/modules/{release}/updates/dkms/dormouse.ko");
+        self.guest.succeed(&format!("ls {module}* && [ /var/lib/dormouse/initramfs.img -nt {module}* ]"))?;
+        let (state, text) = self.check("jump-module")?;
+        ensure!(state == "ok", "{text}");
+        self.guest.succeed(&format!(
+            "cd $(dirname {module}) && {{ ! [ -e dormouse.ko.xz ] || unxz dormouse.ko.xz; }} && \
+             sed -i 's/vermagic={release}/vermagic=9{release}/' dormouse.ko && depmod"
+        ))?;
+        self.demand_complaint("jump-module", &format!("built for Linux 9{release}"))?;
+        self.guest.succeed(&format!("sed -i 's/vermagic=9/vermagic=/' {module} && depmod")).map(drop)
+    }
+
+    /// A boot in which the kernel loads no module that is not signed, and has no kexec_load(2).
+    fn locked_down(&mut self) -> Result<()> {
+        power_off(&mut self.guest)?;
+        self.guest.add_kernel_argument("lockdown=integrity");
+        self.boot()?;
+        let (state, text) = self.check("lockdown")?;
+        ensure!(state == "failed" && text.contains("(integrity)"), "{text}");
+        let (state, text) = self.check("jump-module")?;
+        ensure!(state == "failed" && text.contains("Secure Boot off"), "{text}");
+        let refused = self.guest.run("dormouse hibernate --json")?;
+        let json: Value = serde_json::from_str(&refused.stdout)?;
+        ensure!(refused.status == 3 && json["outcome"] == "refused", "{refused:?}");
+        power_off(&mut self.guest)?;
+        filesystem::check_ext4(&self.guest.disk_file(0)).map(drop)
+    }
+
+    /// The doctor's check with this identifier fails with these words, and a hibernation is refused with it.
+    fn demand_complaint(&mut self, id: &str, words: &str) -> Result<()> {
+        let (state, text) = self.check(id)?;
+        ensure!(state == "failed" && text.contains(words), "{id}: {state}, {text}");
+        let refused = self.guest.run("dormouse hibernate --json")?;
+        let json: Value = serde_json::from_str(&refused.stdout)?;
+        ensure!(refused.status == 3 && json["id"] == id, "not {id}: {refused:?}");
+        ensure!(format!("{}; {}", json["message"], json["remedy"]).contains(words), "{json}");
+        Ok(())
+    }
+
+    /// Nothing of Dormouse's is left but what the journal has of it.
+    fn removal_leaves_nothing(&mut self) -> Result<()> {
+        let guest = &mut self.guest;
+        succeed(guest, "dormouse setup --undo --no-initramfs")?;
+        succeed(guest, "apt-get purge --yes dormouse-dkms dormouse 2>&1")?;
+        let left = guest.succeed(&format!("{FILES} | comm -13 /root/before - | grep -i dormouse || true"))?;
+        ensure!(left.is_empty(), "the packages leave {left}");
+        guest
+            .succeed("! grep -q dormouse /proc/modules && ! test -e /dev/dormouse && ! dkms status | grep dormouse")?;
+        guest.succeed("! lsinitramfs /boot/initrd.img-$(uname -r) | grep dormouse")?;
+        power_off(guest)?;
+        filesystem::check_ext4(&guest.disk_file(0)).map(drop)
     }
 }

@@ -8,7 +8,7 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::GuestConfig;
 
-use crate::{demand_proofs, lines_of_boot, reasons, save, session, session_with, stay_on};
+use crate::{demand_proofs, lines_of_boot, reasons, save, session, session_with, stay_on, told};
 
 /// Boots a system whose initramfs does not run `dormouse resume`.
 fn boot_without_the_hook(guest: &mut Guest) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn an_image_that_a_boot_has_missed_is_given_up() -> Result<()> {
     let commit = image::commit(&guest.disk_file(0))?;
     ensure!(commit.state == State::Discarded && commit.reason.contains("does not run"), "{commit:?}");
     let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", reasons(&lines));
+    ensure!(reasons(&lines) == ["no image to resume: the one on /dev/vda is discarded"], "{:?}", told(&lines));
     ensure!(guest.run("workload check")?.status != 0, "the workload still runs");
     Ok(())
 }
