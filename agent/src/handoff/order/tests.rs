@@ -31,18 +31,24 @@ pub(crate) fn restore_order() -> RestoreOrder {
     RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]), key: None }
 }
 
+pub(crate) fn wait_order() -> WaitOrder {
+    let SaveOrder { image, session, .. } = save_order();
+    WaitOrder { image, session: Box::new(session) }
+}
+
 fn sealing() -> Sealing {
     let nonce = dormouse_image::seal::Nonce([8; 16]);
     Sealing { key: SaveKey::new(&[4; 32]), nonce, suite: dormouse_image::seal::Suite::Aes256Gcm, wraps: Vec::new() }
 }
 
 /// Of each task one, and each again with a key.
-fn orders() -> [Order; 4] {
+fn orders() -> [Order; 5] {
     [
         Order::Save(Box::new(save_order())),
         Order::Restore(restore_order()),
         Order::Save(Box::new(SaveOrder { sealing: Some(sealing()), ..save_order() })),
         Order::Restore(RestoreOrder { key: Some(sealing().key), ..restore_order() }),
+        Order::Wait(wait_order()),
     ]
 }
 
@@ -55,7 +61,11 @@ fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
         assert!(!format!("{order:?}").contains("4, 4, 4"));
         order.forget_key();
         assert!(!order.is_secret() && order.encode().unwrap().windows(32).all(|bytes| bytes != [4; 32]));
-        let kinds = if matches!(order, Order::Save(_)) { SAVE_KINDS } else { RESTORE_KINDS };
+        let kinds = match order {
+            Order::Save(_) => SAVE_KINDS,
+            Order::Restore(_) => RESTORE_KINDS,
+            Order::Wait(_) => WAIT_KINDS,
+        };
         assert!(kinds.iter().all(|kind| !kind.skippable));
     }
 }

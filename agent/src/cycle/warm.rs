@@ -1,0 +1,405 @@
+//! A save kernel that waits: started once, gone back to this session, and entered again when it hibernates, so that the
+//! hibernation needs no boot.
+//!
+//! A process keeps it ([`keep`]). It holds the page in which the save kernel finds its order, and has it loaded: what
+//! was started and has come back lies in the image that kexec has loaded. It is good for one hibernation, and only for
+//! the machine and the policy that it was started with; whatever has changed, the hibernation loads another one.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use dormouse_image::{Mailbox, Uuid};
+use dormouse_linux::atomic_file::replace;
+use dormouse_linux::block::BlockDevice;
+use dormouse_linux::foreign_page::ForeignPage;
+use dormouse_linux::units::mib;
+use dormouse_linux::{kexec_loads, kmsg, procfs};
+use dormouse_sys::pin::PinnedPage;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::console::phase::Phase;
+use crate::cycle::around::{self, Around};
+use crate::cycle::jump::{self, Jumper};
+use crate::cycle::lock::Lock;
+use crate::cycle::place::Place;
+use crate::cycle::refusal::{self, Obstacle, Unready};
+use crate::cycle::{disk, last, leftover};
+use crate::filesystems::Mounted;
+use crate::handoff::mailbox;
+use crate::handoff::next_order;
+use crate::handoff::order::{Order, WaitOrder};
+use crate::handoff::report::Outcome;
+use crate::launch::{Loaded, SecondKernel};
+use crate::machine::Machine;
+use crate::policy::Policy;
+use crate::store::Access;
+
+/// The most pages that an order may take: each is looked for in a mebibyte of its own.
+const MOST_PAGES: usize = 32;
+/// How often the process that keeps it looks whether it is as it should be.
+const PERIOD: Duration = Duration::from_secs(15);
+/// A machine that has been up, or awake, for less is busy.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What a save kernel is started with, each as text: only whether it is the same matters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    policy: String,
+    kernel: String,
+    memory: String,
+    cpus: String,
+    disks: String,
+}
+
+impl Facts {
+    /// As they are.
+    ///
+    /// # Errors
+    /// A file of the policy's cannot be looked at.
+    pub(super) fn now(policy: &Policy, machine: &Machine, place: &Place) -> anyhow::Result<Facts> {
+        let file = |path: &Path| -> anyhow::Result<String> {
+            let found = fs::metadata(path).with_context(|| path.display().to_string())?;
+            Ok(format!("{}:{} {} {}.{}", found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+        };
+        let sum = |text: String| format!("{:016x}", dormouse_image::checksum(text.as_bytes()));
+        let disks = BlockDevice::of_at_least(1).into_iter().map(|device| {
+            let partition = device.partition().map(|partition| partition.uuid);
+            format!("{} {} {partition:?}", device.path.display(), device.size())
+        });
+        Ok(Facts {
+            policy: sum(policy.to_toml()),
+            kernel: format!("{}; {}", file(&policy.kernel.image)?, file(&policy.kernel.initramfs)?),
+            memory: sum(format!("{place:?} {:?} {:?}", machine.iomem.firmware, machine.efi)),
+            cpus: procfs::text("/sys/devices/system/cpu/online")?.trim().to_owned(),
+            disks: sum(disks.collect::<Vec<_>>().join("\n")),
+        })
+    }
+
+    /// What is not as it was.
+    fn differs(&self, other: &Facts) -> Option<&'static str> {
+        let all = [
+            (self.policy != other.policy, "the policy"),
+            (self.kernel != other.kernel, "the save kernel or its initramfs"),
+            (self.memory != other.memory, "the memory map"),
+            (self.cpus != other.cpus, "the CPUs that are online"),
+            (self.disks != other.disks, "the disks"),
+        ];
+        all.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
+    }
+}
+
+/// What is known of a save kernel that waits: a file of the running system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The process that keeps it.
+    pub process: u32,
+    /// Since when it waits, in seconds since 1970.
+    pub since_unix: u64,
+    /// How long the machine stood still for that, in milliseconds.
+    pub took_ms: u64,
+    /// What it takes of the memory, in bytes.
+    pub bytes: u64,
+    /// Where the process has the page for the order.
+    address: u64,
+    pfn: u64,
+    nonce: [u8; 16],
+    /// What [`kexec_loads::left`] had when it was loaded.
+    loads_left: i32,
+    facts: Facts,
+}
+
+/// Why there is none that could be entered.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NotWarm {
+    /// None was started.
+    #[error("no save kernel waits")]
+    None,
+    /// The process that kept it has ended.
+    #[error("the process that kept the save kernel has ended")]
+    Gone,
+    /// `kexec_load(2)` was called.
+    #[error("another kernel was loaded or unloaded for kexec since")]
+    Replaced,
+    /// It would not do.
+    #[error("{0} changed since")]
+    Changed(&'static str),
+}
+
+impl Record {
+    /// The one of the running system.
+    #[must_use]
+    pub fn read() -> Option<Record> {
+        serde_json::from_slice(&fs::read(path()).ok()?).ok()
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        let path = path();
+        let about = || path.display().to_string();
+        replace(&path, &serde_json::to_vec(self)?, 0o600).with_context(about)
+    }
+
+    fn remove() {
+        match fs::remove_file(path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => log::warn!("{}: {error}", path().display()),
+            _ => {}
+        }
+    }
+
+    /// Whether it can be entered.
+    ///
+    /// # Errors
+    /// [`NotWarm`].
+    fn check(&self, now: &Facts) -> Result<ForeignPage, NotWarm> {
+        if kexec_loads::left().ok() != Some(self.loads_left) {
+            return Err(NotWarm::Replaced);
+        }
+        let page = ForeignPage::open(self.process, self.address).map_err(|_| NotWarm::Gone)?;
+        let mut nonce = [0; 16];
+        if page.read(&mut nonce).is_err() || nonce != self.nonce || page.pfn() != self.pfn {
+            return Err(NotWarm::Gone);
+        }
+        self.facts.differs(now).map_or(Ok(page), |what| Err(NotWarm::Changed(what)))
+    }
+}
+
+fn path() -> PathBuf {
+    Path::new(last::DIRECTORY).join("warm")
+}
+
+/// A save kernel that can be entered.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    page: ForeignPage,
+    nonce: [u8; 16],
+}
+
+/// The save kernel that waits, if it will do. Whatever comes of it, it is not used twice.
+pub(super) fn find(now: &Facts) -> Option<Waiting> {
+    let record = Record::read()?;
+    Record::remove();
+    match record.check(now) {
+        Ok(page) => Some(Waiting { page, nonce: record.nonce }),
+        Err(why) => {
+            log::warn!("{}: the save kernel that waits is not used: {why}", Phase::HibernatePrepare);
+            None
+        }
+    }
+}
+
+impl Waiting {
+    /// Gives it its order. What this returns is what there is to jump into, and must live until the jump has returned.
+    ///
+    /// # Errors
+    /// The order cannot be left in memory.
+    pub(super) fn enter(self, order: &Order, place: &Place) -> anyhow::Result<(Loaded, Given)> {
+        let loaded = Loaded::that_waits();
+        let bytes = order.encode()?;
+        let count = next_order::Place::pages_of(bytes.len());
+        if count > MOST_PAGES {
+            bail!("the order for the save kernel that waits has {} bytes, too many to be left for it", bytes.len());
+        }
+        let mut given = Given(Vec::with_capacity(count));
+        for content in bytes.chunks(mailbox::SIZE) {
+            given.0.push(place.pin(content).context("for the order")?);
+        }
+        let pages = given.0.iter().map(PinnedPage::pfn).collect();
+        let named = next_order::Place { len: bytes.len(), pages }.to_page(&self.nonce)?;
+        self.page.write(&named).context("the page for the order of the save kernel that waits")?;
+        Ok((loaded, given))
+    }
+}
+
+/// The order, in memory.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Given(Vec<PinnedPage>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        // A key may be in it, where nobody has taken it.
+        self.0.iter_mut().for_each(|page| page.write(0, &[0; mailbox::SIZE]));
+    }
+}
+
+/// A save kernel that waits, as the process that keeps it has it. Dropping it unloads it.
+#[derive(Debug)]
+struct Kept {
+    record: Record,
+    _page: PinnedPage,
+    loaded: Option<Loaded>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if Record::read().is_none_or(|record| record != self.record)
+            || kexec_loads::left().ok() != Some(self.record.loads_left)
+        {
+            // It was entered, or what is loaded now is somebody else's.
+            std::mem::forget(self.loaded.take());
+            return;
+        }
+        Record::remove();
+    }
+}
+
+/// Keeps a save kernel that waits, whenever the policy wants one and the machine has nothing else to do; `at_once`
+/// whatever it does. Returns when it is told to end, or where the policy wants none.
+///
+/// # Errors
+/// It cannot be had on this machine.
+pub fn keep(policy: impl Fn() -> anyhow::Result<Policy>, at_once: bool) -> anyhow::Result<()> {
+    kmsg::init();
+    let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    mask.thread_block().context("signals cannot be held back")?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("signals cannot be held back")?;
+    let mut kept: Option<Kept> = None;
+    let mut awake_since = Instant::now();
+    loop {
+        let policy = policy()?;
+        if !policy.save.warm {
+            log::info!("{}: the policy wants no save kernel that waits (save.warm)", Phase::HibernatePrepare);
+            return Ok(());
+        }
+        if let Some(reason) = kept.as_ref().and_then(|kept| kept.fault(&policy)) {
+            log::info!("{}: the save kernel is started again: {reason}", Phase::HibernatePrepare);
+            kept = None;
+            awake_since = Instant::now();
+        }
+        if kept.is_none() && (at_once || is_idle(awake_since)) {
+            kept = Some(start(&policy)?);
+        }
+        if is_told_to_end(&signals, PERIOD)? {
+            return Ok(());
+        }
+    }
+}
+
+impl Kept {
+    /// Why it is no longer of use.
+    fn fault(&self, policy: &Policy) -> Option<String> {
+        if Record::read().is_none_or(|record| record != self.record) {
+            return Some("it was entered".to_owned());
+        }
+        let facts = Machine::read().and_then(|machine| {
+            let place = Place::choose(&machine, policy)?;
+            Facts::now(policy, &machine, &place)
+        });
+        match facts {
+            Ok(facts) => self.record.check(&facts).err().map(|fault| fault.to_string()),
+            Err(error) => Some(format!("{error:#}")),
+        }
+    }
+}
+
+/// Whether nobody would notice that the machine stands still for a second.
+fn is_idle(awake_since: Instant) -> bool {
+    let load = fs::read_to_string("/proc/loadavg").ok();
+    let load = load.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    awake_since.elapsed() >= SETTLED && load.is_some_and(|load| load < 0.5)
+}
+
+fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut descriptors = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut descriptors, PollTimeout::try_from(within)?) {
+        Ok(ready) => Ok(ready > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error).context("waiting for a signal"),
+    }
+}
+
+/// Starts it and comes back from it.
+fn start(policy: &Policy) -> anyhow::Result<Kept> {
+    let _lock = Lock::take()?;
+    leftover::unload();
+    let began = Instant::now();
+    let machine = Machine::read().context(Unready::Machine)?;
+    kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
+    let release = dormouse_linux::system::Uname::read()?.release;
+    let Jumper::Kernel = jump::choose(policy.save.jump, &release, false)? else {
+        bail!("a save kernel can wait only where the kernel itself jumps, and here Dormouse's module does");
+    };
+    around::refuse_loaded(false)?;
+    let opened = disk::open_image(policy, Access::Read)?;
+    let (image, name) = (opened.image.label().uuid, opened.image.name());
+    drop(opened);
+    let place = Place::choose(&machine, policy)?;
+    let available = dormouse_linux::memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
+    refusal::refuse(available.and_then(|available| refusal::in_memory(place.region.len(), available)))?;
+    let facts = Facts::now(policy, &machine, &place)?;
+    let (page, mailbox) = place.mailbox()?;
+    let Mailbox { pfn, nonce } = mailbox.clone();
+    let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
+    let order = Order::Wait(WaitOrder { image: name, session });
+    let jumper = Jumper::Kernel;
+    let kernel = SecondKernel::plan(&machine, policy, &order, place.region, &place.low, jumper.most_segments())?;
+    let mark = leftover::mark();
+    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
+    let loads_left = kexec_loads::left()?;
+    nix::unistd::sync();
+    let around = Around::begin()?;
+    log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
+    let stopped = Instant::now();
+    let jumped = loaded.jump(around.announced());
+    let stood_still = stopped.elapsed();
+    around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
+    let report = mailbox::read(&page.read(), &nonce).context("the save kernel that was to wait")?;
+    if report.outcome != Outcome::Waiting {
+        bail!("the save kernel cannot wait: {}", report.reason);
+    }
+    let record = Record {
+        process: std::process::id(),
+        since_unix: procfs::now_unix(),
+        took_ms: u64::try_from(stood_still.as_millis()).unwrap_or(u64::MAX),
+        bytes: place.swapped_len(),
+        address: page.address(),
+        pfn,
+        nonce,
+        loads_left,
+        facts,
+    };
+    record.write()?;
+    // For as long as it is loaded: what is left of this process, if it is killed, is unloaded by the next hibernation.
+    std::mem::forget(mark);
+    log::info!(
+        "{}: kernel B waits in {} of memory; the machine stood still for {:.2} s, {:.2} s in all",
+        Phase::HibernateReturn,
+        mib(record.bytes),
+        stood_still.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
+    Ok(Kept { record, _page: page, loaded: Some(loaded) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        let text = |text: &str| text.to_owned();
+        Facts { policy: text("a"), kernel: text("b"), memory: text("c"), cpus: text("0-1"), disks: text("d") }
+    }
+
+    #[test]
+    fn what_changed_is_named() {
+        assert_eq!(facts().differs(&facts()), None);
+        let changed = |change: fn(&mut Facts)| {
+            let mut now = facts();
+            change(&mut now);
+            facts().differs(&now)
+        };
+        assert_eq!(changed(|facts| facts.cpus = "0".into()), Some("the CPUs that are online"));
+        assert_eq!(changed(|facts| facts.disks.push('x')), Some("the disks"));
+        assert_eq!(changed(|facts| facts.kernel.clear()), Some("the save kernel or its initramfs"));
+        assert_eq!(changed(|facts| facts.policy.clear()), Some("the policy"));
+        assert_eq!(changed(|facts| facts.memory.clear()), Some("the memory map"));
+    }
+}
