@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 
+/// Nobody who wants to limit loads allows so many.
+const NO_LIMIT: u64 = 1 << 30;
 const LIMIT: &str = "/proc/sys/kernel/kexec_load_limit_reboot";
 
 /// Begins to count, where nobody has. The limit can only be lowered.
@@ -15,6 +17,12 @@ const LIMIT: &str = "/proc/sys/kernel/kexec_load_limit_reboot";
 /// A kernel before 6.3, or no root.
 pub fn begin() -> io::Result<()> {
     if left()? < 0 { fs::write(LIMIT, i32::MAX.to_string()) } else { Ok(()) }
+}
+
+/// How many loads somebody allows, where that is few.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    left().ok().and_then(|left| u64::try_from(left).ok()).filter(|left| *left < NO_LIMIT)
 }
 
 /// How many loads are left: two numbers that are equal had none between them. Below zero where nobody counts.

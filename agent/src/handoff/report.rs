@@ -151,10 +151,11 @@ impl Report {
         }
     }
 
-    /// A save kernel that waits.
+    /// A save kernel that waits, and was started so many seconds ago.
     #[must_use]
-    pub fn waiting() -> Report {
-        Report { outcome: Outcome::Waiting, ..Report::failed(String::new()) }
+    pub fn waiting(seconds: f64) -> Report {
+        let save = Half { seconds, ..Half::default() };
+        Report { outcome: Outcome::Waiting, save, ..Report::failed(String::new()) }
     }
 
     /// The identifier of how it ended.

@@ -102,7 +102,7 @@ fn wait(task: WaitTask<'_>, errand: &Errand) -> Option<Ending> {
         caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
             Message::Ready => {
                 modules::load_to_reach_memory();
-                deliver::to_stopped(&task.order.session, &Report::waiting())?;
+                deliver::to_stopped(&task.order.session, &Report::waiting(procfs::uptime()))?;
                 Ok(launch::go_and_wait(task.way)?)
             }
             other => bail!("the worker ended with {other:?}"),

@@ -34,6 +34,8 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock_debian::debian_13_without_its_module_and_locked_down,
     All debian::dracut_an_image_in_a_file_and_removal,
     Standard warm::three_cycles,
+    All warm::what_has_changed_is_not_entered,
+    All warm::saves_that_end_early,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,

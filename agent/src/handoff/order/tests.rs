@@ -190,16 +190,18 @@ fn rejects_what_breaks_a_rule() {
     let disks: (Kind, &[u8]) = (DISKS, b"");
     let session = save_order().session.encode().unwrap();
     let session: (Kind, &[u8]) = (SESSION, &session);
-    let task = |value| field("task", value, "1 (save) or 2 (restore)");
+    let task = |value| field("task", value, "1 (save), 2 (restore) or 3 (wait)");
     let code = |value| field("then", value, "1 (power off), 2 (reboot) or 3 (return)");
     let missing = |kind: Kind| record(RecordError::Missing { kind: kind.number, name: kind.name });
     let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: WRITTEN });
     let twice = record(RecordError::Twice { kind: 1, name: "image" });
     let no_device = record(IMAGE.wrong("it does not name an image device"));
     type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
-    let table: [Case<'_>; 16] = [
+    let table: [Case<'_>; 18] = [
         ([0, 0, 0, 0], &[image, save], task(0)),
-        ([3, 0, 0, 0], &[image, save], task(3)),
+        ([4, 0, 0, 0], &[image, save], task(4)),
+        ([3, 0, 0, 0], &[image], missing(SESSION)),
+        ([3, 0, 0, 0], &[image, session, then], unknown(THEN)),
         ([1, 1, 0, 0], &[image, session, then, disks], task(0x101)),
         ([2, 0, 0, 0], &[image], missing(SAVE)),
         ([2, 0, 0, 0], &[save], missing(IMAGE)),

@@ -5,24 +5,26 @@
 //! was started and has come back lies in the image that kexec has loaded. It is good for one hibernation, and only for
 //! the machine and the policy that it was started with; whatever has changed, the hibernation loads another one.
 
+mod record;
+
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use dormouse_image::{Mailbox, Uuid};
-use dormouse_linux::atomic_file::replace;
-use dormouse_linux::block::BlockDevice;
 use dormouse_linux::foreign_page::ForeignPage;
 use dormouse_linux::units::mib;
 use dormouse_linux::{kexec_loads, kmsg, procfs};
 use dormouse_sys::pin::PinnedPage;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+
+pub(in crate::cycle) use record::Facts;
+pub(crate) use record::is_loaded;
+pub use record::{NotWarm, Record};
 
 use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
@@ -30,7 +32,7 @@ use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
 use crate::cycle::refusal::{self, Obstacle, Unready};
-use crate::cycle::{disk, last, leftover};
+use crate::cycle::{disk, leftover};
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
 use crate::handoff::next_order;
@@ -47,131 +49,6 @@ const MOST_PAGES: usize = 32;
 const PERIOD: Duration = Duration::from_secs(15);
 /// A machine that has been up, or awake, for less is busy.
 const SETTLED: Duration = Duration::from_secs(60);
-
-/// What a save kernel is started with, each as text: only whether it is the same matters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Facts {
-    policy: String,
-    kernel: String,
-    memory: String,
-    cpus: String,
-    disks: String,
-}
-
-impl Facts {
-    /// As they are.
-    ///
-    /// # Errors
-    /// A file of the policy's cannot be looked at.
-    pub(super) fn now(policy: &Policy, machine: &Machine, place: &Place) -> anyhow::Result<Facts> {
-        let file = |path: &Path| -> anyhow::Result<String> {
-            let found = fs::metadata(path).with_context(|| path.display().to_string())?;
-            Ok(format!("{}:{} {} {}.{}", found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-        };
-        let sum = |text: String| format!("{:016x}", dormouse_image::checksum(text.as_bytes()));
-        let disks = BlockDevice::of_at_least(1).into_iter().map(|device| {
-            let partition = device.partition().map(|partition| partition.uuid);
-            format!("{} {} {partition:?}", device.path.display(), device.size())
-        });
-        Ok(Facts {
-            policy: sum(policy.to_toml()),
-            kernel: format!("{}; {}", file(&policy.kernel.image)?, file(&policy.kernel.initramfs)?),
-            memory: sum(format!("{place:?} {:?} {:?}", machine.iomem.firmware, machine.efi)),
-            cpus: procfs::text("/sys/devices/system/cpu/online")?.trim().to_owned(),
-            disks: sum(disks.collect::<Vec<_>>().join("\n")),
-        })
-    }
-
-    /// What is not as it was.
-    fn differs(&self, other: &Facts) -> Option<&'static str> {
-        let all = [
-            (self.policy != other.policy, "the policy"),
-            (self.kernel != other.kernel, "the save kernel or its initramfs"),
-            (self.memory != other.memory, "the memory map"),
-            (self.cpus != other.cpus, "the CPUs that are online"),
-            (self.disks != other.disks, "the disks"),
-        ];
-        all.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
-    }
-}
-
-/// What is known of a save kernel that waits: a file of the running system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The process that keeps it.
-    pub process: u32,
-    /// Since when it waits, in seconds since 1970.
-    pub since_unix: u64,
-    /// How long the machine stood still for that, in milliseconds.
-    pub took_ms: u64,
-    /// What it takes of the memory, in bytes.
-    pub bytes: u64,
-    /// Where the process has the page for the order.
-    address: u64,
-    pfn: u64,
-    nonce: [u8; 16],
-    /// What [`kexec_loads::left`] had when it was loaded.
-    loads_left: i32,
-    facts: Facts,
-}
-
-/// Why there is none that could be entered.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum NotWarm {
-    /// None was started.
-    #[error("no save kernel waits")]
-    None,
-    /// The process that kept it has ended.
-    #[error("the process that kept the save kernel has ended")]
-    Gone,
-    /// `kexec_load(2)` was called.
-    #[error("another kernel was loaded or unloaded for kexec since")]
-    Replaced,
-    /// It would not do.
-    #[error("{0} changed since")]
-    Changed(&'static str),
-}
-
-impl Record {
-    /// The one of the running system.
-    #[must_use]
-    pub fn read() -> Option<Record> {
-        serde_json::from_slice(&fs::read(path()).ok()?).ok()
-    }
-
-    fn write(&self) -> anyhow::Result<()> {
-        let path = path();
-        let about = || path.display().to_string();
-        replace(&path, &serde_json::to_vec(self)?, 0o600).with_context(about)
-    }
-
-    fn remove() {
-        match fs::remove_file(path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => log::warn!("{}: {error}", path().display()),
-            _ => {}
-        }
-    }
-
-    /// Whether it can be entered.
-    ///
-    /// # Errors
-    /// [`NotWarm`].
-    fn check(&self, now: &Facts) -> Result<ForeignPage, NotWarm> {
-        if kexec_loads::left().ok() != Some(self.loads_left) {
-            return Err(NotWarm::Replaced);
-        }
-        let page = ForeignPage::open(self.process, self.address).map_err(|_| NotWarm::Gone)?;
-        let mut nonce = [0; 16];
-        if page.read(&mut nonce).is_err() || nonce != self.nonce || page.pfn() != self.pfn {
-            return Err(NotWarm::Gone);
-        }
-        self.facts.differs(now).map_or(Ok(page), |what| Err(NotWarm::Changed(what)))
-    }
-}
-
-fn path() -> PathBuf {
-    Path::new(last::DIRECTORY).join("warm")
-}
 
 /// A save kernel that can be entered.
 #[derive(Debug)]
@@ -238,10 +115,8 @@ struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if Record::read().is_none_or(|record| record != self.record)
-            || kexec_loads::left().ok() != Some(self.record.loads_left)
-        {
-            // It was entered, or what is loaded now is somebody else's.
+        if self.was_taken() || !self.record.is_loaded() {
+            // What is loaded now, if anything, is somebody else's.
             std::mem::forget(self.loaded.take());
             return;
         }
@@ -282,10 +157,15 @@ pub fn keep(policy: impl Fn() -> anyhow::Result<Policy>, at_once: bool) -> anyho
 }
 
 impl Kept {
+    /// Whether a hibernation has taken it.
+    fn was_taken(&self) -> bool {
+        Record::read().is_none_or(|record| record != self.record)
+    }
+
     /// Why it is no longer of use.
     fn fault(&self, policy: &Policy) -> Option<String> {
-        if Record::read().is_none_or(|record| record != self.record) {
-            return Some("it was entered".to_owned());
+        if self.was_taken() {
+            return Some("it was used".to_owned());
         }
         let facts = Machine::read().and_then(|machine| {
             let place = Place::choose(&machine, policy)?;
@@ -306,12 +186,10 @@ fn is_idle(awake_since: Instant) -> bool {
 }
 
 fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
     let mut descriptors = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     match poll(&mut descriptors, PollTimeout::try_from(within)?) {
         Ok(ready) => Ok(ready > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error).context("waiting for a signal"),
     }
 }
@@ -320,7 +198,6 @@ fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> 
 fn start(policy: &Policy) -> anyhow::Result<Kept> {
     let _lock = Lock::take()?;
     leftover::unload();
-    let began = Instant::now();
     let machine = Machine::read().context(Unready::Machine)?;
     kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
     let release = dormouse_linux::system::Uname::read()?.release;
@@ -347,9 +224,7 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
     nix::unistd::sync();
     let around = Around::begin()?;
     log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
-    let stopped = Instant::now();
     let jumped = loaded.jump(around.announced());
-    let stood_still = stopped.elapsed();
     around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
     let report = mailbox::read(&page.read(), &nonce).context("the save kernel that was to wait")?;
     if report.outcome != Outcome::Waiting {
@@ -358,7 +233,7 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
     let record = Record {
         process: std::process::id(),
         since_unix: procfs::now_unix(),
-        took_ms: u64::try_from(stood_still.as_millis()).unwrap_or(u64::MAX),
+        seconds: report.save.seconds,
         bytes: place.swapped_len(),
         address: page.address(),
         pfn,
@@ -370,36 +245,10 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
     // For as long as it is loaded: what is left of this process, if it is killed, is unloaded by the next hibernation.
     std::mem::forget(mark);
     log::info!(
-        "{}: kernel B waits in {} of memory; the machine stood still for {:.2} s, {:.2} s in all",
+        "{}: kernel B waits in {} of memory; it has run for {:.2} s",
         Phase::HibernateReturn,
         mib(record.bytes),
-        stood_still.as_secs_f64(),
-        began.elapsed().as_secs_f64()
+        record.seconds
     );
     Ok(Kept { record, _page: page, loaded: Some(loaded) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> Facts {
-        let text = |text: &str| text.to_owned();
-        Facts { policy: text("a"), kernel: text("b"), memory: text("c"), cpus: text("0-1"), disks: text("d") }
-    }
-
-    #[test]
-    fn what_changed_is_named() {
-        assert_eq!(facts().differs(&facts()), None);
-        let changed = |change: fn(&mut Facts)| {
-            let mut now = facts();
-            change(&mut now);
-            facts().differs(&now)
-        };
-        assert_eq!(changed(|facts| facts.cpus = "0".into()), Some("the CPUs that are online"));
-        assert_eq!(changed(|facts| facts.disks.push('x')), Some("the disks"));
-        assert_eq!(changed(|facts| facts.kernel.clear()), Some("the save kernel or its initramfs"));
-        assert_eq!(changed(|facts| facts.policy.clear()), Some("the policy"));
-        assert_eq!(changed(|facts| facts.memory.clear()), Some("the memory map"));
-    }
 }
