@@ -1,8 +1,9 @@
-//! How often a kernel has been loaded for kexec, by which a program knows that what it has loaded is still what is loaded.
+//! How often a kernel has been loaded for kexec, by which a program knows that what it has loaded is still what is
+//! loaded.
 //!
 //! Nothing names the kernel that is loaded. But a limit can be set on the number of loads, which each call of
-//! `kexec_load(2)` or `kexec_file_load(2)` for a reboot lowers by one, whatever it does (Linux 6.12, kernel/kexec_core.c,
-//! `kexec_load_permitted`; since 6.3). Two thousand million are no limit.
+//! `kexec_load(2)` or `kexec_file_load(2)` for a reboot lowers by one, whatever it does (Linux 6.12,
+//! kernel/kexec_core.c, `kexec_load_permitted`; since 6.3). Two thousand million are no limit.
 
 use std::fs;
 use std::io;

@@ -23,8 +23,7 @@ use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
-use crate::cycle::warm::{self, Facts};
-use crate::cycle::{evidence, leftover, waiting};
+use crate::cycle::{evidence, leftover, waiting, warm};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -116,7 +115,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
     let machine = Machine::read().context(Unready::Machine)?;
     let place = Place::choose(&machine, policy)?;
-    let waiting_kernel = warm::find(&Facts::now(policy, &machine, &place)?);
+    let waiting_kernel = warm::find(policy, &machine, &place);
     if waiting_kernel.is_none() {
         leftover::unload();
     }

@@ -35,7 +35,8 @@ pub(crate) fn what_has_changed_is_not_entered() -> Result<()> {
     let drive = format!("if=none,id=stick,format=raw,file={}", stick.path().display());
     config.qemu_arguments.extend(["-device", "qemu-xhci,id=sticks", "-drive", &drive].map(str::to_owned));
     let mut guest = session(config)?;
-    let changes: [(&str, fn(&mut Guest) -> Result<()>); 4] = [
+    type Change = fn(&mut Guest) -> Result<()>;
+    let changes: [(&str, Change); 4] = [
         ("the CPUs that are online changed", |guest| {
             guest.succeed("echo 0 >/sys/devices/system/cpu/cpu1/online").map(drop)
         }),
@@ -44,7 +45,11 @@ pub(crate) fn what_has_changed_is_not_entered() -> Result<()> {
             guest.succeed("for try in $(seq 600); do [ -b /dev/sda ] && exit; sleep 0.1; done; exit 1").map(drop)
         }),
         ("another kernel was loaded or unloaded", |guest| {
-            guest.succeed("echo 2000000000 >/proc/sys/kernel/kexec_load_limit_reboot").map(drop)
+            guest.succeed("echo 2000000000 >/proc/sys/kernel/kexec_load_limit_reboot")?;
+            // It could be anybody's.
+            let refused = guest.run("dormouse hibernate --json")?;
+            ensure!(refused.status == 3 && refused.stdout.contains("kexec-loaded"), "{refused:?}");
+            Ok(())
         }),
         ("the process that kept the save kernel has ended", |guest| {
             guest.succeed("kill -9 $(cat /run/keeper)").map(drop)
@@ -55,7 +60,7 @@ pub(crate) fn what_has_changed_is_not_entered() -> Result<()> {
         // It would start another one by itself.
         guest.succeed("kill -STOP $(cat /run/keeper)")?;
         change(&mut guest)?;
-        let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+        let went_on = stay_on(&mut guest, "dormouse hibernate --then return --force --json")?;
         demand_proofs(&guest, &went_on)?;
         ensure!(!was_warm(&went_on)?, "{reason}: it was entered");
         let logged = guest.succeed("dmesg")?;

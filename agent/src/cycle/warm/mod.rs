@@ -21,8 +21,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
 
-pub(in crate::cycle) use record::Facts;
+use record::Facts;
 pub(crate) use record::is_loaded;
 pub use record::{NotWarm, Record};
 
@@ -31,7 +32,7 @@ use crate::cycle::around::{self, Around};
 use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
-use crate::cycle::refusal::{self, Obstacle, Unready};
+use crate::cycle::refusal::{self, JumpError, Obstacle, Unready};
 use crate::cycle::{disk, leftover};
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
@@ -58,13 +59,17 @@ pub(super) struct Waiting {
 }
 
 /// The save kernel that waits, if it will do. Whatever comes of it, it is not used twice.
-pub(super) fn find(now: &Facts) -> Option<Waiting> {
+pub(super) fn find(policy: &Policy, machine: &Machine, place: &Place) -> Option<Waiting> {
     let record = Record::read()?;
     Record::remove();
-    match record.check(now) {
+    let now = Facts::now(policy, machine, place).map_err(|_| NotWarm::Changed("a file of the policy's"));
+    match now.and_then(|now| record.check(&now)) {
         Ok(page) => Some(Waiting { page, nonce: record.nonce }),
         Err(why) => {
             log::warn!("{}: the save kernel that waits is not used: {why}", Phase::HibernatePrepare);
+            if why == NotWarm::Replaced {
+                leftover::disown();
+            }
             None
         }
     }
@@ -84,7 +89,10 @@ impl Waiting {
         }
         let mut given = Given(Vec::with_capacity(count));
         for content in bytes.chunks(mailbox::SIZE) {
-            given.0.push(place.pin(content).context("for the order")?);
+            // What is looked at on the way to a page gets the content too, and stays behind with it.
+            let mut page = place.pin(&[0]).context("for the order")?;
+            page.write(0, content);
+            given.0.push(page);
         }
         let pages = given.0.iter().map(PinnedPage::pfn).collect();
         let named = next_order::Place { len: bytes.len(), pages }.to_page(&self.nonce)?;
@@ -115,17 +123,23 @@ struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.was_taken() || !self.record.is_loaded() {
+        if self.was_taken() {
+            // By a hibernation, which has unloaded it.
+            std::mem::forget(self.loaded.take());
+        } else if !self.record.is_loaded() {
             // What is loaded now, if anything, is somebody else's.
             std::mem::forget(self.loaded.take());
-            return;
+            Record::remove();
+            leftover::disown();
+        } else {
+            Record::remove();
         }
-        Record::remove();
     }
 }
 
 /// Keeps a save kernel that waits, whenever the policy wants one and the machine has nothing else to do; `at_once`
-/// whatever it does. Returns when it is told to end, or where the policy wants none.
+/// whatever it does. Returns when it is told to end, or where the policy wants none. What is in the way before the jump
+/// may pass; a save kernel that was started and cannot wait is not started again.
 ///
 /// # Errors
 /// It cannot be had on this machine.
@@ -142,19 +156,39 @@ pub fn keep(policy: impl Fn() -> anyhow::Result<Policy>, at_once: bool) -> anyho
             log::info!("{}: the policy wants no save kernel that waits (save.warm)", Phase::HibernatePrepare);
             return Ok(());
         }
-        if let Some(reason) = kept.as_ref().and_then(|kept| kept.fault(&policy)) {
-            log::info!("{}: the save kernel is started again: {reason}", Phase::HibernatePrepare);
-            kept = None;
-            awake_since = Instant::now();
-        }
-        if kept.is_none() && (at_once || is_idle(awake_since)) {
-            kept = Some(start(&policy)?);
+        // A hibernation that is under way decides what becomes of it.
+        if let Ok(lock) = Lock::take() {
+            if let Some(reason) = kept.as_ref().and_then(|kept| kept.fault(&policy)) {
+                log::info!("{}: the save kernel no longer waits: {reason}", Phase::HibernatePrepare);
+                kept = None;
+                awake_since = Instant::now();
+            }
+            if kept.is_none() && (at_once || is_idle(awake_since)) {
+                kept = start(&policy, &lock).or_else(|error| may_pass(error).map(|()| None))?;
+                awake_since = Instant::now();
+            }
         }
         if is_told_to_end(&signals, PERIOD)? {
+            let _lock = Lock::take();
+            drop(kept);
             return Ok(());
         }
     }
 }
+
+/// Nothing was changed by what went wrong before the jump, and another time it may go right.
+fn may_pass(error: anyhow::Error) -> anyhow::Result<()> {
+    if error.is::<CannotWait>() || error.is::<JumpError>() {
+        return Err(error);
+    }
+    log::warn!("{}: no save kernel waits: {error:#}", Phase::HibernatePrepare);
+    Ok(())
+}
+
+/// The save kernel has come back, and did not get as far as to wait.
+#[derive(Debug, Error)]
+#[error("the save kernel cannot wait: {0}")]
+struct CannotWait(String);
 
 impl Kept {
     /// Whether a hibernation has taken it.
@@ -195,8 +229,7 @@ fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> 
 }
 
 /// Starts it and comes back from it.
-fn start(policy: &Policy) -> anyhow::Result<Kept> {
-    let _lock = Lock::take()?;
+fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Option<Kept>> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
@@ -213,7 +246,7 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
     refusal::refuse(available.and_then(|available| refusal::in_memory(place.region.len(), available)))?;
     let facts = Facts::now(policy, &machine, &place)?;
     let (page, mailbox) = place.mailbox()?;
-    let Mailbox { pfn, nonce } = mailbox.clone();
+    let Mailbox { pfn, nonce } = mailbox;
     let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
     let order = Order::Wait(WaitOrder { image: name, session });
     let jumper = Jumper::Kernel;
@@ -226,9 +259,9 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
     log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
     let jumped = loaded.jump(around.announced());
     around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
-    let report = mailbox::read(&page.read(), &nonce).context("the save kernel that was to wait")?;
+    let report = mailbox::read(&page.read(), &nonce).map_err(|error| CannotWait(error.to_string()))?;
     if report.outcome != Outcome::Waiting {
-        bail!("the save kernel cannot wait: {}", report.reason);
+        bail!(CannotWait(report.reason));
     }
     let record = Record {
         process: std::process::id(),
@@ -250,5 +283,5 @@ fn start(policy: &Policy) -> anyhow::Result<Kept> {
         mib(record.bytes),
         record.seconds
     );
-    Ok(Kept { record, _page: page, loaded: Some(loaded) })
+    Ok(Some(Kept { record, _page: page, loaded: Some(loaded) }))
 }

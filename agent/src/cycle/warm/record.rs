@@ -20,7 +20,7 @@ use crate::policy::Policy;
 
 /// What a save kernel is started with, each as text: only whether it is the same matters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::cycle) struct Facts {
+pub(super) struct Facts {
     policy: String,
     kernel: String,
     memory: String,
@@ -33,7 +33,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file of the policy's cannot be looked at.
-    pub(in crate::cycle) fn now(policy: &Policy, machine: &Machine, place: &Place) -> anyhow::Result<Facts> {
+    pub(super) fn now(policy: &Policy, machine: &Machine, place: &Place) -> anyhow::Result<Facts> {
         let file = |path: &Path| -> anyhow::Result<String> {
             let found = fs::metadata(path).with_context(|| path.display().to_string())?;
             Ok(format!("{}:{} {} {}.{}", found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
