@@ -7,7 +7,10 @@ mod tables;
 
 use dormouse::handoff::arguments::LoaderArguments;
 use dormouse::handoff::mailbox::{self, ArmedWatchdog, FreePages};
-use dormouse::handoff::order::{FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder};
+use dormouse::handoff::next_order;
+use dormouse::handoff::order::{
+    FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder, WAIT_KINDS, WaitOrder,
+};
 use dormouse::handoff::report::{Half, Report};
 use dormouse::machine::free_content::FreeContent;
 use dormouse::policy::Then;
@@ -60,6 +63,26 @@ fn order_to_save() {
         let [_, _, found, _] = records(kinds, &bytes[32..]);
         assert_eq!(found, number.to_le_bytes());
     }
+}
+
+#[test]
+fn order_to_wait() {
+    let SaveOrder { image, session, .. } = save_order();
+    let expected = session.encode().unwrap();
+    let bytes = Order::Wait(WaitOrder { image, session: Box::new(session) }).encode().unwrap();
+    compare_order(&bytes, 3, 2);
+    compare_kinds("Order to wait", WAIT_KINDS);
+    let [image, session] = records(WAIT_KINDS, &bytes[32..]);
+    assert_eq!((image, session), (&b"/dev/vda"[..], &expected[..]));
+
+    let page = next_order::Place { len: 5000, pages: vec![0x1234, 7] }.to_page(&[3; 16]).unwrap();
+    let expected: &[(&str, &[u8])] = &[
+        ("nonce", &[3; 16]),
+        ("magic", b"DMNEXT\0\0"),
+        ("length", &[0x88, 0x13, 0, 0, 0, 0, 0, 0]),
+        ("pages", &[0x34, 0x12, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    compare("Order to wait", &page[..48], expected);
 }
 
 #[test]

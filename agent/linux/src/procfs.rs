@@ -7,6 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
+/// For how long this kernel has run, in seconds; 0 where it does not say.
+#[must_use]
+pub fn uptime() -> f64 {
+    let text = text("/proc/uptime").unwrap_or_default();
+    text.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0)
+}
+
 /// The content of a text file.
 ///
 /// # Errors

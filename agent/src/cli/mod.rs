@@ -23,7 +23,7 @@ use crate::cli::status::Status;
 use crate::cycle::lock::Lock;
 use crate::cycle::look::Look;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::{export, hibernate, in_clear, keys, resume, wipe};
+use crate::cycle::{export, hibernate, in_clear, keys, resume, warm, wipe};
 use crate::handoff::report::{Outcome, Report};
 use crate::host::initramfs::{files, needs};
 use crate::host::{doctor, initramfs, missed, save_kernel, setup, sleep_hooks, systemd, update};
@@ -63,6 +63,16 @@ enum Command {
     /// command line keep it from resuming. An initramfs that unlocks volumes runs it twice, or once when they are
     /// unlocked.
     Resume(ResumeArgs),
+    /// Keep a save kernel ready, so that a hibernation needs no boot; for systemd
+    ///
+    /// With `save.warm`, starts the save kernel when the machine is idle, and goes back from it: the machine stands
+    /// still for a moment. Then it waits to be told to end, and starts it again when it has been used or no longer
+    /// fits. Without `save.warm`, ends at once.
+    Warm {
+        /// Do not wait until the machine is idle.
+        #[arg(long)]
+        now: bool,
+    },
     /// Report what happened last, when, and why
     ///
     /// Shows the end of the last hibernation, or why this boot did not resume, and what is on the image device.
@@ -356,6 +366,7 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
             Some(outcome) => output.show(&outcome),
             None => Ok(()),
         },
+        Command::Warm { now } => warm::keep(|| Ok(policy()?), *now),
         Command::Status => output.show(&Status::of(&policy()?)),
         Command::Doctor => {
             let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
@@ -432,7 +443,7 @@ fn hibernate(config: &Path, arguments: &HibernateArgs, output: Output) -> anyhow
     let report = if arguments.system_sleep { sleep_hooks::around(sleep) } else { sleep() }?;
     let (outcome, status) = match report.outcome {
         Outcome::Failed => ("failed", ExitStatus::Failed),
-        Outcome::Resumed | Outcome::Returned => ("done", ExitStatus::Done),
+        Outcome::Resumed | Outcome::Returned | Outcome::Waiting => ("done", ExitStatus::Done),
     };
     let (id, message) = (report.id(), report.to_string());
     let hibernation = Hibernation { outcome, id, message, remedy: None, warnings, report: &report };

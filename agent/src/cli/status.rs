@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
+use dormouse_linux::units::mib;
 use serde::Serialize;
 
 use crate::cycle::keys;
 use crate::cycle::last::Last;
 use crate::cycle::refusal::Complaint;
+use crate::cycle::warm::Record;
 use crate::policy::Policy;
 use crate::target;
 use crate::target::device::{self, Info};
@@ -17,10 +19,32 @@ use crate::target::device::{self, Info};
 pub struct Status {
     /// What happened last in the running system.
     pub last: Option<Last>,
+    /// The save kernel that waits, if one does.
+    pub waiting: Option<Waiting>,
     /// What is on the image device.
     pub image: Option<Info>,
     /// Why that is not known.
     pub image_error: Option<Complaint>,
+}
+
+/// A save kernel that waits.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// The process that keeps it.
+    pub process: u32,
+    /// Since when, in seconds since 1970.
+    pub since_unix: u64,
+    /// How long the session stood still for it, in seconds.
+    pub seconds: f64,
+    /// What it takes of the memory, in bytes.
+    pub bytes: u64,
+}
+
+impl Waiting {
+    fn now() -> Option<Waiting> {
+        let Record { process, since_unix, seconds, bytes, .. } = Record::read()?;
+        Some(Waiting { process, since_unix, seconds, bytes })
+    }
 }
 
 impl Status {
@@ -33,7 +57,7 @@ impl Status {
             Ok(info) => (Some(info), None),
             Err(error) => (None, Some(Complaint::of(&error))),
         };
-        Status { last: Last::read(), image, image_error }
+        Status { last: Last::read(), waiting: Waiting::now(), image, image_error }
     }
 }
 
@@ -44,6 +68,9 @@ impl fmt::Display for Status {
             Some(last) => {
                 writeln!(f, "this boot  {}: {}", time(last.at_unix), last.text.replace('\n', "\n           "))?
             }
+        }
+        if let Some(Waiting { since_unix, bytes, .. }) = &self.waiting {
+            writeln!(f, "waiting    the save kernel, since {}, in {} of memory", time(*since_unix), mib(*bytes))?;
         }
         match (&self.image, &self.image_error) {
             (Some(info), _) => {
@@ -97,10 +124,17 @@ mod tests {
             found: None,
         };
         let error = StoreError::WriterGone { name: "/dev/x".into() };
-        let status = Status { last: Some(last), image: None, image_error: Some(Complaint::of(&error.into())) };
+        let waiting = Waiting { process: 9, since_unix: 1_800_000_001, seconds: 0.5, bytes: 129 << 20 };
+        let status = Status {
+            last: Some(last),
+            waiting: Some(waiting),
+            image: None,
+            image_error: Some(Complaint::of(&error.into())),
+        };
         assert_eq!(
             status.to_string(),
             "this boot  2027-01-15T08:00:00Z: failed: no room\n\
+             waiting    the save kernel, since 2027-01-15T08:00:01Z, in 129 MiB of memory\n\
              image      image device /dev/x: a writing thread ended unexpectedly"
         );
         let json = serde_json::to_value(&status).unwrap();

@@ -104,10 +104,10 @@ impl Around {
         entropy::reseed(save_id, left);
         let are_drivers_told = self.announced.is_some();
         drop(self.announced);
-        let Jumped { by_module, lost_cpus } = jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
+        let Jumped { by_module, warm, lost_cpus } = jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
         let Free { before, now, .. } = self.free;
         let (free_bytes, reclaimed_bytes) = (now, now.saturating_sub(before));
-        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module, lost_cpus })
+        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module, warm, lost_cpus })
     }
 }
 

@@ -5,12 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, State, Uuid};
+use dormouse_image::State;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, procfs, volatile_memory};
-use dormouse_sys::pin::PinnedPage;
+use dormouse_linux::{kmsg, memory_watch, volatile_memory};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -22,14 +21,14 @@ use crate::cycle::jump::{self, Jumper};
 use crate::cycle::keys;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
+use crate::cycle::place::Place;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
-use crate::cycle::{evidence, leftover, region_size, waiting};
+use crate::cycle::{evidence, leftover, waiting, warm};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
-use crate::launch::{SecondKernel, region};
-use crate::machine::acpi;
+use crate::launch::{Loaded, SecondKernel};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -48,9 +47,6 @@ pub struct Options {
     /// Whether to replace a kernel that is loaded for `kexec -e`, and to write over a session that waits in the image.
     pub force: bool,
 }
-
-/// What is allocated beyond the size of the swapped ranges, in bytes, before the search for a page outside them ends.
-const MAILBOX_SLACK: u64 = 16 << 20;
 
 /// Hibernates this machine. Returns when it goes on: after the resume, after a snapshot, or after a save that failed,
 /// which the report says.
@@ -117,12 +113,19 @@ impl Drop for Signals {
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
-    leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
-    let jumper = jumper(&machine, policy, options)?;
+    let place = Place::choose(&machine, policy)?;
+    let waiting_kernel = warm::find(policy, &machine, &place);
+    if waiting_kernel.is_none() {
+        leftover::unload();
+    }
+    let jumper = match waiting_kernel {
+        Some(_) => Jumper::Kernel,
+        None => jumper(&machine, policy, options)?,
+    };
     let is_by_module = matches!(jumper, Jumper::Module(_));
     // The module loads beside it.
-    around::refuse_loaded(options.force || is_by_module)?;
+    around::refuse_loaded(options.force || is_by_module || waiting_kernel.is_some())?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
@@ -135,41 +138,38 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
-    let ram = machine.iomem.whole_ram();
-    let size = region_size::Needs::read(policy, machine.iomem.ram_pages()).size(policy.region.size)?;
-    let region = region::choose(&ram, &machine.iomem.kernel, size, policy.region.address)?;
-    let low = region::low_memory(&ram)?;
-    refuse_little_memory(region.len())?;
-    let memory = acpi::saved_frames(&machine.iomem, &region);
-    let swapped: Vec<PhysRange> = low.iter().copied().chain([region]).collect();
-    let (mut page, mailbox) = mailbox_page(&swapped)?;
+    if waiting_kernel.is_none() {
+        refuse_little_memory(place.region.len())?;
+    }
+    let (mut page, mailbox) = place.mailbox()?;
     let disks = drivers::disks_of_session();
     // First: a filesystem on such memory cannot be compared either, but that it would be lost says more.
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     let mounted = mounted(policy, then)?;
-    let session = session(&machine, image, region, low, memory, mailbox, mounted)?;
+    let session = place.session(&machine, image, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
-    log::info!("{}: kernel B goes to {region}", Phase::HibernateLoad);
-    let (low, save_id) = (session.low.clone(), session.save_id);
+    let save_id = session.save_id;
     drivers::warn_of_undriven(policy, &disks);
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
     let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing }));
-    let kernel = SecondKernel::plan(&machine, policy, &order, region, &low, jumper.most_segments())?;
-    drop(order);
-    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
     if policy.save.drop_caches {
         drop_caches();
     }
     signals.check()?;
     let _mark = (!is_by_module).then(leftover::mark);
-    let loaded = match jumper {
-        Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error))?,
-        Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error))?,
+    let (loaded, _given) = match waiting_kernel {
+        Some(waiting) => {
+            log::info!("{}: kernel B waits in {}", Phase::HibernateLoad, place.region);
+            let (loaded, given) = waiting.enter(&order, &place)?;
+            (loaded, Some(given))
+        }
+        None => (load(&machine, policy, &order, &place, jumper)?, None),
     };
+    drop(order);
 
     log::info!("{}: syncing filesystems, then freezing", Phase::HibernateJump);
     let mut splash = Splash::say("Hibernating");
@@ -216,6 +216,17 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
+}
+
+/// Kernel B, loaded by whoever jumps.
+fn load(machine: &Machine, policy: &Policy, order: &Order, place: &Place, jumper: Jumper) -> anyhow::Result<Loaded> {
+    log::info!("{}: kernel B goes to {}", Phase::HibernateLoad, place.region);
+    let kernel = SecondKernel::plan(machine, policy, order, place.region, &place.low, jumper.most_segments())?;
+    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
+    Ok(match jumper {
+        Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error))?,
+        Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error))?,
+    })
 }
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the
@@ -272,54 +283,6 @@ fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
         log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
     }
     Ok(mounted)
-}
-
-/// The session that is to be saved: what B writes into the image's header, and what a resume is checked against.
-fn session(
-    machine: &Machine,
-    image: Uuid,
-    region: PhysRange,
-    low: Vec<PhysRange>,
-    memory: Vec<PfnRange>,
-    mailbox: Mailbox,
-    mounted: Mounted,
-) -> anyhow::Result<SessionRecord> {
-    let uname = Uname::read()?;
-    Ok(SessionRecord {
-        image,
-        save_id: procfs::random().map(Uuid::from_random)?,
-        boot_id: procfs::boot_id()?.parse()?,
-        machine: machine.product,
-        created_unix: procfs::now_unix(),
-        architecture: Architecture::default(),
-        region,
-        low,
-        mailbox: Some(mailbox),
-        ram: memory,
-        firmware: machine.iomem.firmware.clone(),
-        efi: machine.efi.clone(),
-        filesystems: mounted.filesystems,
-        swap_areas: mounted.swap_areas,
-        cpu: machine.cpu.clone(),
-        kernel_release: uname.release,
-        kernel_version: uname.version,
-        hostname: uname.nodename,
-        cmdline: machine.cmdline.clone(),
-    })
-}
-
-/// A pinned page outside `swapped` with a fresh nonce.
-fn mailbox_page(swapped: &[PhysRange]) -> anyhow::Result<(PinnedPage, Mailbox)> {
-    let nonce = procfs::random()?;
-    // All of what is swapped may be free and be handed out first.
-    let limit = swapped.iter().map(PhysRange::len).sum::<u64>() + MAILBOX_SLACK;
-    let page = PinnedPage::new(&mailbox::start(&nonce), usize::try_from(limit)?, |pfn| {
-        let bytes = PfnRange { start: pfn, end: pfn + 1 }.bytes();
-        !swapped.iter().any(|range| range.overlaps(&bytes))
-    })
-    .context("cannot pin a page outside the region for the report")?;
-    let mailbox = Mailbox { pfn: page.pfn(), nonce };
-    Ok((page, mailbox))
 }
 
 /// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.

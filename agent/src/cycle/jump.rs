@@ -11,8 +11,8 @@ use dormouse_sys::module::{self, DEVICE, Module};
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::cycle::module_file;
 use crate::cycle::refusal::{self, Obstacle};
+use crate::cycle::{module_file, warm};
 use crate::handoff::places::MODULE;
 use crate::policy::Jump;
 
@@ -117,13 +117,21 @@ impl NoModule {
 /// What is in the way of whoever the policy wants; for `auto` what is in the way of the kernel, unless it is the module
 /// that is hindered.
 pub(crate) fn choose(wanted: Jump, release: &str, trust_kernel: bool) -> Result<Jumper, Obstacle> {
-    let kernel = refusal::in_jump(&kexec::can_preserve_context())
-        .or_else(|| refusal::in_release(release).filter(|_| !trust_kernel));
+    let kernel =
+        refusal::in_jump(&can_preserve_context()).or_else(|| refusal::in_release(release).filter(|_| !trust_kernel));
     let Choice::Module { instead_of } = judge(wanted, kernel)? else { return Ok(Jumper::Kernel) };
     open(release).map(Jumper::Module).map_err(|fault| match (instead_of, fault) {
         (Some(kernel), NoModule::Missing) => kernel,
         (_, fault) => Obstacle::NoModule(fault),
     })
+}
+
+/// Whether the running kernel can be returned to by its own jump.
+///
+/// # Errors
+/// Those of `kexec_load(2)` that are no answer.
+pub(crate) fn can_preserve_context() -> io::Result<bool> {
+    if warm::is_loaded() { Ok(true) } else { kexec::can_preserve_context() }
 }
 
 /// Who is to jump, if they can.

@@ -22,6 +22,11 @@ pub(super) fn unload() {
     });
 }
 
+/// What is loaded is not ours any more.
+pub(super) fn disown() {
+    drop(Mark(place()));
+}
+
 /// Notes that a save kernel of ours is about to be loaded.
 pub(super) fn mark() -> Mark {
     mark_at(place())

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use dormouse_image::layout::CHUNK_MAX;
-use dormouse_image::{Header, PfnRange, SaveStats, State};
+use dormouse_image::{Header, PfnRange, SaveStats, SessionRecord, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::memory_watch::Watch;
 use dormouse_linux::procfs;
@@ -23,7 +23,7 @@ use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
-use crate::handoff::task::SaveTask;
+use crate::handoff::task::{SaveTask, WaitTask};
 use crate::machine::free_content::FreeContent;
 use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
 use crate::memory::vmcore::{self, Vmcore};
@@ -40,14 +40,8 @@ use crate::{filesystems, pipeline};
 /// Anything that keeps the image from being complete. A's memory is as it was; B must jump back.
 pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Report> {
     let (began, started_unix, watch) = (Instant::now(), procfs::now_unix(), Watch::start());
-    if !Path::new(vmcore::PATH).exists() {
-        bail!("{} is missing; the save kernel needs CONFIG_PROC_VMCORE", vmcore::PATH);
-    }
-    let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
     let mut header = Header { session: task.order.session.clone(), entry: task.way.entry };
-    if vmcore.frames() != header.session.ram {
-        bail!("{} does not show the memory that the session record lists", vmcore::PATH);
-    }
+    let vmcore = vmcore_of(&header.session)?;
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     place.demand_all_legs()?;
@@ -109,6 +103,32 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     };
     let image = writer.finish(state, counts.left, check, stats)?;
     Ok(Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Returned))
+}
+
+/// Looks whether a save would find what it needs, for a kernel that is to wait for its order. Nothing is written, and
+/// nothing that is read is kept.
+///
+/// # Errors
+/// What is missing.
+pub fn rehearse(task: WaitTask<'_>, policy: &Policy) -> anyhow::Result<()> {
+    let memory = vmcore_of(&task.order.session)?;
+    drop(memory);
+    let how = Opening { access: Access::Read, wait: policy.image.wait, if_file: IfFile::Refuse };
+    let Opened { target, .. } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
+    log::info!("{}: kernel B is ready to save to {target}", Phase::SaveStart);
+    Ok(())
+}
+
+/// A's memory, which must be what the session lists.
+fn vmcore_of(session: &SessionRecord) -> anyhow::Result<Vmcore> {
+    if !Path::new(vmcore::PATH).exists() {
+        bail!("{} is missing; the save kernel needs CONFIG_PROC_VMCORE", vmcore::PATH);
+    }
+    let vmcore = Vmcore::open(Path::new(vmcore::PATH))?;
+    if vmcore.frames() != session.ram {
+        bail!("{} does not show the memory that the session record lists", vmcore::PATH);
+    }
+    Ok(vmcore)
 }
 
 /// Notes what is on the disks, so that the next boot can tell whether another system has written to them. A session of

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod inherited;
 pub mod mailbox;
+pub mod next_order;
 pub mod order;
 pub mod places;
 pub mod report;

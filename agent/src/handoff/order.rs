@@ -1,8 +1,9 @@
-//! The order: everything that a kernel hands to the one that it starts. A gives B one to save, C gives D one to
-//! restore.
+//! The order: everything that a kernel hands to the one that it starts. A gives B one to save, or one to wait for that;
+//! C gives D one to restore.
 //!
 //! It is one block of the image format with tagged records; FORMAT.md has its bytes. It travels as a file of its own in
-//! an archive before the other kernel's initramfs, because a command line is short, and open to every process.
+//! an archive before the other kernel's initramfs, because a command line is short, and open to every process. A kernel
+//! that waits finds its next one in memory: [`crate::handoff::next_order`].
 
 use dormouse_image::block::{self, Frame};
 use dormouse_image::record::{Kind, RecordError, Records, Writer};
@@ -28,6 +29,8 @@ pub enum Order {
     Save(Box<SaveOrder>),
     /// D: restore A.
     Restore(RestoreOrder),
+    /// B: get ready, go back to A, and be entered again.
+    Wait(WaitOrder),
 }
 
 /// How B is to save.
@@ -46,6 +49,15 @@ pub struct SaveOrder {
     pub sealing: Option<Sealing>,
 }
 
+/// How B is to wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitOrder {
+    /// The image device, which must be there.
+    pub image: ImageDevice,
+    /// The session that is to be saved, as it is now. Its mailbox is where B reports, and finds its next order.
+    pub session: Box<SessionRecord>,
+}
+
 /// What D is to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreOrder {
@@ -59,6 +71,8 @@ pub struct RestoreOrder {
 
 /// The kinds of records in an order to save, in the order in which they are written.
 pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING];
+/// The kinds of records in an order to wait.
+pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION];
 /// The kinds of records in an order to restore.
 pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
 
@@ -73,6 +87,7 @@ const KEY: Kind = Kind::mandatory(7, "key", SEALED);
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
 const TO_RESTORE: u16 = 2;
+const TO_WAIT: u16 = 3;
 /// What is to be done, two reserved bytes, and the number of records.
 const FIXED: usize = 8;
 
@@ -105,6 +120,11 @@ impl Order {
                 }
                 TO_RESTORE
             }
+            Order::Wait(order) => {
+                push(&IMAGE, order.image.to_string().as_bytes())?;
+                push(&SESSION, &order.session.encode()?)?;
+                TO_WAIT
+            }
         };
         let (count, records) = (records.count(), Zeroizing::new(records.into_bytes()));
         let mut body = Zeroizing::new(Vec::with_capacity(FIXED + records.len()));
@@ -122,6 +142,7 @@ impl Order {
         match self {
             Order::Save(order) => order.sealing.is_some(),
             Order::Restore(order) => order.key.is_some(),
+            Order::Wait(_) => false,
         }
     }
 
@@ -130,6 +151,7 @@ impl Order {
         match self {
             Order::Save(order) => order.sealing = None,
             Order::Restore(order) => order.key = None,
+            Order::Wait(_) => {}
         }
     }
 
@@ -148,7 +170,8 @@ impl Order {
         let kinds = match task {
             TO_SAVE => SAVE_KINDS,
             TO_RESTORE => RESTORE_KINDS,
-            _ => return Err(frame.field("task", task.into(), "1 (save) or 2 (restore)")),
+            TO_WAIT => WAIT_KINDS,
+            _ => return Err(frame.field("task", task.into(), "1 (save), 2 (restore) or 3 (wait)")),
         };
         let records = Records::read(kinds, frame.written, count, rest).map_err(|error| frame.record(error))?;
         frame.zero("padding that is not zero", records.rest)?;
@@ -161,6 +184,10 @@ impl Order {
                 disks: disks(records.content(&DISKS)).map_err(|error| frame.record(error))?,
                 sealing: sealing(records.content(&SEALING)).map_err(|error| frame.record(error))?,
             })),
+            TO_WAIT => {
+                let session = Box::new(SessionRecord::decode(records.content(&SESSION))?);
+                Order::Wait(WaitOrder { image, session })
+            }
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
                 let save_id = save_id.map_err(|_| frame.record(SAVE.wrong("it is not 16 bytes long")))?;

@@ -20,6 +20,8 @@ pub enum Outcome {
     Returned,
     /// No image can be resumed; A went on as if nothing had happened.
     Failed,
+    /// Nothing was to be written: the save kernel waits to be entered again.
+    Waiting,
 }
 
 /// One half of a hibernation, in B or in D.
@@ -88,10 +90,15 @@ pub struct Before {
     /// Whether Dormouse's module has jumped, in the kernel's place.
     #[serde(default)]
     pub by_module: bool,
+    /// Whether the save kernel was running and waiting, so that none had to be loaded and started.
+    #[serde(default)]
+    pub warm: bool,
     /// CPUs that have not come back after the jump; see the kernel's log.
     #[serde(default)]
     pub lost_cpus: u32,
 }
+
+const WAITING: &str = "the save kernel waits to be entered again";
 
 /// The longest reason, in bytes; JSON may make it twice as long.
 const REASON_MAX: usize = 1500;
@@ -144,6 +151,13 @@ impl Report {
         }
     }
 
+    /// A save kernel that waits, and was started so many seconds ago.
+    #[must_use]
+    pub fn waiting(seconds: f64) -> Report {
+        let save = Half { seconds, ..Half::default() };
+        Report { outcome: Outcome::Waiting, save, ..Report::failed(String::new()) }
+    }
+
     /// The identifier of how it ended.
     #[must_use]
     pub fn id(&self) -> &'static str {
@@ -151,6 +165,7 @@ impl Report {
             Outcome::Resumed => "resumed",
             Outcome::Returned => "returned",
             Outcome::Failed => "save-failed",
+            Outcome::Waiting => "save-kernel-waits",
         }
     }
 
@@ -160,6 +175,7 @@ impl Report {
         let page = dormouse_sys::PAGE_SIZE;
         match self.outcome {
             Outcome::Failed => format!("failed: {}", self.reason),
+            Outcome::Waiting => WAITING.to_owned(),
             Outcome::Resumed | Outcome::Returned => format!(
                 "{} of memory in an image of {} on {}, saved in {:.2} s",
                 mib(self.ram_pages * page),
@@ -178,6 +194,7 @@ impl fmt::Display for Report {
             Outcome::Resumed => writeln!(f, "resumed from {}", self.device)?,
             Outcome::Returned => writeln!(f, "saved to {}; this session went on", self.device)?,
             Outcome::Failed => return write!(f, "{}", self.reason),
+            Outcome::Waiting => return f.write_str(WAITING),
         }
         writeln!(
             f,
@@ -205,6 +222,9 @@ impl fmt::Display for Before {
         let by = if self.by_module { "the module" } else { "the kernel" };
         let (free, reclaimed) = (mib(self.free_bytes), mib(self.reclaimed_bytes));
         write!(f, "{free} free, {reclaimed} of it reclaimed; drivers {not}told; jump by {by}")?;
+        if self.warm {
+            f.write_str(" into a save kernel that waited")?;
+        }
         match self.lost_cpus {
             0 => Ok(()),
             1 => f.write_str("; one CPU has not come back"),

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::handoff::arguments::{LoaderArguments, WayBack};
-use crate::handoff::order::{Order, RestoreOrder, SaveOrder};
+use crate::handoff::order::{Order, RestoreOrder, SaveOrder, WaitOrder};
 
 /// What this kernel is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Task<'a> {
     Save(SaveTask<'a>),
     /// This is D.
     Restore(RestoreTask<'a>),
+    /// This is B, long before a save.
+    Wait(WaitTask<'a>),
 }
 
 /// What B is to do.
@@ -19,6 +21,15 @@ pub enum Task<'a> {
 pub struct SaveTask<'a> {
     /// What A wants.
     pub order: &'a SaveOrder,
+    /// The way back into A.
+    pub way: WayBack,
+}
+
+/// What B is to do before it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitTask<'a> {
+    /// What A wants.
+    pub order: &'a WaitOrder,
     /// The way back into A.
     pub way: WayBack,
 }
@@ -58,7 +69,8 @@ impl<'a> Task<'a> {
         let bridge = arguments.bridge.ok_or(Decline::NoBridge)?;
         match (order, arguments.way_back()) {
             (Order::Save(order), Some(way)) => Ok(Task::Save(SaveTask { order, way })),
-            (Order::Save(_), None) => Err(Decline::NoEntry),
+            (Order::Wait(order), Some(way)) => Ok(Task::Wait(WaitTask { order, way })),
+            (Order::Save(_) | Order::Wait(_), None) => Err(Decline::NoEntry),
             (Order::Restore(order), None) => Ok(Task::Restore(RestoreTask { order, bridge })),
             (Order::Restore(_), Some(_)) => Err(Decline::Occupied),
         }
@@ -68,7 +80,7 @@ impl<'a> Task<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handoff::order::tests::{restore_order, save_order};
+    use crate::handoff::order::tests::{restore_order, save_order, wait_order};
 
     const WAY: WayBack = WayBack { entry: 0x2f1e_3050, bridge: 0x8ff_0000 };
 
@@ -77,13 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn save_needs_a_way_back() {
+    fn saving_and_waiting_need_a_way_back() {
         let order = Order::Save(Box::new(save_order()));
         let task = Task::new(&order, arguments(Some(WAY.entry), Some(WAY.bridge)));
         assert_eq!(task, Ok(Task::Save(SaveTask { order: &save_order(), way: WAY })));
         assert_eq!(Task::new(&order, arguments(None, Some(WAY.bridge))), Err(Decline::NoEntry));
         assert_eq!(Task::new(&order, arguments(Some(0), Some(WAY.bridge))), Err(Decline::NoEntry));
         assert_eq!(Task::new(&order, arguments(Some(WAY.entry), None)), Err(Decline::NoBridge));
+        let order = Order::Wait(wait_order());
+        let task = Task::Wait(WaitTask { order: &wait_order(), way: WAY });
+        assert_eq!(Task::new(&order, arguments(Some(WAY.entry), Some(WAY.bridge))), Ok(task));
+        assert_eq!(Task::new(&order, arguments(None, Some(WAY.bridge))), Err(Decline::NoEntry));
     }
 
     #[test]

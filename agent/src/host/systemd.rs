@@ -18,7 +18,9 @@ use serde::Serialize;
 const MARK: &str = "# Written by `dormouse enable`; `dormouse disable` removes it.\n";
 
 const UNIT: &str = "usr/lib/systemd/system/dormouse.service";
-const WANTED: &str = "etc/systemd/system/multi-user.target.wants/dormouse.service";
+/// What is enabled: the units' names.
+const UNITS: [&str; 2] = ["dormouse.service", "dormouse-warm.service"];
+const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
 
 /// A drop-in: its path below the root, and what follows the mark in it.
 struct DropIn {
@@ -124,7 +126,10 @@ pub fn enable(root: &Path) -> anyhow::Result<Rerouted> {
     for drop_in in [HIBERNATE, LOGIND] {
         refuse_foreign(root, &drop_in)?;
     }
-    let changes = vec![write(root, &HIBERNATE)?, write(root, &LOGIND)?, want(root)?];
+    let mut changes = vec![write(root, &HIBERNATE)?, write(root, &LOGIND)?];
+    for unit in UNITS {
+        changes.push(want(root, unit)?);
+    }
     Ok(Rerouted { is_dormouse: true, changes, is_reloaded: reload(root)? })
 }
 
@@ -134,11 +139,13 @@ pub fn enable(root: &Path) -> anyhow::Result<Rerouted> {
 /// A file cannot be removed.
 pub fn disable(root: &Path) -> anyhow::Result<Rerouted> {
     let mut changes = vec![remove(root, &HIBERNATE)?, remove(root, &LOGIND)?];
-    let wanted = root.join(WANTED);
-    changes.push(match fs::read_link(&wanted) {
-        Ok(_) => removed(wanted)?,
-        Err(_) => Change { path: wanted, what: What::Missing },
-    });
+    for unit in UNITS {
+        let wanted = root.join(WANTED).join(unit);
+        changes.push(match fs::read_link(&wanted) {
+            Ok(_) => removed(wanted)?,
+            Err(_) => Change { path: wanted, what: What::Missing },
+        });
+    }
     Ok(Rerouted { is_dormouse: false, changes, is_reloaded: reload(root)? })
 }
 
@@ -181,17 +188,17 @@ fn removed(path: PathBuf) -> anyhow::Result<Change> {
     Ok(Change { path, what: What::Removed })
 }
 
-/// The link that `systemctl enable dormouse.service` makes.
-fn want(root: &Path) -> anyhow::Result<Change> {
-    let (unit, wanted) = (root.join(UNIT), root.join(WANTED));
+/// The link that `systemctl enable` makes of a unit with this name.
+fn want(root: &Path, name: &str) -> anyhow::Result<Change> {
+    let installed = Path::new("/usr/lib/systemd/system").join(name);
+    let (unit, wanted) = (root.join("usr/lib/systemd/system").join(name), root.join(WANTED).join(name));
     if !unit.exists() {
         return Ok(Change { path: unit, what: What::NotInstalled });
     }
     if fs::symlink_metadata(&wanted).is_ok() {
         return Ok(Change { path: wanted, what: What::Unchanged });
     }
-    let made =
-        wanted.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(Path::new("/").join(UNIT), &wanted));
+    let made = wanted.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(&installed, &wanted));
     made.with_context(|| format!("{}: cannot make this link", wanted.display()))?;
     Ok(Change { path: wanted, what: What::Written })
 }
@@ -300,21 +307,23 @@ mod tests {
     fn disable_undoes_enable_without_a_trace() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        put(root, UNIT, "[Unit]\n");
+        for unit in UNITS {
+            put(root, &format!("usr/lib/systemd/system/{unit}"), "[Unit]\n");
+        }
         put(root, "etc/systemd/system/systemd-logind.service.d/90-mine.conf", "[Service]\n");
         let before = files(root);
         assert_eq!(Routing::read(root), Routing::default());
 
         enable(root).unwrap();
         let enabled = files(root);
-        assert_eq!(enabled.len(), before.len() + 3);
+        assert_eq!(enabled.len(), before.len() + 4);
         assert!(
             enabled.iter().any(|(path, text)| path.ends_with("dormouse.service")
                 && text == "-> /usr/lib/systemd/system/dormouse.service")
         );
         assert_eq!(Routing::read(root), Routing { is_dormouse: true, needs_no_swap: true });
         let again = enable(root).unwrap();
-        assert_eq!(count(&again, What::Unchanged), 3, "{again}");
+        assert_eq!(count(&again, What::Unchanged), 4, "{again}");
         assert_eq!(files(root), enabled);
 
         disable(root).unwrap();
@@ -323,7 +332,7 @@ mod tests {
             assert!(!root.join("etc/systemd/system").join(directory).exists(), "{directory}");
         }
         let again = disable(root).unwrap();
-        assert_eq!(count(&again, What::Missing), 3, "{again}");
+        assert_eq!(count(&again, What::Missing), 4, "{again}");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::kernels;
 use dormouse_linux::system::Uname;
-use dormouse_sys::kexec;
 use serde::Serialize;
 
 use crate::cycle::lock::Lock;
@@ -113,7 +112,7 @@ fn judge(
 
 /// Whether this is the running kernel, and it says that it can.
 fn can_running_jump(release: &str) -> bool {
-    Uname::read().is_ok_and(|running| running.release == release) && kexec::can_preserve_context().is_ok_and(|can| can)
+    Uname::read().is_ok_and(|running| running.release == release) && jump::can_preserve_context().is_ok_and(|can| can)
 }
 
 #[cfg(test)]

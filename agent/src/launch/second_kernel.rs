@@ -79,6 +79,10 @@ impl SecondKernel {
                 let note = vmcoreinfo_note(&order.session.swapped())?;
                 (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
             }
+            Order::Wait(order) => {
+                let note = vmcoreinfo_note(&order.session.swapped())?;
+                (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
+            }
             Order::Restore(_) => (Purpose::Restore, Caller::Discard),
         };
         let plan = segments::plan(&Request {
@@ -90,7 +94,7 @@ impl SecondKernel {
             firmware: &machine.iomem.firmware,
             boot_params: &machine.boot_params,
             acpi_rsdp: machine.acpi_rsdp,
-            cmdline: &command_line(&machine.cmdline, policy, Buses::read(), order.is_secret()),
+            cmdline: &command_line(&machine.cmdline, policy, Buses::read(), gets_a_key(order)),
             purpose,
             most_segments,
         })?;
@@ -110,7 +114,7 @@ impl SecondKernel {
     pub fn load(self) -> io::Result<Loaded> {
         let caller = self.caller;
         self.hand_over(|plan| kexec::load(plan.entry, &plan.segments, caller))?;
-        Ok(Loaded { by: By::Kernel(caller) })
+        Ok(Loaded { by: By::Kernel(caller), waits: false })
     }
 
     /// The same by Dormouse's module, which preserves this kernel whatever it is.
@@ -119,7 +123,7 @@ impl SecondKernel {
     /// What the module reports.
     pub fn load_by(self, module: Module) -> io::Result<Loaded> {
         self.hand_over(|plan| module.load(plan.entry, &plan.segments))?;
-        Ok(Loaded { by: By::Module(module) })
+        Ok(Loaded { by: By::Module(module), waits: false })
     }
 
     /// Gives the plan to who loads it, and overwrites it where it has a key in it.
@@ -136,6 +140,8 @@ impl SecondKernel {
 #[derive(Debug)]
 pub struct Loaded {
     by: By,
+    /// Whether it runs already.
+    waits: bool,
 }
 
 /// Who jumps.
@@ -148,6 +154,12 @@ enum By {
 }
 
 impl Loaded {
+    /// The kernel's own image that a process loaded which is not this one, and which waits to be entered again.
+    #[must_use]
+    pub fn that_waits() -> Loaded {
+        Loaded { by: By::Kernel(Caller::Preserve), waits: true }
+    }
+
     /// Jumps into it. Returns when it has come back. The module freezes processes through what has `announced` the
     /// hibernation; the kernel does so itself.
     ///
@@ -155,7 +167,10 @@ impl Loaded {
     /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
     pub fn jump(&self, announced: Option<&Announced>) -> io::Result<Jumped> {
         match &self.by {
-            By::Kernel(_) => power::reboot(Command::Kexec).map(|()| Jumped { by_module: false, lost_cpus: 0 }),
+            By::Kernel(_) => {
+                let jumped = Jumped { by_module: false, warm: self.waits, lost_cpus: 0 };
+                power::reboot(Command::Kexec).map(|()| jumped)
+            }
             By::Module(module) => {
                 let announced = announced.ok_or_else(|| io::Error::other("drivers are not told of it"))?;
                 jump_by(module, announced)
@@ -185,7 +200,7 @@ fn jump_by(module: &Module, announced: &Announced) -> io::Result<Jumped> {
     if lost_cpus > 0 {
         log::error!("{lost_cpus} of this machine's CPUs have not come back; see `dmesg`");
     }
-    Ok(Jumped { by_module: true, lost_cpus })
+    Ok(Jumped { by_module: true, warm: false, lost_cpus })
 }
 
 /// How a jump that has returned was made.
@@ -193,6 +208,8 @@ fn jump_by(module: &Module, announced: &Announced) -> io::Result<Jumped> {
 pub struct Jumped {
     /// Whether by Dormouse's module, in the kernel's place.
     pub by_module: bool,
+    /// Whether the other kernel was running already.
+    pub warm: bool,
     /// How many CPUs have not come back, where this can be known: the kernel's own jump only logs it.
     pub lost_cpus: u32,
 }
@@ -213,6 +230,11 @@ impl Drop for Loaded {
             log::warn!("cannot free the memory of kernel {kernel}: {error}");
         }
     }
+}
+
+/// Whether there is a key in its order, or may be in one that follows.
+fn gets_a_key(order: &Order) -> bool {
+    order.is_secret() || matches!(order, Order::Wait(_))
 }
 
 /// The order as a file in an archive of its own. The kernel unpacks archives one after another, and the first may be

@@ -36,6 +36,18 @@ pub fn jump_back(way: WayBack) {
     }
 }
 
+/// Goes back to A and stays in memory. Returns when A has entered this kernel again.
+///
+/// # Errors
+/// A could not be entered: this kernel goes on as before.
+pub fn go_and_wait(way: WayBack) -> io::Result<()> {
+    load(way, Vec::new(), Context::Preserve)?;
+    let entered = power::reboot(Command::Kexec);
+    // The bridge is loaded again for the next time, which may be another kind of jump.
+    kexec::unload()?;
+    entered
+}
+
 fn load(way: WayBack, mut segments: Vec<Segment>, context: Context) -> io::Result<()> {
     segments.push(Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? });
     kexec::load(way.bridge, &segments, context)

@@ -16,7 +16,7 @@ use crate::pipeline::seams::PageSink;
 /// The page cannot be reached, or is not the one that the session pinned.
 pub fn to_stopped(session: &SessionRecord, report: &Report) -> anyhow::Result<()> {
     let Some(mailbox) = &session.mailbox else { return Ok(()) };
-    to_memory(session, &open(session, mailbox)?, report)
+    to_memory(session, &open(session, &[page(mailbox)])?, report)
 }
 
 /// The watchdog that `session`, which is stopped, believes runs.
@@ -25,7 +25,7 @@ pub fn to_stopped(session: &SessionRecord, report: &Report) -> anyhow::Result<()
 /// As [`to_stopped`].
 pub fn armed_watchdog(session: &SessionRecord) -> anyhow::Result<Option<ArmedWatchdog>> {
     let Some(mailbox) = &session.mailbox else { return Ok(None) };
-    armed_watchdog_in(session, &open(session, mailbox)?)
+    armed_watchdog_in(session, &open(session, &[page(mailbox)])?)
 }
 
 /// The same, of a session that lies in `memory`.
@@ -38,9 +38,10 @@ pub fn armed_watchdog_in(session: &SessionRecord, memory: &impl PageSink) -> any
     memory.write(page(mailbox), |bytes| mailbox::armed_watchdog(bytes, &mailbox.nonce)).with_context(about)
 }
 
-fn open(session: &SessionRecord, mailbox: &Mailbox) -> anyhow::Result<PhysicalMemory> {
+/// These pages of `session`, which is stopped, and no others.
+pub(super) fn open(session: &SessionRecord, frames: &[PfnRange]) -> anyhow::Result<PhysicalMemory> {
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
-    let frames = Restorable::new(&[page(mailbox)], &session.swapped(), &running)?;
+    let frames = Restorable::new(frames, &session.swapped(), &running)?;
     Ok(PhysicalMemory::open(&frames)?)
 }
 

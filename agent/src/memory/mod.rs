@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod deliver;
+pub mod next_order;
 pub mod physmem;
 pub mod select;
 pub mod under_tables;

@@ -1,28 +1,32 @@
-//! Where orders come from. Today that is one place: the loader has put an order into an archive before this kernel's
-//! initramfs, and the rest is on the command line. A warm B will find its next one in memory of the region.
+//! Where orders come from. The loader has put an order into an archive before this kernel's initramfs, and the rest is
+//! on the command line. A kernel that was told to wait finds its next one in A's memory.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use dormouse_image::SessionRecord;
 use zeroize::Zeroizing;
 
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::order::{self, Order};
+use crate::memory::next_order;
 
 /// This kernel's orders.
 #[derive(Debug)]
 pub(super) struct Inbox {
     arguments: LoaderArguments,
     file: PathBuf,
+    /// Where the next order is to be found that is in no file.
+    session: Option<SessionRecord>,
 }
 
 impl Inbox {
     /// That of the kernel with this command line. Never fails, so that the way back is known before anything can go
     /// wrong.
     pub(super) fn new(cmdline: &str) -> Inbox {
-        Inbox { arguments: LoaderArguments::parse(cmdline), file: Path::new("/").join(order::FILE) }
+        Inbox { arguments: LoaderArguments::parse(cmdline), file: Path::new("/").join(order::FILE), session: None }
     }
 
     /// What the loader wrote beside the order. Known whatever is wrong with the order.
@@ -30,11 +34,19 @@ impl Inbox {
         self.arguments
     }
 
-    /// Takes the next order. It is taken once: nothing is left of it in the filesystem.
+    /// Has the next order come through the memory of `session`, which has told this kernel to wait.
+    pub(super) fn expect(&mut self, session: SessionRecord) {
+        self.session = Some(session);
+    }
+
+    /// Takes the next order. It is taken once: nothing is left of it in the filesystem, or in A's memory.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
     pub(super) fn next(&mut self) -> anyhow::Result<Order> {
+        if let Some(session) = self.session.take() {
+            return Order::decode(&next_order::take(&session)?).context("the next order");
+        }
         let path = self.file.display();
         let bytes = match fs::read(&self.file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {

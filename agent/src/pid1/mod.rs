@@ -30,7 +30,8 @@ use crate::console::phase::Phase;
 use crate::console::screen;
 use crate::handoff::arguments::WayBack;
 use crate::handoff::report::Report;
-use crate::handoff::task::{RestoreTask, SaveTask, Task};
+use crate::handoff::task::{RestoreTask, SaveTask, Task, WaitTask};
+use crate::launch;
 use crate::memory::deliver;
 use crate::pid1::ending::Ending;
 use crate::policy::{DEFAULT_PATH, Policy, Power, Then, Verbosity};
@@ -59,28 +60,63 @@ pub fn main() -> ExitCode {
 }
 
 /// Takes orders and carries them out.
-#[expect(clippy::never_loop, reason = "every ending leaves this kernel for good; a warm B would come back here")]
 fn serve(inbox: &mut Inbox) -> ! {
     loop {
-        let ending = caught(|| carry_out_next(inbox));
-        ending::end(ending.unwrap_or_else(|error| match inbox.arguments().way_back() {
-            Some(way) => {
-                log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
-                std::thread::sleep(READING_TIME);
-                Ending::JumpBack(way)
-            }
-            None => reboot(&error, Verbosity::Normal),
-        }))
+        match caught(|| carry_out_next(inbox)) {
+            Ok(None) => {}
+            Ok(Some(ending)) => ending::end(ending),
+            Err(error) => ending::end(match inbox.arguments().way_back() {
+                Some(way) => {
+                    log::error!("{}: {error:#}; jumping back", Phase::SaveStart);
+                    std::thread::sleep(READING_TIME);
+                    Ending::JumpBack(way)
+                }
+                None => reboot(&error, Verbosity::Normal),
+            }),
+        }
     }
 }
 
-/// Takes the next order and carries it out.
-fn carry_out_next(inbox: &mut Inbox) -> anyhow::Result<Ending> {
+/// Takes the next order and carries it out. Nothing where another one follows.
+fn carry_out_next(inbox: &mut Inbox) -> anyhow::Result<Option<Ending>> {
     let errand = Errand { order: inbox.next()?, arguments: inbox.arguments() };
     Ok(match errand.task()? {
-        Task::Save(task) => save_session(task, &errand),
-        Task::Restore(task) => restore_session(task, &errand),
+        Task::Save(task) => Some(save_session(task, &errand)),
+        Task::Restore(task) => Some(restore_session(task, &errand)),
+        Task::Wait(task) => {
+            let ending = wait(task, &errand);
+            if ending.is_none() {
+                inbox.expect(task.order.session.as_ref().clone());
+            }
+            ending
+        }
     })
+}
+
+/// B, long before a save: gets ready and goes back to A. Nothing when A has entered it again.
+fn wait(task: WaitTask<'_>, errand: &Errand) -> Option<Ending> {
+    let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
+    // A watchdog of A's goes on being set back by A, which is away for a moment.
+    let mut watchdogs = Watchdogs::new(false, None);
+    let waited = policy.and_then(|policy| {
+        caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
+            Message::Ready => {
+                modules::load_to_reach_memory();
+                deliver::to_stopped(&task.order.session, &Report::waiting(procfs::uptime()))?;
+                Ok(launch::go_and_wait(task.way)?)
+            }
+            other => bail!("the worker ended with {other:?}"),
+        })
+    });
+    match waited {
+        Ok(()) => None,
+        Err(error) => {
+            let reason = format!("{error:#}");
+            log::error!("{}: the save kernel cannot wait: {reason}; jumping back", Phase::SaveStart);
+            leave_report(&task.order.session, &Report::failed(reason));
+            Some(Ending::JumpBack(task.way))
+        }
+    }
 }
 
 /// B, from its first line to its last.

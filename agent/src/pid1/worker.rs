@@ -64,6 +64,8 @@ impl Errand {
 pub(super) enum Message {
     /// Something got done.
     Alive,
+    /// B: all is there that a save needs.
+    Ready,
     /// B: the image is complete.
     Saved(Report),
     /// D: memory is A's, and the image is used up. What is left is the jump.
@@ -110,6 +112,11 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
             thread::Builder::new().spawn(|| modules::load_besides(DISK_MODULES_LIST)).context("a thread")?;
             Message::Saved(save::run(task, &policy, alive)?)
         }
+        Task::Wait(task) => {
+            modules::load_besides(DISK_MODULES_LIST);
+            save::rehearse(task, &policy)?;
+            Message::Ready
+        }
         Task::Restore(task) => {
             let Restored { way, is_loaded, watchdog } = restore::run(task, &policy, alive)?;
             Message::Restored { entry: way.entry, is_loaded, watchdog }
@@ -129,12 +136,12 @@ fn send(mut pipe: &File, message: &Message) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::handoff::order::tests::{restore_order, save_order};
+    use crate::handoff::order::tests::{restore_order, save_order, wait_order};
 
     #[test]
     fn errand_reaches_the_worker() {
         let arguments = LoaderArguments { entry: Some(0x2f1e_3050), bridge: Some(0x8ff_0000) };
-        for order in [Order::Save(Box::new(save_order())), Order::Restore(restore_order())] {
+        for order in [Order::Save(Box::new(save_order())), Order::Restore(restore_order()), Order::Wait(wait_order())] {
             let sent = Errand { order, arguments };
             let bytes = sent.order.encode().unwrap();
             assert_eq!(Errand::receive(&sent.arguments.to_string(), bytes.as_slice()).unwrap(), sent);

@@ -92,6 +92,8 @@ policy! {
         power: Power = Words::new(), default Power::default();
         /// Who jumps into the save kernel.
         jump: Jump = Words::new(), default Jump::default();
+        /// Whether the save kernel is started ahead of time, and waits.
+        warm: bool = Flag, default false;
     }
 
     /// `[pipeline]`: what a save and a restore may use.

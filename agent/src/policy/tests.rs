@@ -60,6 +60,7 @@ fn defaults() {
             then: Then::PowerOff,
             power: Power::Shutdown,
             jump: Jump::Auto,
+            warm: false,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
         resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
@@ -92,6 +93,7 @@ fn reads_every_key() {
         then = 'return'
         power = 'platform'
         jump = 'module'
+        warm = true
         [pipeline]
         threads = 256
         memory = '1G'
@@ -129,6 +131,7 @@ fn reads_every_key() {
             then: Then::Return,
             power: Power::Platform,
             jump: Jump::Module,
+            warm: true,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
         resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },

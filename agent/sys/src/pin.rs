@@ -83,6 +83,12 @@ impl PinnedPage {
         self.pfn
     }
 
+    /// Its address in this process.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.map.as_ptr() as u64 + self.offset as u64
+    }
+
     /// Writes `bytes` at `offset`, or nothing if they would leave the page.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let page = &mut self.map[self.offset..self.offset + PAGE_LEN];

@@ -6,7 +6,7 @@ use crate::{
     aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
     power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
-    sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify,
+    sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify, warm,
 };
 
 macro_rules! cases {
@@ -33,6 +33,9 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock_debian::debian_12_gets_a_new_kernel_and_loses_the_packages,
     All stock_debian::debian_13_without_its_module_and_locked_down,
     All debian::dracut_an_image_in_a_file_and_removal,
+    Standard warm::three_cycles,
+    All warm::what_has_changed_is_not_entered,
+    All warm::saves_that_end_early,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,

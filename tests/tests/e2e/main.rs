@@ -38,6 +38,7 @@ mod stock_debian;
 mod stock_debug;
 mod system;
 mod verify;
+mod warm;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};

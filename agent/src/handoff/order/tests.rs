@@ -31,18 +31,24 @@ pub(crate) fn restore_order() -> RestoreOrder {
     RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]), key: None }
 }
 
+pub(crate) fn wait_order() -> WaitOrder {
+    let SaveOrder { image, session, .. } = save_order();
+    WaitOrder { image, session: Box::new(session) }
+}
+
 fn sealing() -> Sealing {
     let nonce = dormouse_image::seal::Nonce([8; 16]);
     Sealing { key: SaveKey::new(&[4; 32]), nonce, suite: dormouse_image::seal::Suite::Aes256Gcm, wraps: Vec::new() }
 }
 
 /// Of each task one, and each again with a key.
-fn orders() -> [Order; 4] {
+fn orders() -> [Order; 5] {
     [
         Order::Save(Box::new(save_order())),
         Order::Restore(restore_order()),
         Order::Save(Box::new(SaveOrder { sealing: Some(sealing()), ..save_order() })),
         Order::Restore(RestoreOrder { key: Some(sealing().key), ..restore_order() }),
+        Order::Wait(wait_order()),
     ]
 }
 
@@ -55,7 +61,11 @@ fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
         assert!(!format!("{order:?}").contains("4, 4, 4"));
         order.forget_key();
         assert!(!order.is_secret() && order.encode().unwrap().windows(32).all(|bytes| bytes != [4; 32]));
-        let kinds = if matches!(order, Order::Save(_)) { SAVE_KINDS } else { RESTORE_KINDS };
+        let kinds = match order {
+            Order::Save(_) => SAVE_KINDS,
+            Order::Restore(_) => RESTORE_KINDS,
+            Order::Wait(_) => WAIT_KINDS,
+        };
         assert!(kinds.iter().all(|kind| !kind.skippable));
     }
 }
@@ -180,16 +190,18 @@ fn rejects_what_breaks_a_rule() {
     let disks: (Kind, &[u8]) = (DISKS, b"");
     let session = save_order().session.encode().unwrap();
     let session: (Kind, &[u8]) = (SESSION, &session);
-    let task = |value| field("task", value, "1 (save) or 2 (restore)");
+    let task = |value| field("task", value, "1 (save), 2 (restore) or 3 (wait)");
     let code = |value| field("then", value, "1 (power off), 2 (reboot) or 3 (return)");
     let missing = |kind: Kind| record(RecordError::Missing { kind: kind.number, name: kind.name });
     let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: WRITTEN });
     let twice = record(RecordError::Twice { kind: 1, name: "image" });
     let no_device = record(IMAGE.wrong("it does not name an image device"));
     type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
-    let table: [Case<'_>; 16] = [
+    let table: [Case<'_>; 18] = [
         ([0, 0, 0, 0], &[image, save], task(0)),
-        ([3, 0, 0, 0], &[image, save], task(3)),
+        ([4, 0, 0, 0], &[image, save], task(4)),
+        ([3, 0, 0, 0], &[image], missing(SESSION)),
+        ([3, 0, 0, 0], &[image, session, then], unknown(THEN)),
         ([1, 1, 0, 0], &[image, session, then, disks], task(0x101)),
         ([2, 0, 0, 0], &[image], missing(SAVE)),
         ([2, 0, 0, 0], &[save], missing(IMAGE)),

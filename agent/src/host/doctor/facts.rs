@@ -8,8 +8,7 @@ use dormouse_image::State;
 use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::kernel_config::KernelConfig;
 use dormouse_linux::system::{self, Uname};
-use dormouse_linux::{block, bzimage_release, kernels, memory_watch};
-use dormouse_sys::kexec;
+use dormouse_linux::{block, bzimage_release, kernels, kexec_loads, memory_watch};
 use dormouse_sys::module::DEVICE;
 use nix::errno::Errno;
 
@@ -20,6 +19,7 @@ use crate::cycle::last::Last;
 use crate::cycle::module_file;
 use crate::cycle::refusal::Unsealed;
 use crate::cycle::region_size::{Needs, TooSmall};
+use crate::cycle::warm;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices::DeviceFacts;
@@ -200,7 +200,7 @@ impl Facts {
         let tool = Tool::detect(root);
         let load_disabled = number("/proc/sys/kernel/kexec_load_disabled") == Some(1);
         // -1 is no limit, and does not parse.
-        let load_limit = number("/proc/sys/kernel/kexec_load_limit_reboot");
+        let load_limit = kexec_loads::limit();
         Facts {
             machine: uname.machine,
             distribution: distribution(&text("/etc/os-release")),
@@ -215,7 +215,7 @@ impl Facts {
             secure_boot: secure_boot(),
             load_disabled,
             load_limit,
-            is_loaded: number("/sys/kernel/kexec_loaded") == Some(1),
+            is_loaded: number("/sys/kernel/kexec_loaded") == Some(1) && !warm::is_loaded(),
             is_crash_loaded: number("/sys/kernel/kexec_crash_loaded") == Some(1),
             memory: Memory {
                 total: meminfo("MemTotal:"),
@@ -286,7 +286,7 @@ fn jump(load_disabled: bool, load_limit: Option<u64>) -> Result<bool, Unseen> {
     if load_disabled || load_limit.is_some() {
         return Err(Unseen::Because("kexec_load is limited".to_owned()));
     }
-    match kexec::can_preserve_context() {
+    match jumper::can_preserve_context() {
         // Without CONFIG_KEXEC it is without CONFIG_KEXEC_JUMP too.
         Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Ok(false),
         answer => answer.map_err(|error| Unseen::Because(format!("kexec_load: {error}"))),

@@ -105,7 +105,9 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     steps.push(dormouse(&[config, &["build-initramfs"], kernel.as_ref().map_or(&[][..], |words| words)].concat()));
     if wanted.has_unit {
         // Also without `dormouse enable`: an image that a boot has missed must not wait for the next one.
-        steps.push(Step::Run(["systemctl", "--quiet", "enable", "dormouse.service"].map(str::to_owned).into()));
+        steps.push(Step::Run(
+            ["systemctl", "--quiet", "enable", "dormouse.service", "dormouse-warm.service"].map(str::to_owned).into(),
+        ));
     }
     steps.push(match &wanted.rebuild {
         Some(command) if wanted.is_rebuilding => Step::Run(command.clone()),
@@ -288,7 +290,7 @@ mod tests {
             "run: dormouse image init /dev/vdb",
             "write /nonexistent/dormouse.toml: the commented example, with the image on /dev/vdb",
             "run: dormouse --config /nonexistent/dormouse.toml build-initramfs --kernel /boot/vmlinuz-6.12",
-            "run: systemctl --quiet enable dormouse.service",
+            "run: systemctl --quiet enable dormouse.service dormouse-warm.service",
             "run: mkinitcpio -P",
         ];
         assert_eq!(texts(&wanted(config, &place)), expected);

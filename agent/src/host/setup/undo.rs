@@ -88,7 +88,11 @@ pub(super) fn plan(there: &There) -> Vec<Step> {
     // First, so that nothing hibernates meanwhile.
     let mut steps = vec![dormouse(&["disable"])];
     if there.has_unit {
-        steps.push(Step::Run(["systemctl", "--quiet", "disable", "dormouse.service"].map(str::to_owned).into()));
+        steps.push(Step::Run(
+            ["systemctl", "--quiet", "disable", "--now", "dormouse.service", "dormouse-warm.service"]
+                .map(str::to_owned)
+                .into(),
+        ));
     }
     steps.extend(there.keys.iter().map(|number| dormouse(&["key", "remove", &number.to_string()])));
     if let Some(image) = &there.image {
@@ -142,7 +146,7 @@ mod tests {
         };
         let expected = [
             "run: dormouse disable",
-            "run: systemctl --quiet disable dormouse.service",
+            "run: systemctl --quiet disable --now dormouse.service dormouse-warm.service",
             "run: dormouse key remove 1",
             "erase the label of the image on /var/lib/dormouse/image",
             "remove /var/lib/dormouse/image",
