@@ -9,7 +9,7 @@ use dormouse_image::State;
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::system::Uname;
-use dormouse_linux::{kmsg, memory_watch, volatile_memory};
+use dormouse_linux::{kmsg, volatile_memory};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -139,7 +139,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         (image.label().uuid, image.name())
     };
     if waiting_kernel.is_none() {
-        refuse_little_memory(place.region.len())?;
+        place.refuse_little_memory()?;
     }
     let (mut page, mailbox) = place.mailbox()?;
     let disks = drivers::disks_of_session();
@@ -256,13 +256,6 @@ fn jumper(machine: &Machine, policy: &Policy, options: Options) -> anyhow::Resul
     let found = refusal::in_command_line(&machine.cmdline).or_else(|| refusal::in_power_disk(&modes));
     refusal::refuse(found)?;
     Ok(jump::choose(policy.save.jump, &Uname::read()?.release, options.trust_kernel)?)
-}
-
-/// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
-fn refuse_little_memory(region: u64) -> anyhow::Result<()> {
-    // A kernel that does not say is let through.
-    let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
-    Ok(refusal::refuse(available.and_then(|available| refusal::in_memory(region, available)))?)
 }
 
 /// The image that the policy names, which must be initialised and not in use. One in a file, whatever the policy calls

@@ -2,10 +2,11 @@
 
 use anyhow::Context;
 use dormouse_image::{Architecture, Mailbox, PfnRange, PhysRange, SessionRecord, Uuid};
-use dormouse_linux::procfs;
 use dormouse_linux::system::Uname;
+use dormouse_linux::{memory_watch, procfs};
 use dormouse_sys::pin::PinnedPage;
 
+use crate::cycle::refusal::{self, Obstacle};
 use crate::cycle::region_size;
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
@@ -49,6 +50,16 @@ impl Place {
     /// The same, in bytes: what a save kernel takes while it waits.
     pub(super) fn swapped_len(&self) -> u64 {
         self.swapped().map(PhysRange::len).sum()
+    }
+
+    /// Refuses a machine in which setting aside what the region holds would drive programs out of memory.
+    ///
+    /// # Errors
+    /// The obstacle.
+    pub(super) fn refuse_little_memory(&self) -> Result<(), Obstacle> {
+        // A kernel that does not say is let through.
+        let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
+        refusal::refuse(available.and_then(|available| refusal::in_memory(self.region.len(), available)))
     }
 
     /// A pinned page with `content` that the jump does not swap: the other kernel sees it where it is.

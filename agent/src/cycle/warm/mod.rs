@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use dormouse_image::{Mailbox, Uuid};
 use dormouse_linux::foreign_page::ForeignPage;
+use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
 use dormouse_linux::{kexec_loads, kmsg, procfs};
 use dormouse_sys::pin::PinnedPage;
@@ -32,7 +33,7 @@ use crate::cycle::around::{self, Around};
 use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
-use crate::cycle::refusal::{self, JumpError, Obstacle, Unready};
+use crate::cycle::refusal::{JumpError, Obstacle, Unready};
 use crate::cycle::{disk, leftover};
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
@@ -164,7 +165,7 @@ pub fn keep(policy: impl Fn() -> anyhow::Result<Policy>, at_once: bool) -> anyho
                 awake_since = Instant::now();
             }
             if kept.is_none() && (at_once || is_idle(awake_since)) {
-                kept = start(&policy, &lock).or_else(|error| may_pass(error).map(|()| None))?;
+                kept = start(&policy, &lock).map(Some).or_else(|error| may_pass(error).map(|()| None))?;
                 awake_since = Instant::now();
             }
         }
@@ -229,27 +230,25 @@ fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> 
 }
 
 /// Starts it and comes back from it.
-fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Option<Kept>> {
+fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
     kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
-    let release = dormouse_linux::system::Uname::read()?.release;
-    let Jumper::Kernel = jump::choose(policy.save.jump, &release, false)? else {
+    let jumper = jump::choose(policy.save.jump, &Uname::read()?.release, false)?;
+    if !matches!(jumper, Jumper::Kernel) {
         bail!("a save kernel can wait only where the kernel itself jumps, and here Dormouse's module does");
-    };
+    }
     around::refuse_loaded(false)?;
     let opened = disk::open_image(policy, Access::Read)?;
     let (image, name) = (opened.image.label().uuid, opened.image.name());
     drop(opened);
     let place = Place::choose(&machine, policy)?;
-    let available = dormouse_linux::memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
-    refusal::refuse(available.and_then(|available| refusal::in_memory(place.region.len(), available)))?;
+    place.refuse_little_memory()?;
     let facts = Facts::now(policy, &machine, &place)?;
     let (page, mailbox) = place.mailbox()?;
     let Mailbox { pfn, nonce } = mailbox;
     let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
     let order = Order::Wait(WaitOrder { image: name, session });
-    let jumper = Jumper::Kernel;
     let kernel = SecondKernel::plan(&machine, policy, &order, place.region, &place.low, jumper.most_segments())?;
     let mark = leftover::mark();
     let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
@@ -283,5 +282,5 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Option<Kept>> {
         mib(record.bytes),
         record.seconds
     );
-    Ok(Some(Kept { record, _page: page, loaded: Some(loaded) }))
+    Ok(Kept { record, _page: page, loaded: Some(loaded) })
 }

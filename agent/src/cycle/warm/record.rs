@@ -88,9 +88,6 @@ pub struct Record {
 /// Why there is none that could be entered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotWarm {
-    /// None was started.
-    #[error("no save kernel waits")]
-    None,
     /// The process that kept it has ended.
     #[error("the process that kept the save kernel has ended")]
     Gone,
