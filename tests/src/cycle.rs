@@ -131,8 +131,8 @@ pub fn start_workload_and_churn(guest: &mut Guest, files: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a process that keeps a save kernel by the policy at this path, unless one runs, and waits until one waits that
-/// fits the machine as it is.
+/// Starts a process that keeps a save kernel by the policy at this path, unless one runs, and waits until that kernel
+/// waits and fits the machine as it is.
 ///
 /// # Errors
 /// Fails where none does.
@@ -146,8 +146,8 @@ pub fn warm(guest: &mut Guest, policy: &str) -> Result<()> {
     guest.succeed(wait).map(drop)
 }
 
-/// Whether A's kernel has not put itself, at random, where a boot loader puts the restore kernel. Where it has, A leaves
-/// the resume to an ordinary boot.
+/// Whether A's kernel has not put itself, at random, where a boot loader puts the restore kernel. Where it has, A
+/// leaves the resume to an ordinary boot.
 ///
 /// # Errors
 /// Fails where the guest does not say where its kernel is.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1  BIOS boot partition   GRUB's core for a BIOS, which the first sector loads
-//!   2  EFI system partition  GRUB's core for UEFI; the host's part: kernel, initramfs and arguments of the ordinary boot
+//!   2  EFI system partition  GRUB's core for UEFI; and the host's: kernel, initramfs, arguments of the ordinary boot
 //!   3  /boot of the guest    grub.cfg, and what Dormouse puts there
 //! ```
 //!

@@ -36,6 +36,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard direct::bios_two_cycles_and_a_power_cut,
     All direct::a_sealed_image_is_unlocked_in_d,
     All direct::uefi_goes_on_without_a_kernel_between,
+    All direct::by_default_an_ordinary_boot_resumes,
     All direct::another_memory_size,
     All direct::a_restore_kernel_that_is_not_confined,
     All direct::an_ordinary_boot_is_chosen,

@@ -130,6 +130,18 @@ pub(crate) fn an_ordinary_boot_is_chosen() -> Result<()> {
     Ok(())
 }
 
+/// Where the policy does not ask for it, the ordinary boot resumes, whatever boots the machine.
+pub(crate) fn by_default_an_ordinary_boot_resumes() -> Result<()> {
+    for (machine, firmware) in [(MachineType::Pc, Firmware::Bios), (MachineType::Q35, Firmware::Uefi)] {
+        let mut config = config()?;
+        (config.machine, config.firmware) = (machine, firmware);
+        let mut guest = crate::session(config)?;
+        let saved = save(&mut guest)?;
+        resumes_by_c(&mut guest, saved, false)?;
+    }
+    Ok(())
+}
+
 fn config() -> Result<GuestConfig> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     (config.has_boot_loader, config.menu_seconds) = (true, Some(0));

@@ -157,7 +157,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
         let title = format!(
-            "Linux {}, {memory}, 2 CPUs, {FILES_MIB} MiB of files, under emulation: each contender's middle run of {runs}",
+            "Linux {}, {memory}, 2 CPUs, {FILES_MIB} MiB of files, under emulation: each one's middle run of {runs}",
             artifacts.release()
         );
         let path = options.output.join(format!("guest-{memory}.svg"));
