@@ -292,10 +292,12 @@ fn start(artifacts: &Artifacts, memory: &str, contenders: &[Contender]) -> Resul
     cycle::init_image(&mut guest, &image)?;
     guest.succeed(&format!("dormouse --config {} setup --direct", DIRECT.path()))?;
     guest.succeed(&format!(
-        "mkswap {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
+        "mkswap {SWAP} && swapon {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
          cat /sys/power/image_size >/run/image_size && echo shutdown >/sys/power/disk"
     ))?;
+    // It swaps out a part of itself whenever there is swap, if there is when it starts.
     cycle::start_workload(&mut guest)?;
+    guest.succeed(&format!("swapoff {SWAP}"))?;
     Ok(guest)
 }
 
