@@ -30,7 +30,7 @@ use crate::console::phase::Phase;
 use crate::console::screen;
 use crate::handoff::arguments::WayBack;
 use crate::handoff::report::Report;
-use crate::handoff::task::{RestoreTask, SaveTask, Task, WaitTask};
+use crate::handoff::task::{SaveTask, Task, WaitTask};
 use crate::launch;
 use crate::memory::deliver;
 use crate::pid1::ending::Ending;
@@ -82,7 +82,8 @@ fn carry_out_next(inbox: &mut Inbox) -> anyhow::Result<Option<Ending>> {
     let errand = Errand { order: inbox.next()?, arguments: inbox.arguments() };
     Ok(match errand.task()? {
         Task::Save(task) => Some(save_session(task, &errand)),
-        Task::Restore(task) => Some(restore_session(task, &errand)),
+        Task::Restore(task) => Some(restore_session(task.bridge, &errand, "kernel D is up")),
+        Task::Look(task) => Some(restore_session(task.bridge, &errand, "kernel D is up, started by the boot loader")),
         Task::Wait(task) => {
             let ending = wait(task, &errand);
             if ending.is_none() {
@@ -178,9 +179,9 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     }
 }
 
-/// D, from its first line to its last.
-fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
-    log::info!("{}: kernel D is up", Phase::RestoreStart);
+/// D, from its first line to its last. Its way into A is a bridge at this address.
+fn restore_session(bridge: u64, errand: &Errand, first_line: &str) -> Ending {
+    log::info!("{}: {first_line}", Phase::RestoreStart);
     let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
     let verbosity = verbosity(&policy);
     let mut watchdogs = Watchdogs::new(policy.as_ref().is_ok_and(|policy| policy.guard.watchdog), None);
@@ -189,7 +190,7 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
         caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
             Message::Restored { entry, is_loaded: true, watchdog } => Ok((entry, Ending::JumpLoaded, watchdog)),
             Message::Restored { entry, is_loaded: false, watchdog } => {
-                Ok((entry, Ending::JumpBack(WayBack { entry, bridge: task.bridge }), watchdog))
+                Ok((entry, Ending::JumpBack(WayBack { entry, bridge }), watchdog))
             }
             other => bail!("the worker ended with {other:?}"),
         })
