@@ -11,7 +11,7 @@ use crate::channel::Output;
 use crate::channel::client::Request;
 use crate::console::{Cursor, Line};
 use crate::guest::{Ending, Guest};
-use crate::machine::MemorySize;
+use crate::machine::{MIB, MemorySize};
 use crate::workload::counter::CONSOLE_MARK;
 use crate::workload::report::{Report, Verdict};
 
@@ -129,6 +129,46 @@ pub fn start_workload_and_churn(guest: &mut Guest, files: &str) -> Result<()> {
     let megabytes = workload_megabytes(guest.config().memory);
     guest.succeed(&format!("workload start --megabytes {megabytes} --churn --files {files}"))?;
     Ok(())
+}
+
+/// Starts a process that keeps a save kernel by the policy at this path, unless one runs, and waits until that kernel
+/// waits and fits the machine as it is.
+///
+/// # Errors
+/// Fails where none does.
+pub fn warm(guest: &mut Guest, policy: &str) -> Result<()> {
+    guest.succeed(&format!(
+        "kill -0 $(cat /run/keeper) 2>/dev/null || \
+         {{ dormouse --config {policy} warm --now </dev/null >/run/warm.log 2>&1 & echo $! >/run/keeper; }}"
+    ))?;
+    let wait = "for try in $(seq 300); do [ -e /run/dormouse/warm ] && exit; kill -0 $(cat /run/keeper) || break; \
+                sleep 0.2; done; cat /run/warm.log >&2; exit 1";
+    guest.succeed(wait).map(drop)
+}
+
+/// Whether A's kernel has not put itself, at random, where a boot loader puts the restore kernel. Where it has, A
+/// leaves the resume to an ordinary boot.
+///
+/// # Errors
+/// Fails where the guest does not say where its kernel is.
+pub fn is_beside_the_region(guest: &mut Guest) -> Result<bool> {
+    // From where a boot loader puts a kernel, with some room behind a region of the usual size.
+    const REGION: std::ops::Range<u64> = 16 * MIB..160 * MIB;
+    let places = guest.succeed("grep ': Kernel ' /proc/iomem")?;
+    let mut is_beside = true;
+    for line in places.lines() {
+        let ends = line.trim().split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let (first, last) = ends.with_context(|| format!("/proc/iomem: {line:?}"))?;
+        let [first, last] = [first, last].map(|end| u64::from_str_radix(end, 16));
+        is_beside &= first? >= REGION.end || last? < REGION.start;
+    }
+    Ok(is_beside)
+}
+
+/// Whether a kernel prints this line as it starts, which B and D do as well unless their policy keeps them quiet.
+#[must_use]
+pub fn is_kernel_start(line: &Line) -> bool {
+    line.text.contains("Linux version ")
 }
 
 /// Asks the workload, all of which must hold.

@@ -12,8 +12,9 @@ use crate::channel::Output;
 use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
 use crate::debian;
+use crate::grub;
 use crate::machine::{DiskKind, Firmware, GuestConfig};
-use crate::qemu::{Files, Qemu};
+use crate::qemu::{self, Files, Qemu};
 use crate::qmp::Monitor;
 use crate::userland::{GuestPolicy, Userland};
 
@@ -74,11 +75,20 @@ impl Guest {
             initramfs: directory.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
-        userland.for_machine(&config).build(artifacts, directory.path(), &files.initramfs)?;
+        if config.has_boot_loader {
+            // As distributions have it.
+            let (boot, kernel) = (directory.path().join("boot"), artifacts.kernel(config.kernel)?);
+            std::fs::create_dir(&boot).context("a directory for /boot")?;
+            std::fs::copy(kernel.config(), boot.join(format!("config-{}", kernel.release()))).context("/boot")?;
+            grub::make(&files.boot_disk(), &boot, directory.path())?;
+        }
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         let userland = userland.clone();
-        Ok(Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
+        let guest =
+            Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory };
+        guest.build_userland(artifacts)?;
+        Ok(guest)
     }
 
     /// A machine that is off, for a system that is installed on its disks: `install` puts it there. Its kernel and its
@@ -131,7 +141,17 @@ impl Guest {
     /// As [`Guest::new`].
     pub fn set_userland(&mut self, userland: &Userland, artifacts: &Artifacts) -> Result<()> {
         self.userland = userland.clone();
-        self.userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
+        self.build_userland(artifacts)
+    }
+
+    /// Builds the initramfs, and puts it with the kernel where what boots the machine finds it.
+    fn build_userland(&self, artifacts: &Artifacts) -> Result<()> {
+        let Guest { config, files, .. } = self;
+        self.userland.for_machine(config).build(artifacts, &files.directory, &files.initramfs)?;
+        if config.has_boot_loader {
+            grub::put_boot_files(&files.boot_disk(), &files.kernel, &files.initramfs)?;
+        }
+        Ok(())
     }
 
     /// Gives the machine another kernel to boot from the next power-on on, as an update does. B and D keep theirs.
@@ -142,7 +162,7 @@ impl Guest {
         self.config.second_kernel.get_or_insert(self.config.kernel);
         self.config.kernel = kernel;
         self.files.kernel = artifacts.kernel(kernel)?.bzimage();
-        self.userland.for_machine(&self.config).build(artifacts, &self.files.directory, &self.files.initramfs)
+        self.build_userland(artifacts)
     }
 
     /// What the machine is made of.
@@ -166,6 +186,12 @@ impl Guest {
     #[must_use]
     pub fn disk_file(&self, index: usize) -> PathBuf {
         self.files.disk(index)
+    }
+
+    /// The host's file of the disk with the boot loader, where the machine has one.
+    #[must_use]
+    pub fn boot_disk_file(&self) -> PathBuf {
+        self.files.boot_disk()
     }
 
     /// The host's file of the guest's memory, where the machine has one.
@@ -266,6 +292,10 @@ impl Guest {
     pub fn power_on(&mut self) -> Result<Cursor> {
         if self.qemu.is_some() {
             bail!("the machine is on already");
+        }
+        if self.config.has_boot_loader {
+            let line = qemu::command_line(&self.config, &self.files)?;
+            grub::put_arguments(&self.files.boot_disk(), &line, self.config.menu_seconds)?;
         }
         let begin = self.console.end();
         self.power_ons += 1;

@@ -6,6 +6,7 @@
 //!                               │  ├──> console   its first serial port, followed line by line
 //!                               │  └──> channel   its second one: commands for guest A
 //!                               ├──> userland     the initramfs of A and C, built from artifacts
+//!                               ├──> grub         a disk to boot it from, where QEMU is not the boot loader
 //!                               └──> debian       or a whole system, with an initramfs that it has made itself
 //!   workload                                      runs in guest A; its reports prove a resume
 //!   soak                                          cycle upon cycle in one session, by random policies
@@ -20,6 +21,7 @@ pub mod cycle;
 pub mod debian;
 pub mod filesystem;
 pub mod fuzz;
+pub mod grub;
 pub mod guest;
 pub mod image;
 pub mod machine;

@@ -214,6 +214,11 @@ pub struct GuestConfig {
     pub qemu_arguments: Vec<String>,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
+    /// Whether the machine boots by GRUB from a disk of its own, the last one, and has `/boot` on it; otherwise QEMU
+    /// loads the kernel.
+    pub has_boot_loader: bool,
+    /// For how long the boot loader shows its menu; as its own files have it, where this does not say.
+    pub menu_seconds: Option<u32>,
     /// Whether there is a watchdog that restarts the machine (a 6300ESB).
     pub watchdog: bool,
     /// Whether there is a TPM 2.0.
@@ -244,6 +249,8 @@ impl GuestConfig {
             has_module: false,
             qemu_arguments: Vec::new(),
             faults: Vec::new(),
+            has_boot_loader: false,
+            menu_seconds: None,
             watchdog: false,
             tpm: false,
             screen: false,
@@ -266,6 +273,13 @@ impl GuestConfig {
     pub fn disk_path(&self, index: usize) -> Result<String> {
         let disk = self.disks.get(index).with_context(|| format!("the guest has no disk {index}"))?;
         Ok(disk.kind.guest_path(self.disk_ordinal(index)?))
+    }
+
+    /// The guest's name of the disk with the boot loader, where it has one.
+    #[must_use]
+    pub(crate) fn boot_disk_path(&self) -> String {
+        let before = self.disks.iter().filter(|disk| disk.kind == DiskKind::Virtio).count();
+        DiskKind::Virtio.guest_path(u8::try_from(before).unwrap_or(u8::MAX))
     }
 
     /// The place of disk `index` among those of its kind.

@@ -11,6 +11,7 @@ use dormouse_linux::bzimage_release;
 use nix::sys::signal::Signal;
 
 use crate::console::Console;
+use crate::grub;
 use crate::machine::{Firmware, GuestConfig, MachineType};
 use crate::tpm::Tpm;
 
@@ -37,6 +38,12 @@ impl Files {
     #[must_use]
     pub fn disk(&self, index: usize) -> PathBuf {
         self.directory.join(format!("disk{index}.img"))
+    }
+
+    /// The disk with the machine's boot loader, if it has one.
+    #[must_use]
+    pub fn boot_disk(&self) -> PathBuf {
+        self.directory.join("boot-disk.img")
     }
 
     /// QEMU's socket of the second serial port.
@@ -92,6 +99,12 @@ impl Files {
             std::fs::File::create_new(&path)
                 .and_then(|file| file.set_len(disk.bytes))
                 .with_context(|| format!("{}: cannot be made with {} bytes", path.display(), disk.bytes))?;
+        }
+        if config.has_boot_loader {
+            let path = self.boot_disk();
+            std::fs::File::create_new(&path)
+                .and_then(|file| file.set_len(grub::DISK_BYTES))
+                .with_context(|| format!("{}: cannot be made", path.display()))?;
         }
         if config.firmware == Firmware::Uefi {
             std::fs::copy(OVMF_VARIABLES, self.firmware_variables())
@@ -244,6 +257,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
             add("-device", device.into());
         }
     }
+    if config.has_boot_loader {
+        add("-drive", drive("if=none,id=boot-disk,format=raw,cache=writeback,file=", &files.boot_disk()));
+        add("-device", "virtio-blk-pci,drive=boot-disk,bootindex=0".into());
+    }
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
     add("-chardev", drive("socket,id=channel,server=on,wait=off,path=", &files.channel()));
@@ -266,23 +283,37 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // A link that is up and leads no further than QEMU. The disk is what boots, so the card needs no program for that.
     add("-netdev", "user,id=link,restrict=on".into());
     add("-device", "virtio-net-pci,netdev=link,id=link-device,mac=52:54:00:12:34:56,romfile=".into());
-    add("-kernel", files.kernel.clone().into());
-    add("-initrd", files.initramfs.clone().into());
-    // On a busy host the emulated timer is late, and a kernel that checks it takes it for broken.
-    let screen = if config.screen { "console=tty0 " } else { "" };
-    let mut command_line = vec![format!("{screen}console=ttyS0,115200 no_timer_check")];
-    // B and D are other kernels where the machine has such, and take the argument over.
-    let may_be_stale = config.second_kernel.is_some() || is_translated_stale(&files.kernel)?;
-    if may_be_stale {
-        command_line.push(UNSTABLE_TSC.to_owned());
+    if !config.has_boot_loader {
+        add("-kernel", files.kernel.clone().into());
+        add("-initrd", files.initramfs.clone().into());
+        add("-append", command_line(config, files)?.into());
     }
     // One thread translates and executes in turn.
-    let threads = if may_be_stale { "single" } else { "multi" };
+    let threads = if may_be_stale(config, files)? { "single" } else { "multi" };
     add("-accel", format!("tcg,thread={threads},tb-size=256").into());
-    command_line.extend(config.kernel_arguments.iter().cloned());
-    add("-append", command_line.join(" ").into());
     arguments.extend(config.qemu_arguments.iter().map(Into::into));
     Ok(arguments)
+}
+
+/// The command line of the kernel of A and C.
+pub(crate) fn command_line(config: &GuestConfig, files: &Files) -> Result<String> {
+    let screen = if config.screen { "console=tty0 " } else { "" };
+    // On a busy host the emulated timer is late, and a kernel that checks it takes it for broken.
+    let mut words = vec![format!("{screen}console=ttyS0,115200 no_timer_check")];
+    if may_be_stale(config, files)? {
+        words.push(UNSTABLE_TSC.to_owned());
+    }
+    if config.has_boot_loader {
+        words.push(format!("guest.boot={}{}", config.boot_disk_path(), grub::BOOT_PARTITION));
+    }
+    words.extend(config.kernel_arguments.iter().cloned());
+    Ok(words.join(" "))
+}
+
+/// Whether one of the machine's kernels may be translated stale. B and D are other kernels where the machine has such,
+/// and take the argument over.
+fn may_be_stale(config: &GuestConfig, files: &Files) -> Result<bool> {
+    Ok(config.second_kernel.is_some() || is_translated_stale(&files.kernel)?)
 }
 
 /// Whether a kernel, in booting, changes an instruction that its other CPUs are executing all the time, in a way that

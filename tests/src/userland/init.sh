@@ -27,6 +27,7 @@ read -r arguments </proc/cmdline
 for argument in $arguments; do
     case $argument in
         guest.policy=*) cp "${argument#*=}" /etc/dormouse.toml ;;
+        guest.boot=*) boot=${argument#*=} ;;
         resume=*) swap=${argument#*=} ;;
     esac
 done
@@ -46,6 +47,9 @@ fi
 # The kernel's own hibernation, which the benchmark compares with: the kernel has looked for it when there was no driver
 # yet.
 [ -z "${swap-}" ] || cat "/sys/class/block/${swap#/dev/}/dev" >/sys/power/resume
+
+# Where the boot loader of this machine has its files, if it has one.
+[ -z "${boot-}" ] || mount -t ext4 "$boot" /boot
 
 echo "A: ready boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 

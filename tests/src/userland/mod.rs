@@ -9,7 +9,7 @@ use dormouse_linux::cpio::Archive;
 use dormouse_linux::kmod::{self, Module};
 
 use crate::artifacts::{Artifacts, Kernel, KernelName};
-use crate::machine::GuestConfig;
+use crate::machine::{DiskKind, GuestConfig};
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
@@ -71,7 +71,9 @@ impl Userland {
         userland.own_modules.extend(config.modules.iter().cloned());
         let watchdog = if config.watchdog { &["i6300esb"][..] } else { &[] };
         let module = if config.has_module { &["dormouse"][..] } else { &[] };
-        for &name in config.disks.iter().flat_map(|disk| disk.kind.modules()).chain(watchdog).chain(module) {
+        let boot_disk = if config.has_boot_loader { DiskKind::Virtio.modules() } else { &[] };
+        let disks = config.disks.iter().flat_map(|disk| disk.kind.modules());
+        for &name in disks.chain(boot_disk).chain(watchdog).chain(module) {
             if ![&userland.modules, &userland.own_modules].into_iter().flatten().any(|known| known == name) {
                 userland.modules.push(name.to_owned());
             }

@@ -3,7 +3,7 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, exactness, export, free_pages, image_file, images, machines, machines_boots,
+    aborts, cycles, debian, direct, exactness, export, free_pages, image_file, images, machines, machines_boots,
     machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
     power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
     sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify, warm,
@@ -33,6 +33,13 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock_debian::debian_12_gets_a_new_kernel_and_loses_the_packages,
     All stock_debian::debian_13_without_its_module_and_locked_down,
     All debian::dracut_an_image_in_a_file_and_removal,
+    Standard direct::bios_two_cycles_and_a_power_cut,
+    All direct::a_sealed_image_is_unlocked_in_d,
+    All direct::uefi_goes_on_without_a_kernel_between,
+    All direct::by_default_an_ordinary_boot_resumes,
+    All direct::another_memory_size,
+    All direct::a_restore_kernel_that_is_not_confined,
+    All direct::an_ordinary_boot_is_chosen,
     Standard warm::three_cycles,
     All warm::what_has_changed_is_not_entered,
     All warm::saves_that_end_early,

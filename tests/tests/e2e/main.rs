@@ -7,6 +7,7 @@ mod aborts;
 mod cases;
 mod cycles;
 mod debian;
+mod direct;
 mod exactness;
 mod export;
 mod free_pages;

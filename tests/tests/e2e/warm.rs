@@ -7,6 +7,7 @@ use dormouse_tests::cycle::{self, WentOn};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::{Fault, GuestConfig, MIB};
+use dormouse_tests::userland::POLICY_PATH;
 use serde_json::{Value, json};
 
 use crate::{begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on};
@@ -94,7 +95,6 @@ pub(crate) fn saves_that_end_early() -> Result<()> {
     image::command(&artifacts, &["init"], &guest.disk_file(0))?;
     guest.boot()?;
     cycle::start_workload(&mut guest)?;
-    keep(&mut guest)?;
     wait_until_warm(&mut guest)?;
     let went_on = stay_on(&mut guest, "dormouse hibernate --json")?;
     demand_proofs(&guest, &went_on)?;
@@ -105,22 +105,14 @@ fn config() -> Result<GuestConfig> {
     Ok(GuestConfig::new(2, "768M".parse()?))
 }
 
-/// A session with the workload, in which a process keeps a save kernel.
+/// A session with the workload.
 fn session(config: GuestConfig) -> Result<Guest> {
-    let mut guest = crate::session_with(config, POLICY)?;
-    keep(&mut guest)?;
-    Ok(guest)
-}
-
-fn keep(guest: &mut Guest) -> Result<()> {
-    guest.succeed("dormouse warm --now </dev/null >/run/warm.log 2>&1 & echo $! >/run/keeper").map(drop)
+    crate::session_with(config, POLICY)
 }
 
 /// Until a save kernel waits that fits the machine as it is.
 fn wait_until_warm(guest: &mut Guest) -> Result<()> {
-    let command = "for try in $(seq 100); do [ -e /run/dormouse/warm ] && exit; kill -0 $(cat /run/keeper) || break; \
-                   sleep 0.5; done; cat /run/warm.log; exit 1";
-    guest.succeed(command).map_err(|error| guest.explain(error))?;
+    cycle::warm(guest, POLICY_PATH)?;
     let status: Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     ensure!(status["waiting"]["bytes"].as_u64().is_some_and(|bytes| bytes > 64 * MIB), "{status}");
     Ok(())

@@ -1,23 +1,26 @@
-//! The same session hibernated in turn by the kernel itself and by Dormouse, from working state to working state.
+//! The same session hibernated in turn by the kernel itself and by Dormouse, in each of its ways, from working state to
+//! working state.
 //!
-//! One guest is booted once, with a disk for Dormouse's image, one for swap, and one with files that the session has
-//! read. Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads the files
-//! again.
+//! One guest is booted once, by GRUB, with a disk for Dormouse's image, one for swap, and one with files that the
+//! session has read. Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads
+//! the files again.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Line;
-use dormouse_tests::cycle::{self, unobserved};
+use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB, image_disk_bytes};
-use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 
 use crate::Options;
+use crate::picture::{self, Bar};
 use crate::table::{Table, median_of};
+use crate::timeline::{Stage, Timeline};
 
 /// Where the guest mounts the disk with files, and how much is on it.
 const FILES: &str = "/run/files";
@@ -30,44 +33,86 @@ const FILES_DISK: &str = "/dev/vdc";
 const PAGE: u64 = 4096;
 
 /// Who hibernates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Contender {
     /// The kernel's own hibernation, with this compressor; `whole` lets the image have the size of memory, otherwise it
     /// is the default of two fifths, and the kernel gives up page cache and swaps out until that fits.
     Kernel { compressor: &'static str, whole: bool },
-    /// Dormouse, with the policy at this path.
-    Dormouse { name: &'static str, policy: &'static str },
+    /// Dormouse.
+    Dormouse(Way),
 }
 
+/// A way of Dormouse's, with a policy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    name: &'static str,
+    compression: &'static str,
+    verify: &'static str,
+    /// Whether a save kernel waits.
+    warm: bool,
+    /// Whether the boot loader starts the restore kernel.
+    direct: bool,
+}
+
+const COLD: Way = Way { name: "dormouse", compression: "auto", verify: "off", warm: false, direct: false };
+const DIRECT: Way = Way { name: "dormouse direct", direct: true, ..COLD };
+const BOTH: Way = Way { name: "dormouse warm direct", warm: true, direct: true, ..COLD };
+
 const CONTENDERS: &[Contender] = &[
-    Contender::Dormouse { name: "dormouse auto", policy: "/etc/dormouse.toml" },
+    Contender::Dormouse(COLD),
     Contender::Kernel { compressor: "lzo", whole: false },
+    Contender::Dormouse(Way { name: "dormouse warm", warm: true, ..COLD }),
     Contender::Kernel { compressor: "lzo", whole: true },
-    Contender::Dormouse { name: "dormouse zstd 1", policy: "/etc/zstd.toml" },
+    Contender::Dormouse(DIRECT),
     Contender::Kernel { compressor: "lz4", whole: false },
+    Contender::Dormouse(BOTH),
     Contender::Kernel { compressor: "lz4", whole: true },
     // Not with --quick, which has little time.
-    Contender::Dormouse { name: "dormouse auto verify checksum", policy: "/etc/checksum.toml" },
-    Contender::Dormouse { name: "dormouse auto verify memory", policy: "/etc/memory.toml" },
+    Contender::Dormouse(Way { name: "dormouse zstd 1", compression: "zstd", ..COLD }),
+    Contender::Dormouse(Way { name: "dormouse verify checksum", verify: "checksum", ..COLD }),
+    Contender::Dormouse(Way { name: "dormouse verify memory", verify: "memory", ..COLD }),
 ];
 
 /// How many of them take part with --quick.
-const QUICK: usize = 6;
+const QUICK: usize = 8;
 
 impl Contender {
     fn name(self) -> String {
         match self {
             Contender::Kernel { compressor, whole } => {
-                format!("kernel {compressor} image_size {}", if whole { "max" } else { "default" })
+                format!("kernel {compressor}, image_size {}", if whole { "max" } else { "default" })
             }
-            Contender::Dormouse { name, .. } => name.to_owned(),
+            Contender::Dormouse(way) => way.name.to_owned(),
         }
+    }
+
+    /// The same without what a table of comma-separated values cannot have.
+    fn plain_name(self) -> String {
+        self.name().replace(',', "")
+    }
+}
+
+impl Way {
+    /// Where the guest has its policy.
+    fn path(self) -> String {
+        if self == COLD { POLICY_PATH.to_owned() } else { format!("/etc/{}.toml", self.name.replace(' ', "-")) }
+    }
+
+    fn policy(self, image: &str) -> GuestPolicy {
+        let Way { compression, verify, warm, direct, .. } = self;
+        let text = format!(
+            "[image]\ndevice = \"{image}\"\n\
+             [save]\ncompression = \"{compression}\"\nverify = \"{verify}\"\nwarm = {warm}\n\
+             [resume]\ndirect = {direct}\n"
+        );
+        GuestPolicy { path: self.path(), text }
     }
 }
 
 /// What one run measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Run {
+    stages: Vec<(Stage, f64)>,
     command_to_off: f64,
     on_to_tick: f64,
     reread: f64,
@@ -75,107 +120,177 @@ struct Run {
     pages_saved: u64,
 }
 
+impl Run {
+    /// From working state to working state.
+    fn sum(&self) -> f64 {
+        self.command_to_off + self.on_to_tick + self.reread
+    }
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
-    let memories: &[&str] = if options.quick { &["1G"] } else { &["1G", "2G"] };
+    let memories: &[&str] = if options.quick { &["1G"] } else { &["1G", "4G"] };
     let contenders = if options.quick { &CONTENDERS[..QUICK] } else { CONTENDERS };
-    let mut table = Table::new(&[
-        "workload",
-        "contender",
-        "command_to_off_s",
-        "on_to_tick_s",
-        "reread_s",
-        "image_bytes",
-        "pages_saved",
-    ]);
-    let mut readable = Table::new(&[
-        "workload",
-        "contender",
-        "command to off, s",
-        "on to tick, s",
-        "reread, s",
-        "sum, s",
-        "image, MiB",
-        "pages saved",
-        "bytes per page",
-    ]);
+    let mut tables = Tables::new();
     for memory in memories {
         let workload = format!("session and files {memory}");
-        let mut guest = start(&artifacts, memory)?;
+        let mut guest = start(&artifacts, memory, contenders)?;
+        let contenders = those_of(&mut guest, contenders)?;
         let mut results: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
         for number in 0..runs {
             // Another one begins each time, so that none always follows the same one.
             for place in 0..contenders.len() {
                 let turn = (place + number) % contenders.len();
-                let (contender, results) = (&contenders[turn], &mut results[turn]);
-                let run = hibernate(&mut guest, *contender)
+                let (contender, results) = (contenders[turn], &mut results[turn]);
+                let run = hibernate(&mut guest, contender)
                     .with_context(|| format!("{workload}, {}, run {}", contender.name(), number + 1))?;
-                eprintln!("{workload}, run {}: {}: {run:?}", number + 1, contender.name());
+                eprintln!("{workload}, run {}: {}: {run:.2?}", number + 1, contender.name());
                 results.push(run);
             }
         }
+        let mut bars = Vec::new();
         for (contender, runs) in contenders.iter().zip(&results) {
-            let of = |value: fn(&Run) -> f64| median_of(runs, value);
-            // Sizes are far below 2^52.
-            let image = of(|run| run.image_bytes as f64);
-            let pages = of(|run| run.pages_saved as f64);
-            let (off, on, reread) = (of(|run| run.command_to_off), of(|run| run.on_to_tick), of(|run| run.reread));
-            table.row(vec![
-                workload.clone(),
-                contender.name(),
-                format!("{off:.2}"),
-                format!("{on:.2}"),
-                format!("{reread:.2}"),
-                format!("{image:.0}"),
-                format!("{pages:.0}"),
-            ]);
-            readable.row(vec![
-                workload.clone(),
-                contender.name(),
-                format!("{off:.2}"),
-                format!("{on:.2}"),
-                format!("{reread:.2}"),
-                format!("{:.2}", off + on + reread),
-                format!("{:.0}", image / MIB as f64),
-                format!("{pages:.0}"),
-                format!("{:.0}", image / pages.max(1.0)),
-            ]);
+            tables.add(&workload, *contender, runs);
+            if let Some(run) = middle(runs) {
+                bars.push(Bar { name: contender.name(), stages: run.stages.clone() });
+            }
         }
+        let title = format!(
+            "Linux {}, {memory}, 2 CPUs, {FILES_MIB} MiB of files, under emulation: each one's middle run of {runs}",
+            artifacts.release()
+        );
+        let path = options.output.join(format!("guest-{memory}.svg"));
+        std::fs::write(&path, picture::svg(&title, &bars))
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        eprintln!("where the time goes: {}", path.display());
     }
-    readable.print(&format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation"));
+    tables.readable.print(&format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation"));
     println!(
         "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
-         read again."
+         read again. Every contender is booted by GRUB."
     );
-    table.write_csv(&options.output.join("guest.csv"))
+    tables.results.write_csv(&options.output.join("guest.csv"))?;
+    tables.stages.write_csv(&options.output.join("guest-stages.csv"))
+}
+
+/// What is printed and written.
+struct Tables {
+    results: Table,
+    stages: Table,
+    readable: Table,
+}
+
+impl Tables {
+    fn new() -> Tables {
+        Tables {
+            results: Table::new(&[
+                "workload",
+                "contender",
+                "command_to_off_s",
+                "on_to_tick_s",
+                "reread_s",
+                "image_bytes",
+                "pages_saved",
+            ]),
+            stages: Table::new(&["workload", "contender", "stage", "seconds"]),
+            readable: Table::new(&[
+                "workload",
+                "contender",
+                "command to off, s",
+                "on to tick, s",
+                "reread, s",
+                "sum, s",
+                "image, MiB",
+                "pages saved",
+                "bytes per page",
+            ]),
+        }
+    }
+
+    fn add(&mut self, workload: &str, contender: Contender, runs: &[Run]) {
+        let of = |value: fn(&Run) -> f64| median_of(runs, value);
+        // Sizes are far below 2^52.
+        let image = of(|run| run.image_bytes as f64);
+        let pages = of(|run| run.pages_saved as f64);
+        let (off, on, reread) = (of(|run| run.command_to_off), of(|run| run.on_to_tick), of(|run| run.reread));
+        self.results.row(vec![
+            workload.to_owned(),
+            contender.plain_name(),
+            format!("{off:.2}"),
+            format!("{on:.2}"),
+            format!("{reread:.2}"),
+            format!("{image:.0}"),
+            format!("{pages:.0}"),
+        ]);
+        self.readable.row(vec![
+            workload.to_owned(),
+            contender.name(),
+            format!("{off:.2}"),
+            format!("{on:.2}"),
+            format!("{reread:.2}"),
+            format!("{:.2}", off + on + reread),
+            format!("{:.0}", image / MIB as f64),
+            format!("{pages:.0}"),
+            format!("{:.0}", image / pages.max(1.0)),
+        ]);
+        for (stage, seconds) in middle(runs).iter().flat_map(|run| &run.stages) {
+            let name = stage.name().replace(',', "");
+            self.stages.row(vec![workload.to_owned(), contender.plain_name(), name, format!("{seconds:.2}")]);
+        }
+    }
+}
+
+/// The run whose sum is in the middle, so that its stages add up.
+fn middle(runs: &[Run]) -> Option<&Run> {
+    let mut sorted: Vec<&Run> = runs.iter().collect();
+    sorted.sort_by(|a, b| a.sum().total_cmp(&b.sum()));
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Those of the contenders that this guest's kernel has.
+fn those_of(guest: &mut Guest, contenders: &[Contender]) -> Result<Vec<Contender>> {
+    let mut there = Vec::new();
+    for contender in contenders {
+        if let Contender::Kernel { compressor, .. } = contender {
+            let output = guest.run(&format!("echo {compressor} >/sys/module/hibernate/parameters/compressor"))?;
+            if output.status != 0 {
+                eprintln!("without {}: the guest's kernel does not have it", contender.name());
+                continue;
+            }
+        }
+        there.push(*contender);
+    }
+    Ok(there)
 }
 
 /// A guest that is up with everything.
-fn start(artifacts: &Artifacts, memory: &str) -> Result<Guest> {
+fn start(artifacts: &Artifacts, memory: &str, contenders: &[Contender]) -> Result<Guest> {
     let mut config = GuestConfig::new(2, memory.parse()?);
     let disk = |bytes| Disk { kind: DiskKind::Virtio, bytes };
     config.disks.push(disk(image_disk_bytes(config.memory)));
     config.disks.push(disk(2 * FILES_MIB * MIB));
+    (config.has_boot_loader, config.menu_seconds) = (true, Some(0));
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
     let image = config.disk_path(0)?;
-    let policy =
-        |compression: &str| format!("[image]\ndevice = \"{image}\"\n[save]\ncompression = \"{compression}\"\n");
-    let userland = Userland {
-        policies: vec![
-            GuestPolicy::standard(policy("auto")),
-            GuestPolicy { path: "/etc/zstd.toml".to_owned(), text: policy("zstd") },
-            GuestPolicy { path: "/etc/checksum.toml".to_owned(), text: policy("auto") + "verify = \"checksum\"\n" },
-            GuestPolicy { path: "/etc/memory.toml".to_owned(), text: policy("auto") + "verify = \"memory\"\n" },
-        ],
-        ..Userland::default()
-    };
+    let policies = contenders.iter().filter_map(|contender| match contender {
+        Contender::Dormouse(way) => Some(way.policy(&image)),
+        Contender::Kernel { .. } => None,
+    });
+    let userland = Userland { policies: policies.collect(), ..Userland::default() };
     let mut guest = Guest::new(config, &userland, artifacts)?;
     make_files(&guest.disk_file(2))?;
     guest.boot()?;
+    while !cycle::is_beside_the_region(&mut guest)? {
+        // It would go the way of the others.
+        eprintln!("the guest's kernel is where the boot loader will put the restore kernel: booting again");
+        guest.cut_power();
+        guest.boot()?;
+    }
     cycle::init_image(&mut guest, &image)?;
+    guest.succeed(&format!("dormouse --config {} setup --direct", DIRECT.path()))?;
     guest.succeed(&format!(
         "mkswap {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
          cat /sys/power/image_size >/run/image_size && echo shutdown >/sys/power/disk"
@@ -214,18 +329,41 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             ))?;
             "sync && echo disk >/sys/power/state".to_owned()
         }
-        Contender::Dormouse { policy, .. } => format!("dormouse --config {policy} hibernate --then poweroff --json"),
+        Contender::Dormouse(way) => {
+            if way.warm {
+                cycle::warm(guest, &way.path())?;
+            }
+            format!("dormouse --config {} hibernate --then poweroff --json", way.path())
+        }
     };
     let before = cycle::check_workload(guest)?;
     let mut printed = Printed::default();
-    let saved = cycle::save(guest, before, &command, &mut |line| printed.look(line))?;
-    let command_to_off = saved.to_power_off.as_secs_f64();
-    let went_on = cycle::resume(guest, saved, &mut unobserved)?;
+    let (begin, mut off) = (Instant::now(), Timeline::begin(Stage::Prepare));
+    let saved = cycle::save(guest, before, &command, &mut |line| {
+        printed.look(line);
+        off.look(line);
+    })?;
+    let command_to_off = saved.to_power_off;
+    let mut stages = off.seconds_until(begin + command_to_off);
+    let (begin, mut on) = (Instant::now(), Timeline::begin(Stage::Firmware));
+    let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
-    let on_to_tick = went_on.to_first_tick.context("no sign of life")?.as_secs_f64();
+    let on_to_tick = went_on.to_first_tick.context("no sign of life")?;
+    stages.extend(on.seconds_until(begin + on_to_tick));
     let (image_bytes, pages_saved) = match contender {
-        Contender::Dormouse { .. } => {
+        Contender::Dormouse(way) => {
             let report = went_on.report()?;
+            // What it measures is what it is called.
+            let was_warm = report.before.is_some_and(|before| before.warm);
+            let had_c = stages.iter().any(|(stage, _)| *stage == Stage::BootC);
+            ensure!(
+                was_warm == way.warm && had_c != way.direct,
+                "it went another way: {:#}",
+                guest.explain(anyhow!("{stages:?}"))
+            );
+            if way.warm {
+                guest.succeed("kill $(cat /run/keeper); while [ -e /run/dormouse/warm ]; do sleep 0.1; done")?;
+            }
             (report.image_bytes, report.stored_pages)
         }
         Contender::Kernel { .. } => {
@@ -234,10 +372,12 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         }
     };
     let reread = read_files(guest)?.as_secs_f64();
+    stages.push((Stage::Reread, reread));
     if matches!(contender, Contender::Kernel { .. }) {
         guest.succeed(&format!("swapoff {SWAP}"))?;
     }
-    Ok(Run { command_to_off, on_to_tick, reread, image_bytes, pages_saved })
+    let (command_to_off, on_to_tick) = (command_to_off.as_secs_f64(), on_to_tick.as_secs_f64());
+    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved })
 }
 
 /// Reads all files, and says how long that took.

@@ -3,8 +3,10 @@
 
 mod file_tier;
 mod guest_tier;
+mod picture;
 mod scale;
 mod table;
+mod timeline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,8 +17,8 @@ use clap::{Parser, ValueEnum};
 /// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
-/// whole guests under emulation, by Dormouse and by the kernel. The scaling tier varies CPUs, memory and how much of it
-/// is free.
+/// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
+/// scaling tier varies CPUs, memory and how much of it is free.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
@@ -32,7 +34,10 @@ pub(crate) struct Options {
     /// How often each contender runs [default: 5 in the file tier; in the others 3 with --quick, 5 otherwise]
     #[arg(long)]
     pub(crate) runs: Option<usize>,
-    /// Where the CSV files go
+    /// The guests' kernel: a series of Linux, as in 6.12 or 7.2, which is built; or a directory of one
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+    /// Where the CSV files and the pictures go
     #[arg(long, default_value = "target/bench")]
     pub(crate) output: PathBuf,
     /// Where vmcores and dumps go; a tmpfs, or the disk's speed is measured with everything else

@@ -15,7 +15,7 @@ use dormouse_tests::channel::Output;
 use dormouse_tests::cycle::{self, CameBack, WentOn};
 use dormouse_tests::guest::{BOOT_TIMEOUT, Guest, READY_MARK};
 use dormouse_tests::machine::{Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize};
-use dormouse_tests::userland::{GuestPolicy, Userland};
+use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 use dormouse_tests::workload::report::Report;
 use screen::Screen;
 use table::Row;
@@ -64,6 +64,12 @@ struct Options {
     /// What follows the save: the power-off, or the return to the session that was saved
     #[arg(long, value_enum, default_value_t = Then::Poweroff)]
     then: Then,
+    /// Start the save kernel ahead of each hibernation, which then finds it waiting
+    #[arg(long)]
+    warm: bool,
+    /// Have the boot loader (GRUB) start the restore kernel itself, with no ordinary boot before it
+    #[arg(long)]
+    direct: bool,
     /// Print the whole serial console
     #[arg(long)]
     verbose: bool,
@@ -122,7 +128,10 @@ fn run(options: &Options) -> Result<Ending> {
             println!("More arguments for {what}: {}", arguments.join(" "));
         }
     }
-    println!("Linux {}: A is hibernated, B saves it, C boots after power-on, D restores it.", artifacts.release());
+    config.has_boot_loader = options.direct;
+    config.menu_seconds = Some(0);
+    let between = if options.direct { "the boot loader starts D after power-on," } else { "C boots after power-on," };
+    println!("Linux {}: A is hibernated, B saves it, {between} D restores it.", artifacts.release());
 
     let policies = vec![policy(options, &config)?];
     let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &artifacts)?;
@@ -131,6 +140,9 @@ fn run(options: &Options) -> Result<Ending> {
     let mut rows = Vec::new();
     for number in 1..=options.cycles {
         let title = if options.cycles == 1 { String::new() } else { format!(" {number} of {}", options.cycles) };
+        if options.warm {
+            warm(&mut guest, &mut screen, &title)?;
+        }
         let before = cycle::check_workload(&mut guest)?;
         let row = match options.then {
             Then::Poweroff => power_cycle(&mut guest, &mut screen, before.clone(), &title),
@@ -168,32 +180,54 @@ fn refused(guest: &mut Guest, screen: &Screen, before: &Report, output: &Output)
     Ok(Ending::Refused)
 }
 
-/// The guest's policy: the image's device, and what the caller adds.
+/// The guest's policy: the image's device, what the caller adds, and what other options want.
 fn policy(options: &Options, config: &GuestConfig) -> Result<GuestPolicy> {
-    let device = format!("device = \"{}\"\n", config.disk_path(0)?);
-    let Some(path) = &options.policy else { return Ok(GuestPolicy::standard(format!("[image]\n{device}"))) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    // A table can have one heading only.
-    let text = match text.split_once("[image]\n") {
-        Some((before, after)) => format!("{before}[image]\n{device}{after}"),
-        None => format!("image.{device}{text}"),
+    let mut text = match &options.policy {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?,
+        None => String::new(),
     };
+    text = with_key(&text, "image", &format!("device = \"{}\"", config.disk_path(0)?));
+    for (wanted, table, line) in [(options.warm, "save", "warm = true"), (options.direct, "resume", "direct = true")] {
+        if wanted {
+            text = with_key(&text, table, line);
+        }
+    }
     Ok(GuestPolicy::standard(text))
+}
+
+/// The policy with a key more in this table, which can have one heading only.
+fn with_key(policy: &str, table: &str, line: &str) -> String {
+    let heading = format!("[{table}]\n");
+    match policy.split_once(&heading) {
+        Some((before, after)) => format!("{before}{heading}{line}\n{after}"),
+        None => format!("{table}.{line}\n{policy}"),
+    }
 }
 
 /// An ordinary boot of A, the image device, and the workload.
 fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     screen.step("Start: an ordinary boot");
     guest.settle_firmware()?;
-    let mut cursor = guest.power_on()?;
-    guest.follow(&mut cursor, BOOT_TIMEOUT, "A", |line| {
-        screen.line(line);
-        line.text.contains(READY_MARK).then_some(())
-    })?;
-    screen.say('A', "is up");
+    loop {
+        let mut cursor = guest.power_on()?;
+        guest.follow(&mut cursor, BOOT_TIMEOUT, "A", |line| {
+            screen.line(line);
+            line.text.contains(READY_MARK).then_some(())
+        })?;
+        screen.say('A', "is up");
+        if !guest.config().has_boot_loader || cycle::is_beside_the_region(guest)? {
+            break;
+        }
+        screen.say('A', "has put itself, at random, where D will be: it would leave the resume to C. Once more");
+        guest.cut_power();
+    }
     let device = guest.config().disk_path(0)?;
     let printed = cycle::init_image(guest, &device)?;
     screen.say('A', &format!("dormouse image init {device}: {}", printed.trim()));
+    if guest.config().has_boot_loader {
+        guest.succeed("dormouse setup --direct")?;
+        screen.say('A', "dormouse setup --direct: the boot loader will start D");
+    }
     let swap = guest.config().disk_path(SWAP_DISK)?;
     guest.succeed(&format!("mkswap {swap} && swapon {swap}"))?;
     cycle::start_workload(guest)?;
@@ -210,35 +244,70 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
+/// Starts the save kernel, which waits from then on.
+fn warm(guest: &mut Guest, screen: &mut Screen, title: &str) -> Result<()> {
+    screen.step(&format!("Ahead of time{title}: dormouse warm --now"));
+    let mut cursor = guest.console().end();
+    cycle::warm(guest, POLICY_PATH)?;
+    for line in guest.console().since(&mut cursor) {
+        screen.line(&line);
+    }
+    screen.say('A', "the save kernel waits");
+    Ok(())
+}
+
 fn power_cycle(guest: &mut Guest, screen: &mut Screen, before: Report, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then poweroff --json";
     screen.step(&format!("Save{title}: {command}"));
-    let saved = cycle::save(guest, before, command, &mut |line| screen.line(line))?;
+    let mut kernels = 0;
+    let saved = cycle::save(guest, before, command, &mut |line| {
+        kernels += usize::from(cycle::is_kernel_start(line));
+        screen.line(line);
+    })?;
     let to_power_off = saved.to_power_off;
     screen.say(' ', "the power is off");
     screen.step(&format!("Resume{title}: power on"));
-    let went_on = cycle::resume(guest, saved, &mut |line| screen.line(line))?;
+    let went_on = cycle::resume(guest, saved, &mut |line| {
+        kernels += usize::from(cycle::is_kernel_start(line));
+        screen.line(line);
+    })?;
     screen.say('A', "dormouse hibernate has returned");
-    row(guest, &went_on, Some(to_power_off.as_secs_f64()))
+    row(guest, &went_on, Some(to_power_off.as_secs_f64()), kernels)
 }
 
 fn snapshot(guest: &mut Guest, screen: &mut Screen, before: Report, title: &str) -> Result<Row> {
     let command = "dormouse hibernate --then return --json";
     screen.step(&format!("Save and return{title}: {command}"));
-    let went_on = cycle::stay_on(guest, before, command, &mut |line| screen.line(line))?;
+    let mut kernels = 0;
+    let went_on = cycle::stay_on(guest, before, command, &mut |line| {
+        kernels += usize::from(cycle::is_kernel_start(line));
+        screen.line(line);
+    })?;
     if went_on.output.status == REFUSED {
         return Err(CameBack(went_on.output).into());
     }
     screen.say('A', "dormouse hibernate has returned");
-    row(guest, &went_on, None)
+    row(guest, &went_on, None, kernels)
 }
 
-fn row(guest: &Guest, went_on: &WentOn, to_power_off: Option<f64>) -> Result<Row> {
+fn row(guest: &Guest, went_on: &WentOn, to_power_off: Option<f64>, kernels: usize) -> Result<Row> {
     let report = went_on.report().map_err(|error| guest.explain(error))?;
     let to_first_tick = went_on.to_first_tick.map(|time| time.as_secs_f64());
-    Ok(Row { report, proofs: went_on.proofs(), to_power_off, to_first_tick })
+    Ok(Row { report, proofs: went_on.proofs(), to_power_off, to_first_tick, kernels })
 }
 
 fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_key;
+
+    #[test]
+    fn a_key_goes_into_its_table() {
+        assert_eq!(with_key("", "save", "warm = true"), "save.warm = true\n");
+        let policy = "[image]\nwait = 60\n[save]\n";
+        assert_eq!(with_key(policy, "save", "warm = true"), "[image]\nwait = 60\n[save]\nwarm = true\n");
+    }
 }

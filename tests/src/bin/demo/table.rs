@@ -17,6 +17,8 @@ pub(crate) struct Row {
     pub(crate) to_power_off: Option<f64>,
     /// From the power-on (or the command) to the workload's first sign of life, in seconds.
     pub(crate) to_first_tick: Option<f64>,
+    /// Kernels that were booted between the command and the first sign of life.
+    pub(crate) kernels: usize,
 }
 
 impl Row {
@@ -40,6 +42,7 @@ const LINES: &[Line] = &[
     ("command to power-off", |row| seconds(row.to_power_off)),
     ("power-on to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_some()))),
     ("command to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_none()))),
+    ("kernels booted", |row| row.kernels.to_string()),
     ("save in B", |row| half(Some(&row.report.save), |half| format!("{:.2} s", half.seconds))),
     ("restore in D", |row| half(row.report.restore.as_ref(), |half| format!("{:.2} s", half.seconds))),
     ("threads in B", |row| half(Some(&row.report.save), |half| half.threads.to_string())),
