@@ -54,7 +54,7 @@ fn colour(stage: Stage) -> &'static str {
     }
 }
 
-/// The picture as an SVG document, with the figures as text.
+/// The picture as an SVG document, with the figures as text, in lines that are not too long for a source.
 pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
     let longest = bars.iter().map(Bar::sum).fold(0.0_f64, f64::max).max(f64::MIN_POSITIVE);
     let scale = (RIGHT - LEFT) / longest;
@@ -65,13 +65,13 @@ pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
     let bottom = TOP + rows * ROW;
     let height = bottom + 34.0 + key_rows * KEY_ROW + 8.0;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\"\n \
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
     );
     let mut text = |x: f64, y: f64, more: &str, words: &str| {
         let words = escaped(words);
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"#202020\"{more}>{words}</text>");
+        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"#202020\"{more}>\n{words}</text>");
     };
     text(12.0, 24.0, " font-size=\"16\"", title);
     text(12.0, 46.0, "", "Seconds: command to power-off + power-on to first sign of life + files read again = sum");
@@ -90,7 +90,7 @@ pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
             let width = seconds * scale;
             let _ = writeln!(
                 shapes,
-                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\" fill=\"{}\">\
+                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\" fill=\"{}\">\n\
                  <title>{}: {seconds:.2} s</title></rect>",
                 colour(*stage),
                 escaped(stage.name()),
@@ -175,7 +175,7 @@ mod tests {
         assert!(svg.contains("kernel &lt;lzo&gt; &amp; more") && !svg.contains("<lzo>"));
         assert!(!svg.contains("<script") && !svg.contains("href"));
         // Only stages that there are have a key.
-        assert!(svg.contains(">files are read again</text>") && !svg.contains(">kernel C boots</text>"), "{svg}");
+        assert!(svg.contains("\nfiles are read again</text>") && !svg.contains("\nkernel C boots</text>"), "{svg}");
     }
 
     #[test]
