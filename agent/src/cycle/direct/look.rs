@@ -42,7 +42,7 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     demand_confined(&running, order.region, &order.low)?;
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
-    log::info!("{}: looking for {}", Phase::RestoreStart, order.image);
+    log::info!("{}: looking for {}", Phase::RestoreVerify, order.image);
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target, mut image } = target::open_on(&order.image, policy.image.disk.as_ref(), how)?;
     alive();
