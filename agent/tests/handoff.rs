@@ -9,7 +9,8 @@ use dormouse::handoff::arguments::LoaderArguments;
 use dormouse::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use dormouse::handoff::next_order;
 use dormouse::handoff::order::{
-    FILE, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder, WAIT_KINDS, WaitOrder,
+    FILE, LOOK_KINDS, LoaderBlock, LookOrder, MAGIC, MAX, Order, RESTORE_KINDS, RestoreOrder, SAVE_KINDS, SaveOrder,
+    WAIT_KINDS, WaitOrder,
 };
 use dormouse::handoff::report::{Half, Report};
 use dormouse::machine::free_content::FreeContent;
@@ -30,6 +31,7 @@ fn save_order() -> SaveOrder {
         then: Then::Reboot,
         disks: vec!["pci0000:00/0000:00:05.0/virtio".to_owned(), "other".to_owned()],
         sealing: None,
+        arming: None,
     }
 }
 
@@ -98,12 +100,41 @@ fn order_to_restore() {
     let sealing = Sealing { key: key.clone(), nonce: Nonce([9; 16]), suite: Suite::Aes256Gcm, wraps: Vec::new() };
     let expected = sealing.encode().unwrap().to_vec();
     let order = Order::Save(Box::new(SaveOrder { sealing: Some(sealing), ..save_order() })).encode().unwrap();
-    let [_, _, _, _, sealing] = records(SAVE_KINDS, &order[32..]);
+    let [_, _, _, _, sealing] = records(&SAVE_KINDS[..5], &order[32..]);
     assert_eq!((sealing, order[10]), (&expected[..], 1));
     let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: Some(key) };
     let order = Order::Restore(order).encode().unwrap();
     let [_, _, key] = records(RESTORE_KINDS, &order[32..]);
     assert_eq!((key, order[10]), (&[8; 32][..], 1));
+}
+
+#[test]
+fn order_to_look() {
+    let disarmed = [vec![b'#'; 40], vec![b'0'], vec![b'#'; 4055]].concat();
+    let block = LoaderBlock { disk: "PARTUUID=a-01".to_owned(), offset: 0x50_1000, disarmed: disarmed.clone(), at: 40 };
+    let SaveOrder { image, session, .. } = save_order();
+    let (region, low) = (session.region, session.low);
+    let bytes = Order::Look(LookOrder { image, block: block.clone(), region, low }).encode().unwrap();
+    compare_order(&bytes, 4, 3);
+    compare_kinds("Order to look", LOOK_KINDS);
+    let [image, found, place] = records(LOOK_KINDS, &bytes[32..]);
+    assert_eq!((image, bytes[10]), (&b"/dev/vda"[..], 3));
+    let expected = [0x100_0000_u64, 0x200_0000, 0x1000, 0x9000];
+    assert_eq!(place, expected.map(u64::to_le_bytes).concat());
+    let expected: &[(&str, &[u8])] = &[
+        ("offset", &0x50_1000_u64.to_le_bytes()),
+        ("byte", &40_u32.to_le_bytes()),
+        ("reserved", &[0; 4]),
+        ("block", &disarmed),
+        ("disk", b"PARTUUID=a-01"),
+    ];
+    compare("Order to look", found, expected);
+    let armed = block.armed();
+    assert_eq!((armed[40], &armed[..40], &armed[41..]), (b'1', &disarmed[..40], &disarmed[41..]));
+
+    let order = Order::Save(Box::new(SaveOrder { arming: Some(block), ..save_order() })).encode().unwrap();
+    let [_, _, _, _, sealing, arming] = records(SAVE_KINDS, &order[32..]);
+    assert_eq!((sealing, arming, order[10]), (&b""[..], found, 3));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
 use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
-use crate::cycle::{evidence, leftover, waiting, warm};
+use crate::cycle::{direct, evidence, leftover, waiting, warm};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
@@ -155,7 +155,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
-    let order = Order::Save(Box::new(SaveOrder { image: name.clone(), session, then, disks: places, sealing }));
+    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, then, sealing.is_some());
+    let arming = prepared.as_ref().map(|prepared| prepared.block.clone());
+    let image = name.clone();
+    let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));
     if policy.save.drop_caches {
         drop_caches();
     }
@@ -200,7 +203,11 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // again.
     drop(loaded);
     drop(expectation);
-    let before = around.end(jumped, &save_id, &page.read())?;
+    let before = around.end(jumped, &save_id, &page.read());
+    if let Some(prepared) = prepared {
+        prepared.take_back();
+    }
+    let before = before?;
     let report = mailbox::read(&page.read(), &mailbox.nonce);
     let failed = report.as_ref().map_or(true, |report| report.outcome == Outcome::Failed);
     let report = report.map_err(JumpError::NoReport);

@@ -4,12 +4,14 @@
 pub(crate) mod around;
 pub mod boots;
 mod budget;
+pub(crate) mod direct;
 pub mod disk;
 pub mod drivers;
 pub mod evidence;
 pub mod export;
 pub mod hibernate;
 pub mod in_clear;
+mod judge;
 pub(crate) mod jump;
 pub mod keys;
 pub mod last;

@@ -89,7 +89,6 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         bail!("the image holds the session {found}, this kernel was started for {ordered}");
     }
     machine::demand_all_cpus(header.session.cpu.online)?;
-    // C has seen to it, unless a boot loader has started this kernel.
     machine::microcode::demand(&header.session.cpu)?;
     let mut reader = Reader::open(image, &header)?;
     let own = header.session.swapped();
@@ -131,6 +130,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     log::info!("{}: the image is used up", Phase::RestoreConsume);
     let vitals = watch.stop();
     let mut report = Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Resumed);
+    report.direct = task.is_direct;
     report.restore = Some(Half {
         seconds: began.elapsed().as_secs_f64(),
         threads: u32::try_from(limits.threads)?,

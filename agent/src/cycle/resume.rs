@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dormouse_image::seal::SaveKey;
-use dormouse_image::{FormatError, Header, State};
+use dormouse_image::{Header, State};
 use dormouse_linux::error_chain::in_full;
 use dormouse_linux::plymouth::Splash;
 use dormouse_linux::{kmsg, procfs};
@@ -13,20 +13,18 @@ use dormouse_sys::kexec::MAX_SEGMENTS;
 use crate::console::phase::Phase;
 use crate::cycle::disk;
 use crate::cycle::evidence::{self, Found};
+use crate::cycle::judge::{Judge, NO_HEADER, judge};
 use crate::cycle::last::Last;
 use crate::cycle::look::{self, Left, Look};
 use crate::cycle::outcome::ResumeOutcome;
 use crate::cycle::refusal::Complaint;
-use crate::cycle::verdict::{
-    Answer, Fact, Fate, HeaderFault, Known, Misfit, Moment, Reason, Switches, Verdict, Written, verdict,
-};
-use crate::filesystems::{self, Names};
+use crate::cycle::verdict::{Fate, Moment, Reason, Switches, Verdict};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::{Order, RestoreOrder};
-use crate::key::{self, KeyError, OfThisBoot};
+use crate::key::OfThisBoot;
 use crate::launch::SecondKernel;
-use crate::machine::{Machine, compat, microcode};
-use crate::policy::{Policy, SealKey};
+use crate::machine::Machine;
+use crate::policy::Policy;
 use crate::store::{Access, Image, NotDiscarded, StoreError};
 use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
 
@@ -85,7 +83,7 @@ fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Foun
         Look::BeforeUnlock if look::needs_unlock(policy, &image) => Moment::Locked(switches),
         Look::Only | Look::BeforeUnlock | Look::AfterUnlock => Moment::Boot(switches),
     };
-    match judge(&mut image, moment, policy) {
+    match judged(&mut image, moment, policy) {
         (Verdict::Nothing, ..) => Ok(ResumeOutcome::NoImage { device, state: Some(image.commit().state) }),
         (Verdict::Later, ..) => Ok(ResumeOutcome::AwaitsUnlock { device }),
         (Verdict::Refuse { reason, image: fate }, ..) => {
@@ -128,7 +126,7 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
     };
     let boot_id = procfs::boot_id()?;
     let resume = Last::resume_of_this_boot().map(|last| last.text);
-    match judge(&mut image, Moment::Missed { boot_id, resume }, policy).0 {
+    match judged(&mut image, Moment::Missed { boot_id, resume }, policy).0 {
         Verdict::Refuse { reason, image: fate } => {
             carry_out(&target, &mut image, &reason, fate)?;
             Ok(Some(ResumeOutcome::Missed { device: target.to_string(), reason, image: fate }))
@@ -145,7 +143,7 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
     if let TargetError::Ambiguous { first, second, .. } = error {
         for target in [first, second] {
             let Ok(mut image) = target.open(Access::Write) else { continue };
-            let (verdict, ..) = judge(&mut image, Moment::Ambiguous(text.clone()), policy);
+            let (verdict, ..) = judged(&mut image, Moment::Ambiguous(text.clone()), policy);
             if let Verdict::Refuse { reason, image: fate @ Fate::Discard } = verdict {
                 carry_out(target, &mut image, &reason, fate)?;
                 discarded.push(target.to_string());
@@ -160,117 +158,10 @@ fn leave_several(policy: &Policy, error: &TargetError) -> anyhow::Result<ResumeO
 #[error("the image is kept, and that could not be counted")]
 struct NotCounted;
 
-/// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
-const NO_HEADER: &str = "the image's header has not been read";
-
-/// The verdict on an image, with all that it asks for; the header, if that was read; and the key that opened it.
-fn judge(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>, Option<SaveKey>) {
-    let commit = image.commit().clone();
-    let mut key = None;
-    let mut known = Known {
-        moment,
-        commit: &commit,
-        policy: &policy.resume,
-        header: None,
-        machine: None,
-        written: None,
-        is_comparable: None,
-    };
-    loop {
-        let fact = match verdict(&known) {
-            Answer::Verdict(verdict) => return (verdict, known.header.and_then(Result::ok), key),
-            Answer::Look(fact) => fact,
-        };
-        let header = known.header.as_ref().and_then(|header| header.as_ref().ok());
-        match fact {
-            Fact::Header => {
-                let opened = unlock(image, &known.moment, policy);
-                let read = opened.and_then(|found| {
-                    key = found;
-                    image.header().map_err(|error| fault_of(&error))
-                });
-                known.header = Some(read);
-            }
-            Fact::Machine => known.machine = Some(header.map_or_else(|| Err(Misfit::Unknown(NO_HEADER.into())), fits)),
-            Fact::Filesystems => {
-                known.written =
-                    Some(header.map_or_else(|| Written::Since(NO_HEADER.into()), |header| written(header, policy)));
-            }
-            Fact::Comparable => known.is_comparable = Some(header.is_some_and(can_tell)),
-        }
-    }
-}
-
-/// Opens an image that is sealed, with a key that is at hand at this moment: only a boot that is about to resume asks
-/// for a passphrase.
-fn unlock(image: &mut Image, moment: &Moment, policy: &Policy) -> Result<Option<SaveKey>, HeaderFault> {
-    if !image.is_sealed() {
-        let is_allowed = policy.image.key == SealKey::None || !matches!(moment, Moment::Boot(_));
-        return if is_allowed { Ok(None) } else { Err(HeaderFault::NotSealed) };
-    }
-    let key = match moment {
-        Moment::Boot(_) => key::for_resume(policy, image, &mut OfThisBoot { wait: policy.image.wait }).map(Some),
-        Moment::Missed { .. } => key::for_reading(image),
-        Moment::Locked(_) | Moment::Ambiguous(_) => Ok(None),
-    };
-    let key = key.map_err(|error| fault_of_key(&error))?;
-    let key = key.ok_or_else(|| HeaderFault::NoKey("the image is sealed, and no key is at hand".to_owned()))?;
-    image.unlock(Some(&key)).map_err(|error| fault_of(&error))?;
-    Ok(Some(key))
-}
-
-fn fault_of_key(error: &KeyError) -> HeaderFault {
-    let text = in_full(error);
-    match error {
-        KeyError::Replayed => HeaderFault::Replayed(text),
-        KeyError::Format(FormatError::Forged(_)) => HeaderFault::Forged(text),
-        KeyError::Format(_) => HeaderFault::Damaged(text),
-        KeyError::Store(error) => fault_of(error),
-        _ => HeaderFault::NoKey(text),
-    }
-}
-
-fn fault_of(error: &StoreError) -> HeaderFault {
-    match error {
-        StoreError::Io { .. } => HeaderFault::Unreadable(in_full(error)),
-        StoreError::Format { source: FormatError::Forged(_), .. } => HeaderFault::Forged(in_full(error)),
-        _ => HeaderFault::Damaged(in_full(error)),
-    }
-}
-
-/// Whether this machine is the one that the session was saved on.
-fn fits(header: &Header) -> Result<(), Misfit> {
-    let machine = Machine::read().map_err(|error| Misfit::Unknown(format!("{error:#}")))?;
-    compat::check(&header.session, &machine).map_err(Misfit::Differs)?;
-    if let Some(text) = microcode::newer(&header.session.cpu, &machine.cpu) {
-        log::info!("{}: {text}", Phase::ResumeCheck);
-    }
-    Ok(())
-}
-
-/// Whether the session's filesystems and swap areas were written since the save. A disk that is not here keeps nothing
-/// from being resumed: the session finds it gone too.
-fn written(header: &Header, policy: &Policy) -> Written {
-    let found = filesystems::compare_within(&header.session, policy.image.wait, Names::read);
-    let list = [found.absent, found.unsure.clone()].concat().join(", ");
-    if !list.is_empty() && found.changed.is_none() {
-        log::warn!("{}: it is not known whether another system has written to them: {list}", Phase::ResumeCheck);
-    }
-    match found.changed {
-        Some(changed) => Written::Since(changed),
-        None if found.unsure.is_empty() => Written::No,
-        None => Written::Perhaps(found.unsure.join(", ")),
-    }
-}
-
-/// Whether the next boot can tell if this one writes to the session's filesystems or swap areas.
-fn can_tell(header: &Header) -> bool {
-    let found = filesystems::compare(&header.session, &Names::read());
-    let list = [found.absent, found.unsure].concat();
-    if !list.is_empty() {
-        log::warn!("{}: the image cannot be kept: {} cannot be compared", Phase::ResumeCheck, list.join(", "));
-    }
-    list.is_empty()
+/// The verdict of this boot.
+fn judged(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>, Option<SaveKey>) {
+    let mut means = OfThisBoot { wait: policy.image.wait };
+    judge(image, moment, &mut Judge { policy, machine: &|_| Machine::read(), means: &mut means })
 }
 
 fn open(policy: &Policy, if_file: IfFile, wait: Duration) -> Result<Opened, TargetError> {

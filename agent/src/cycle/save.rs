@@ -17,6 +17,7 @@ use dormouse_sys::PAGE_SIZE;
 use crate::console::phase::Phase;
 use crate::console::progress::{Progress, Work};
 use crate::console::screen;
+use crate::cycle::direct;
 use crate::cycle::drivers;
 use crate::cycle::refusal::Unsealed;
 use crate::cycle::rehearsal;
@@ -102,7 +103,18 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         }
     };
     let image = writer.finish(state, counts.left, check, stats)?;
+    arm(&task, policy);
     Ok(Report::of_image(image.commit(), image.disk().name().to_owned(), Outcome::Returned))
+}
+
+/// Tells the boot loader to start D, where it is to do that: now that the image is durable. Otherwise, and where it
+/// fails, the next boot goes through C.
+fn arm(task: &SaveTask<'_>, policy: &Policy) {
+    let Some(block) = task.order.arming.as_ref().filter(|_| task.order.then != Then::Return) else { return };
+    match direct::arm(block, policy.image.wait) {
+        Ok(()) => log::info!("{}: the boot loader starts the restore kernel at the next power-on", Phase::SaveCommit),
+        Err(error) => log::warn!("{}: direct: no: {error:#}; the next boot goes through C", Phase::SaveCommit),
+    }
 }
 
 /// Looks whether a save would find what it needs, for a kernel that is to wait for its order. Nothing is written, and

@@ -1,6 +1,7 @@
 //! What one kernel hands to another: the order, and the report back.
 
 pub mod arguments;
+pub mod boot_block;
 pub mod inherited;
 pub mod mailbox;
 pub mod next_order;

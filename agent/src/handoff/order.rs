@@ -1,5 +1,5 @@
 //! The order: everything that a kernel hands to the one that it starts. A gives B one to save, or one to wait for that;
-//! C gives D one to restore.
+//! C gives D one to restore; and A leaves one to look for D that a boot loader starts.
 //!
 //! It is one block of the image format with tagged records; FORMAT.md has its bytes. It travels as a file of its own in
 //! an archive before the other kernel's initramfs, because a command line is short, and open to every process. A kernel
@@ -8,7 +8,7 @@
 use dormouse_image::block::{self, Frame};
 use dormouse_image::record::{Kind, RecordError, Records, Writer};
 use dormouse_image::seal::{SaveKey, Sealing};
-use dormouse_image::{Block, FormatError, ImageDevice, SEALED, SessionRecord, Uuid};
+use dormouse_image::{BLOCK, Block, FormatError, ImageDevice, LOADER, PhysRange, SEALED, SessionRecord, Uuid};
 use zeroize::Zeroizing;
 
 use crate::policy::Then;
@@ -31,6 +31,8 @@ pub enum Order {
     Restore(RestoreOrder),
     /// B: get ready, go back to A, and be entered again.
     Wait(WaitOrder),
+    /// D, started by a boot loader: look for the image, and restore A if it may be resumed.
+    Look(LookOrder),
 }
 
 /// How B is to save.
@@ -47,6 +49,67 @@ pub struct SaveOrder {
     pub disks: Vec<String>,
     /// With what the image is to be sealed, where it is. A key is good for one save.
     pub sealing: Option<Sealing>,
+    /// By what the boot loader is told to start D itself at the next power-on, where it is to do that.
+    pub arming: Option<LoaderBlock>,
+}
+
+/// A block of a disk that the boot loader reads at every boot, as A has left it: disarmed. One byte makes it say that D
+/// is to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderBlock {
+    /// The disk or partition, by a name of [`dormouse_linux::block::Names`].
+    pub disk: String,
+    /// Where the block begins on it, in bytes: whole blocks.
+    pub offset: u64,
+    /// Its content.
+    pub disarmed: Vec<u8>,
+    /// Which of its bytes arms it.
+    pub at: usize,
+}
+
+impl LoaderBlock {
+    /// What that byte is in an armed block.
+    const ARMED: u8 = b'1';
+    /// And in one that is not.
+    const DISARMED: u8 = b'0';
+
+    /// Its content as it tells the boot loader to start D.
+    #[must_use]
+    pub fn armed(&self) -> Vec<u8> {
+        let mut armed = self.disarmed.clone();
+        armed.iter_mut().skip(self.at).take(1).for_each(|byte| *byte = LoaderBlock::ARMED);
+        armed
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let at = u32::try_from(self.at).unwrap_or(u32::MAX);
+        [&self.offset.to_le_bytes()[..], &at.to_le_bytes(), &[0; 4], &self.disarmed, self.disk.as_bytes()].concat()
+    }
+
+    fn decode(content: &[u8]) -> Option<LoaderBlock> {
+        let (offset, rest) = content.split_first_chunk()?;
+        let (at, rest) = rest.split_first_chunk()?;
+        let (reserved, rest) = rest.split_first_chunk::<4>()?;
+        let (disarmed, disk) = rest.split_at_checked(BLOCK)?;
+        let (offset, at) = (u64::from_le_bytes(*offset), usize::try_from(u32::from_le_bytes(*at)).ok()?);
+        let disk = std::str::from_utf8(disk).ok().filter(|disk| !disk.is_empty())?.to_owned();
+        let is_whole = *reserved == [0; 4] && offset.is_multiple_of(BLOCK as u64);
+        let is_disarmed = disarmed.get(at) == Some(&LoaderBlock::DISARMED);
+        (is_whole && is_disarmed).then(|| LoaderBlock { disk, offset, disarmed: disarmed.to_vec(), at })
+    }
+}
+
+/// What D is to look for that a boot loader has started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookOrder {
+    /// The image device, by a name that is the same in every kernel.
+    pub image: ImageDevice,
+    /// By what the boot loader was told to start it.
+    pub block: LoaderBlock,
+    /// Where it must be: the session's region.
+    pub region: PhysRange,
+    /// The low memory that it may have beside.
+    pub low: Vec<PhysRange>,
 }
 
 /// How B is to wait.
@@ -70,11 +133,13 @@ pub struct RestoreOrder {
 }
 
 /// The kinds of records in an order to save, in the order in which they are written.
-pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING];
+pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING, ARMING];
 /// The kinds of records in an order to wait.
 pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION];
 /// The kinds of records in an order to restore.
 pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
+/// The kinds of records in an order to look.
+pub const LOOK_KINDS: &[Kind] = &[IMAGE, BLOCK_OF_LOADER, PLACE];
 
 const IMAGE: Kind = Kind::mandatory(1, "image", 0);
 const SESSION: Kind = Kind::mandatory(2, "session", 0);
@@ -83,11 +148,20 @@ const SAVE: Kind = Kind::mandatory(4, "save", 0);
 const DISKS: Kind = Kind::mandatory(5, "disks", 0);
 const SEALING: Kind = Kind::mandatory(6, "sealing", SEALED);
 const KEY: Kind = Kind::mandatory(7, "key", SEALED);
+/// An older B does not arm the boot loader, and C resumes.
+const ARMING: Kind = Kind::skippable(8, "arming", LOADER);
+const BLOCK_OF_LOADER: Kind = Kind::mandatory(9, "block", LOADER);
+const PLACE: Kind = Kind::mandatory(10, "place", LOADER);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
 const TO_RESTORE: u16 = 2;
 const TO_WAIT: u16 = 3;
+const TO_LOOK: u16 = 4;
+/// What a reader says of any other.
+const TASKS: &str = "1 (save), 2 (restore), 3 (wait) or 4 (look)";
+/// What a reader says of a block that it cannot use.
+const NO_BLOCK: &str = "it is not the place of a block, a disarmed block and the name of a disk";
 /// What is to be done, two reserved bytes, and the number of records.
 const FIXED: usize = 8;
 
@@ -107,8 +181,13 @@ impl Order {
                 push(&SESSION, &order.session.encode()?)?;
                 push(&THEN, &then_code(order.then).to_le_bytes())?;
                 push(&DISKS, order.disks.join("\n").as_bytes())?;
-                if let Some(sealing) = &order.sealing {
-                    push(&SEALING, &sealing.encode()?)?;
+                let sealing = order.sealing.as_ref().map(Sealing::encode).transpose()?;
+                // A version that has a later record has all before it.
+                if sealing.is_some() || order.arming.is_some() {
+                    push(&SEALING, sealing.as_deref().map_or(&[], Vec::as_slice))?;
+                }
+                if let Some(arming) = &order.arming {
+                    push(&ARMING, &arming.encode())?;
                 }
                 TO_SAVE
             }
@@ -125,6 +204,12 @@ impl Order {
                 push(&SESSION, &order.session.encode()?)?;
                 TO_WAIT
             }
+            Order::Look(order) => {
+                push(&IMAGE, order.image.to_string().as_bytes())?;
+                push(&BLOCK_OF_LOADER, &order.block.encode())?;
+                push(&PLACE, &place_bytes(order))?;
+                TO_LOOK
+            }
         };
         let (count, records) = (records.count(), Zeroizing::new(records.into_bytes()));
         let mut body = Zeroizing::new(Vec::with_capacity(FIXED + records.len()));
@@ -132,7 +217,12 @@ impl Order {
         body.extend([0; 2]);
         body.extend(count.to_le_bytes());
         body.extend(records.iter());
-        let minor = if self.is_secret() { SEALED } else { 0 };
+        let minor = match self {
+            Order::Look(_) => LOADER,
+            Order::Save(order) if order.arming.is_some() => LOADER,
+            _ if self.is_secret() => SEALED,
+            _ => 0,
+        };
         block::frame_since(minor, Block::Order, MAGIC, &body, MAX).map(Zeroizing::new)
     }
 
@@ -142,7 +232,7 @@ impl Order {
         match self {
             Order::Save(order) => order.sealing.is_some(),
             Order::Restore(order) => order.key.is_some(),
-            Order::Wait(_) => false,
+            Order::Wait(_) | Order::Look(_) => false,
         }
     }
 
@@ -151,7 +241,7 @@ impl Order {
         match self {
             Order::Save(order) => order.sealing = None,
             Order::Restore(order) => order.key = None,
-            Order::Wait(_) => {}
+            Order::Wait(_) | Order::Look(_) => {}
         }
     }
 
@@ -171,7 +261,8 @@ impl Order {
             TO_SAVE => SAVE_KINDS,
             TO_RESTORE => RESTORE_KINDS,
             TO_WAIT => WAIT_KINDS,
-            _ => return Err(frame.field("task", task.into(), "1 (save), 2 (restore) or 3 (wait)")),
+            TO_LOOK => LOOK_KINDS,
+            _ => return Err(frame.field("task", task.into(), TASKS)),
         };
         let records = Records::read(kinds, frame.written, count, rest).map_err(|error| frame.record(error))?;
         frame.zero("padding that is not zero", records.rest)?;
@@ -183,10 +274,18 @@ impl Order {
                 then: then(&frame, records.content(&THEN))?,
                 disks: disks(records.content(&DISKS)).map_err(|error| frame.record(error))?,
                 sealing: sealing(records.content(&SEALING)).map_err(|error| frame.record(error))?,
+                arming: arming(records.get(&ARMING)).map_err(|error| frame.record(error))?,
             })),
             TO_WAIT => {
                 let session = Box::new(SessionRecord::decode(records.content(&SESSION))?);
                 Order::Wait(WaitOrder { image, session })
+            }
+            TO_LOOK => {
+                let block = LoaderBlock::decode(records.content(&BLOCK_OF_LOADER));
+                let block = block.ok_or_else(|| frame.record(BLOCK_OF_LOADER.wrong(NO_BLOCK)))?;
+                let place = place(records.content(&PLACE));
+                let (region, low) = place.ok_or_else(|| frame.record(PLACE.wrong("it is not a list of ranges")))?;
+                Order::Look(LookOrder { image, block, region, low })
             }
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
@@ -223,6 +322,28 @@ fn key(content: &[u8]) -> Result<Option<SaveKey>, RecordError> {
             Err(_) => Err(KEY.wrong("it is not 32 bytes long")),
         },
     }
+}
+
+/// There is none where the version has no such record.
+fn arming(content: Option<&[u8]>) -> Result<Option<LoaderBlock>, RecordError> {
+    content.map(|content| LoaderBlock::decode(content).ok_or(ARMING.wrong(NO_BLOCK))).transpose()
+}
+
+/// The region, and then the ranges of low memory.
+fn place_bytes(order: &LookOrder) -> Vec<u8> {
+    let ranges = std::iter::once(&order.region).chain(&order.low);
+    ranges.flat_map(|range| [range.start, range.end]).flat_map(u64::to_le_bytes).collect()
+}
+
+fn place(content: &[u8]) -> Option<(PhysRange, Vec<PhysRange>)> {
+    let words: Vec<u64> =
+        content.chunks(8).map(|word| word.try_into().map(u64::from_le_bytes)).collect::<Result<_, _>>().ok()?;
+    let ranges = words.chunks(2).map(|pair| match *pair {
+        [start, end] if start < end => Some(PhysRange { start, end }),
+        _ => None,
+    });
+    let mut ranges = ranges.collect::<Option<Vec<_>>>()?;
+    if ranges.is_empty() { None } else { Some((ranges.remove(0), ranges)) }
 }
 
 fn then_code(then: Then) -> u16 {

@@ -73,6 +73,9 @@ pub struct Report {
     /// The restore, in D; only after a resume.
     #[serde(default)]
     pub restore: Option<Half>,
+    /// Whether the boot loader has started D, with no other kernel before it.
+    #[serde(default)]
+    pub direct: bool,
     /// What A did before it jumped. B and D do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
@@ -125,6 +128,7 @@ impl Report {
                 mapping_seconds: 0.0,
             },
             restore: None,
+            direct: false,
             before: None,
         }
     }
@@ -147,6 +151,7 @@ impl Report {
             omitted_pages: 0,
             save: Half::default(),
             restore: None,
+            direct: false,
             before: None,
         }
     }
@@ -211,6 +216,9 @@ impl fmt::Display for Report {
         write!(f, "save     {}", self.save)?;
         if let Some(restore) = &self.restore {
             write!(f, "\nrestore  {restore}")?;
+            if self.direct {
+                f.write_str("; started by the boot loader")?;
+            }
         }
         Ok(())
     }

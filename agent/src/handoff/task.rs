@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::handoff::arguments::{LoaderArguments, WayBack};
-use crate::handoff::order::{Order, RestoreOrder, SaveOrder, WaitOrder};
+use crate::handoff::order::{LookOrder, Order, RestoreOrder, SaveOrder, WaitOrder};
 
 /// What this kernel is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Task<'a> {
     Restore(RestoreTask<'a>),
     /// This is B, long before a save.
     Wait(WaitTask<'a>),
+    /// This is D, and a boot loader has started it.
+    Look(LookTask<'a>),
 }
 
 /// What B is to do.
@@ -39,6 +41,17 @@ pub struct WaitTask<'a> {
 pub struct RestoreTask<'a> {
     /// What C wants.
     pub order: &'a RestoreOrder,
+    /// Where the bridge may be put; the entry to which it leads is in the image.
+    pub bridge: u64,
+    /// Whether a boot loader has started it, with no C before it.
+    pub is_direct: bool,
+}
+
+/// What D is to do that a boot loader has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookTask<'a> {
+    /// What A has left for it.
+    pub order: &'a LookOrder,
     /// Where the bridge may be put; the entry to which it leads is in the image.
     pub bridge: u64,
 }
@@ -71,8 +84,9 @@ impl<'a> Task<'a> {
             (Order::Save(order), Some(way)) => Ok(Task::Save(SaveTask { order, way })),
             (Order::Wait(order), Some(way)) => Ok(Task::Wait(WaitTask { order, way })),
             (Order::Save(_) | Order::Wait(_), None) => Err(Decline::NoEntry),
-            (Order::Restore(order), None) => Ok(Task::Restore(RestoreTask { order, bridge })),
-            (Order::Restore(_), Some(_)) => Err(Decline::Occupied),
+            (Order::Restore(order), None) => Ok(Task::Restore(RestoreTask { order, bridge, is_direct: false })),
+            (Order::Look(order), None) => Ok(Task::Look(LookTask { order, bridge })),
+            (Order::Restore(_) | Order::Look(_), Some(_)) => Err(Decline::Occupied),
         }
     }
 }
@@ -80,7 +94,7 @@ impl<'a> Task<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handoff::order::tests::{restore_order, save_order, wait_order};
+    use crate::handoff::order::tests::{look_order, restore_order, save_order, wait_order};
 
     const WAY: WayBack = WayBack { entry: 0x2f1e_3050, bridge: 0x8ff_0000 };
 
@@ -105,7 +119,12 @@ mod tests {
     #[test]
     fn restore_needs_a_bridge_and_no_kernel_that_waits() {
         let order = Order::Restore(restore_order());
-        let task = Task::Restore(RestoreTask { order: &restore_order(), bridge: WAY.bridge });
+        let task = Task::Restore(RestoreTask { order: &restore_order(), bridge: WAY.bridge, is_direct: false });
+        assert_eq!(Task::new(&order, arguments(None, Some(WAY.bridge))), Ok(task));
+        assert_eq!(Task::new(&order, arguments(None, None)), Err(Decline::NoBridge));
+        assert_eq!(Task::new(&order, arguments(Some(WAY.entry), Some(WAY.bridge))), Err(Decline::Occupied));
+        let order = Order::Look(look_order());
+        let task = Task::Look(LookTask { order: &look_order(), bridge: WAY.bridge });
         assert_eq!(Task::new(&order, arguments(None, Some(WAY.bridge))), Ok(task));
         assert_eq!(Task::new(&order, arguments(None, None)), Err(Decline::NoBridge));
         assert_eq!(Task::new(&order, arguments(Some(WAY.entry), Some(WAY.bridge))), Err(Decline::Occupied));

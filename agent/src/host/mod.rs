@@ -4,6 +4,7 @@ pub mod boot_initramfs;
 pub mod doctor;
 pub mod initramfs;
 pub mod layers;
+pub mod loader;
 pub mod map_history;
 pub mod missed;
 pub mod save_kernel;

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dormouse_image::seal::{Nonce, Opener, Save, SaveKey, Sealing, Suite, wrap};
-use dormouse_image::{FormatError, KeyKind, KeySource, Label, Uuid};
+use dormouse_image::{FormatError, KeyKind, KeySlot, KeySource, Label, Uuid};
 use dormouse_linux::ask::AskError;
 use dormouse_linux::tpm::TpmError;
 use thiserror::Error;
@@ -41,6 +41,7 @@ use crate::store::{Image, StoreError};
 use crate::target::Target;
 
 pub use check::{KeyFacts, check};
+pub use file::Found as KeyFile;
 pub use finder::{Finder, Means, OfThisBoot};
 pub use ring::{Ring, read_keys};
 
@@ -282,6 +283,17 @@ pub fn is_in_a_volume(policy: &Policy, image: &Image) -> bool {
         keys.is_some_and(|keys| keys.slots.iter().any(|slot| slot.source.kind() == KeyKind::File))
     };
     policy.image.key == SealKey::File || has_slot()
+}
+
+/// How much memory a passphrase of `image` takes, in bytes; `None` where it has none.
+#[must_use]
+pub fn memory_of_passphrase(image: &Image) -> Option<u64> {
+    let keys = read_keys(image).ok().flatten()?;
+    let of_slot = |slot: &KeySlot| match &slot.source {
+        KeySource::Passphrase(key) => Some(u64::from(key.memory_kib) * 1024),
+        _ => None,
+    };
+    keys.slots.iter().filter_map(of_slot).max()
 }
 
 /// Why a boot that has unlocked its volumes could not read the secret of an image, where it has one in a file.

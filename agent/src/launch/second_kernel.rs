@@ -20,6 +20,7 @@ use crate::handoff::inherited::inherited;
 use crate::handoff::order::{self, Order};
 use crate::handoff::small_machine::small_machine;
 use crate::launch::arch::bzimage::BzImage;
+use crate::launch::direct;
 use crate::launch::segments::{self, Plan, Purpose, Request};
 use crate::launch::vmcoreinfo_note;
 use crate::machine::{Buses, Machine};
@@ -83,7 +84,7 @@ impl SecondKernel {
                 let note = vmcoreinfo_note(&order.session.swapped())?;
                 (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
             }
-            Order::Restore(_) => (Purpose::Restore, Caller::Discard),
+            Order::Restore(_) | Order::Look(_) => (Purpose::Restore, Caller::Discard),
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,
@@ -230,6 +231,32 @@ impl Drop for Loaded {
             log::warn!("cannot free the memory of kernel {kernel}: {error}");
         }
     }
+}
+
+/// The command line of a D that a boot loader is to start, with this kernel and an initramfs of `initramfs` bytes. One
+/// that `gets_a_key` leaves nothing of it behind.
+///
+/// # Errors
+/// A file that is not a kernel, or what keeps a boot loader from it: [`super::NotDirect`].
+pub fn loader_command_line(
+    machine: &Machine,
+    policy: &Policy,
+    region: PhysRange,
+    kernel: &[u8],
+    initramfs: u64,
+    gets_a_key: bool,
+) -> anyhow::Result<String> {
+    let kernel = BzImage::parse(kernel).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
+    let common = command_line(&machine.cmdline, policy, Buses::read(), gets_a_key);
+    Ok(direct::command_line(&common, &kernel, initramfs, region, &machine.iomem)?)
+}
+
+/// The archive with an order that a boot loader is to put before the initramfs, or behind it.
+///
+/// # Errors
+/// The order cannot be encoded.
+pub fn order_archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    archive(order)
 }
 
 /// Whether there is a key in its order, or may be in one that follows.

@@ -5,6 +5,7 @@ pub mod arch;
 pub mod compat;
 mod cpu;
 mod efi;
+pub mod firmware_map;
 pub mod free_content;
 pub mod iomem;
 pub mod microcode;

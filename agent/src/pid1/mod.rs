@@ -30,7 +30,7 @@ use crate::console::phase::Phase;
 use crate::console::screen;
 use crate::handoff::arguments::WayBack;
 use crate::handoff::report::Report;
-use crate::handoff::task::{RestoreTask, SaveTask, Task, WaitTask};
+use crate::handoff::task::{SaveTask, Task, WaitTask};
 use crate::launch;
 use crate::memory::deliver;
 use crate::pid1::ending::Ending;
@@ -71,7 +71,7 @@ fn serve(inbox: &mut Inbox) -> ! {
                     std::thread::sleep(READING_TIME);
                     Ending::JumpBack(way)
                 }
-                None => reboot(&error, Verbosity::Normal),
+                None => reboot(&error, Verbosity::Normal, BY_C.what_follows),
             }),
         }
     }
@@ -82,7 +82,8 @@ fn carry_out_next(inbox: &mut Inbox) -> anyhow::Result<Option<Ending>> {
     let errand = Errand { order: inbox.next()?, arguments: inbox.arguments() };
     Ok(match errand.task()? {
         Task::Save(task) => Some(save_session(task, &errand)),
-        Task::Restore(task) => Some(restore_session(task, &errand)),
+        Task::Restore(task) => Some(restore_session(task.bridge, &errand, &BY_C)),
+        Task::Look(task) => Some(restore_session(task.bridge, &errand, &BY_LOADER)),
         Task::Wait(task) => {
             let ending = wait(task, &errand);
             if ending.is_none() {
@@ -178,9 +179,21 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     }
 }
 
-/// D, from its first line to its last.
-fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
-    log::info!("{}: kernel D is up", Phase::RestoreStart);
+/// Who has started D: its first line, and what follows where it fails.
+struct Started {
+    first_line: &'static str,
+    what_follows: &'static str,
+}
+
+const BY_C: Started = Started { first_line: "kernel D is up", what_follows: "rebooting" };
+const BY_LOADER: Started = Started {
+    first_line: "kernel D is up, started by the boot loader",
+    what_follows: "rebooting; an ordinary boot follows, and decides",
+};
+
+/// D, from its first line to its last. Its way into A is a bridge at this address.
+fn restore_session(bridge: u64, errand: &Errand, started: &Started) -> Ending {
+    log::info!("{}: {}", Phase::RestoreStart, started.first_line);
     let policy = caught(|| Ok(Policy::load(Path::new(DEFAULT_PATH))?));
     let verbosity = verbosity(&policy);
     let mut watchdogs = Watchdogs::new(policy.as_ref().is_ok_and(|policy| policy.guard.watchdog), None);
@@ -189,7 +202,7 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
         caught(|| match supervisor::run(errand, &guard(&policy), &mut watchdogs)? {
             Message::Restored { entry, is_loaded: true, watchdog } => Ok((entry, Ending::JumpLoaded, watchdog)),
             Message::Restored { entry, is_loaded: false, watchdog } => {
-                Ok((entry, Ending::JumpBack(WayBack { entry, bridge: task.bridge }), watchdog))
+                Ok((entry, Ending::JumpBack(WayBack { entry, bridge }), watchdog))
             }
             other => bail!("the worker ended with {other:?}"),
         })
@@ -203,7 +216,7 @@ fn restore_session(task: RestoreTask<'_>, errand: &Errand) -> Ending {
             log::info!("{}: entering the saved kernel at {entry:#x}", Phase::RestoreJump);
             ending
         }
-        Err(error) => reboot(&error.context("the session was not resumed"), verbosity),
+        Err(error) => reboot(&error.context("the session was not resumed"), verbosity, started.what_follows),
     }
 }
 
@@ -213,8 +226,8 @@ fn guard(policy: &Policy) -> Guard {
     Guard { escape: false, stall: guard.stall, wait: image.wait }
 }
 
-fn reboot(error: &anyhow::Error, verbosity: Verbosity) -> Ending {
-    let text = format!("{error:#}; rebooting");
+fn reboot(error: &anyhow::Error, verbosity: Verbosity, what_follows: &str) -> Ending {
+    let text = format!("{error:#}; {what_follows}");
     report_failure(verbosity, &text, &text);
     std::thread::sleep(READING_TIME);
     Ending::Reboot

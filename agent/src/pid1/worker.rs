@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::cycle::restore::{self, Restored};
-use crate::cycle::save;
+use crate::cycle::{direct, save};
 use crate::handoff::arguments::LoaderArguments;
 use crate::handoff::mailbox::ArmedWatchdog;
 use crate::handoff::order::{self, Order};
@@ -121,6 +121,12 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
             let Restored { way, is_loaded, watchdog } = restore::run(task, &policy, alive)?;
             Message::Restored { entry: way.entry, is_loaded, watchdog }
         }
+        Task::Look(task) => {
+            // What C compares, D does.
+            modules::load_besides(DISK_MODULES_LIST);
+            let Restored { way, is_loaded, watchdog } = direct::look(task, &policy, alive)?;
+            Message::Restored { entry: way.entry, is_loaded, watchdog }
+        }
     })
 }
 
@@ -136,12 +142,18 @@ fn send(mut pipe: &File, message: &Message) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::handoff::order::tests::{restore_order, save_order, wait_order};
+    use crate::handoff::order::tests::{look_order, restore_order, save_order, wait_order};
 
     #[test]
     fn errand_reaches_the_worker() {
         let arguments = LoaderArguments { entry: Some(0x2f1e_3050), bridge: Some(0x8ff_0000) };
-        for order in [Order::Save(Box::new(save_order())), Order::Restore(restore_order()), Order::Wait(wait_order())] {
+        let orders = [
+            Order::Save(Box::new(save_order())),
+            Order::Restore(restore_order()),
+            Order::Wait(wait_order()),
+            Order::Look(look_order()),
+        ];
+        for order in orders {
             let sent = Errand { order, arguments };
             let bytes = sent.order.encode().unwrap();
             assert_eq!(Errand::receive(&sent.arguments.to_string(), bytes.as_slice()).unwrap(), sent);

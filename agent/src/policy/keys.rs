@@ -113,6 +113,8 @@ policy! {
         mismatch: Unfit = Words::new(), default Unfit::default();
         /// What happens where it cannot be found out whether another system has written to a filesystem.
         unsure: Unsure = Words::new(), default Unsure::default();
+        /// Whether the boot loader is to start D itself, where it can.
+        direct: bool = Flag, default false;
     }
 
     /// `[guard]`: what watches B and D.

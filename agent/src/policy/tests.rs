@@ -63,7 +63,7 @@ fn defaults() {
             warm: false,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse },
+        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse, direct: false },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -101,6 +101,7 @@ fn reads_every_key() {
         enabled = false
         mismatch = 'keep'
         unsure = 'resume'
+        direct = true
         [guard]
         stall = 0
         watchdog = false
@@ -134,7 +135,7 @@ fn reads_every_key() {
             warm: true,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
-        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume },
+        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume, direct: true },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };

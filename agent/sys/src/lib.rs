@@ -8,6 +8,7 @@ pub mod blockdev;
 pub mod btrfs;
 pub mod device_mapper;
 pub mod fiemap;
+pub mod freeze;
 pub mod kexec;
 pub mod memory;
 pub mod module;

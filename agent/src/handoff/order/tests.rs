@@ -24,6 +24,7 @@ pub(crate) fn save_order() -> SaveOrder {
         then: Then::Reboot,
         disks: vec!["pci0000:00/0000:00:05.0/ata1".to_owned(), "pci0000:00/0000:00:06.0/nvme/n1".to_owned()],
         sealing: None,
+        arming: None,
     }
 }
 
@@ -36,19 +37,33 @@ pub(crate) fn wait_order() -> WaitOrder {
     WaitOrder { image, session: Box::new(session) }
 }
 
+fn block() -> LoaderBlock {
+    let mut disarmed = vec![b'#'; BLOCK];
+    disarmed[40] = b'0';
+    LoaderBlock { disk: "PARTUUID=0a1b-01".to_owned(), offset: 0x50_1000, disarmed, at: 40 }
+}
+
+pub(crate) fn look_order() -> LookOrder {
+    let SaveOrder { image, session, .. } = save_order();
+    LookOrder { image, block: block(), region: session.region, low: session.low }
+}
+
 fn sealing() -> Sealing {
     let nonce = dormouse_image::seal::Nonce([8; 16]);
     Sealing { key: SaveKey::new(&[4; 32]), nonce, suite: dormouse_image::seal::Suite::Aes256Gcm, wraps: Vec::new() }
 }
 
-/// Of each task one, and each again with a key.
-fn orders() -> [Order; 5] {
+/// Of each task one, and each again with what is optional.
+fn orders() -> [Order; 8] {
     [
         Order::Save(Box::new(save_order())),
         Order::Restore(restore_order()),
         Order::Save(Box::new(SaveOrder { sealing: Some(sealing()), ..save_order() })),
         Order::Restore(RestoreOrder { key: Some(sealing().key), ..restore_order() }),
         Order::Wait(wait_order()),
+        Order::Look(look_order()),
+        Order::Save(Box::new(SaveOrder { arming: Some(block()), ..save_order() })),
+        Order::Save(Box::new(SaveOrder { arming: Some(block()), sealing: Some(sealing()), ..save_order() })),
     ]
 }
 
@@ -57,7 +72,9 @@ fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
     for mut order in orders() {
         let bytes = order.encode().unwrap();
         let has_key = bytes.windows(32).any(|bytes| bytes == [4; 32]);
-        assert_eq!((order.is_secret(), bytes[10]), (has_key, u8::from(has_key)));
+        // One with a block has later records.
+        let minor = if bytes[10] == 3 { 3 } else { u8::from(has_key) };
+        assert_eq!((order.is_secret(), bytes[10]), (has_key, minor));
         assert!(!format!("{order:?}").contains("4, 4, 4"));
         order.forget_key();
         assert!(!order.is_secret() && order.encode().unwrap().windows(32).all(|bytes| bytes != [4; 32]));
@@ -65,8 +82,9 @@ fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
             Order::Save(_) => SAVE_KINDS,
             Order::Restore(_) => RESTORE_KINDS,
             Order::Wait(_) => WAIT_KINDS,
+            Order::Look(_) => LOOK_KINDS,
         };
-        assert!(kinds.iter().all(|kind| !kind.skippable));
+        assert!(kinds.iter().all(|kind| !kind.skippable || *kind == ARMING));
     }
 }
 
@@ -174,11 +192,11 @@ fn rejects_other_major_versions() {
 fn newer_minor_version_is_read_if_what_it_adds_may_be_skipped() {
     let known: [(Kind, &[u8]); 2] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16])];
     // Of that version, also an order without a key has its record.
-    let with_news = |news: Kind| order(2, [2, 0, 0, 0], &[known[0], known[1], (KEY, b""), (news, b"news")]);
-    let read = Order::decode(&with_news(Kind::skippable(9, "news", 2)));
+    let with_news = |news: Kind| order(4, [2, 0, 0, 0], &[known[0], known[1], (KEY, b""), (news, b"news")]);
+    let read = Order::decode(&with_news(Kind::skippable(99, "news", 4)));
     assert_eq!(read, Ok(Order::Restore(restore_order())));
-    let error = RecordError::Unknown { kind: 9, written: Version { major: 1, minor: 2 } };
-    let read = Order::decode(&with_news(Kind::mandatory(9, "news", 2)));
+    let error = RecordError::Unknown { kind: 99, written: Version { major: 1, minor: 4 } };
+    let read = Order::decode(&with_news(Kind::mandatory(99, "news", 4)));
     assert_eq!(read, Err(FormatError::Record { block: Block::Order, error }));
 }
 
@@ -190,7 +208,7 @@ fn rejects_what_breaks_a_rule() {
     let disks: (Kind, &[u8]) = (DISKS, b"");
     let session = save_order().session.encode().unwrap();
     let session: (Kind, &[u8]) = (SESSION, &session);
-    let task = |value| field("task", value, "1 (save), 2 (restore) or 3 (wait)");
+    let task = |value| field("task", value, TASKS);
     let code = |value| field("then", value, "1 (power off), 2 (reboot) or 3 (return)");
     let missing = |kind: Kind| record(RecordError::Missing { kind: kind.number, name: kind.name });
     let unknown = |kind: Kind| record(RecordError::Unknown { kind: kind.number, written: WRITTEN });
@@ -199,7 +217,7 @@ fn rejects_what_breaks_a_rule() {
     type Case<'a> = ([u8; 4], &'a [(Kind, &'a [u8])], FormatError);
     let table: [Case<'_>; 18] = [
         ([0, 0, 0, 0], &[image, save], task(0)),
-        ([4, 0, 0, 0], &[image, save], task(4)),
+        ([5, 0, 0, 0], &[image, save], task(5)),
         ([3, 0, 0, 0], &[image], missing(SESSION)),
         ([3, 0, 0, 0], &[image, session, then], unknown(THEN)),
         ([1, 1, 0, 0], &[image, session, then, disks], task(0x101)),
@@ -228,6 +246,16 @@ fn rejects_what_breaks_a_rule() {
     let found = Order::decode(&order(1, [2, 0, 0, 0], &[image, save, key]));
     assert_eq!(found, Err(record(KEY.wrong("it is not 32 bytes long"))));
     assert_eq!(Order::decode(&order(1, [2, 0, 0, 0], &[image, save])), Err(missing(KEY)));
+    let lists = [(IMAGE, &b"/dev/vda"[..]), (BLOCK_OF_LOADER, &[0; 4200][..]), (PLACE, &[0; 16][..])];
+    assert_eq!(Order::decode(&order(3, [4, 0, 0, 0], &lists)), Err(record(BLOCK_OF_LOADER.wrong(NO_BLOCK))));
+    let content = block().encode();
+    for content in
+        [&[][..], &content[..4112], &[&[1], &content[1..]].concat(), &[&content[..8], &[9], &content[9..]].concat()]
+    {
+        assert_eq!(LoaderBlock::decode(content), None);
+    }
+    let lists = [lists[0], (BLOCK_OF_LOADER, &content[..]), lists[2]];
+    assert_eq!(Order::decode(&order(3, [4, 0, 0, 0], &lists)), Err(record(PLACE.wrong("it is not a list of ranges"))));
     let newer = |what| FormatError::Newer { block: Block::Order, what, written: WRITTEN };
     assert_eq!(Order::decode(&order(0, [2, 0, 0, 1], &[image, save])), Err(newer("a reserved field")));
     let padded = with(&order(0, [2, 0, 0, 0], &[image, save]), BLOCK - 1, &[1]);

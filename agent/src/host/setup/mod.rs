@@ -8,6 +8,7 @@
 //! `--dry-run` prints what would happen, a step that fails is a command to give again, and running all of it again is
 //! safe.
 
+mod direct;
 mod sealing;
 mod steps;
 mod survey;
@@ -30,7 +31,7 @@ use crate::cycle::in_clear;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Diagnosis;
 use crate::host::setup::sealing::{Key, WantedKey};
-use crate::host::{layers, systemd};
+use crate::host::{layers, loader, systemd};
 use crate::policy::{KernelPolicy, Policy, PolicyError, SealKey};
 use crate::target::file::Size;
 use crate::target::{Target, device};
@@ -67,9 +68,14 @@ pub struct Options {
     #[arg(long, value_name = "auto|file|none", default_value = "auto", hide_possible_values = true)]
     key: WantedKey,
 
+    /// Have the boot loader (GRUB) start the restore kernel itself after a hibernation, so that a resume takes one boot;
+    /// where the rest is set up
+    #[arg(long, conflicts_with_all = ["device", "file", "kernel", "key"])]
+    direct: bool,
+
     /// Take back everything: the image, its keys, the policy, the save kernel, `dormouse enable`, and build the boot's
     /// initramfs without Dormouse. A policy that was changed by hand is put aside
-    #[arg(long, conflicts_with_all = ["device", "file", "kernel", "key"])]
+    #[arg(long, conflicts_with_all = ["device", "file", "kernel", "key", "direct"])]
     undo: bool,
 
     /// Print the command that rebuilds the boot's initramfs, and do not run it
@@ -129,6 +135,8 @@ pub struct Done {
     pub layers: Option<String>,
     /// The steps, each an order.
     pub steps: Vec<String>,
+    /// Whether everything is taken back.
+    pub is_undone: bool,
     /// Whether nothing was done.
     pub is_dry: bool,
     /// What the doctor finds after them; `None` where nothing was done, or all is taken back.
@@ -145,12 +153,15 @@ impl fmt::Display for Done {
         let Some(diagnosis) = &self.diagnosis else {
             if let Some(place) = &self.place {
                 write!(f, "The image goes to {place}{}.", on(self.layers.as_deref()))?;
+            } else if !self.is_undone {
+                f.write_str("The boot loader starts the restore kernel itself after a hibernation.")?;
             } else if !self.is_dry {
                 return f.write_str("Dormouse is not set up on this machine any more.");
             } else {
                 f.write_str("Everything is taken back.")?;
             }
-            return self.steps.iter().try_for_each(|step| write!(f, "\nwould {step}"));
+            let steps = if self.is_dry { &self.steps[..] } else { &[] };
+            return steps.iter().try_for_each(|step| write!(f, "\nwould {step}"));
         };
         diagnosis.problems().iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
         writeln!(f, "{}", diagnosis.verdict())?;
@@ -174,6 +185,9 @@ pub fn run(
 ) -> anyhow::Result<Done> {
     if options.undo {
         return take_back(config, options, is_quiet, say);
+    }
+    if options.direct {
+        return set_up_loader(config, options, is_quiet, say);
     }
     let stdin = io::stdin();
     let may_ask = stdin.is_terminal() && !options.yes && !options.dry_run && !is_quiet;
@@ -208,6 +222,7 @@ pub fn run(
         place: Some(choice.to_string()),
         layers: (!layers.is_empty()).then(|| layers::in_words(&layers)),
         steps: steps.iter().map(Step::to_string).collect(),
+        is_undone: false,
         is_dry: options.dry_run,
         diagnosis: None,
     };
@@ -231,12 +246,37 @@ fn take_back(
 ) -> anyhow::Result<Done> {
     let root = Path::new("/");
     let rebuild = Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild);
-    let steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
+    let mut steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
+    // The boot loader first: it must not look for what is gone.
+    steps.splice(0..0, direct::undo(config, loader::update_command(root)));
     if !options.dry_run {
         perform(&steps, is_quiet, say)?;
     }
     let steps = steps.iter().map(Step::to_string).collect();
-    Ok(Done { place: None, layers: None, steps, is_dry: options.dry_run, diagnosis: None })
+    Ok(Done { place: None, layers: None, steps, is_undone: true, is_dry: options.dry_run, diagnosis: None })
+}
+
+/// Has the boot loader start D.
+fn set_up_loader(
+    config: &Path,
+    options: &Options,
+    is_quiet: bool,
+    say: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Done> {
+    let root = Path::new("/");
+    let policy = Policy::load(config).context("set up the rest first")?;
+    let steps = direct::plan(&direct::Wanted {
+        config,
+        policy: &policy,
+        has_scripts: Path::new(loader::DROP_INS).is_dir(),
+        update: loader::update_command(root),
+        rebuild: Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild),
+    });
+    if !options.dry_run {
+        perform(&steps, is_quiet, say)?;
+    }
+    let steps = steps.iter().map(Step::to_string).collect();
+    Ok(Done { place: None, layers: None, steps, is_undone: false, is_dry: options.dry_run, diagnosis: None })
 }
 
 /// The policy as it is. None is the beginning, and one without an image device is what setup completes; what is wrong

@@ -8,6 +8,8 @@ use anyhow::{Context, bail, ensure};
 use dormouse_image::ImageDevice;
 use dormouse_linux::atomic_file::replace;
 
+use crate::cycle::direct::{self, BLOCK_FILE};
+use crate::host::loader;
 use crate::host::setup::sealing::Key;
 use crate::host::setup::{Choice, undo};
 use crate::policy::{self, DEFAULT_PATH, Policy, SealKey};
@@ -53,6 +55,12 @@ pub(super) enum Step {
     WriteDropIn { file: PathBuf, config: PathBuf, place: PathBuf, has_key_file: bool },
     /// Another program.
     Run(Vec<String>),
+    /// A file with this text, for GRUB or of the policy.
+    Write { file: PathBuf, text: &'static str, mode: u32 },
+    /// The block that the boot loader reads and writes.
+    MakeBlock,
+    /// What was made for the boot loader is where it reads it.
+    SettleBoot,
     /// An image's label is overwritten.
     Erase(PathBuf),
     /// A file or a directory is removed.
@@ -185,6 +193,11 @@ impl Step {
                 );
                 Ok(())
             }
+            Step::Write { file, text, mode } => {
+                replace(file, text.as_bytes(), *mode).with_context(|| format!("{}: cannot write it", file.display()))
+            }
+            Step::MakeBlock => loader::make_block(),
+            Step::SettleBoot => loader::settle(),
             Step::Erase(place) => undo::erase(place),
             Step::Remove(path) => remove(path),
             Step::RemoveIfEmpty(path) => {
@@ -247,6 +260,15 @@ impl fmt::Display for Step {
                 let key = if *has_key_file { " and image.key" } else { "" };
                 write!(f, "write {}: image.device{key}, for the image on {}", file.display(), place.display())
             }
+            Step::Write { file, .. } => write!(f, "write {}", file.display()),
+            Step::MakeBlock => {
+                write!(
+                    f,
+                    "make {}: the block that the boot loader reads and writes",
+                    direct::file(BLOCK_FILE).display()
+                )
+            }
+            Step::SettleBoot => write!(f, "settle the filesystem of {}", direct::DIRECTORY),
             Step::Erase(place) => write!(f, "erase the label of the image on {}", place.display()),
             Step::Remove(path) => write!(f, "remove {}", path.display()),
             Step::RemoveIfEmpty(path) => write!(f, "remove {}, if nothing is left in it", path.display()),

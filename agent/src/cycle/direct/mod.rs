@@ -1,0 +1,40 @@
+//! D without C: the boot loader starts D itself, so that a resume takes one boot.
+//!
+//! ```text
+//!   A  prepare   D's kernel, initramfs, order and command line where the boot loader finds them, and a block that says
+//!                "no"; B gets that block, and where on the disk it lies
+//!   B  arm       when the image is complete: the block says "yes"
+//!   boot loader  reads the block; where it says "yes", writes "no" into it and starts D
+//!   D  look      the block says "no", or it is made to; then all that C asks, and the restore
+//! ```
+//!
+//! Whatever is not as it should be, in any of them, the next boot is an ordinary one, whose C decides: the block is
+//! good for one try. D gives no image up and discards none.
+
+mod block;
+mod look;
+mod prepare;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use block::arm;
+pub(crate) use look::run as look;
+pub(super) use prepare::prepare;
+
+/// Where the boot loader finds all of it. It is on the filesystem that the boot loader itself was read from.
+pub(crate) const DIRECTORY: &str = "/boot/dormouse";
+/// The block, as a file of one block.
+pub(crate) const BLOCK_FILE: &str = "direct.env";
+/// What the boot loader's own configuration reads.
+pub(crate) const CONFIGURATION: &str = "direct.cfg";
+/// D's kernel.
+pub(crate) const KERNEL: &str = "kernel";
+/// D's initramfs, without its order.
+pub(crate) const INITRAMFS: &str = "initramfs";
+/// D's order, an archive.
+pub(crate) const ORDER: &str = "order";
+
+/// One of these files.
+pub(crate) fn file(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}

@@ -1,0 +1,169 @@
+//! A's part: everything is put where the boot loader finds it, and the block says "no".
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use dormouse_image::{BLOCK, ImageDevice};
+use dormouse_linux::atomic_file::replace;
+use dormouse_linux::block::Names;
+use dormouse_linux::procfs;
+use dormouse_sys::freeze;
+
+use crate::console::phase::Phase;
+use crate::cycle::direct::{BLOCK_FILE, DIRECTORY, INITRAMFS, KERNEL, ORDER, file};
+use crate::cycle::look;
+use crate::cycle::place::Place;
+use crate::handoff::boot_block::BootBlock;
+use crate::handoff::order::{LoaderBlock, LookOrder, Order};
+use crate::key;
+use crate::launch::{loader_command_line, order_archive};
+use crate::machine::Machine;
+use crate::policy::{Policy, Then};
+use crate::store::{Access, Device, Disk, Image};
+use crate::target::file::lower;
+
+/// What the boot loader finds.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// What B is told.
+    pub(crate) block: LoaderBlock,
+}
+
+/// Puts everything in its place, where the policy wants that and the boot loader can start D. `None` where the next
+/// boot goes through C; why, the log says.
+pub(crate) fn prepare(
+    policy: &Policy,
+    machine: &Machine,
+    place: &Place,
+    image: &Image,
+    then: Then,
+    is_sealed: bool,
+) -> Option<Prepared> {
+    if !policy.resume.direct || then == Then::Return {
+        return None;
+    }
+    match try_to(policy, machine, place, image, is_sealed) {
+        Ok(block) => {
+            log::info!("{}: direct: the boot loader will start the restore kernel", Phase::HibernatePrepare);
+            Some(Prepared { block })
+        }
+        Err(why) => {
+            log::warn!("{}: direct: no: {why:#}; the next boot goes through C", Phase::HibernatePrepare);
+            None
+        }
+    }
+}
+
+impl Prepared {
+    /// Takes back what B may have done: the session goes on. A boot that did not read the block has left it armed.
+    pub(crate) fn take_back(&self) {
+        let written = open_block_file().and_then(|file| write_block(&file, &self.block.disarmed));
+        if let Err(error) = written {
+            log::warn!(
+                "{}: the boot loader may try to start a restore kernel at the next boot, in vain: {error:#}",
+                Phase::HibernateReturn
+            );
+        }
+    }
+}
+
+fn try_to(
+    policy: &Policy,
+    machine: &Machine,
+    place: &Place,
+    image: &Image,
+    is_sealed: bool,
+) -> anyhow::Result<LoaderBlock> {
+    if look::needs_unlock(policy, image) {
+        bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
+    }
+    if let Some(needed) = key::memory_of_passphrase(image).filter(|_| is_sealed) {
+        let room = place.region.len() / 2;
+        ensure!(
+            needed <= room,
+            "a passphrase takes {needed} bytes of memory, and the restore kernel may use {room} (half of region.size)"
+        );
+    }
+    let [kernel, initramfs] = [&policy.kernel.image, &policy.kernel.initramfs].map(procfs::read);
+    let (kernel, initramfs) = (kernel?, initramfs?);
+    let len = initramfs.len() as u64;
+    let line = loader_command_line(machine, policy, place.region, &kernel, len, is_sealed)?;
+    let block_file = open_block_file()?;
+    let content = BootBlock { is_armed: false, command_line: line }.encode()?;
+    write_block(&block_file, &content)?;
+    let block = find_block(&block_file, content)?;
+    let order = order(place, &image.name(), &block)?;
+    let files = [(KERNEL, &kernel[..]), (INITRAMFS, &initramfs), (ORDER, &order)];
+    let mut is_changed = false;
+    for (name, bytes) in files {
+        is_changed |= put(&file(name), bytes)?;
+    }
+    if is_changed {
+        // The boot loader does not read a journal, in which the new names would be when the session stops.
+        let directory = File::open(DIRECTORY).with_context(|| DIRECTORY.to_owned())?;
+        freeze::settle(&directory)
+            .with_context(|| format!("{DIRECTORY}: its filesystem cannot be frozen for a moment"))?;
+    }
+    Ok(block)
+}
+
+/// The order for D.
+fn order(place: &Place, image: &ImageDevice, block: &LoaderBlock) -> anyhow::Result<Vec<u8>> {
+    let order = Order::Look(LookOrder {
+        image: image.clone(),
+        block: block.clone(),
+        region: place.region,
+        low: place.low.clone(),
+    });
+    Ok(order_archive(&order)?.to_vec())
+}
+
+fn open_block_file() -> anyhow::Result<File> {
+    let path = file(BLOCK_FILE);
+    OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow::anyhow!("{}: there is none; run `dormouse setup --direct`", path.display()),
+        _ => anyhow::Error::new(error).context(path.display().to_string()),
+    })
+}
+
+/// Writes the block in place: its file must stay where it is. What is on the disk is not what the kernel believes,
+/// where B, the boot loader or D have written there, so that it is always written.
+fn write_block(file: &File, content: &[u8]) -> anyhow::Result<()> {
+    let about = || self::file(BLOCK_FILE).display().to_string();
+    let len = file.metadata().with_context(about)?.len();
+    ensure!(len == BLOCK as u64, "{}: it has {len} bytes, not {BLOCK}; run `dormouse setup --direct`", about());
+    file.write_all_at(content, 0).and_then(|()| file.sync_all()).with_context(about)
+}
+
+/// Where the block lies, which must be there on the disk.
+fn find_block(file: &File, content: Vec<u8>) -> anyhow::Result<LoaderBlock> {
+    let about = || self::file(BLOCK_FILE).display().to_string();
+    let under = lower(file, BLOCK as u64).with_context(about)?;
+    let [piece] = under.extents[..] else { bail!("{}: it lies in several pieces", about()) };
+    let names = Names::read();
+    let node = under.node.display();
+    let disk = names.unique(&under.node);
+    let disk = disk.with_context(|| format!("{}: {node} is no disk or partition that B finds", about()))?;
+    let device = Disk::new(Device::open_held(&under.node, Access::Read)?);
+    ensure!(
+        device.read(piece.offset, BLOCK)?[..] == content[..],
+        "{}: it is not at byte {} of {node}, where its filesystem says it is",
+        about(),
+        piece.offset
+    );
+    Ok(LoaderBlock { disk: disk.to_owned(), offset: piece.offset, disarmed: content, at: BootBlock::arming_byte() })
+}
+
+/// Writes a file where it is not what it should be. Whether it was not.
+fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
+    let is_same = std::fs::read(path).is_ok_and(|found| found == bytes);
+    if is_same {
+        return Ok(false);
+    }
+    // An initramfs holds the policy.
+    replace(path, bytes, 0o600).with_context(|| format!("{}: cannot write it", path.display()))?;
+    Ok(true)
+}

@@ -1,0 +1,122 @@
+//! GRUB, told to start D: a block that it reads and writes, what it does with it, and the line of its own configuration
+//! that has it do so.
+//!
+//! ```text
+//!   /etc/grub.d/42_dormouse ──grub-mkconfig──> grub.cfg ──sources──> /boot/dormouse/direct.cfg ──> direct.env
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use dormouse_image::BLOCK;
+use dormouse_sys::freeze;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
+
+use crate::cycle::direct::{BLOCK_FILE, CONFIGURATION, DIRECTORY, file};
+use crate::handoff::boot_block::BootBlock;
+use crate::target::file::lower;
+
+/// What GRUB does at each boot: it starts D where the block says so, once.
+pub const GRUB: &str = include_str!("../../../configs/grub/direct.cfg");
+/// The script that has `grub-mkconfig` make GRUB read that.
+pub const DROP_IN: &str = include_str!("../../../configs/grub/42_dormouse");
+/// Where that script goes. After the entries: those have numbers, which must not change.
+pub const DROP_IN_FILE: &str = "/etc/grub.d/42_dormouse";
+/// Where such scripts are.
+pub const DROP_INS: &str = "/etc/grub.d";
+
+/// What a configuration that is written by hand must have, after its entries; `$root` is the filesystem of `/boot`.
+pub const BY_HAND: &str = "set dormouse_dir=($root)/dormouse; source $dormouse_dir/direct.cfg";
+
+/// The command that makes GRUB's configuration again, as this system has it.
+#[must_use]
+pub fn update_command(root: &Path) -> Option<Vec<String>> {
+    let is_program = |name: &str| ["usr/sbin", "usr/bin"].iter().any(|dir| root.join(dir).join(name).exists());
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let ways: [(&str, &str); 2] =
+        [("grub2-mkconfig", "/boot/grub2/grub.cfg"), ("grub-mkconfig", "/boot/grub/grub.cfg")];
+    if is_program("update-grub") {
+        return Some(words(&["update-grub"]));
+    }
+    let way = ways.iter().find(|(program, _)| is_program(program));
+    way.map(|(program, output)| words(&[program, "-o", output]))
+}
+
+/// Where the files are that [`make_block`] and setup make for the boot loader.
+#[must_use]
+pub fn files() -> [PathBuf; 2] {
+    [file(CONFIGURATION), PathBuf::from(DROP_IN_FILE)]
+}
+
+/// Makes the block, if there is none: a file of one block, which neither GRUB nor B may have to move.
+///
+/// # Errors
+/// The filesystem will not do: GRUB cannot write to it, or B cannot.
+pub fn make_block() -> anyhow::Result<()> {
+    let path = file(BLOCK_FILE);
+    let about = || path.display().to_string();
+    fs::create_dir_all(DIRECTORY).with_context(|| DIRECTORY.to_owned())?;
+    let is_there = fs::read(&path).is_ok_and(|bytes| bytes.len() == BLOCK && BootBlock::decode(&bytes).is_some());
+    if !is_there {
+        // Not replaced by name: a file that is written by others on the disk is made once.
+        let content = BootBlock { is_armed: false, command_line: String::new() }.encode()?;
+        let mut new =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).with_context(about)?;
+        new.write_all(&content).and_then(|()| new.sync_all()).with_context(about)?;
+    }
+    let block = File::open(&path).with_context(about)?;
+    let kind = fstatfs(&block).with_context(about)?.filesystem_type();
+    ensure!(kind != BTRFS_SUPER_MAGIC, "{}: it is on btrfs, to which GRUB does not write", about());
+    let pieces = lower(&block, BLOCK as u64).with_context(about)?.extents.len();
+    ensure!(pieces == 1, "{}: it lies in {pieces} pieces", about());
+    Ok(())
+}
+
+/// Has what was made for the boot loader in its place on the disk, and not in a journal, which the boot loader does not
+/// read.
+///
+/// # Errors
+/// The filesystem cannot be frozen for a moment.
+pub fn settle() -> anyhow::Result<()> {
+    let about = || format!("{DIRECTORY}: its filesystem cannot be frozen for a moment");
+    freeze::settle(&File::open(DIRECTORY).with_context(about)?).with_context(about)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_distribution_has_its_command() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        assert_eq!(update_command(root.path()), None);
+        make("usr/bin/grub-mkconfig");
+        assert_eq!(update_command(root.path()).unwrap(), ["grub-mkconfig", "-o", "/boot/grub/grub.cfg"]);
+        make("usr/sbin/grub2-mkconfig");
+        assert_eq!(update_command(root.path()).unwrap(), ["grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]);
+        make("usr/sbin/update-grub");
+        assert_eq!(update_command(root.path()).unwrap(), ["update-grub"]);
+    }
+
+    /// The names in GRUB's files are those of the program.
+    #[test]
+    fn configuration_has_the_programs_names() {
+        for text in [GRUB, DROP_IN] {
+            assert!(text.lines().all(|line| line.len() <= 120));
+        }
+        for name in [BLOCK_FILE, crate::cycle::direct::KERNEL, crate::cycle::direct::INITRAMFS] {
+            assert!(GRUB.contains(&format!("$dormouse_dir/{name}")), "{name}");
+        }
+        assert!(GRUB.contains(&format!("$dormouse_dir/{}", crate::cycle::direct::ORDER)));
+        assert!(DROP_IN.contains(DIRECTORY) && DROP_IN.contains(CONFIGURATION) && BY_HAND.contains(CONFIGURATION));
+    }
+}
