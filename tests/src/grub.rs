@@ -70,7 +70,8 @@ const MODULES: &[&str] = &[
 ];
 /// Where the core finds grub.cfg: on the disk that it was loaded from.
 const PREFIX: &str = "(,gpt3)/grub";
-/// What a distribution's grub.cfg amounts to; Dormouse's part is in a file of its own, before the entries.
+/// What a distribution's grub.cfg amounts to; Dormouse's part is in a file of its own, behind the
+/// entries.
 const CONFIG: &str = "\
 serial --unit=0 --speed=115200
 terminal_input serial
@@ -79,6 +80,11 @@ search --no-floppy --label GUEST --set=host
 source ($host)/guest.cfg
 set default=guest
 set timeout=0
+menuentry 'The guest' --id guest {
+    echo 'GRUB: an ordinary boot'
+    linux ($host)/vmlinuz $guest_arguments
+    initrd ($host)/initramfs
+}
 set dormouse_dir=($root)/dormouse
 if [ -f $dormouse_dir/direct.cfg ]; then
     source $dormouse_dir/direct.cfg
@@ -86,11 +92,6 @@ fi
 if [ -n \"$guest_timeout\" ]; then
     set timeout=$guest_timeout
 fi
-menuentry 'The guest' --id guest {
-    echo 'GRUB: an ordinary boot'
-    linux ($host)/vmlinuz $guest_arguments
-    initrd ($host)/initramfs
-}
 ";
 
 /// Makes such a disk of an empty file of [`DISK_BYTES`], whose `/boot` has what is in the directory `boot` and a

@@ -118,8 +118,8 @@ pub(crate) fn an_ordinary_boot_is_chosen() -> Result<()> {
     let mut cursor = guest.power_on()?;
     let entry = "Resume from hibernation";
     ensure!(guest.console().wait_for_prompt(&mut cursor, entry, Instant::now() + TWO_BOOTS), "no entry {entry:?}");
-    // One down, and enter.
-    guest.send_keys(b"\x1b[B\r")?;
+    // One up, and enter.
+    guest.send_keys(b"\x1b[A\r")?;
     let lines = lines_until_ready(&mut guest, &mut cursor)?;
     ensure!(ids(&lines) == ["boot-argument"], "{:?}", crate::told(&lines));
     guest.cut_power();
