@@ -22,7 +22,7 @@ use crate::handoff::order::{LoaderBlock, LookOrder, Order};
 use crate::key;
 use crate::launch::{loader_command_line, order_archive};
 use crate::machine::Machine;
-use crate::policy::{Policy, Then};
+use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Device, Disk, Image};
 use crate::target::file::lower;
 
@@ -106,6 +106,10 @@ fn try_to(
 ) -> anyhow::Result<LoaderBlock> {
     if look::needs_unlock(policy, image) {
         bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
+    }
+    if policy.image.key == SealKey::Tpm2 {
+        // It has measured command line, kernel and initramfs.
+        bail!("the image's key is in the TPM, which opens it to a boot like this session's alone");
     }
     if let Some(needed) = key::memory_of_passphrase(image).filter(|_| is_sealed) {
         let room = place.region.len() / 2;
