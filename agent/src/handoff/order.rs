@@ -56,6 +56,8 @@ pub struct WaitOrder {
     pub image: ImageDevice,
     /// The session that is to be saved, as it is now. Its mailbox is where B reports, and finds its next order.
     pub session: Box<SessionRecord>,
+    /// Whether Dormouse's module makes the jumps between the two, in the kernels' place.
+    pub by_module: bool,
 }
 
 /// What D is to restore.
@@ -72,7 +74,7 @@ pub struct RestoreOrder {
 /// The kinds of records in an order to save, in the order in which they are written.
 pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING];
 /// The kinds of records in an order to wait.
-pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION];
+pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION, JUMP];
 /// The kinds of records in an order to restore.
 pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
 
@@ -83,6 +85,7 @@ const SAVE: Kind = Kind::mandatory(4, "save", 0);
 const DISKS: Kind = Kind::mandatory(5, "disks", 0);
 const SEALING: Kind = Kind::mandatory(6, "sealing", SEALED);
 const KEY: Kind = Kind::mandatory(7, "key", SEALED);
+const JUMP: Kind = Kind::mandatory(10, "jump", 0);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
@@ -123,6 +126,7 @@ impl Order {
             Order::Wait(order) => {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
                 push(&SESSION, &order.session.encode()?)?;
+                push(&JUMP, &jump_code(order.by_module).to_le_bytes())?;
                 TO_WAIT
             }
         };
@@ -186,7 +190,8 @@ impl Order {
             })),
             TO_WAIT => {
                 let session = Box::new(SessionRecord::decode(records.content(&SESSION))?);
-                Order::Wait(WaitOrder { image, session })
+                let by_module = is_by_module(&frame, records.content(&JUMP))?;
+                Order::Wait(WaitOrder { image, session, by_module })
             }
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
@@ -233,11 +238,25 @@ fn then_code(then: Then) -> u16 {
     }
 }
 
+fn jump_code(by_module: bool) -> u16 {
+    if by_module { 2 } else { 1 }
+}
+
+fn is_by_module(frame: &Frame<'_>, content: &[u8]) -> Result<bool, FormatError> {
+    let code = number(frame, &JUMP, content)?;
+    let known = [false, true].into_iter().find(|by_module| jump_code(*by_module) == code);
+    known.ok_or_else(|| frame.field("jump", code.into(), "1 (the kernel) or 2 (the module)"))
+}
+
 fn then(frame: &Frame<'_>, content: &[u8]) -> Result<Then, FormatError> {
-    let code = content.try_into().map(u16::from_le_bytes);
-    let code = code.map_err(|_| frame.record(THEN.wrong("it is not 2 bytes long")))?;
+    let code = number(frame, &THEN, content)?;
     let known = Then::ALL.into_iter().find(|then| then_code(*then) == code);
     known.ok_or_else(|| frame.field("then", code.into(), "1 (power off), 2 (reboot) or 3 (return)"))
+}
+
+fn number(frame: &Frame<'_>, kind: &Kind, content: &[u8]) -> Result<u16, FormatError> {
+    let number = content.try_into().map(u16::from_le_bytes);
+    number.map_err(|_| frame.record(kind.wrong("it is not 2 bytes long")))
 }
 
 #[cfg(test)]

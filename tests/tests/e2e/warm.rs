@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dormouse::handoff::report::Outcome;
-use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::artifacts::{Artifacts, KernelName};
 use dormouse_tests::cycle::{self, WentOn};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
 use dormouse_tests::machine::{Fault, GuestConfig, MIB};
 use serde_json::{Value, json};
 
-use crate::{begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on};
+use crate::{
+    begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on, stock,
+};
 
 const POLICY: &str = "[save]\nwarm = true\n";
 
@@ -99,6 +101,37 @@ pub(crate) fn saves_that_end_early() -> Result<()> {
     let went_on = stay_on(&mut guest, "dormouse hibernate --json")?;
     demand_proofs(&guest, &went_on)?;
     demand_failed_save(&mut guest, &went_on.output, &["writing", "Input/output error"])
+}
+
+/// Debian's own kernel, which cannot jump: the module enters the save kernel, and the save kernel goes back by it.
+pub(crate) fn debian_12_by_the_module() -> Result<()> {
+    let mut guest = stock::session_with(GuestConfig::new(2, "1G".parse()?), KernelName::Bookworm, POLICY)?;
+    keep(&mut guest)?;
+    wait_until_warm(&mut guest)?;
+    let went_on = power_cycle(&mut guest)?;
+    stock::demand(&mut guest, &went_on, Outcome::Resumed)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+
+    // The process that keeps it has the device open: what is loaded in its place goes the same way.
+    wait_until_warm(&mut guest)?;
+    guest.succeed("kill -STOP $(cat /run/keeper); echo 0 >/sys/devices/system/cpu/cpu1/online")?;
+    for _ in 0..2 {
+        let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+        stock::demand(&mut guest, &went_on, Outcome::Returned)?;
+        ensure!(!was_warm(&went_on)?, "it was entered: {:?}", went_on.report());
+    }
+    guest.succeed("echo 1 >/sys/devices/system/cpu/cpu1/online; kill -CONT $(cat /run/keeper)")?;
+
+    wait_until_warm(&mut guest)?;
+    let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+    stock::demand(&mut guest, &went_on, Outcome::Returned)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+    // It came back for good.
+    wait_until_warm(&mut guest)?;
+    let went_on = power_cycle(&mut guest)?;
+    stock::demand(&mut guest, &went_on, Outcome::Resumed)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+    Ok(())
 }
 
 fn config() -> Result<GuestConfig> {

@@ -2,7 +2,7 @@
 //! hibernation needs no boot.
 //!
 //! A process keeps it ([`keep`]). It holds the page in which the save kernel finds its order, and has it loaded: what
-//! was started and has come back lies in the image that kexec has loaded. It is good for one hibernation, and only for
+//! was started and has come back lies in the image that kexec has loaded, or Dormouse's module. It is good for one hibernation, and only for
 //! the machine and the policy that it was started with; whatever has changed, the hibernation loads another one.
 
 mod record;
@@ -17,6 +17,7 @@ use dormouse_linux::foreign_page::ForeignPage;
 use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
 use dormouse_linux::{kexec_loads, kmsg, procfs};
+use dormouse_sys::module::Module;
 use dormouse_sys::pin::PinnedPage;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,23 +25,23 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
-use record::Facts;
-pub(crate) use record::is_loaded;
+use record::{Facts, LoadedBy};
 pub use record::{NotWarm, Record};
+pub(crate) use record::{is_loaded, module_of_keeper};
 
 use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
 use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
-use crate::cycle::refusal::{JumpError, Obstacle, Unready};
+use crate::cycle::refusal::{JumpError, Unready};
 use crate::cycle::{disk, leftover};
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
 use crate::handoff::next_order;
 use crate::handoff::order::{Order, WaitOrder};
 use crate::handoff::report::Outcome;
-use crate::launch::{Loaded, SecondKernel};
+use crate::launch::Loaded;
 use crate::machine::Machine;
 use crate::policy::Policy;
 use crate::store::Access;
@@ -57,15 +58,16 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub(super) struct Waiting {
     page: ForeignPage,
     nonce: [u8; 16],
+    /// Where Dormouse's module has loaded it.
+    module: Option<Module>,
 }
 
 /// The save kernel that waits, if it will do. Whatever comes of it, it is not used twice.
 pub(super) fn find(policy: &Policy, machine: &Machine, place: &Place) -> Option<Waiting> {
-    let record = Record::read()?;
-    Record::remove();
+    let record = Record::take()?;
     let now = Facts::now(policy, machine, place).map_err(|_| NotWarm::Changed("a file of the policy's"));
     match now.and_then(|now| record.check(&now)) {
-        Ok(page) => Some(Waiting { page, nonce: record.nonce }),
+        Ok((page, module)) => Some(Waiting { page, nonce: record.nonce, module }),
         Err(why) => {
             log::warn!("{}: the save kernel that waits is not used: {why}", Phase::HibernatePrepare);
             if why == NotWarm::Replaced {
@@ -77,12 +79,17 @@ pub(super) fn find(policy: &Policy, machine: &Machine, place: &Place) -> Option<
 }
 
 impl Waiting {
+    /// Whether Dormouse's module jumps into it.
+    pub(super) fn is_by_module(&self) -> bool {
+        self.module.is_some()
+    }
+
     /// Gives it its order. What this returns is what there is to jump into, and must live until the jump has returned.
     ///
     /// # Errors
     /// The order cannot be left in memory.
     pub(super) fn enter(self, order: &Order, place: &Place) -> anyhow::Result<(Loaded, Given)> {
-        let loaded = Loaded::that_waits();
+        let loaded = Loaded::that_waits(self.module);
         let bytes = order.encode()?;
         let count = next_order::Place::pages_of(bytes.len());
         if count > MOST_PAGES {
@@ -124,17 +131,15 @@ struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.was_taken() {
-            // By a hibernation, which has unloaded it.
+        let was_taken = self.was_taken();
+        if matches!(self.record.loaded_by, LoadedBy::Kernel { .. }) && (was_taken || !self.record.is_loaded()) {
+            // A hibernation has unloaded it, or what is loaded now is somebody else's.
             std::mem::forget(self.loaded.take());
-        } else if !self.record.is_loaded() {
-            // What is loaded now, if anything, is somebody else's.
-            std::mem::forget(self.loaded.take());
-            Record::remove();
-            leftover::disown();
-        } else {
-            Record::remove();
+            if !was_taken {
+                leftover::disown();
+            }
         }
+        Record::remove();
     }
 }
 
@@ -233,12 +238,12 @@ fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> 
 fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
-    kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
     let jumper = jump::choose(policy.save.jump, &Uname::read()?.release, false)?;
-    if !matches!(jumper, Jumper::Kernel) {
-        bail!("a save kernel can wait only where the kernel itself jumps, and here Dormouse's module does");
+    let by_module = matches!(jumper, Jumper::Module(_));
+    if !by_module {
+        kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
+        around::refuse_loaded(false)?;
     }
-    around::refuse_loaded(false)?;
     let opened = disk::open_image(policy, Access::Read)?;
     let (image, name) = (opened.image.label().uuid, opened.image.name());
     drop(opened);
@@ -248,11 +253,14 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
     let (page, mailbox) = place.mailbox()?;
     let Mailbox { pfn, nonce } = mailbox;
     let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
-    let order = Order::Wait(WaitOrder { image: name, session });
-    let kernel = SecondKernel::plan(&machine, policy, &order, place.region, &place.low, jumper.most_segments())?;
-    let mark = leftover::mark();
-    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
-    let loads_left = kexec_loads::left()?;
+    let order = Order::Wait(WaitOrder { image: name, session, by_module });
+    let kernel = place.plan(&machine, policy, &order, jumper.most_segments())?;
+    let mark = (!by_module).then(leftover::mark);
+    let loaded = jumper.load(kernel)?;
+    let loaded_by = match loaded.module() {
+        Some(module) => LoadedBy::Module { descriptor: module.descriptor() },
+        None => LoadedBy::Kernel { loads_left: kexec_loads::left()? },
+    };
     nix::unistd::sync();
     let around = Around::begin()?;
     log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
@@ -270,7 +278,7 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
         address: page.address(),
         pfn,
         nonce,
-        loads_left,
+        loaded_by,
         facts,
     };
     record.write()?;
