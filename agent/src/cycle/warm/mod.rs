@@ -9,6 +9,7 @@ mod record;
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -19,6 +20,7 @@ use dormouse_linux::units::mib;
 use dormouse_linux::{kexec_loads, kmsg, procfs};
 use dormouse_sys::module::Module;
 use dormouse_sys::pin::PinnedPage;
+use dormouse_sys::ticks::ticks;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -37,7 +39,7 @@ use crate::cycle::place::Place;
 use crate::cycle::refusal::{JumpError, Unready};
 use crate::cycle::{disk, leftover};
 use crate::filesystems::Mounted;
-use crate::handoff::mailbox;
+use crate::handoff::mailbox::{self, Nonce};
 use crate::handoff::next_order;
 use crate::handoff::order::{Order, WaitOrder};
 use crate::handoff::report::Outcome;
@@ -244,16 +246,10 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
         kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
         around::refuse_loaded(false)?;
     }
-    let opened = disk::open_image(policy, Access::Read)?;
-    let (image, name) = (opened.image.label().uuid, opened.image.name());
-    drop(opened);
     let place = Place::choose(&machine, policy)?;
     place.refuse_little_memory()?;
     let facts = Facts::now(policy, &machine, &place)?;
-    let (page, mailbox) = place.mailbox()?;
-    let Mailbox { pfn, nonce } = mailbox;
-    let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
-    let order = Order::Wait(WaitOrder { image: name, session, by_module });
+    let (page, mailbox, order) = order_to_wait(policy, &machine, &place, by_module)?;
     let kernel = place.plan(&machine, policy, &order, jumper.most_segments())?;
     let mark = (!by_module).then(leftover::mark);
     let loaded = jumper.load(kernel)?;
@@ -261,34 +257,98 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
         Some(module) => LoadedBy::Module { descriptor: module.descriptor() },
         None => LoadedBy::Kernel { loads_left: kexec_loads::left()? },
     };
-    nix::unistd::sync();
-    let around = Around::begin()?;
     log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
-    let jumped = loaded.jump(around.announced());
-    around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
-    let report = mailbox::read(&page.read(), &nonce).map_err(|error| CannotWait(error.to_string()))?;
-    if report.outcome != Outcome::Waiting {
-        bail!(CannotWait(report.reason));
-    }
+    let seconds = go_and_return(&loaded, &page, &mailbox.nonce)?;
     let record = Record {
         process: std::process::id(),
         since_unix: procfs::now_unix(),
-        seconds: report.save.seconds,
+        seconds,
         bytes: place.swapped_len(),
         address: page.address(),
-        pfn,
-        nonce,
+        pfn: mailbox.pfn,
+        nonce: mailbox.nonce,
         loaded_by,
         facts,
     };
     record.write()?;
     // For as long as it is loaded: what is left of this process, if it is killed, is unloaded by the next hibernation.
     std::mem::forget(mark);
-    log::info!(
-        "{}: kernel B waits in {} of memory; it has run for {:.2} s",
-        Phase::HibernateReturn,
-        mib(record.bytes),
-        record.seconds
-    );
+    let (bytes, seconds) = (mib(record.bytes), record.seconds);
+    log::info!("{}: kernel B waits in {bytes} of memory; it has run for {seconds:.2} s", Phase::HibernateReturn);
     Ok(Kept { record, _page: page, loaded: Some(loaded) })
+}
+
+/// An order to wait, and the page for the report and for the order that follows.
+fn order_to_wait(
+    policy: &Policy,
+    machine: &Machine,
+    place: &Place,
+    by_module: bool,
+) -> anyhow::Result<(PinnedPage, Mailbox, Order)> {
+    let opened = disk::open_image(policy, Access::Read)?;
+    let (image, name) = (opened.image.label().uuid, opened.image.name());
+    drop(opened);
+    let (page, mailbox) = place.mailbox()?;
+    let session = Box::new(place.session(machine, image, mailbox, Mounted::default())?);
+    Ok((page, mailbox, Order::Wait(WaitOrder { image: name, session, by_module })))
+}
+
+/// Jumps, and returns when the save kernel waits, with how long it has run, in seconds.
+fn go_and_return(loaded: &Loaded, page: &PinnedPage, nonce: &Nonce) -> anyhow::Result<f64> {
+    nix::unistd::sync();
+    let around = Around::begin()?;
+    let jumped = loaded.jump(around.announced());
+    around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
+    let report = mailbox::read(&page.read(), nonce).map_err(|error| CannotWait(error.to_string()))?;
+    if report.outcome != Outcome::Waiting {
+        bail!(CannotWait(report.reason));
+    }
+    Ok(report.save.seconds)
+}
+
+/// How long it takes to get into the save kernel and out again, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Where it is loaded and booted.
+    pub booted: f64,
+    /// Where it waits, and is entered.
+    pub entered: f64,
+    /// What it takes of the memory while it waits, in bytes.
+    pub bytes: u64,
+}
+
+/// Gets into a save kernel that is loaded for it, and once more into the same one. Nothing is saved, and nothing is left
+/// of it. One that a process keeps gives way, and is started again.
+///
+/// # Errors
+/// A save kernel cannot be started on this machine, or cannot wait.
+pub fn measure(policy: &Policy) -> anyhow::Result<Measured> {
+    kmsg::init();
+    let lock = Lock::take()?;
+    Record::take();
+    let rate = ticks_per_second();
+    let (kept, booted) = timed(rate, || start(policy, &lock))?;
+    let machine = Machine::read().context(Unready::Machine)?;
+    let place = Place::choose(&machine, policy)?;
+    let (record, module) = (&kept.record, kept.record.module());
+    let (page, mailbox, order) = order_to_wait(policy, &machine, &place, module.is_some())?;
+    let waiting = Waiting { page: ForeignPage::open(record.process, record.address)?, nonce: record.nonce, module };
+    let ((), entered) = timed(rate, || {
+        let (loaded, _given) = waiting.enter(&order, &place)?;
+        go_and_return(&loaded, &page, &mailbox.nonce).map(drop)
+    })?;
+    Ok(Measured { booted, entered, bytes: record.bytes })
+}
+
+/// The clocks of this kernel stand still while another one runs; the CPU's counter does not.
+fn timed<T>(rate: f64, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
+    let before = ticks();
+    let done = work()?;
+    Ok((done, ticks().wrapping_sub(before) as f64 / rate))
+}
+
+fn ticks_per_second() -> f64 {
+    let (began, before) = (Instant::now(), ticks());
+    thread::sleep(Duration::from_millis(100));
+    ticks().wrapping_sub(before) as f64 / began.elapsed().as_secs_f64()
 }
