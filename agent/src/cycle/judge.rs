@@ -21,7 +21,7 @@ pub(super) struct Judge<'a> {
     /// The policy of this boot.
     pub(super) policy: &'a Policy,
     /// The machine, as the kernel that is to start the session's again finds it.
-    pub(super) machine: &'a dyn Fn(&Header) -> anyhow::Result<Machine>,
+    pub(super) machine: fn() -> anyhow::Result<Machine>,
     /// What a sealed image is opened with.
     pub(super) means: &'a mut dyn Means,
 }
@@ -115,8 +115,8 @@ fn fault_of(error: &StoreError) -> HeaderFault {
 }
 
 /// Whether this machine is the one that the session was saved on.
-fn fits(header: &Header, machine: &dyn Fn(&Header) -> anyhow::Result<Machine>) -> Result<(), Misfit> {
-    let machine = machine(header).map_err(|error| Misfit::Unknown(format!("{error:#}")))?;
+fn fits(header: &Header, machine: fn() -> anyhow::Result<Machine>) -> Result<(), Misfit> {
+    let machine = machine().map_err(|error| Misfit::Unknown(format!("{error:#}")))?;
     compat::check(&header.session, &machine).map_err(Misfit::Differs)?;
     if let Some(text) = microcode::newer(&header.session.cpu, &machine.cpu) {
         log::info!("{}: {text}", Phase::ResumeCheck);

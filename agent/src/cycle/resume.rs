@@ -161,7 +161,7 @@ struct NotCounted;
 /// The verdict of this boot.
 fn judged(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Option<Header>, Option<SaveKey>) {
     let mut means = OfThisBoot { wait: policy.image.wait };
-    judge(image, moment, &mut Judge { policy, machine: &|_| Machine::read(), means: &mut means })
+    judge(image, moment, &mut Judge { policy, machine: Machine::read, means: &mut means })
 }
 
 fn open(policy: &Policy, if_file: IfFile, wait: Duration) -> Result<Opened, TargetError> {

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use dormouse_image::{FileKey, FirmwareKind, Header, PhysRange};
+use dormouse_image::FileKey;
 use dormouse_linux::ask::AskError;
 use dormouse_linux::procfs;
 use dormouse_linux::tpm::{TpmError, Transport};
@@ -48,7 +48,7 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     alive();
     let moment = if look::needs_unlock(policy, &image) { Moment::Locked(switches) } else { Moment::Boot(switches) };
     let mut means = Patient { means: OfThisBoot { wait: policy.image.wait }, alive };
-    let by = &mut Judge { policy, machine: &machine, means: &mut means };
+    let by = &mut Judge { policy, machine, means: &mut means };
     let (header, key) = match judge(&mut image, moment, by) {
         (Verdict::Resume, header, key) => (header.context(NO_HEADER)?, key),
         (Verdict::Nothing, ..) => bail!("the image on {target} is {}", image.commit().state),
@@ -68,23 +68,11 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     restore::run(RestoreTask { order: &order, bridge: task.bridge, is_direct: true }, policy, alive)
 }
 
-/// This machine. The map that confines this kernel says nothing of it: the firmware's does. This kernel uses none of
-/// UEFI's runtime services, and does not list what they use; it is what the firmware reserves.
-fn machine(header: &Header) -> anyhow::Result<Machine> {
-    let mut machine = Machine::read()?;
-    let map = firmware_map::read()?;
-    if machine.efi.is_empty() {
-        let reserved: Vec<PhysRange> = {
-            let is_reserved = |kind: FirmwareKind| kind == FirmwareKind::Reserved;
-            let ranges = map.firmware.iter().filter(|range| is_reserved(range.kind));
-            ranges.map(|range| PhysRange { start: range.start, end: range.end }).collect()
-        };
-        let is_there = |start, end| reserved.iter().any(|range| range.start <= start && end <= range.end);
-        let efi = header.session.efi.iter().filter(|range| is_there(range.start, range.end));
-        machine.efi = efi.cloned().collect();
-    }
-    machine.iomem = map;
-    Ok(machine)
+/// This machine. The map that confines this kernel says nothing of it: the firmware's does. UEFI's runtime services have
+/// been told where they are mapped, once for this boot, and that is compared as in C: a kernel maps what it does not own
+/// of the firmware's memory alike, whether it may use the rest or not.
+fn machine() -> anyhow::Result<Machine> {
+    Ok(Machine { iomem: firmware_map::read()?, ..Machine::read()? })
 }
 
 /// What C has, with somebody told again and again that this goes on: a person may take minutes.
