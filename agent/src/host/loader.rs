@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use dormouse_image::BLOCK;
@@ -45,13 +45,16 @@ pub fn update_command(root: &Path) -> Option<Vec<String>> {
     way.map(|(program, output)| words(&[program, "-o", output]))
 }
 
-/// Where the files are that [`make_block`] and setup make for the boot loader.
+/// Whether GRUB's configuration reads what it is to do; `None` where there is none that can be read.
 #[must_use]
-pub fn files() -> [PathBuf; 2] {
-    [file(CONFIGURATION), PathBuf::from(DROP_IN_FILE)]
+pub fn is_read(root: &Path) -> Option<bool> {
+    let places = ["boot/grub/grub.cfg", "boot/grub2/grub.cfg"];
+    let texts: Vec<String> = places.iter().filter_map(|path| fs::read_to_string(root.join(path)).ok()).collect();
+    let is_named = |text: &String| text.lines().any(|line| line.contains("source") && line.contains(CONFIGURATION));
+    (!texts.is_empty()).then(|| texts.iter().any(is_named))
 }
 
-/// Makes the block, if there is none: a file of one block, which neither GRUB nor B may have to move.
+/// Makes the block, if there is none, and disarms it: a file of one block, which neither GRUB nor B may have to move.
 ///
 /// # Errors
 /// The filesystem will not do: GRUB cannot write to it, or B cannot.
@@ -59,10 +62,10 @@ pub fn make_block() -> anyhow::Result<()> {
     let path = file(BLOCK_FILE);
     let about = || path.display().to_string();
     fs::create_dir_all(DIRECTORY).with_context(|| DIRECTORY.to_owned())?;
-    let is_there = fs::read(&path).is_ok_and(|bytes| bytes.len() == BLOCK && BootBlock::decode(&bytes).is_some());
-    if !is_there {
-        // Not replaced by name: a file that is written by others on the disk is made once.
-        let content = BootBlock { is_armed: false, command_line: String::new() }.encode()?;
+    let found = fs::read(&path).ok().filter(|bytes| bytes.len() == BLOCK).and_then(|bytes| BootBlock::decode(&bytes));
+    if found.as_ref().is_none_or(|block| block.is_armed) {
+        let command_line = found.map(|block| block.command_line).unwrap_or_default();
+        let content = BootBlock { is_armed: false, command_line }.encode()?;
         let mut new =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).with_context(about)?;
         new.write_all(&content).and_then(|()| new.sync_all()).with_context(about)?;
@@ -105,6 +108,18 @@ mod tests {
         assert_eq!(update_command(root.path()).unwrap(), ["grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]);
         make("usr/sbin/update-grub");
         assert_eq!(update_command(root.path()).unwrap(), ["update-grub"]);
+    }
+
+    #[test]
+    fn a_configuration_reads_it_or_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(is_read(root.path()), None);
+        let path = root.path().join("boot/grub/grub.cfg");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "set timeout=5\n").unwrap();
+        assert_eq!(is_read(root.path()), Some(false));
+        fs::write(&path, format!("{BY_HAND}\n")).unwrap();
+        assert_eq!(is_read(root.path()), Some(true));
     }
 
     /// The names in GRUB's files are those of the program.

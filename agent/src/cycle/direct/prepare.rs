@@ -1,9 +1,9 @@
 //! A's part: everything is put where the boot loader finds it, and the block says "no".
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use dormouse_image::{BLOCK, ImageDevice};
@@ -14,6 +14,7 @@ use dormouse_sys::freeze;
 
 use crate::console::phase::Phase;
 use crate::cycle::direct::{BLOCK_FILE, DIRECTORY, INITRAMFS, KERNEL, ORDER, file};
+use crate::cycle::last;
 use crate::cycle::look;
 use crate::cycle::place::Place;
 use crate::handoff::boot_block::BootBlock;
@@ -21,20 +22,20 @@ use crate::handoff::order::{LoaderBlock, LookOrder, Order};
 use crate::key;
 use crate::launch::{loader_command_line, order_archive};
 use crate::machine::Machine;
-use crate::policy::{Policy, Then};
+use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Device, Disk, Image};
 use crate::target::file::lower;
 
 /// What the boot loader finds.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(in crate::cycle) struct Prepared {
     /// What B is told.
     pub(crate) block: LoaderBlock,
 }
 
 /// Puts everything in its place, where the policy wants that and the boot loader can start D. `None` where the next
 /// boot goes through C; why, the log says.
-pub(crate) fn prepare(
+pub(in crate::cycle) fn prepare(
     policy: &Policy,
     machine: &Machine,
     place: &Place,
@@ -47,14 +48,40 @@ pub(crate) fn prepare(
     }
     match try_to(policy, machine, place, image, is_sealed) {
         Ok(block) => {
+            let _ = fs::remove_file(reason_file());
             log::info!("{}: direct: the boot loader will start the restore kernel", Phase::HibernatePrepare);
             Some(Prepared { block })
         }
         Err(why) => {
+            // For the doctor.
+            if let Err(error) = replace(&reason_file(), format!("{why:#}\n").as_bytes(), 0o644) {
+                log::debug!("{}: {error}", reason_file().display());
+            }
             log::warn!("{}: direct: no: {why:#}; the next boot goes through C", Phase::HibernatePrepare);
             None
         }
     }
+}
+
+fn reason_file() -> PathBuf {
+    Path::new(last::DIRECTORY).join("direct")
+}
+
+/// Why the boot loader was not told to start D when this system hibernated last, where it was not.
+pub(crate) fn why_not() -> Option<String> {
+    fs::read_to_string(reason_file()).ok().map(|text| text.trim_end().to_owned())
+}
+
+/// Whether the block says that D is to be started.
+///
+/// # Errors
+/// There is no such block.
+pub(crate) fn is_armed() -> anyhow::Result<bool> {
+    let path = file(BLOCK_FILE);
+    let about = || path.display().to_string();
+    let bytes = fs::read(&path).with_context(about)?;
+    let block = BootBlock::decode(&bytes).filter(|_| bytes.len() == BLOCK).with_context(about);
+    Ok(block.context("it is not the block that the boot loader reads")?.is_armed)
 }
 
 impl Prepared {
@@ -79,6 +106,10 @@ fn try_to(
 ) -> anyhow::Result<LoaderBlock> {
     if look::needs_unlock(policy, image) {
         bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
+    }
+    if policy.image.key == SealKey::Tpm2 {
+        // It has measured command line, kernel and initramfs.
+        bail!("the image's key is in the TPM, which opens it to a boot like this session's alone");
     }
     if let Some(needed) = key::memory_of_passphrase(image).filter(|_| is_sealed) {
         let room = place.region.len() / 2;
@@ -159,7 +190,7 @@ fn find_block(file: &File, content: Vec<u8>) -> anyhow::Result<LoaderBlock> {
 
 /// Writes a file where it is not what it should be. Whether it was not.
 fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
-    let is_same = std::fs::read(path).is_ok_and(|found| found == bytes);
+    let is_same = fs::read(path).is_ok_and(|found| found == bytes);
     if is_same {
         return Ok(false);
     }

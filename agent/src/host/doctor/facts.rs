@@ -22,6 +22,7 @@ use crate::cycle::region_size::{Needs, TooSmall};
 use crate::cycle::warm;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::boot_loader::LoaderFacts;
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::mounted;
@@ -90,6 +91,7 @@ pub(super) struct Facts {
     pub(super) boot_initramfs: Option<(PathBuf, SystemTime)>,
     pub(super) resume: Option<Last>,
     pub(super) next_boot: NextBoot,
+    pub(super) loader: LoaderFacts,
     pub(super) swap: Swap,
     pub(super) systemd: Option<Systemd>,
     pub(super) is_efi: bool,
@@ -240,6 +242,7 @@ impl Facts {
                 .and_then(|path| changed(&path).ok().map(|time| (path, time))),
             resume: Last::resume_of_this_boot(),
             next_boot: NextBoot::read(known),
+            loader: LoaderFacts::read(),
             swap: Swap::read(),
             systemd: Path::new("/run/systemd/system").exists().then(|| Systemd {
                 routing: Routing::read(root),

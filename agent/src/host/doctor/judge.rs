@@ -15,7 +15,7 @@ use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
 use crate::host::doctor::facts::{Facts, ImageFacts, ModuleFacts, SaveKernel, Systemd, Unseen};
-use crate::host::doctor::{Check, State, mounted, next_boot, sealed, sealing};
+use crate::host::doctor::{Check, State, boot_loader, mounted, next_boot, sealed, sealing};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
@@ -61,6 +61,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         mounted::check(facts),
     ];
     checks.extend(jump_module(facts));
+    checks.extend(boot_loader::check(facts));
     checks.extend(sealed::checks(facts));
     checks.extend(devices::checks(facts));
     checks.extend(facts.drivers.judge());

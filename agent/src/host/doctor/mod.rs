@@ -8,6 +8,7 @@
 //! can be tested with what was recorded on others. What `dormouse hibernate` refuses is judged by the same code
 //! ([`crate::cycle::refusal`]).
 
+mod boot_loader;
 mod devices;
 mod drivers;
 mod facts;

@@ -17,6 +17,7 @@ use crate::cycle::last::{Event, Last};
 use crate::cycle::region_size::TooSmall;
 use crate::filesystems::Mounted;
 use crate::host::boot_initramfs::Tool;
+use crate::host::doctor::boot_loader::LoaderFacts;
 use crate::host::doctor::devices::DeviceFacts;
 use crate::host::doctor::drivers::Drivers;
 use crate::host::doctor::facts::{
@@ -110,6 +111,7 @@ pub(super) fn ready() -> Facts {
             found: None,
         }),
         next_boot: NextBoot { evidence: Some(Ok(())), kernels: Some(Vec::new()), open_volumes: Vec::new() },
+        loader: LoaderFacts { is_current: false, is_read: None, block: Ok(false), why_not: None },
         swap: Swap::default(),
         systemd: Some(Systemd {
             routing: Routing { is_dormouse: true, needs_no_swap: true },
