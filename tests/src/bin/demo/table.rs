@@ -42,7 +42,7 @@ const LINES: &[Line] = &[
     ("command to power-off", |row| seconds(row.to_power_off)),
     ("power-on to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_some()))),
     ("command to first tick", |row| seconds(row.to_first_tick.filter(|_| row.to_power_off.is_none()))),
-    ("kernels booted on the way", |row| row.kernels.to_string()),
+    ("kernels on the way", |row| row.kernels.to_string()),
     ("save in B", |row| half(Some(&row.report.save), |half| format!("{:.2} s", half.seconds))),
     ("restore in D", |row| half(row.report.restore.as_ref(), |half| format!("{:.2} s", half.seconds))),
     ("threads in B", |row| half(Some(&row.report.save), |half| half.threads.to_string())),
