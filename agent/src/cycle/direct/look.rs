@@ -68,9 +68,9 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     restore::run(RestoreTask { order: &order, bridge: task.bridge, is_direct: true }, policy, alive)
 }
 
-/// This machine. The map that confines this kernel says nothing of it: the firmware's does. UEFI's runtime services have
-/// been told where they are mapped, once for this boot, and that is compared as in C: a kernel maps what it does not own
-/// of the firmware's memory alike, whether it may use the rest or not.
+/// This machine. The map that confines this kernel says nothing of it: the firmware's does. UEFI's runtime services
+/// have been told where they are mapped, once for this boot, and that is compared as in C: a kernel maps what it does
+/// not own of the firmware's memory alike, whether it may use the rest or not.
 fn machine() -> anyhow::Result<Machine> {
     Ok(Machine { iomem: firmware_map::read()?, ..Machine::read()? })
 }
