@@ -167,7 +167,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     let save_id = session.save_id;
-    drivers::warn_of_undriven(policy, &disks);
+    if !is_warm {
+        drivers::warn_of_undriven(policy, &disks);
+    }
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());

@@ -37,7 +37,7 @@ use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
 use crate::cycle::refusal::{JumpError, Unready};
-use crate::cycle::{disk, leftover};
+use crate::cycle::{disk, drivers, leftover};
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox::{self, Nonce};
 use crate::handoff::next_order;
@@ -249,6 +249,8 @@ fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
     let place = Place::choose(&machine, policy)?;
     place.refuse_little_memory()?;
     let facts = Facts::now(policy, &machine, &place)?;
+    // Of what it is entered for, this is known by now, and takes its time.
+    drivers::warn_of_undriven(policy, &drivers::disks_of_session());
     let (page, mailbox, order) = order_to_wait(policy, &machine, &place, by_module)?;
     let kernel = place.plan(&machine, policy, &order, jumper.most_segments())?;
     let mark = (!by_module).then(leftover::mark);
