@@ -19,13 +19,13 @@ use anyhow::{Context, Result, ensure};
 use crate::filesystem;
 use crate::machine::MIB;
 
-const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 /// The first sector of each partition.
 const CORE: u64 = 34;
-const HOST: u64 = 2048;
-const BOOT: u64 = HOST + HOST_MIB * MIB / SECTOR;
-const HOST_MIB: u64 = 256;
-const BOOT_MIB: u64 = 256;
+pub(crate) const HOST: u64 = 2048;
+pub(crate) const BOOT: u64 = HOST + HOST_MIB * MIB / SECTOR;
+pub(crate) const HOST_MIB: u64 = 256;
+pub(crate) const BOOT_MIB: u64 = 256;
 /// The size of such a disk, with room for the second table of partitions.
 pub(crate) const DISK_BYTES: u64 = BOOT * SECTOR + (BOOT_MIB + 1) * MIB;
 /// The number of the guest's `/boot`.
@@ -100,16 +100,7 @@ fi
 /// # Errors
 /// Fails where a program is missing or refuses.
 pub(crate) fn make(disk: &Path, boot: &Path, directory: &Path) -> Result<()> {
-    let table = format!(
-        "first-lba: {CORE}\n\
-         start={CORE}, size={}, type=21686148-6449-6E6F-744E-656564454649\n\
-         start={HOST}, size={}, type=C12A7328-F81F-11D2-BA4B-00C93EC93B3B\n\
-         start={BOOT}, size={}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4",
-        HOST - CORE,
-        HOST_MIB * MIB / SECTOR,
-        BOOT_MIB * MIB / SECTOR,
-    );
-    filesystem::partition(disk, &table)?;
+    filesystem::partition(disk, &table("0FC63DAF-8483-4772-8E79-3D69D8477DE4"))?;
     put_bios_core(disk, directory)?;
     let mut fat = Command::new("/sbin/mkfs.fat");
     fat.args(["-F", "16", "-s", "16", "-n", HOST_LABEL, "--offset", &HOST.to_string()]).arg(disk);
@@ -117,7 +108,7 @@ pub(crate) fn make(disk: &Path, boot: &Path, directory: &Path) -> Result<()> {
     let efi = directory.join("grub.efi");
     make_core("x86_64-efi", &[], &efi)?;
     for folder in ["::/EFI", "::/EFI/BOOT"] {
-        run(on_host_partition("mmd", disk).arg(folder))?;
+        run(on_partition("mmd", disk, HOST).arg(folder))?;
     }
     put(disk, &efi, "EFI/BOOT/BOOTX64.EFI")?;
     let grub = boot.join("grub");
@@ -130,7 +121,20 @@ pub(crate) fn make(disk: &Path, boot: &Path, directory: &Path) -> Result<()> {
     run(ext4.arg((BOOT_MIB * MIB / BLOCK).to_string()))
 }
 
-/// Puts the kernel and the initramfs of the ordinary boot where grub.cfg has them.
+/// The table of partitions, with one of this type for the guest's `/boot`.
+pub(crate) fn table(boot: &str) -> String {
+    format!(
+        "first-lba: {CORE}\n\
+         start={CORE}, size={}, type=21686148-6449-6E6F-744E-656564454649\n\
+         start={HOST}, size={}, type=C12A7328-F81F-11D2-BA4B-00C93EC93B3B\n\
+         start={BOOT}, size={}, type={boot}",
+        HOST - CORE,
+        HOST_MIB * MIB / SECTOR,
+        BOOT_MIB * MIB / SECTOR,
+    )
+}
+
+/// Puts the kernel and the initramfs of the ordinary boot where grub.cfg has them, or another boot loader.
 ///
 /// # Errors
 /// Fails where mcopy does.
@@ -203,18 +207,18 @@ fn make_core(format: &str, modules: &[&str], output: &Path) -> Result<()> {
 }
 
 /// Copies a file of the host's into the host's partition.
-fn put(disk: &Path, from: &Path, to: &str) -> Result<()> {
-    run(on_host_partition("mcopy", disk).arg("-o").arg(from).arg(format!("::/{to}")))
+pub(crate) fn put(disk: &Path, from: &Path, to: &str) -> Result<()> {
+    run(on_partition("mcopy", disk, HOST).arg("-o").arg(from).arg(format!("::/{to}")))
 }
 
-/// A program of mtools on the host's partition.
-fn on_host_partition(program: &str, disk: &Path) -> Command {
+/// A program of mtools on the partition that begins at this sector.
+pub(crate) fn on_partition(program: &str, disk: &Path, start: u64) -> Command {
     let mut command = Command::new(program);
-    command.arg("-i").arg(format!("{}@@{}", disk.display(), HOST * SECTOR));
+    command.arg("-i").arg(format!("{}@@{}", disk.display(), start * SECTOR));
     command
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output =
         command.output().with_context(|| format!("{program} cannot be started; scripts/test installs what has it"))?;

@@ -13,9 +13,10 @@ use crate::channel::client::{Client, Request};
 use crate::console::{Console, Cursor, Line, Next};
 use crate::debian;
 use crate::grub;
-use crate::machine::{DiskKind, Firmware, GuestConfig};
+use crate::machine::{BootLoader, DiskKind, Firmware, GuestConfig};
 use crate::qemu::{self, Files, Qemu};
 use crate::qmp::Monitor;
+use crate::systemd_boot;
 use crate::userland::{GuestPolicy, Userland};
 
 /// How the line begins that A writes when it is up after an ordinary boot; its boot_id follows.
@@ -75,12 +76,15 @@ impl Guest {
             initramfs: directory.path().join("initramfs.cpio"),
         };
         files.create(&config)?;
-        if config.has_boot_loader {
+        if let Some(loader) = config.boot_loader {
             // As distributions have it.
             let (boot, kernel) = (directory.path().join("boot"), artifacts.kernel(config.kernel)?);
             std::fs::create_dir(&boot).context("a directory for /boot")?;
             std::fs::copy(kernel.config(), boot.join(format!("config-{}", kernel.release()))).context("/boot")?;
-            grub::make(&files.boot_disk(), &boot, directory.path())?;
+            match loader {
+                BootLoader::Grub => grub::make(&files.boot_disk(), &boot, directory.path())?,
+                BootLoader::SystemdBoot => systemd_boot::make(&files.boot_disk(), &boot)?,
+            }
         }
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
@@ -148,7 +152,7 @@ impl Guest {
     fn build_userland(&self, artifacts: &Artifacts) -> Result<()> {
         let Guest { config, files, .. } = self;
         self.userland.for_machine(config).build(artifacts, &files.directory, &files.initramfs)?;
-        if config.has_boot_loader {
+        if config.boot_loader.is_some() {
             grub::put_boot_files(&files.boot_disk(), &files.kernel, &files.initramfs)?;
         }
         Ok(())
@@ -293,9 +297,13 @@ impl Guest {
         if self.qemu.is_some() {
             bail!("the machine is on already");
         }
-        if self.config.has_boot_loader {
+        if let Some(loader) = self.config.boot_loader {
             let line = qemu::command_line(&self.config, &self.files)?;
-            grub::put_arguments(&self.files.boot_disk(), &line, self.config.menu_seconds)?;
+            let put = match loader {
+                BootLoader::Grub => grub::put_arguments,
+                BootLoader::SystemdBoot => systemd_boot::put_arguments,
+            };
+            put(&self.files.boot_disk(), &line, self.config.menu_seconds)?;
         }
         let begin = self.console.end();
         self.power_ons += 1;

@@ -30,6 +30,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod random;
 pub mod soak;
+pub mod systemd_boot;
 mod tpm;
 pub mod userland;
 pub mod workload;

@@ -214,9 +214,9 @@ pub struct GuestConfig {
     pub qemu_arguments: Vec<String>,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
-    /// Whether the machine boots by GRUB from a disk of its own, the last one, and has `/boot` on it; otherwise QEMU
-    /// loads the kernel.
-    pub has_boot_loader: bool,
+    /// By what the machine boots from a disk of its own, the last one, which has `/boot` on it; otherwise QEMU loads
+    /// the kernel.
+    pub boot_loader: Option<BootLoader>,
     /// For how long the boot loader shows its menu; as its own files have it, where this does not say.
     pub menu_seconds: Option<u32>,
     /// Whether there is a watchdog that restarts the machine (a 6300ESB).
@@ -249,7 +249,7 @@ impl GuestConfig {
             has_module: false,
             qemu_arguments: Vec::new(),
             faults: Vec::new(),
-            has_boot_loader: false,
+            boot_loader: None,
             menu_seconds: None,
             watchdog: false,
             tpm: false,
@@ -288,6 +288,15 @@ impl GuestConfig {
         let before = self.disks.iter().take(index).filter(|other| other.kind == disk.kind).count();
         u8::try_from(before).ok().filter(|&n| n < 26).context("more disks of a kind than letters")
     }
+}
+
+/// What is on the disk that the machine boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootLoader {
+    /// GRUB, for a BIOS and for UEFI: [`crate::grub`].
+    Grub,
+    /// systemd-boot, for UEFI: [`crate::systemd_boot`].
+    SystemdBoot,
 }
 
 /// A disk that holds an image of memory that does not compress at all.

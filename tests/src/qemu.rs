@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::console::Console;
 use crate::grub;
-use crate::machine::{Firmware, GuestConfig, MachineType};
+use crate::machine::{BootLoader, Firmware, GuestConfig, MachineType};
 use crate::tpm::Tpm;
 
 /// A kernel with this argument, which B and D take over, does not change what its scheduler's clock executes.
@@ -100,7 +100,7 @@ impl Files {
                 .and_then(|file| file.set_len(disk.bytes))
                 .with_context(|| format!("{}: cannot be made with {} bytes", path.display(), disk.bytes))?;
         }
-        if config.has_boot_loader {
+        if config.boot_loader.is_some() {
             let path = self.boot_disk();
             std::fs::File::create_new(&path)
                 .and_then(|file| file.set_len(grub::DISK_BYTES))
@@ -257,7 +257,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
             add("-device", device.into());
         }
     }
-    if config.has_boot_loader {
+    if config.boot_loader.is_some() {
         add("-drive", drive("if=none,id=boot-disk,format=raw,cache=writeback,file=", &files.boot_disk()));
         add("-device", "virtio-blk-pci,drive=boot-disk,bootindex=0".into());
     }
@@ -283,7 +283,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // A link that is up and leads no further than QEMU. The disk is what boots, so the card needs no program for that.
     add("-netdev", "user,id=link,restrict=on".into());
     add("-device", "virtio-net-pci,netdev=link,id=link-device,mac=52:54:00:12:34:56,romfile=".into());
-    if !config.has_boot_loader {
+    if config.boot_loader.is_none() {
         add("-kernel", files.kernel.clone().into());
         add("-initrd", files.initramfs.clone().into());
         add("-append", command_line(config, files)?.into());
@@ -303,8 +303,11 @@ pub(crate) fn command_line(config: &GuestConfig, files: &Files) -> Result<String
     if may_be_stale(config, files)? {
         words.push(UNSTABLE_TSC.to_owned());
     }
-    if config.has_boot_loader {
+    if config.boot_loader.is_some() {
         words.push(format!("guest.boot={}{}", config.boot_disk_path(), grub::BOOT_PARTITION));
+    }
+    if config.boot_loader == Some(BootLoader::SystemdBoot) {
+        words.push("guest.boot_kind=vfat".to_owned());
     }
     words.extend(config.kernel_arguments.iter().cloned());
     Ok(words.join(" "))

@@ -12,6 +12,7 @@ pub mod cpio;
 pub mod cpio_file;
 pub mod cpu_bindings;
 pub mod disk;
+pub mod efi_variable;
 pub mod error_chain;
 pub mod foreign_page;
 pub mod free_memory;

@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
+use crate::cycle::direct::Prepared;
 use crate::cycle::disk;
 use crate::cycle::drivers;
 use crate::cycle::jump::{self, Jumper};
@@ -174,7 +175,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
     let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, then, sealing.is_some());
-    let arming = prepared.as_ref().map(|prepared| prepared.block.clone());
+    let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));
     if policy.save.drop_caches {
@@ -212,6 +213,10 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drivers::flush(&disks);
     let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
     page.write(mailbox::WATCHDOG, &watchdog);
+    // Whatever fails from here on takes it back.
+    if let Some(prepared) = &prepared {
+        prepared.arm();
+    }
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());

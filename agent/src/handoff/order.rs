@@ -104,8 +104,8 @@ impl LoaderBlock {
 pub struct LookOrder {
     /// The image device, by a name that is the same in every kernel.
     pub image: ImageDevice,
-    /// By what the boot loader was told to start it.
-    pub block: LoaderBlock,
+    /// By what the boot loader was told to start it, where that is a block.
+    pub block: Option<LoaderBlock>,
     /// Where it must be: the session's region.
     pub region: PhysRange,
     /// The low memory that it may have beside.
@@ -210,7 +210,7 @@ impl Order {
             }
             Order::Look(order) => {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
-                push(&BLOCK_OF_LOADER, &order.block.encode())?;
+                push(&BLOCK_OF_LOADER, &order.block.as_ref().map(LoaderBlock::encode).unwrap_or_default())?;
                 push(&PLACE, &place_bytes(order))?;
                 TO_LOOK
             }
@@ -286,8 +286,7 @@ impl Order {
                 Order::Wait(WaitOrder { image, session, by_module })
             }
             TO_LOOK => {
-                let block = LoaderBlock::decode(records.content(&BLOCK_OF_LOADER));
-                let block = block.ok_or_else(|| frame.record(BLOCK_OF_LOADER.wrong(NO_BLOCK)))?;
+                let block = block_of_loader(records.content(&BLOCK_OF_LOADER)).map_err(|error| frame.record(error))?;
                 let place = place(records.content(&PLACE));
                 let (region, low) = place.ok_or_else(|| frame.record(PLACE.wrong("it is not a list of ranges")))?;
                 Order::Look(LookOrder { image, block, region, low })
@@ -332,6 +331,12 @@ fn key(content: &[u8]) -> Result<Option<SaveKey>, RecordError> {
 /// There is none where the version has no such record.
 fn arming(content: Option<&[u8]>) -> Result<Option<LoaderBlock>, RecordError> {
     content.map(|content| LoaderBlock::decode(content).ok_or(ARMING.wrong(NO_BLOCK))).transpose()
+}
+
+/// Empty where the boot loader has none.
+fn block_of_loader(content: &[u8]) -> Result<Option<LoaderBlock>, RecordError> {
+    let wrong = BLOCK_OF_LOADER.wrong(NO_BLOCK);
+    if content.is_empty() { Ok(None) } else { LoaderBlock::decode(content).map(Some).ok_or(wrong) }
 }
 
 /// The region, and then the ranges of low memory.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cycle::lock::Lock;
 use crate::cycle::outcome::ResumeOutcome;
-use crate::cycle::{keys, resume, wipe};
+use crate::cycle::{direct, keys, resume, wipe};
 use crate::host::doctor::Diagnosis;
 use crate::host::map_history;
 use crate::policy::{Policy, PolicyError};
@@ -46,6 +46,9 @@ pub fn run(config: &Path) -> (Found, anyhow::Result<()>) {
             let given_up = Lock::wait().and_then(|_lock| {
                 let given_up = resume::give_up_unresumed(&policy);
                 keys_of_this_boot(&policy);
+                if let Err(error) = direct::remove_left() {
+                    log::warn!("the boot loader may start a restore kernel in vain: {error:#}");
+                }
                 given_up
             });
             wipe::begin(&policy, config);

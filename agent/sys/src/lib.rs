@@ -9,6 +9,7 @@ pub mod btrfs;
 pub mod device_mapper;
 pub mod fiemap;
 pub mod freeze;
+pub mod immutable;
 pub mod kexec;
 pub mod memory;
 pub mod module;

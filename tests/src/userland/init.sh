@@ -28,6 +28,7 @@ for argument in $arguments; do
     case $argument in
         guest.policy=*) cp "${argument#*=}" /etc/dormouse.toml ;;
         guest.boot=*) boot=${argument#*=} ;;
+        guest.boot_kind=*) kind=${argument#*=} ;;
         resume=*) swap=${argument#*=} ;;
     esac
 done
@@ -49,7 +50,7 @@ fi
 [ -z "${swap-}" ] || cat "/sys/class/block/${swap#/dev/}/dev" >/sys/power/resume
 
 # Where the boot loader of this machine has its files, if it has one.
-[ -z "${boot-}" ] || mount -t ext4 "$boot" /boot
+[ -z "${boot-}" ] || mount -t "${kind:-ext4}" "$boot" /boot
 
 echo "A: ready boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 

@@ -9,7 +9,7 @@ use dormouse_linux::cpio::Archive;
 use dormouse_linux::kmod::{self, Module};
 
 use crate::artifacts::{Artifacts, Kernel, KernelName};
-use crate::machine::{DiskKind, GuestConfig};
+use crate::machine::{BootLoader, DiskKind, GuestConfig};
 
 /// Where the guest's policy is.
 pub const POLICY_PATH: &str = "/etc/dormouse.toml";
@@ -69,9 +69,12 @@ impl Userland {
         let mut userland = self.clone();
         (userland.kernel, userland.second_kernel) = (config.kernel, config.second_kernel);
         userland.own_modules.extend(config.modules.iter().cloned());
+        if config.boot_loader == Some(BootLoader::SystemdBoot) {
+            userland.own_modules.push("vfat".to_owned());
+        }
         let watchdog = if config.watchdog { &["i6300esb"][..] } else { &[] };
         let module = if config.has_module { &["dormouse"][..] } else { &[] };
-        let boot_disk = if config.has_boot_loader { DiskKind::Virtio.modules() } else { &[] };
+        let boot_disk = if config.boot_loader.is_some() { DiskKind::Virtio.modules() } else { &[] };
         let disks = config.disks.iter().flat_map(|disk| disk.kind.modules());
         for &name in disks.chain(boot_disk).chain(watchdog).chain(module) {
             if ![&userland.modules, &userland.own_modules].into_iter().flatten().any(|known| known == name) {

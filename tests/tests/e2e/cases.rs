@@ -3,10 +3,10 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, direct, exactness, export, free_pages, image_file, images, machines, machines_boots,
-    machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel,
-    power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks,
-    sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify, warm,
+    aborts, cycles, debian, direct, direct_systemd_boot, exactness, export, free_pages, image_file, images, machines,
+    machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers,
+    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian,
+    sealed_keys, sealed_stacks, sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify, warm,
 };
 
 macro_rules! cases {
@@ -40,6 +40,8 @@ pub(crate) const CASES: &[Case] = cases! {
     All direct::another_memory_size,
     All direct::a_restore_kernel_that_is_not_confined,
     All direct::an_ordinary_boot_is_chosen,
+    All direct_systemd_boot::goes_on_and_survives_a_power_cut,
+    All direct_systemd_boot::a_power_cut_in_the_save_costs_one_try,
     Standard warm::three_cycles,
     All warm::what_has_changed_is_not_entered,
     All warm::saves_that_end_early,

@@ -11,7 +11,7 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::grub::block_of;
 use dormouse_tests::guest::Guest;
-use dormouse_tests::machine::{Firmware, GuestConfig, MachineType};
+use dormouse_tests::machine::{BootLoader, Firmware, GuestConfig, MachineType};
 
 use crate::sealed_keys::{PROMPT, RIGHT};
 use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, lines_until_ready, save};
@@ -157,7 +157,7 @@ pub(crate) fn by_default_an_ordinary_boot_resumes() -> Result<()> {
 
 fn config() -> Result<GuestConfig> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
-    (config.has_boot_loader, config.menu_seconds) = (true, Some(0));
+    (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
     Ok(config)
 }
 
@@ -173,7 +173,7 @@ fn session(config: GuestConfig, policy: &str) -> Result<Guest> {
 }
 
 /// Boots until the kernel is not where the restore kernel will be.
-fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
+pub(crate) fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
     for number in 1..=MOST_BOOTS {
         guest.boot()?;
         if cycle::is_beside_the_region(guest)? {

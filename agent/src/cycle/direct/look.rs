@@ -37,7 +37,10 @@ const PERIOD: Duration = Duration::from_millis(250);
 pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let order = task.order;
     // Before all else, so that whatever happens to this kernel, the next boot is an ordinary one.
-    block::disarm(&order.block, policy.image.wait).context("the boot loader's block")?;
+    // systemd-boot has no block: it has removed its variable.
+    if let Some(block) = &order.block {
+        block::disarm(block, policy.image.wait).context("the boot loader's block")?;
+    }
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
     demand_confined(&running, order.region, &order.low)?;
     let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);

@@ -10,17 +10,26 @@
 //!
 //! Whatever is not as it should be, in any of them, the next boot is an ordinary one, whose C decides: the block is
 //! good for one try. D gives no image up and discards none.
+//!
+//! systemd-boot reads no such block. It boots once what an EFI variable names, which A sets before it jumps, and takes
+//! back when the session goes on: [`systemd_boot`].
 
 mod block;
 mod look;
 mod prepare;
+mod systemd_boot;
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use dormouse_linux::atomic_file::replace;
 
 pub(crate) use block::arm;
 pub(crate) use look::run as look;
-pub(super) use prepare::prepare;
+pub(super) use prepare::{Prepared, prepare};
 pub(crate) use prepare::{is_armed, why_not};
+pub(crate) use systemd_boot::{SystemdBoot, remove_left};
 
 /// Where the boot loader finds all of it. It is on the filesystem that the boot loader itself was read from.
 pub(crate) const DIRECTORY: &str = "/boot/dormouse";
@@ -38,4 +47,15 @@ pub(crate) const ORDER: &str = "order";
 /// One of these files.
 pub(crate) fn file(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
+}
+
+/// Writes a file where it is not what it should be. Whether it was not.
+fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
+    let is_same = fs::read(path).is_ok_and(|found| found == bytes);
+    if is_same {
+        return Ok(false);
+    }
+    // An initramfs holds the policy.
+    replace(path, bytes, 0o600).with_context(|| format!("{}: cannot write it", path.display()))?;
+    Ok(true)
 }

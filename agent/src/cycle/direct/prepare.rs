@@ -13,7 +13,8 @@ use dormouse_linux::procfs;
 use dormouse_sys::freeze;
 
 use crate::console::phase::Phase;
-use crate::cycle::direct::{BLOCK_FILE, DIRECTORY, INITRAMFS, KERNEL, ORDER, file};
+use crate::cycle::direct::systemd_boot::{Entry, SystemdBoot};
+use crate::cycle::direct::{BLOCK_FILE, DIRECTORY, INITRAMFS, KERNEL, ORDER, file, put};
 use crate::cycle::last;
 use crate::cycle::look;
 use crate::cycle::place::Place;
@@ -28,9 +29,11 @@ use crate::target::file::lower;
 
 /// What the boot loader finds.
 #[derive(Debug)]
-pub(in crate::cycle) struct Prepared {
-    /// What B is told.
-    pub(crate) block: LoaderBlock,
+pub(in crate::cycle) enum Prepared {
+    /// GRUB: a block, which B arms.
+    Grub(LoaderBlock),
+    /// systemd-boot: an entry, which A has booted once.
+    SystemdBoot(Entry),
 }
 
 /// Puts everything in its place, where the policy wants that and the boot loader can start D. `None` where the next
@@ -47,10 +50,10 @@ pub(in crate::cycle) fn prepare(
         return None;
     }
     match try_to(policy, machine, place, image, is_sealed) {
-        Ok(block) => {
+        Ok(prepared) => {
             let _ = fs::remove_file(reason_file());
             log::info!("{}: direct: the boot loader will start the restore kernel", Phase::HibernatePrepare);
-            Some(Prepared { block })
+            Some(prepared)
         }
         Err(why) => {
             // For the doctor.
@@ -85,9 +88,28 @@ pub(crate) fn is_armed() -> anyhow::Result<bool> {
 }
 
 impl Prepared {
-    /// Takes back what B may have done: the session goes on. A boot that did not read the block has left it armed.
-    pub(crate) fn take_back(&self) {
-        let written = open_block_file().and_then(|file| write_block(&file, &self.block.disarmed));
+    /// What B is told.
+    pub(in crate::cycle) fn arming(&self) -> Option<LoaderBlock> {
+        match self {
+            Prepared::Grub(block) => Some(block.clone()),
+            Prepared::SystemdBoot(_) => None,
+        }
+    }
+
+    /// What A does, as the last thing before it jumps.
+    pub(in crate::cycle) fn arm(&self) {
+        let Prepared::SystemdBoot(entry) = self else { return };
+        if let Err(why) = entry.arm() {
+            log::warn!("{}: direct: no: {why:#}; the next boot goes through C", Phase::HibernateJump);
+        }
+    }
+
+    /// Takes back what B may have done, or A: the session goes on. A boot that did not read the block has left it
+    /// armed.
+    pub(in crate::cycle) fn take_back(self) {
+        // An entry goes when it is dropped.
+        let Prepared::Grub(block) = self else { return };
+        let written = open_block_file().and_then(|file| write_block(&file, &block.disarmed));
         if let Err(error) = written {
             log::warn!(
                 "{}: the boot loader may try to start a restore kernel at the next boot, in vain: {error:#}",
@@ -103,7 +125,7 @@ fn try_to(
     place: &Place,
     image: &Image,
     is_sealed: bool,
-) -> anyhow::Result<LoaderBlock> {
+) -> anyhow::Result<Prepared> {
     if look::needs_unlock(policy, image) {
         bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
     }
@@ -122,11 +144,16 @@ fn try_to(
     let (kernel, initramfs) = (kernel?, initramfs?);
     let len = initramfs.len() as u64;
     let line = loader_command_line(machine, policy, place.region, &kernel, len, is_sealed)?;
+    if let Some(loader) = SystemdBoot::find() {
+        let order = order(place, &image.name(), None)?;
+        let entry = loader?.put([(KERNEL, &kernel), (INITRAMFS, &initramfs), (ORDER, &order)], &line)?;
+        return Ok(Prepared::SystemdBoot(entry));
+    }
     let block_file = open_block_file()?;
     let content = BootBlock { is_armed: false, command_line: line }.encode()?;
     write_block(&block_file, &content)?;
     let block = find_block(&block_file, content)?;
-    let order = order(place, &image.name(), &block)?;
+    let order = order(place, &image.name(), Some(&block))?;
     let files = [(KERNEL, &kernel[..]), (INITRAMFS, &initramfs), (ORDER, &order)];
     let mut is_changed = false;
     for (name, bytes) in files {
@@ -138,14 +165,14 @@ fn try_to(
         freeze::settle(&directory)
             .with_context(|| format!("{DIRECTORY}: its filesystem cannot be frozen for a moment"))?;
     }
-    Ok(block)
+    Ok(Prepared::Grub(block))
 }
 
 /// The order for D.
-fn order(place: &Place, image: &ImageDevice, block: &LoaderBlock) -> anyhow::Result<Vec<u8>> {
+fn order(place: &Place, image: &ImageDevice, block: Option<&LoaderBlock>) -> anyhow::Result<Vec<u8>> {
     let order = Order::Look(LookOrder {
         image: image.clone(),
-        block: block.clone(),
+        block: block.cloned(),
         region: place.region,
         low: place.low.clone(),
     });
@@ -186,15 +213,4 @@ fn find_block(file: &File, content: Vec<u8>) -> anyhow::Result<LoaderBlock> {
         piece.offset
     );
     Ok(LoaderBlock { disk: disk.to_owned(), offset: piece.offset, disarmed: content, at: BootBlock::arming_byte() })
-}
-
-/// Writes a file where it is not what it should be. Whether it was not.
-fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
-    let is_same = fs::read(path).is_ok_and(|found| found == bytes);
-    if is_same {
-        return Ok(false);
-    }
-    // An initramfs holds the policy.
-    replace(path, bytes, 0o600).with_context(|| format!("{}: cannot write it", path.display()))?;
-    Ok(true)
 }

@@ -45,7 +45,7 @@ fn block() -> LoaderBlock {
 
 pub(crate) fn look_order() -> LookOrder {
     let SaveOrder { image, session, .. } = save_order();
-    LookOrder { image, block: block(), region: session.region, low: session.low }
+    LookOrder { image, block: Some(block()), region: session.region, low: session.low }
 }
 
 fn sealing() -> Sealing {
@@ -54,7 +54,7 @@ fn sealing() -> Sealing {
 }
 
 /// Of each task one, and each again with what is optional.
-fn orders() -> [Order; 8] {
+fn orders() -> [Order; 9] {
     [
         Order::Save(Box::new(save_order())),
         Order::Restore(restore_order()),
@@ -62,6 +62,7 @@ fn orders() -> [Order; 8] {
         Order::Restore(RestoreOrder { key: Some(sealing().key), ..restore_order() }),
         Order::Wait(wait_order()),
         Order::Look(look_order()),
+        Order::Look(LookOrder { block: None, ..look_order() }),
         Order::Save(Box::new(SaveOrder { arming: Some(block()), ..save_order() })),
         Order::Save(Box::new(SaveOrder { arming: Some(block()), sealing: Some(sealing()), ..save_order() })),
     ]

@@ -3,17 +3,21 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cycle::direct;
+use crate::cycle::direct::{self, SystemdBoot};
+use crate::host::doctor::Check;
 use crate::host::doctor::facts::Facts;
 use crate::host::doctor::judge::question;
-use crate::host::doctor::{Check, State};
 use crate::host::loader;
 
 const SETUP: &str = "dormouse setup --direct";
+const ARMED: &str = "it would start the restore kernel at the next boot, although this session goes on";
 
 /// What is found of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LoaderFacts {
+    /// Whether systemd-boot is told to start D, or what is wrong with it; `None` where something else has booted this
+    /// system.
+    pub(super) systemd_boot: Option<Result<bool, String>>,
     /// Whether what GRUB is to do is what this version has it do.
     pub(super) is_current: bool,
     /// Whether GRUB's configuration reads it; `None` where that cannot be read.
@@ -28,7 +32,10 @@ impl LoaderFacts {
     /// Looks.
     pub(super) fn read() -> LoaderFacts {
         let configuration = fs::read_to_string(direct::file(direct::CONFIGURATION));
+        let is_armed = |loader: anyhow::Result<SystemdBoot>| loader.and_then(|loader| loader.is_armed());
+        let armed = SystemdBoot::find().map(is_armed);
         LoaderFacts {
+            systemd_boot: armed.map(|armed| armed.map_err(|error| format!("{error:#}"))),
             is_current: configuration.is_ok_and(|text| text == loader::GRUB),
             is_read: loader::is_read(Path::new("/")),
             block: direct::is_armed().map_err(|error| format!("{error:#}")),
@@ -44,7 +51,15 @@ pub(super) fn check(facts: &Facts) -> Option<Check> {
     if !facts.policy.as_ref().is_ok_and(|policy| policy.resume.direct) {
         return None;
     }
-    let LoaderFacts { is_current, is_read, block, why_not } = &facts.loader;
+    let LoaderFacts { systemd_boot, is_current, is_read, block, why_not } = &facts.loader;
+    if let Some(found) = systemd_boot {
+        return Some(match (found, why_not) {
+            (Err(why), _) => question.warning(format!("{why}; resumes take two boots"), SETUP),
+            (Ok(true), _) => question.warning(ARMED, SETUP),
+            (_, Some(why)) => question.ok(went_without(why)),
+            (Ok(false), None) => question.ok("systemd-boot starts the restore kernel where a hibernation asks for it"),
+        });
+    }
     Some(match (block, is_current, is_read, why_not) {
         (Err(why), ..) => question.warning(format!("{why}; resumes take two boots"), SETUP),
         (_, false, ..) => question.warning("what GRUB is to do is missing, or of another version", SETUP),
@@ -52,20 +67,21 @@ pub(super) fn check(facts: &Facts) -> Option<Check> {
             "GRUB's configuration does not read it",
             format!("{SETUP}, or have grub.cfg read, after its entries:\n{}", loader::BY_HAND),
         ),
-        (Ok(true), ..) => {
-            question.warning("it would start the restore kernel at the next boot, although this session goes on", SETUP)
-        }
-        (.., Some(why)) => {
-            question.check(State::Ok, format!("ready; the last hibernation went without it: {why}"), None)
-        }
+        (Ok(true), ..) => question.warning(ARMED, SETUP),
+        (.., Some(why)) => question.ok(went_without(why)),
         (Ok(false), ..) => question.ok("GRUB starts the restore kernel where a hibernation asks for it"),
     })
+}
+
+fn went_without(why: &str) -> String {
+    format!("ready; the last hibernation went without it: {why}")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::host::doctor::State;
     use crate::host::doctor::tests::ready;
     use crate::policy::Policy;
 
@@ -78,7 +94,19 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         assert_eq!(check(&ready()), None);
-        let good = LoaderFacts { is_current: true, is_read: Some(true), block: Ok(false), why_not: None };
+        let good =
+            LoaderFacts { systemd_boot: None, is_current: true, is_read: Some(true), block: Ok(false), why_not: None };
+        let other = |armed: Result<bool, &str>| LoaderFacts {
+            systemd_boot: Some(armed.map_err(str::to_owned)),
+            block: Err("there is none".into()),
+            ..good.clone()
+        };
+        let (state, found) = judged(other(Ok(false)));
+        assert!(state == State::Ok && found.starts_with("systemd-boot starts"), "{found}");
+        for (facts, expected) in [(other(Ok(true)), "although"), (other(Err("none of /boot")), "none of /boot")] {
+            let (state, found) = judged(facts);
+            assert!(state == State::Warning && found.contains(expected), "{found}");
+        }
         assert_eq!(judged(good.clone()).0, State::Ok);
         assert_eq!(judged(LoaderFacts { is_read: None, ..good.clone() }).0, State::Ok);
         let cases = [

@@ -111,7 +111,7 @@ pub(super) fn ready() -> Facts {
             found: None,
         }),
         next_boot: NextBoot { evidence: Some(Ok(())), kernels: Some(Vec::new()), open_volumes: Vec::new() },
-        loader: LoaderFacts { is_current: false, is_read: None, block: Ok(false), why_not: None },
+        loader: LoaderFacts { systemd_boot: None, is_current: false, is_read: None, block: Ok(false), why_not: None },
         swap: Swap::default(),
         systemd: Some(Systemd {
             routing: Routing { is_dormouse: true, needs_no_swap: true },

@@ -1,8 +1,9 @@
 //! Setup of the boot loader, so that it starts D itself; and how that is taken back.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use crate::cycle::direct::{CONFIGURATION, DIRECTORY, file};
+use crate::cycle::direct::{CONFIGURATION, DIRECTORY, SystemdBoot, file};
 use crate::host::loader;
 use crate::host::setup::steps::Step;
 use crate::policy::{self, DEFAULT_PATH, Policy};
@@ -17,6 +18,8 @@ pub(super) struct Wanted<'a> {
     pub(super) config: &'a Path,
     /// The policy as it is.
     pub(super) policy: &'a Policy,
+    /// It, where systemd-boot has booted this system.
+    pub(super) systemd_boot: Option<SystemdBoot>,
     /// Whether GRUB's configuration is made of scripts.
     pub(super) has_scripts: bool,
     /// The command that makes it again.
@@ -28,15 +31,20 @@ pub(super) struct Wanted<'a> {
 /// The steps.
 pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     let write = |file: &Path, text, mode| Step::Write { file: file.to_owned(), text, mode };
-    let mut steps = vec![write(&file(CONFIGURATION), loader::GRUB, 0o644), Step::MakeBlock];
-    match &wanted.update {
-        Some(update) if wanted.has_scripts => {
-            steps.push(write(Path::new(loader::DROP_IN_FILE), loader::DROP_IN, 0o755));
-            steps.push(Step::Run(update.clone()));
+    let mut steps = Vec::new();
+    if let Some(loader) = &wanted.systemd_boot {
+        steps.push(Step::TryEntry(loader.clone(), Box::new(wanted.policy.clone())));
+    } else {
+        steps.extend([write(&file(CONFIGURATION), loader::GRUB, 0o644), Step::MakeBlock]);
+        match &wanted.update {
+            Some(update) if wanted.has_scripts => {
+                steps.push(write(Path::new(loader::DROP_IN_FILE), loader::DROP_IN, 0o755));
+                steps.push(Step::Run(update.clone()));
+            }
+            _ => steps.push(Step::Tell(format!("have grub.cfg read, after its entries: {}", loader::BY_HAND))),
         }
-        _ => steps.push(Step::Tell(format!("have grub.cfg read, after its entries: {}", loader::BY_HAND))),
+        steps.push(Step::SettleBoot);
     }
-    steps.push(Step::SettleBoot);
     if !wanted.policy.resume.direct {
         steps.push(write(&policy::drop_in_dir(wanted.config).join(POLICY_DROP_IN), POLICY, 0o644));
         // Each initramfs carries the policy.
@@ -49,11 +57,16 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
 }
 
 /// The steps that take it back: nothing where there is nothing of it.
-pub(super) fn undo(config: &Path, update: Option<Vec<String>>) -> Vec<Step> {
+pub(super) fn undo(config: &Path, systemd_boot: Option<&SystemdBoot>, update: Option<Vec<String>>) -> Vec<Step> {
     let drop_in = policy::drop_in_dir(config).join(POLICY_DROP_IN);
     let script = Path::new(loader::DROP_IN_FILE);
-    let made = [drop_in.as_path(), Path::new(DIRECTORY), script].into_iter().filter(|path| path.exists());
-    let mut steps: Vec<Step> = made.map(|path| Step::Remove(path.to_owned())).collect();
+    let mut made = vec![drop_in, DIRECTORY.into(), script.to_owned()];
+    made.extend(systemd_boot.into_iter().flat_map(|loader| [loader.entry(), loader.files()]));
+    made.retain(|path| path.exists());
+    // One of systemd-boot's may be the same directory.
+    let mut seen = HashSet::new();
+    made.retain(|path| seen.insert(path.clone()));
+    let mut steps: Vec<Step> = made.into_iter().map(Step::Remove).collect();
     steps.extend(update.filter(|_| script.exists()).map(Step::Run));
     steps
 }
@@ -64,12 +77,16 @@ mod tests {
     use super::*;
 
     fn texts(direct: bool, has_scripts: bool) -> Vec<String> {
+        texts_with(None, direct, has_scripts)
+    }
+
+    fn texts_with(systemd_boot: Option<SystemdBoot>, direct: bool, has_scripts: bool) -> Vec<String> {
         let text = format!("[image]\ndevice = \"/dev/vda\"\n[resume]\ndirect = {direct}\n");
         let policy = Policy::parse("a policy", &text).unwrap();
         let update = Some(vec!["update-grub".to_owned()]);
         let rebuild = Some(vec!["mkinitcpio".to_owned(), "-P".to_owned()]);
         let config = Path::new(DEFAULT_PATH);
-        let wanted = Wanted { config, policy: &policy, has_scripts, update, rebuild };
+        let wanted = Wanted { config, policy: &policy, systemd_boot, has_scripts, update, rebuild };
         plan(&wanted).iter().map(Step::to_string).collect()
     }
 
@@ -87,6 +104,10 @@ mod tests {
         ];
         assert_eq!(texts(false, true), expected);
         assert_eq!(texts(true, true), expected[..5]);
+        let loader = SystemdBoot::at(Path::new("/efi"));
+        let of_it = ["try whether systemd-boot, with its entries on /efi, can be told"];
+        assert_eq!(texts_with(Some(loader.clone()), true, true), of_it);
+        assert_eq!(texts_with(Some(loader), false, true), [&of_it[..], &expected[5..]].concat());
         assert!(texts(true, false)[2].starts_with("left to you: have grub.cfg read"));
     }
 }

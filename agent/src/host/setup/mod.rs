@@ -27,6 +27,7 @@ use serde::Serialize;
 use steps::Step;
 use survey::{Candidate, Standing};
 
+use crate::cycle::direct::SystemdBoot;
 use crate::cycle::in_clear;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::Diagnosis;
@@ -247,8 +248,9 @@ fn take_back(
     let root = Path::new("/");
     let rebuild = Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild);
     let mut steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
+    let systemd_boot = SystemdBoot::find().and_then(Result::ok);
     // The boot loader first: it must not look for what is gone.
-    steps.splice(0..0, direct::undo(config, loader::update_command(root)));
+    steps.splice(0..0, direct::undo(config, systemd_boot.as_ref(), loader::update_command(root)));
     if !options.dry_run {
         perform(&steps, is_quiet, say)?;
     }
@@ -268,6 +270,7 @@ fn set_up_loader(
     let steps = direct::plan(&direct::Wanted {
         config,
         policy: &policy,
+        systemd_boot: SystemdBoot::find().transpose()?,
         has_scripts: Path::new(loader::DROP_INS).is_dir(),
         update: loader::update_command(root),
         rebuild: Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild),

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use dormouse_image::ImageDevice;
 use dormouse_linux::atomic_file::replace;
 
-use crate::cycle::direct::{self, BLOCK_FILE};
+use crate::cycle::direct::{self, BLOCK_FILE, SystemdBoot};
 use crate::host::loader;
 use crate::host::setup::sealing::Key;
 use crate::host::setup::{Choice, undo};
@@ -59,6 +59,8 @@ pub(super) enum Step {
     Write { file: PathBuf, text: &'static str, mode: u32 },
     /// The block that the boot loader reads and writes.
     MakeBlock,
+    /// What systemd-boot needs is tried.
+    TryEntry(SystemdBoot, Box<Policy>),
     /// What was made for the boot loader is where it reads it.
     SettleBoot,
     /// An image's label is overwritten.
@@ -197,6 +199,7 @@ impl Step {
                 replace(file, text.as_bytes(), *mode).with_context(|| format!("{}: cannot write it", file.display()))
             }
             Step::MakeBlock => loader::make_block(),
+            Step::TryEntry(loader, policy) => loader.try_it(policy),
             Step::SettleBoot => loader::settle(),
             Step::Erase(place) => undo::erase(place),
             Step::Remove(path) => remove(path),
@@ -267,6 +270,9 @@ impl fmt::Display for Step {
                     "make {}: the block that the boot loader reads and writes",
                     direct::file(BLOCK_FILE).display()
                 )
+            }
+            Step::TryEntry(loader, _) => {
+                write!(f, "try whether systemd-boot, with its entries on {}, can be told", loader.place().display())
             }
             Step::SettleBoot => write!(f, "settle the filesystem of {}", direct::DIRECTORY),
             Step::Erase(place) => write!(f, "erase the label of the image on {}", place.display()),

@@ -14,7 +14,7 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Line;
 use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
-use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MIB, image_disk_bytes};
+use dormouse_tests::machine::{BootLoader, Disk, DiskKind, GuestConfig, MIB, image_disk_bytes};
 use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 
 use crate::Options;
@@ -271,7 +271,7 @@ fn start(artifacts: &Artifacts, memory: &str, contenders: &[Contender]) -> Resul
     let disk = |bytes| Disk { kind: DiskKind::Virtio, bytes };
     config.disks.push(disk(image_disk_bytes(config.memory)));
     config.disks.push(disk(2 * FILES_MIB * MIB));
-    (config.has_boot_loader, config.menu_seconds) = (true, Some(0));
+    (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
     let image = config.disk_path(0)?;

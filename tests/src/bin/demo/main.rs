@@ -14,7 +14,7 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
 use dormouse_tests::cycle::{self, CameBack, WentOn};
 use dormouse_tests::guest::{BOOT_TIMEOUT, Guest, READY_MARK};
-use dormouse_tests::machine::{Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize};
+use dormouse_tests::machine::{BootLoader, Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize};
 use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 use dormouse_tests::workload::report::Report;
 use screen::Screen;
@@ -128,7 +128,7 @@ fn run(options: &Options) -> Result<Ending> {
             println!("More arguments for {what}: {}", arguments.join(" "));
         }
     }
-    config.has_boot_loader = options.direct;
+    config.boot_loader = options.direct.then_some(BootLoader::Grub);
     config.menu_seconds = Some(0);
     let between = if options.direct { "the boot loader starts D after power-on," } else { "C boots after power-on," };
     println!("Linux {}: A is hibernated, B saves it, {between} D restores it.", artifacts.release());
@@ -215,7 +215,7 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
             line.text.contains(READY_MARK).then_some(())
         })?;
         screen.say('A', "is up");
-        if !guest.config().has_boot_loader || cycle::is_beside_the_region(guest)? {
+        if guest.config().boot_loader.is_none() || cycle::is_beside_the_region(guest)? {
             break;
         }
         screen.say('A', "has put itself, at random, where D will be: it would leave the resume to C. Once more");
@@ -224,7 +224,7 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
     let device = guest.config().disk_path(0)?;
     let printed = cycle::init_image(guest, &device)?;
     screen.say('A', &format!("dormouse image init {device}: {}", printed.trim()));
-    if guest.config().has_boot_loader {
+    if guest.config().boot_loader.is_some() {
         guest.succeed("dormouse setup --direct")?;
         screen.say('A', "dormouse setup --direct: the boot loader will start D");
     }
