@@ -192,6 +192,7 @@ fn direct_cycle(guest: &mut Guest) -> Result<()> {
     let mut lines = Vec::new();
     let went_on = cycle::resume(guest, saved, &mut |line| lines.push(line.text.clone()))?;
     demand_resumed(guest, &went_on)?;
+    ensure!(went_on.report()?.direct, "{:?}", went_on.report());
     demand_no_c(&lines).map_err(|error| guest.explain(error))?;
     demand_armed(guest, false)
 }
