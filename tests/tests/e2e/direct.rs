@@ -12,6 +12,7 @@ use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::grub::block_of;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Firmware, GuestConfig, MachineType};
+use dormouse_tests::userland::POLICY_PATH;
 
 use crate::sealed_keys::{PROMPT, RIGHT};
 use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, lines_until_ready, save};
@@ -56,6 +57,41 @@ pub(crate) fn uefi_goes_on_without_a_kernel_between() -> Result<()> {
     direct_cycle(&mut guest)?;
     guest.succeed(&format!("test $(wc -c < {variable}) = 5"))?;
     Ok(())
+}
+
+/// With a save kernel that waits, one kernel boots between the command and the session that goes on.
+pub(crate) fn ten_cycles_with_a_save_kernel_that_waits() -> Result<()> {
+    let mut guest = session(config()?, &format!("[save]\nwarm = true\n{POLICY}"))?;
+    let first = cycle::check_workload(&mut guest)?;
+    for _ in 0..10 {
+        cycle::warm(&mut guest, POLICY_PATH)?;
+        let before = cycle::check_workload(&mut guest)?;
+        let mut kernels = 0;
+        let command = "dormouse hibernate --then poweroff --json";
+        let saved =
+            cycle::save(&mut guest, before, command, &mut |line| kernels += usize::from(cycle::is_kernel_start(line)))?;
+        ensure!(kernels == 0, "{:#}", guest.explain(anyhow!("{kernels} kernels were booted to save")));
+        resumes_directly(&mut guest, saved)?;
+    }
+    crate::demand_same_session(&mut guest, &first)
+}
+
+/// Where A's kernel lies where D would be, A says so, and the ordinary boot resumes.
+pub(crate) fn a_kernel_that_is_in_the_way() -> Result<()> {
+    let mut config = config()?;
+    config.kernel_arguments.push("nokaslr".to_owned());
+    let mut guest = Guest::with_policy(config, POLICY, &Artifacts::from_environment()?)?;
+    guest.boot()?;
+    ensure!(!cycle::is_beside_the_region(&mut guest)?, "the kernel is not where a boot loader puts it");
+    begin(&mut guest)?;
+    let mut from = guest.console().end();
+    let saved = save(&mut guest)?;
+    let lines = guest.console().since(&mut from);
+    let reason = lines.iter().find(|line| line.text.contains("direct: no: "));
+    let reason = reason.with_context(|| format!("{:#}", guest.explain(anyhow!("A does not say why"))))?;
+    ensure!(reason.text.contains("the next boot goes through C"), "{}", reason.text);
+    demand_armed(&guest, false)?;
+    resumes_by_c(&mut guest, saved, false)
 }
 
 /// D asks for the passphrase. Three wrong ones leave it to the ordinary boot, which asks too.
@@ -165,11 +201,16 @@ fn config() -> Result<GuestConfig> {
 fn session(config: GuestConfig, policy: &str) -> Result<Guest> {
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     boot_beside_the_region(&mut guest)?;
-    let device = guest.config().disk_path(0)?;
-    cycle::init_image(&mut guest, &device)?;
-    guest.succeed("dormouse setup --direct")?;
-    cycle::start_workload(&mut guest)?;
+    begin(&mut guest)?;
     Ok(guest)
+}
+
+/// Sets up the boot loader and starts the workload.
+fn begin(guest: &mut Guest) -> Result<()> {
+    let device = guest.config().disk_path(0)?;
+    cycle::init_image(guest, &device)?;
+    guest.succeed("dormouse setup --direct")?;
+    cycle::start_workload(guest)
 }
 
 /// Boots until the kernel is not where the restore kernel will be.
@@ -188,6 +229,11 @@ fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
 /// A hibernation with all of its proofs, whose resume is D's alone.
 fn direct_cycle(guest: &mut Guest) -> Result<()> {
     let saved = save(guest)?;
+    resumes_directly(guest, saved)
+}
+
+/// The session goes on by way of D alone.
+fn resumes_directly(guest: &mut Guest, saved: Saved) -> Result<()> {
     demand_armed(guest, true)?;
     let mut lines = Vec::new();
     let went_on = cycle::resume(guest, saved, &mut |line| lines.push(line.text.clone()))?;
