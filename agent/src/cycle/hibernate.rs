@@ -226,7 +226,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drop(loaded);
     drop(expectation);
     let before = around.end(jumped, &save_id, &page.read());
-    if let Some(prepared) = prepared {
+    if let Some(prepared) = &prepared {
         prepared.take_back();
     }
     let before = before?;
@@ -241,6 +241,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(policy, &name);
+        if prepared.is_some() {
+            direct::note_way(report.direct);
+        }
         settle_legs(policy);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
