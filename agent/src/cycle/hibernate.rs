@@ -173,7 +173,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
-    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, then, sealing.is_some());
+    let is_sealed = sealing.is_some();
+    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, &session, then, is_sealed);
     let arming = prepared.as_ref().map(|prepared| prepared.block.clone());
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));

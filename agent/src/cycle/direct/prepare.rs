@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use dormouse_image::{BLOCK, ImageDevice};
+use dormouse_image::{BLOCK, ImageDevice, SessionRecord};
 use dormouse_linux::atomic_file::replace;
 use dormouse_linux::block::Names;
 use dormouse_linux::cpio::Archive;
@@ -22,7 +22,7 @@ use crate::handoff::boot_block::BootBlock;
 use crate::handoff::order::{LoaderBlock, LookOrder, Order};
 use crate::key;
 use crate::launch::{loader_command_line, order_archive};
-use crate::machine::{Machine, arch};
+use crate::machine::{Machine, arch, compat, firmware_map};
 use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Device, Disk, Image};
 use crate::target::file::lower;
@@ -41,13 +41,14 @@ pub(in crate::cycle) fn prepare(
     machine: &Machine,
     place: &Place,
     image: &Image,
+    session: &SessionRecord,
     then: Then,
     is_sealed: bool,
 ) -> Option<Prepared> {
     if !policy.resume.direct || then == Then::Return {
         return None;
     }
-    match try_to(policy, machine, place, image, is_sealed) {
+    match try_to(policy, machine, place, image, session, is_sealed) {
         Ok(block) => {
             let _ = fs::remove_file(reason_file());
             log::info!("{}: direct: the boot loader will start the restore kernel", Phase::HibernatePrepare);
@@ -117,8 +118,12 @@ fn try_to(
     machine: &Machine,
     place: &Place,
     image: &Image,
+    session: &SessionRecord,
     is_sealed: bool,
 ) -> anyhow::Result<LoaderBlock> {
+    // As D will ask.
+    compat::check(session, &firmware_map::machine()?)
+        .context("by the firmware's memory map alone, the restore kernel would not know this machine again")?;
     if look::needs_unlock(policy, image) {
         bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
     }
