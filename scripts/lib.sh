@@ -217,7 +217,7 @@ prepare_kernels() {
 
 # prepare_modules FILE: the same kernels with Dormouse's own module, where cases in FILE jump by it.
 prepare_modules() {
-    if grep -q '^stock::debian_12' "$1"; then
+    if grep -q -e '^stock::debian_12' -e '^warm::debian_12' "$1"; then
         DORMOUSE_KERNEL_BOOKWORM=$(scripts/build-module bookworm)
         export DORMOUSE_KERNEL_BOOKWORM
     fi

@@ -6,7 +6,7 @@
 #define DATA_LIST	0x00	/* the list's first entry; the other kernel finds the list by it */
 #define DATA_IDENTITY	0x08	/* root of the identity map */
 #define DATA_BOTH	0x10	/* root of the tables that map this kernel, too */
-#define DATA_ENTRY	0x18	/* where the other kernel is entered */
+#define DATA_ENTRY	0x18	/* where the other kernel is entered; 0: it has come back for good */
 #define DATA_BACK	0x20	/* virtual: dormouse_back */
 #define DATA_EFER	0x28
 #define DATA_SIZE	0x30
@@ -20,7 +20,7 @@
  * What the agent and the module exchange. agent/sys/src/module.rs has the same; whoever changes one changes the other,
  * and DORMOUSE_ABI with them.
  */
-#define DORMOUSE_ABI	1
+#define DORMOUSE_ABI	2
 
 /* Why this kernel cannot be jumped from. */
 #define DORMOUSE_ENCRYPTED	(1U << 0)	/* SME, SEV or TDX: pages would change hands without their key */

@@ -134,7 +134,8 @@ static int jump(struct dormouse_jump *result)
 	cpumask_var_t down;
 	int error;
 
-	if (!image.count)
+	/* A kernel that has come back for good cannot be entered again. */
+	if (!image.count || !image.control[DATA_ENTRY / sizeof(u64)])
 		return -ENOEXEC;
 	if (obstacles())	/* which may be others than when it was loaded */
 		return -EOPNOTSUPP;

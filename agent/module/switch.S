@@ -150,11 +150,13 @@ SYM_DATA_START(dormouse_control)
 	call	*%rax
 
 	/*
-	 * Back, in the page tables of whoever has jumped here. The word on top of its stack is where it could be entered
-	 * again, which this kernel does not do.
+	 * Back, in the page tables of whoever has jumped here. The word on top of its stack is where it can be entered
+	 * again, or 0. It becomes the entry of the next jump.
 	 */
 	cli
 	cld
+	movq	(%rsp), %rax
+	movq	%rax, data+DATA_ENTRY(%rip)
 	movq	%cr4, %rax
 	andl	$KEPT_IN_CR4, %eax
 	movq	%rax, %cr4

@@ -71,11 +71,15 @@ fn order_to_save() {
 fn order_to_wait() {
     let SaveOrder { image, session, .. } = save_order();
     let expected = session.encode().unwrap();
-    let bytes = Order::Wait(WaitOrder { image, session: Box::new(session) }).encode().unwrap();
-    compare_order(&bytes, 3, 2);
+    let order = WaitOrder { image, session: Box::new(session), by_module: false };
+    let bytes = Order::Wait(order.clone()).encode().unwrap();
+    compare_order(&bytes, 3, 3);
     compare_kinds("Order to wait", WAIT_KINDS);
-    let [image, session] = records(WAIT_KINDS, &bytes[32..]);
-    assert_eq!((image, session), (&b"/dev/vda"[..], &expected[..]));
+    let [image, session, jump] = records(WAIT_KINDS, &bytes[32..]);
+    assert_eq!((image, session, jump), (&b"/dev/vda"[..], &expected[..], &[1, 0][..]));
+    let bytes = Order::Wait(WaitOrder { by_module: true, ..order }).encode().unwrap();
+    let [_, _, jump] = records(WAIT_KINDS, &bytes[32..]);
+    assert_eq!(jump, [2, 0]);
 
     let page = next_order::Place { len: 5000, pages: vec![0x1234, 7] }.to_page(&[3; 16]).unwrap();
     let expected: &[(&str, &[u8])] = &[

@@ -1,13 +1,22 @@
-//! One file out of an initramfs, without unpacking the rest.
+//! Files out of an initramfs, without unpacking the rest.
 
 /// The content of the file `path` in an initramfs: one archive or several in the `newc` form, uncompressed or, as a
 /// whole, compressed by zstd. `None` where it is not there, or the archive has another form.
 #[must_use]
 pub fn find(initramfs: &[u8], path: &str) -> Option<Vec<u8>> {
-    match initramfs.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        true => in_archives(&zstd::decode_all(initramfs).ok()?, path),
-        false => in_archives(initramfs, path),
-    }
+    let [found] = find_each(initramfs, [path]);
+    found
+}
+
+/// The same of several files, for which it is decompressed once.
+#[must_use]
+pub fn find_each<const N: usize>(initramfs: &[u8], paths: [&str; N]) -> [Option<Vec<u8>>; N] {
+    let unpacked = initramfs.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]).then(|| zstd::decode_all(initramfs));
+    let archives = match &unpacked {
+        Some(unpacked) => unpacked.as_ref().map_or(&[][..], Vec::as_slice),
+        None => initramfs,
+    };
+    paths.map(|path| in_archives(archives, path))
 }
 
 fn in_archives(mut rest: &[u8], path: &str) -> Option<Vec<u8>> {

@@ -82,7 +82,12 @@ enum Command {
     /// For each check one line; for what is not as it should be also why it matters, and the remedy: a command or a
     /// setting. The exit status is 1 if any check has failed. It changes nothing. Without a policy, and without being
     /// root, it checks what it can.
-    Doctor,
+    Doctor {
+        /// Also measure how long the save kernel takes to start, loaded anew and where it waits (save.warm): it is
+        /// started and left twice, and this machine stands still meanwhile.
+        #[arg(long)]
+        measure: bool,
+    },
     /// Make this machine ready: the place of the image, the policy, the save kernel, both initramfs
     ///
     /// Asks where the answer is not on the command line and there is a terminal. Each step says what it does. It can be
@@ -368,8 +373,11 @@ fn run(cli: &Cli, output: Output) -> anyhow::Result<ExitStatus> {
         },
         Command::Warm { now } => warm::keep(|| Ok(policy()?), *now),
         Command::Status => output.show(&Status::of(&policy()?)),
-        Command::Doctor => {
-            let diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
+        Command::Doctor { measure } => {
+            let mut diagnosis = doctor::Diagnosis::of_this_machine(&cli.config);
+            if *measure {
+                diagnosis.measure(&cli.config);
+            }
             output.show(&diagnosis)?;
             return Ok(if diagnosis.ready { ExitStatus::Done } else { ExitStatus::Failed });
         }

@@ -78,14 +78,12 @@ pub fn undriven(policy: &Policy, disks: &[Disk]) -> Option<Undriven> {
 
 /// The modules that an initramfs of B's says it holds.
 fn carried(initramfs: &[u8]) -> Option<BTreeSet<String>> {
-    let list = |path: &str| {
-        let text = cpio_file::find(initramfs, path)?;
-        Some(String::from_utf8_lossy(&text).lines().map(kmod::name_of_path).collect::<Vec<String>>())
-    };
-    let mut names: BTreeSet<String> = list(MODULES_LIST)?.into_iter().collect();
-    // An older Dormouse has made none of these.
-    names.extend([WATCHDOG_MODULES_LIST, DISK_MODULES_LIST].into_iter().filter_map(list).flatten());
-    Some(names)
+    let [modules, watchdogs, disks] =
+        cpio_file::find_each(initramfs, [MODULES_LIST, WATCHDOG_MODULES_LIST, DISK_MODULES_LIST]);
+    // An older Dormouse has made none of the others.
+    let lists = [modules?, watchdogs.unwrap_or_default(), disks.unwrap_or_default()];
+    let names = |list: Vec<u8>| String::from_utf8_lossy(&list).lines().map(kmod::name_of_path).collect::<Vec<_>>();
+    Some(lists.into_iter().flat_map(names).collect())
 }
 
 /// Names what B cannot drive, and what that costs. A session is not refused for it: A has flushed the disks, and what

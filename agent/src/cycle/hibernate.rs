@@ -22,13 +22,13 @@ use crate::cycle::keys;
 use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
-use crate::cycle::refusal::{self, Complaint, JumpError, Obstacle, Unready, Unsealed};
-use crate::cycle::{direct, evidence, leftover, waiting, warm};
+use crate::cycle::refusal::{self, Complaint, JumpError, Unready, Unsealed};
+use crate::cycle::warm::{self, Waiting};
+use crate::cycle::{direct, evidence, leftover, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
 use crate::handoff::report::{Outcome, Report};
-use crate::launch::{Loaded, SecondKernel};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -110,22 +110,38 @@ impl Drop for Signals {
     }
 }
 
+/// How kernel B comes to run.
+enum How {
+    /// It waits, and is entered.
+    Enter(Waiting),
+    /// It is loaded by who jumps.
+    Load(Jumper),
+}
+
+impl How {
+    fn is_by_module(&self) -> bool {
+        match self {
+            How::Enter(waiting) => waiting.is_by_module(),
+            How::Load(jumper) => matches!(jumper, Jumper::Module(_)),
+        }
+    }
+}
+
 fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let signals = Signals::hold()?;
     log::info!("{}: reading the machine", Phase::HibernatePrepare);
     let machine = Machine::read().context(Unready::Machine)?;
     let place = Place::choose(&machine, policy)?;
-    let waiting_kernel = warm::find(policy, &machine, &place);
-    if waiting_kernel.is_none() {
-        leftover::unload();
-    }
-    let jumper = match waiting_kernel {
-        Some(_) => Jumper::Kernel,
-        None => jumper(&machine, policy, options)?,
+    let how = match warm::find(policy, &machine, &place) {
+        Some(waiting) => How::Enter(waiting),
+        None => {
+            leftover::unload();
+            How::Load(jumper(&machine, policy, options)?)
+        }
     };
-    let is_by_module = matches!(jumper, Jumper::Module(_));
+    let (is_warm, is_by_module) = (matches!(how, How::Enter(_)), how.is_by_module());
     // The module loads beside it.
-    around::refuse_loaded(options.force || is_by_module || waiting_kernel.is_some())?;
+    around::refuse_loaded(options.force || is_by_module || is_warm)?;
     let then = options.then.unwrap_or(policy.save.then);
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
@@ -138,7 +154,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         evidence::demand(policy, &image, then, options.trust_boot)?;
         (image.label().uuid, image.name())
     };
-    if waiting_kernel.is_none() {
+    if !is_warm {
         place.refuse_little_memory()?;
     }
     let (mut page, mailbox) = place.mailbox()?;
@@ -151,11 +167,14 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
 
     let save_id = session.save_id;
-    drivers::warn_of_undriven(policy, &disks);
+    if !is_warm {
+        drivers::warn_of_undriven(policy, &disks);
+    }
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
-    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, then, sealing.is_some());
+    let is_sealed = sealing.is_some();
+    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, &session, then, is_sealed);
     let arming = prepared.as_ref().map(|prepared| prepared.block.clone());
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));
@@ -164,13 +183,17 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     }
     signals.check()?;
     let _mark = (!is_by_module).then(leftover::mark);
-    let (loaded, _given) = match waiting_kernel {
-        Some(waiting) => {
+    let (loaded, _given) = match how {
+        How::Enter(waiting) => {
             log::info!("{}: kernel B waits in {}", Phase::HibernateLoad, place.region);
             let (loaded, given) = waiting.enter(&order, &place)?;
             (loaded, Some(given))
         }
-        None => (load(&machine, policy, &order, &place, jumper)?, None),
+        How::Load(jumper) => {
+            log::info!("{}: kernel B goes to {}", Phase::HibernateLoad, place.region);
+            let kernel = place.plan(&machine, policy, &order, jumper.most_segments())?;
+            (jumper.load(kernel)?, None)
+        }
     };
     drop(order);
 
@@ -204,7 +227,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drop(loaded);
     drop(expectation);
     let before = around.end(jumped, &save_id, &page.read());
-    if let Some(prepared) = prepared {
+    if let Some(prepared) = &prepared {
         prepared.take_back();
     }
     let before = before?;
@@ -219,21 +242,13 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(policy, &name);
+        if prepared.is_some() {
+            direct::note_way(report.direct);
+        }
         settle_legs(policy);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());
     Ok(report)
-}
-
-/// Kernel B, loaded by whoever jumps.
-fn load(machine: &Machine, policy: &Policy, order: &Order, place: &Place, jumper: Jumper) -> anyhow::Result<Loaded> {
-    log::info!("{}: kernel B goes to {}", Phase::HibernateLoad, place.region);
-    let kernel = SecondKernel::plan(machine, policy, order, place.region, &place.low, jumper.most_segments())?;
-    log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
-    Ok(match jumper {
-        Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error))?,
-        Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error))?,
-    })
 }
 
 /// Sees to it that no boot resumes this session after it has gone on. B has done so before it came back, unless the

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::cycle::refusal::{self, Obstacle};
 use crate::cycle::{module_file, warm};
 use crate::handoff::places::MODULE;
+use crate::launch::{Loaded, SecondKernel};
 use crate::policy::Jump;
 
 /// Who jumps.
@@ -31,6 +32,17 @@ impl Jumper {
         match self {
             Jumper::Kernel => kexec::MAX_SEGMENTS,
             Jumper::Module(_) => module::MAX_SEGMENTS,
+        }
+    }
+
+    /// Loads a save kernel.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub(crate) fn load(self, kernel: SecondKernel) -> Result<Loaded, Obstacle> {
+        match self {
+            Jumper::Kernel => kernel.load().map_err(|error| Obstacle::of_load(&error)),
+            Jumper::Module(module) => kernel.load_by(module).map_err(|error| Obstacle::of_module(&error)),
         }
     }
 }
@@ -176,7 +188,9 @@ pub(crate) fn open(release: &str) -> Result<Module, NoModule> {
         Ok(Some(module)) => module,
         Ok(None) => return Err(NoModule::OtherVersion),
         Err(error) if is_absent(&error) => return Err(NoModule::Missing),
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => return Err(NoModule::Busy),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
+            warm::module_of_keeper().ok_or(NoModule::Busy)?
+        }
         Err(error) => return Err(NoModule::Other(error.to_string())),
     };
     let obstacles = module.obstacles().map_err(|error| NoModule::Other(error.to_string()))?;

@@ -6,11 +6,13 @@ use dormouse_linux::system::Uname;
 use dormouse_linux::{memory_watch, procfs};
 use dormouse_sys::pin::PinnedPage;
 
+use crate::console::phase::Phase;
 use crate::cycle::refusal::{self, Obstacle};
 use crate::cycle::region_size;
 use crate::filesystems::Mounted;
 use crate::handoff::mailbox;
-use crate::launch::region;
+use crate::handoff::order::Order;
+use crate::launch::{SecondKernel, region};
 use crate::machine::{Machine, acpi};
 use crate::policy::Policy;
 
@@ -60,6 +62,22 @@ impl Place {
         // A kernel that does not say is let through.
         let available = memory_watch::available_kib().map(|kib| kib.saturating_mul(1024));
         refusal::refuse(available.and_then(|available| refusal::in_memory(self.region.len(), available)))
+    }
+
+    /// The save kernel, planned for who loads it and takes `most_segments`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a kernel, or what does not fit.
+    pub(super) fn plan(
+        &self,
+        machine: &Machine,
+        policy: &Policy,
+        order: &Order,
+        most_segments: usize,
+    ) -> anyhow::Result<SecondKernel> {
+        let kernel = SecondKernel::plan(machine, policy, order, self.region, &self.low, most_segments)?;
+        log::debug!("{}: command line of B: {}", Phase::HibernateLoad, kernel.command_line());
+        Ok(kernel)
     }
 
     /// A pinned page with `content` that the jump does not swap: the other kernel sees it where it is.

@@ -1,7 +1,9 @@
 //! How large the region must be: the one place where that is computed, for `region.size = "auto"`, and to refuse a size
 //! that is too small before anything is frozen. B measures what is left all the same (`cycle/budget.rs`).
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use dormouse_linux::units::mib;
 use thiserror::Error;
@@ -24,6 +26,8 @@ const KERNEL: u64 = 12 * MIB;
 const CPU: u64 = 768 << 10;
 /// For each CPU that could be plugged in: its part of the per-CPU memory.
 const PLACE_FOR_CPU: u64 = 256 << 10;
+/// What is read of a file: a kernel's setup code, which has its header, and any header of an archive's.
+const BEGINNING: u64 = 256 << 10;
 
 /// What decides about the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +65,8 @@ impl Needs {
     /// counts as empty: what loads it says so.
     #[must_use]
     pub fn read(policy: &Policy, pages: u64) -> Needs {
-        let kernel = fs::read(&policy.kernel.image).unwrap_or_default();
-        let initramfs = fs::read(&policy.kernel.initramfs).unwrap_or_default();
+        let (kernel, _) = beginning(&policy.kernel.image);
+        let (initramfs, len) = beginning(&policy.kernel.initramfs);
         let (cpus, possible_cpus) = machine::cpus_of_second_kernel();
         let threads = match policy.pipeline.threads {
             0 => cpus as usize,
@@ -71,8 +75,8 @@ impl Needs {
         let limits = Limits { threads, memory: policy.pipeline.memory };
         Needs {
             kernel: BzImage::parse(&kernel).map_or(0, |kernel| kernel.init_size),
-            initramfs: initramfs.len() as u64,
-            unpacked: unpacked(&initramfs),
+            initramfs: len,
+            unpacked: unpacked(&initramfs, len),
             cpus,
             possible_cpus,
             agent: budget::of_pipeline(limits, pages),
@@ -107,13 +111,25 @@ impl Needs {
     }
 }
 
-/// The length of an initramfs in memory: what its compression says, or four times its length where that says nothing.
-fn unpacked(initramfs: &[u8]) -> u64 {
-    let is_archive = initramfs.starts_with(b"07070");
-    match zstd::zstd_safe::get_frame_content_size(initramfs) {
-        Ok(Some(len)) => len,
-        _ if is_archive => initramfs.len() as u64,
-        _ => initramfs.len() as u64 * 4,
+/// The beginning of a file, and its whole length.
+fn beginning(path: &Path) -> (Vec<u8>, u64) {
+    let mut bytes = Vec::new();
+    let len = File::open(path).and_then(|file| {
+        let len = file.metadata()?.len();
+        file.take(BEGINNING).read_to_end(&mut bytes)?;
+        Ok(len)
+    });
+    (bytes, len.unwrap_or(0))
+}
+
+/// The length in memory of an initramfs of `len` bytes that begins so: what its compression says, or four times its
+/// length where that says nothing.
+fn unpacked(beginning: &[u8], len: u64) -> u64 {
+    let is_archive = beginning.starts_with(b"07070");
+    match zstd::zstd_safe::get_frame_content_size(beginning) {
+        Ok(Some(unpacked)) => unpacked,
+        _ if is_archive => len,
+        _ => len.saturating_mul(4),
     }
 }
 
@@ -158,9 +174,21 @@ mod tests {
 
     #[test]
     fn length_of_an_initramfs() {
-        assert_eq!(unpacked(b"070701 and so on"), 16);
-        assert_eq!(unpacked(&[0x1f, 0x8b, 8, 0]), 16);
-        assert_eq!(unpacked(&[]), 0);
-        assert_eq!(unpacked(&zstd::bulk::compress(&[7; 100_000], 3).unwrap()), 100_000);
+        assert_eq!(unpacked(b"070701 and so on", 1000), 1000);
+        assert_eq!(unpacked(&[0x1f, 0x8b, 8, 0], 1000), 4000);
+        assert_eq!(unpacked(&[], 0), 0);
+        let compressed = zstd::bulk::compress(&[7; 100_000], 3).unwrap();
+        assert_eq!(unpacked(&compressed[..20], compressed.len() as u64), 100_000);
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_file_is_read() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"070701").unwrap();
+        file.as_file().set_len(10 << 20).unwrap();
+        let (bytes, len) = beginning(file.path());
+        assert!(bytes.starts_with(b"070701") && bytes.len() as u64 == BEGINNING);
+        assert_eq!(len, 10 << 20);
+        assert_eq!(beginning(Path::new("/nonexistent")), (Vec::new(), 0));
     }
 }

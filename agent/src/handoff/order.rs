@@ -119,6 +119,8 @@ pub struct WaitOrder {
     pub image: ImageDevice,
     /// The session that is to be saved, as it is now. Its mailbox is where B reports, and finds its next order.
     pub session: Box<SessionRecord>,
+    /// Whether Dormouse's module makes the jumps between the two, in the kernels' place.
+    pub by_module: bool,
 }
 
 /// What D is to restore.
@@ -135,7 +137,7 @@ pub struct RestoreOrder {
 /// The kinds of records in an order to save, in the order in which they are written.
 pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING, ARMING];
 /// The kinds of records in an order to wait.
-pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION];
+pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION, JUMP];
 /// The kinds of records in an order to restore.
 pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
 /// The kinds of records in an order to look.
@@ -151,7 +153,8 @@ const KEY: Kind = Kind::mandatory(7, "key", SEALED);
 /// An older B does not arm the boot loader, and C resumes.
 const ARMING: Kind = Kind::skippable(8, "arming", LOADER);
 const BLOCK_OF_LOADER: Kind = Kind::mandatory(9, "block", LOADER);
-const PLACE: Kind = Kind::mandatory(10, "place", LOADER);
+const PLACE: Kind = Kind::mandatory(11, "place", LOADER);
+const JUMP: Kind = Kind::mandatory(10, "jump", 0);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
@@ -202,6 +205,7 @@ impl Order {
             Order::Wait(order) => {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
                 push(&SESSION, &order.session.encode()?)?;
+                push(&JUMP, &jump_code(order.by_module).to_le_bytes())?;
                 TO_WAIT
             }
             Order::Look(order) => {
@@ -278,7 +282,8 @@ impl Order {
             })),
             TO_WAIT => {
                 let session = Box::new(SessionRecord::decode(records.content(&SESSION))?);
-                Order::Wait(WaitOrder { image, session })
+                let by_module = is_by_module(&frame, records.content(&JUMP))?;
+                Order::Wait(WaitOrder { image, session, by_module })
             }
             TO_LOOK => {
                 let block = LoaderBlock::decode(records.content(&BLOCK_OF_LOADER));
@@ -354,11 +359,25 @@ fn then_code(then: Then) -> u16 {
     }
 }
 
+fn jump_code(by_module: bool) -> u16 {
+    if by_module { 2 } else { 1 }
+}
+
+fn is_by_module(frame: &Frame<'_>, content: &[u8]) -> Result<bool, FormatError> {
+    let code = number(frame, &JUMP, content)?;
+    let known = [false, true].into_iter().find(|by_module| jump_code(*by_module) == code);
+    known.ok_or_else(|| frame.field("jump", code.into(), "1 (the kernel) or 2 (the module)"))
+}
+
 fn then(frame: &Frame<'_>, content: &[u8]) -> Result<Then, FormatError> {
-    let code = content.try_into().map(u16::from_le_bytes);
-    let code = code.map_err(|_| frame.record(THEN.wrong("it is not 2 bytes long")))?;
+    let code = number(frame, &THEN, content)?;
     let known = Then::ALL.into_iter().find(|then| then_code(*then) == code);
     known.ok_or_else(|| frame.field("then", code.into(), "1 (power off), 2 (reboot) or 3 (return)"))
+}
+
+fn number(frame: &Frame<'_>, kind: &Kind, content: &[u8]) -> Result<u16, FormatError> {
+    let number = content.try_into().map(u16::from_le_bytes);
+    number.map_err(|_| frame.record(kind.wrong("it is not 2 bytes long")))
 }
 
 #[cfg(test)]

@@ -46,7 +46,10 @@ pub enum NotDirect {
         preferred: u64,
     },
     /// It would not fit there.
-    #[error("the region has {} above the address of the kernel, which needs {} with its initramfs", mib(*.room), mib(*.needed))]
+    #[error(
+        "the region has {} above the address of the kernel, which needs {} with its initramfs",
+        mib(*.room), mib(*.needed)
+    )]
     TooSmall {
         /// What there is.
         room: u64,

@@ -15,4 +15,4 @@ pub use direct::NotDirect;
 pub use second_kernel::{FileError, Jumped, Loaded, SecondKernel, loader_command_line, order_archive, unload};
 pub use segments::{LoaderError, Note, Plan, Purpose, Request, plan};
 pub use vmcoreinfo_note::vmcoreinfo_note;
-pub use way_back::{go_and_wait, jump_back, jump_loaded, load_bridge};
+pub use way_back::{go_and_wait, go_and_wait_by_module, jump_back, jump_loaded, load_bridge};

@@ -155,10 +155,20 @@ enum By {
 }
 
 impl Loaded {
-    /// The kernel's own image that a process loaded which is not this one, and which waits to be entered again.
+    /// What a process loaded which is not this one, and which waits to be entered again: by the kernel, or by a module
+    /// that this process has of that one.
     #[must_use]
-    pub fn that_waits() -> Loaded {
-        Loaded { by: By::Kernel(Caller::Preserve), waits: true }
+    pub fn that_waits(module: Option<Module>) -> Loaded {
+        Loaded { by: module.map_or(By::Kernel(Caller::Preserve), By::Module), waits: true }
+    }
+
+    /// The module, where it has loaded it.
+    #[must_use]
+    pub fn module(&self) -> Option<&Module> {
+        match &self.by {
+            By::Kernel(_) => None,
+            By::Module(module) => Some(module),
+        }
     }
 
     /// Jumps into it. Returns when it has come back. The module freezes processes through what has `announced` the
@@ -167,16 +177,14 @@ impl Loaded {
     /// # Errors
     /// The jump was refused: `EBUSY` where a process or a device could not be frozen. Nothing has changed then.
     pub fn jump(&self, announced: Option<&Announced>) -> io::Result<Jumped> {
-        match &self.by {
-            By::Kernel(_) => {
-                let jumped = Jumped { by_module: false, warm: self.waits, lost_cpus: 0 };
-                power::reboot(Command::Kexec).map(|()| jumped)
-            }
+        let lost_cpus = match &self.by {
+            By::Kernel(_) => power::reboot(Command::Kexec).map(|()| 0),
             By::Module(module) => {
                 let announced = announced.ok_or_else(|| io::Error::other("drivers are not told of it"))?;
                 jump_by(module, announced)
             }
-        }
+        }?;
+        Ok(Jumped { by_module: self.module().is_some(), warm: self.waits, lost_cpus })
     }
 
     /// Jumps into a kernel from which there is no return. Returns only with the reason why it could not.
@@ -190,8 +198,8 @@ impl Loaded {
 }
 
 /// What the kernel's own jump does beside it: processes are frozen, and what is bound to CPUs stays so, although they
-/// are taken down one by one as if for good.
-fn jump_by(module: &Module, announced: &Announced) -> io::Result<Jumped> {
+/// are taken down one by one as if for good. Returns how many have not come back.
+fn jump_by(module: &Module, announced: &Announced) -> io::Result<u32> {
     let bindings = CpuBindings::read();
     let frozen = announced.freeze()?;
     let jumped = module.jump();
@@ -201,7 +209,7 @@ fn jump_by(module: &Module, announced: &Announced) -> io::Result<Jumped> {
     if lost_cpus > 0 {
         log::error!("{lost_cpus} of this machine's CPUs have not come back; see `dmesg`");
     }
-    Ok(Jumped { by_module: true, warm: false, lost_cpus })
+    Ok(lost_cpus)
 }
 
 /// How a jump that has returned was made.

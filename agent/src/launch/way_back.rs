@@ -2,7 +2,10 @@
 
 use std::io;
 
+use dormouse_image::PhysRange;
+use dormouse_linux::hibernation_events;
 use dormouse_sys::kexec::{self, Context, Segment};
+use dormouse_sys::module::Module;
 use dormouse_sys::power::{self, Command};
 
 use crate::handoff::arguments::WayBack;
@@ -48,7 +51,49 @@ pub fn go_and_wait(way: WayBack) -> io::Result<()> {
     entered
 }
 
+/// The same by Dormouse's module. It takes the bridge only in memory of this kernel's own, so that goes into some of
+/// `ram`, what this kernel uses as RAM; what is there comes back with the jump.
+///
+/// # Errors
+/// A could not be entered, or the module is not there: this kernel goes on as before.
+pub fn go_and_wait_by_module(way: WayBack, ram: &[PhysRange]) -> io::Result<()> {
+    let way = WayBack { bridge: place_for_bridge(ram).ok_or(io::ErrorKind::OutOfMemory)?, ..way };
+    let module = Module::open()?.ok_or_else(|| io::Error::other("the module is of another version"))?;
+    module.load(way.bridge, &[segment(way)?])?;
+    let announced = hibernation_events::announce().map_err(io::Error::other)?;
+    let frozen = announced.freeze()?;
+    let entered = module.jump();
+    drop(frozen);
+    entered.map(drop)
+}
+
+/// The highest one.
+fn place_for_bridge(ram: &[PhysRange]) -> Option<u64> {
+    let highest = |range: &PhysRange| {
+        let start = range.end.checked_sub(BRIDGE_SIZE)? / BRIDGE_SIZE * BRIDGE_SIZE;
+        (start >= range.start).then_some(start)
+    };
+    ram.iter().filter_map(highest).max()
+}
+
 fn load(way: WayBack, mut segments: Vec<Segment>, context: Context) -> io::Result<()> {
-    segments.push(Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? });
+    segments.push(segment(way)?);
     kexec::load(way.bridge, &segments, context)
+}
+
+fn segment(way: WayBack) -> io::Result<Segment> {
+    Ok(Segment { start: way.bridge, size: BRIDGE_SIZE, data: bridge::build(way)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bridge_goes_into_whole_memory() {
+        let range = |start, end| PhysRange { start, end };
+        assert_eq!(place_for_bridge(&[range(0x1000, 0x9_f000), range(0x100_0000, 0x8ff_f000)]), Some(0x8ff_0000));
+        assert_eq!(place_for_bridge(&[range(0x1000, 0x9_f000), range(0x100_1000, 0x100_f000)]), Some(0x9_0000));
+        assert_eq!(place_for_bridge(&[range(0x1000, 0xf000), range(0, 0x1000)]), None);
+    }
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use dormouse_image::SessionRecord;
 use dormouse_linux::procfs;
 use inbox::Inbox;
@@ -32,6 +32,7 @@ use crate::handoff::arguments::WayBack;
 use crate::handoff::report::Report;
 use crate::handoff::task::{SaveTask, Task, WaitTask};
 use crate::launch;
+use crate::machine::iomem::Iomem;
 use crate::memory::deliver;
 use crate::pid1::ending::Ending;
 use crate::policy::{DEFAULT_PATH, Policy, Power, Then, Verbosity};
@@ -104,6 +105,10 @@ fn wait(task: WaitTask<'_>, errand: &Errand) -> Option<Ending> {
             Message::Ready => {
                 modules::load_to_reach_memory();
                 deliver::to_stopped(&task.order.session, &Report::waiting(procfs::uptime()))?;
+                if task.order.by_module {
+                    let ram = Iomem::parse(&procfs::text("/proc/iomem")?)?.whole_ram();
+                    return launch::go_and_wait_by_module(task.way, &ram).context("Dormouse's module");
+                }
                 Ok(launch::go_and_wait(task.way)?)
             }
             other => bail!("the worker ended with {other:?}"),

@@ -6,8 +6,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use crate::kexec::Segment;
 
@@ -16,7 +16,7 @@ pub const DEVICE: &str = "/dev/dormouse";
 /// The most segments that one image may have: `MOST_SEGMENTS`, agent/module/image.c.
 pub const MAX_SEGMENTS: usize = 256;
 /// What this agent and a module must have in common.
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 
 /// `struct dormouse_segment`: a range of physical memory that the jump exchanges, and what is put there.
 #[repr(C)]
@@ -127,6 +127,27 @@ impl Module {
         Ok((module.info()?.abi == ABI).then_some(module))
     }
 
+    /// The one that another process has open as this descriptor, with what that has loaded, which stays loaded until
+    /// both have closed it. `Ok(None)` is something else by now.
+    ///
+    /// # Errors
+    /// There is no such process or descriptor, or no right to it.
+    pub fn of_process(process: u32, descriptor: RawFd) -> io::Result<Option<Module>> {
+        let device = File::from(descriptor_of(process, descriptor)?);
+        let (found, wanted) = (device.metadata()?, std::fs::metadata(DEVICE)?);
+        if (found.rdev(), found.mode()) != (wanted.rdev(), wanted.mode()) {
+            return Ok(None);
+        }
+        let module = Module { device };
+        Ok((module.info()?.abi == ABI).then_some(module))
+    }
+
+    /// Where this process has it open, for [`Module::of_process`].
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.device.as_raw_fd()
+    }
+
     fn info(&self) -> io::Result<raw::Info> {
         let mut info = raw::Info::default();
         // SAFETY: the descriptor is open, and the kernel writes a `struct dormouse_info`, which `Info` is.
@@ -174,11 +195,12 @@ impl Module {
     }
 
     /// Jumps, and returns how many CPUs have not come back, when this kernel goes on. This thread must have frozen all
-    /// others ([`crate::snapshot`]).
+    /// others ([`crate::snapshot`]). A kernel that has come back by such a jump of its own, and waits, is entered where
+    /// it made that.
     ///
     /// # Errors
-    /// No other kernel has run: `EPERM` (not frozen), `ENOEXEC` (nothing is loaded), or what a device or a CPU that did
-    /// not go down returned.
+    /// No other kernel has run: `EPERM` (not frozen), `ENOEXEC` (nothing is loaded, or what was has come back for
+    /// good), or what a device or a CPU that did not go down returned.
     pub fn jump(&self) -> io::Result<u32> {
         let mut jump = raw::Jump::default();
         // SAFETY: the descriptor is open, and the kernel writes a `struct dormouse_jump`, which `Jump` is. What it does
@@ -192,6 +214,25 @@ impl Module {
     }
 }
 
+/// A duplicate of another process's descriptor.
+fn descriptor_of(process: u32, descriptor: RawFd) -> io::Result<OwnedFd> {
+    let pidfd = owned(|| {
+        // SAFETY: pidfd_open(2) takes two numbers and returns a descriptor that is nobody else's, or -1.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) }
+    })?;
+    owned(|| {
+        // SAFETY: pidfd_getfd(2) takes three numbers and returns a descriptor that is nobody else's, or -1.
+        unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), descriptor, 0) }
+    })
+}
+
+/// The descriptor that a system call has just made.
+fn owned(made: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
+    let number = RawFd::try_from(made()).ok().filter(|number| *number >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the system call returned it just now, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Names the ranges of physical memory, `(start, end)` in bytes, that `file`, an open `/dev/oldmem`, gives access to.
 ///
 /// # Errors
@@ -203,4 +244,25 @@ pub fn oldmem_ranges(file: &File, ranges: impl IntoIterator<Item = (u64, u64)>) 
     // has returned.
     unsafe { raw::dormouse_ranges(file.as_raw_fd(), &raw const argument) }?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_of_a_process_is_the_same_open_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        let own = std::process::id();
+        let mut other = File::from(descriptor_of(own, file.as_raw_fd()).unwrap());
+        file.write_all(b"abc").unwrap();
+        other.rewind().unwrap();
+        let mut read = String::new();
+        file.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "abc");
+        assert!(descriptor_of(own, -1).is_err() && descriptor_of(u32::MAX, 0).is_err());
+    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dormouse::handoff::report::Outcome;
-use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::artifacts::{Artifacts, KernelName};
 use dormouse_tests::cycle::{self, WentOn};
 use dormouse_tests::guest::Guest;
 use dormouse_tests::image;
@@ -10,7 +10,9 @@ use dormouse_tests::machine::{Fault, GuestConfig, MIB};
 use dormouse_tests::userland::POLICY_PATH;
 use serde_json::{Value, json};
 
-use crate::{begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on};
+use crate::{
+    begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on, stock,
+};
 
 const POLICY: &str = "[save]\nwarm = true\n";
 
@@ -24,7 +26,7 @@ pub(crate) fn three_cycles() -> Result<()> {
         ensure!(went_on.report()?.outcome == Outcome::Resumed, "{:?}", went_on.report());
         ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
     }
-    Ok(())
+    demand_measured(&mut guest)
 }
 
 /// Where anything is not as it was when the save kernel was started, another one is loaded, and the log says why.
@@ -101,6 +103,36 @@ pub(crate) fn saves_that_end_early() -> Result<()> {
     demand_failed_save(&mut guest, &went_on.output, &["writing", "Input/output error"])
 }
 
+/// Debian's own kernel, which cannot jump: the module enters the save kernel, and the save kernel goes back by it.
+pub(crate) fn debian_12_by_the_module() -> Result<()> {
+    let mut guest = stock::session_with(GuestConfig::new(2, "1G".parse()?), KernelName::Bookworm, POLICY)?;
+    wait_until_warm(&mut guest)?;
+    let went_on = power_cycle(&mut guest)?;
+    stock::demand(&mut guest, &went_on, Outcome::Resumed)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+
+    // The process that keeps it has the device open: what is loaded in its place goes the same way.
+    wait_until_warm(&mut guest)?;
+    guest.succeed("kill -STOP $(cat /run/keeper); echo 0 >/sys/devices/system/cpu/cpu1/online")?;
+    for _ in 0..2 {
+        let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+        stock::demand(&mut guest, &went_on, Outcome::Returned)?;
+        ensure!(!was_warm(&went_on)?, "it was entered: {:?}", went_on.report());
+    }
+    guest.succeed("echo 1 >/sys/devices/system/cpu/cpu1/online; kill -CONT $(cat /run/keeper)")?;
+
+    wait_until_warm(&mut guest)?;
+    let went_on = stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+    stock::demand(&mut guest, &went_on, Outcome::Returned)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+    // It came back for good.
+    wait_until_warm(&mut guest)?;
+    let went_on = power_cycle(&mut guest)?;
+    stock::demand(&mut guest, &went_on, Outcome::Resumed)?;
+    ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
+    Ok(())
+}
+
 fn config() -> Result<GuestConfig> {
     Ok(GuestConfig::new(2, "768M".parse()?))
 }
@@ -116,6 +148,19 @@ fn wait_until_warm(guest: &mut Guest) -> Result<()> {
     let status: Value = serde_json::from_str(&guest.succeed("dormouse status --json")?)?;
     ensure!(status["waiting"]["bytes"].as_u64().is_some_and(|bytes| bytes > 64 * MIB), "{status}");
     Ok(())
+}
+
+/// The doctor starts one of its own, twice, and leaves nothing of it; the one that waited is started again.
+fn demand_measured(guest: &mut Guest) -> Result<()> {
+    wait_until_warm(guest)?;
+    let before = cycle::check_workload(guest)?;
+    let diagnosis: Value = serde_json::from_str(&guest.run("dormouse doctor --measure --json")?.stdout)?;
+    let checks = diagnosis["checks"].as_array().context("no checks")?;
+    let check = checks.iter().find(|check| check["id"] == "save-kernel-start").context("nothing was measured")?;
+    ensure!(check["state"] == "ok", "{:#}", guest.explain(anyhow!("{check}")));
+    demand_same_session(guest, &before)?;
+    ensure!(guest.succeed("cat /sys/kernel/kexec_loaded")?.trim() == "0", "it is still loaded");
+    wait_until_warm(guest)
 }
 
 fn was_warm(went_on: &WentOn) -> Result<bool> {

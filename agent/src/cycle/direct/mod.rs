@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use block::arm;
 pub(crate) use look::run as look;
-pub(super) use prepare::prepare;
 pub(crate) use prepare::{is_armed, why_not};
+pub(super) use prepare::{note_way, prepare};
 
 /// Where the boot loader finds all of it. It is on the filesystem that the boot loader itself was read from.
 pub(crate) const DIRECTORY: &str = "/boot/dormouse";

@@ -2,13 +2,14 @@
 //! hibernation needs no boot.
 //!
 //! A process keeps it ([`keep`]). It holds the page in which the save kernel finds its order, and has it loaded: what
-//! was started and has come back lies in the image that kexec has loaded. It is good for one hibernation, and only for
+//! was started and has come back lies in the image that kexec has loaded, or Dormouse's module. It is good for one hibernation, and only for
 //! the machine and the policy that it was started with; whatever has changed, the hibernation loads another one.
 
 mod record;
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -17,30 +18,32 @@ use dormouse_linux::foreign_page::ForeignPage;
 use dormouse_linux::system::Uname;
 use dormouse_linux::units::mib;
 use dormouse_linux::{kexec_loads, kmsg, procfs};
+use dormouse_sys::module::Module;
 use dormouse_sys::pin::PinnedPage;
+use dormouse_sys::ticks::ticks;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
-use record::Facts;
-pub(crate) use record::is_loaded;
+use record::{Facts, LoadedBy};
 pub use record::{NotWarm, Record};
+pub(crate) use record::{is_loaded, module_of_keeper};
 
 use crate::console::phase::Phase;
 use crate::cycle::around::{self, Around};
 use crate::cycle::jump::{self, Jumper};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
-use crate::cycle::refusal::{JumpError, Obstacle, Unready};
-use crate::cycle::{disk, leftover};
+use crate::cycle::refusal::{JumpError, Unready};
+use crate::cycle::{disk, drivers, leftover};
 use crate::filesystems::Mounted;
-use crate::handoff::mailbox;
+use crate::handoff::mailbox::{self, Nonce};
 use crate::handoff::next_order;
 use crate::handoff::order::{Order, WaitOrder};
 use crate::handoff::report::Outcome;
-use crate::launch::{Loaded, SecondKernel};
+use crate::launch::Loaded;
 use crate::machine::Machine;
 use crate::policy::Policy;
 use crate::store::Access;
@@ -57,15 +60,16 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub(super) struct Waiting {
     page: ForeignPage,
     nonce: [u8; 16],
+    /// Where Dormouse's module has loaded it.
+    module: Option<Module>,
 }
 
 /// The save kernel that waits, if it will do. Whatever comes of it, it is not used twice.
 pub(super) fn find(policy: &Policy, machine: &Machine, place: &Place) -> Option<Waiting> {
-    let record = Record::read()?;
-    Record::remove();
+    let record = Record::take()?;
     let now = Facts::now(policy, machine, place).map_err(|_| NotWarm::Changed("a file of the policy's"));
     match now.and_then(|now| record.check(&now)) {
-        Ok(page) => Some(Waiting { page, nonce: record.nonce }),
+        Ok((page, module)) => Some(Waiting { page, nonce: record.nonce, module }),
         Err(why) => {
             log::warn!("{}: the save kernel that waits is not used: {why}", Phase::HibernatePrepare);
             if why == NotWarm::Replaced {
@@ -77,12 +81,17 @@ pub(super) fn find(policy: &Policy, machine: &Machine, place: &Place) -> Option<
 }
 
 impl Waiting {
+    /// Whether Dormouse's module jumps into it.
+    pub(super) fn is_by_module(&self) -> bool {
+        self.module.is_some()
+    }
+
     /// Gives it its order. What this returns is what there is to jump into, and must live until the jump has returned.
     ///
     /// # Errors
     /// The order cannot be left in memory.
     pub(super) fn enter(self, order: &Order, place: &Place) -> anyhow::Result<(Loaded, Given)> {
-        let loaded = Loaded::that_waits();
+        let loaded = Loaded::that_waits(self.module);
         let bytes = order.encode()?;
         let count = next_order::Place::pages_of(bytes.len());
         if count > MOST_PAGES {
@@ -124,17 +133,15 @@ struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.was_taken() {
-            // By a hibernation, which has unloaded it.
+        let was_taken = self.was_taken();
+        if matches!(self.record.loaded_by, LoadedBy::Kernel { .. }) && (was_taken || !self.record.is_loaded()) {
+            // A hibernation has unloaded it, or what is loaded now is somebody else's.
             std::mem::forget(self.loaded.take());
-        } else if !self.record.is_loaded() {
-            // What is loaded now, if anything, is somebody else's.
-            std::mem::forget(self.loaded.take());
-            Record::remove();
-            leftover::disown();
-        } else {
-            Record::remove();
+            if !was_taken {
+                leftover::disown();
+            }
         }
+        Record::remove();
     }
 }
 
@@ -233,54 +240,117 @@ fn is_told_to_end(signals: &SignalFd, within: Duration) -> anyhow::Result<bool> 
 fn start(policy: &Policy, _lock: &Lock) -> anyhow::Result<Kept> {
     leftover::unload();
     let machine = Machine::read().context(Unready::Machine)?;
-    kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
     let jumper = jump::choose(policy.save.jump, &Uname::read()?.release, false)?;
-    if !matches!(jumper, Jumper::Kernel) {
-        bail!("a save kernel can wait only where the kernel itself jumps, and here Dormouse's module does");
+    let by_module = matches!(jumper, Jumper::Module(_));
+    if !by_module {
+        kexec_loads::begin().context("a save kernel that waits needs Linux 6.3 or newer (kexec_load_limit_reboot)")?;
+        around::refuse_loaded(false)?;
     }
-    around::refuse_loaded(false)?;
-    let opened = disk::open_image(policy, Access::Read)?;
-    let (image, name) = (opened.image.label().uuid, opened.image.name());
-    drop(opened);
     let place = Place::choose(&machine, policy)?;
     place.refuse_little_memory()?;
     let facts = Facts::now(policy, &machine, &place)?;
-    let (page, mailbox) = place.mailbox()?;
-    let Mailbox { pfn, nonce } = mailbox;
-    let session = Box::new(place.session(&machine, image, mailbox, Mounted::default())?);
-    let order = Order::Wait(WaitOrder { image: name, session });
-    let kernel = SecondKernel::plan(&machine, policy, &order, place.region, &place.low, jumper.most_segments())?;
-    let mark = leftover::mark();
-    let loaded = kernel.load().map_err(|error| Obstacle::of_load(&error))?;
-    let loads_left = kexec_loads::left()?;
-    nix::unistd::sync();
-    let around = Around::begin()?;
+    // Of what it is entered for, this is known by now, and takes its time.
+    drivers::warn_of_undriven(policy, &drivers::disks_of_session());
+    let (page, mailbox, order) = order_to_wait(policy, &machine, &place, by_module)?;
+    let kernel = place.plan(&machine, policy, &order, jumper.most_segments())?;
+    let mark = (!by_module).then(leftover::mark);
+    let loaded = jumper.load(kernel)?;
+    let loaded_by = match loaded.module() {
+        Some(module) => LoadedBy::Module { descriptor: module.descriptor() },
+        None => LoadedBy::Kernel { loads_left: kexec_loads::left()? },
+    };
     log::info!("{}: kernel B is started, to wait", Phase::HibernateJump);
-    let jumped = loaded.jump(around.announced());
-    around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
-    let report = mailbox::read(&page.read(), &nonce).map_err(|error| CannotWait(error.to_string()))?;
-    if report.outcome != Outcome::Waiting {
-        bail!(CannotWait(report.reason));
-    }
+    let seconds = go_and_return(&loaded, &page, &mailbox.nonce)?;
     let record = Record {
         process: std::process::id(),
         since_unix: procfs::now_unix(),
-        seconds: report.save.seconds,
+        seconds,
         bytes: place.swapped_len(),
         address: page.address(),
-        pfn,
-        nonce,
-        loads_left,
+        pfn: mailbox.pfn,
+        nonce: mailbox.nonce,
+        loaded_by,
         facts,
     };
     record.write()?;
     // For as long as it is loaded: what is left of this process, if it is killed, is unloaded by the next hibernation.
     std::mem::forget(mark);
-    log::info!(
-        "{}: kernel B waits in {} of memory; it has run for {:.2} s",
-        Phase::HibernateReturn,
-        mib(record.bytes),
-        record.seconds
-    );
+    let (bytes, seconds) = (mib(record.bytes), record.seconds);
+    log::info!("{}: kernel B waits in {bytes} of memory; it has run for {seconds:.2} s", Phase::HibernateReturn);
     Ok(Kept { record, _page: page, loaded: Some(loaded) })
+}
+
+/// An order to wait, and the page for the report and for the order that follows.
+fn order_to_wait(
+    policy: &Policy,
+    machine: &Machine,
+    place: &Place,
+    by_module: bool,
+) -> anyhow::Result<(PinnedPage, Mailbox, Order)> {
+    let opened = disk::open_image(policy, Access::Read)?;
+    let (image, name) = (opened.image.label().uuid, opened.image.name());
+    drop(opened);
+    let (page, mailbox) = place.mailbox()?;
+    let session = Box::new(place.session(machine, image, mailbox, Mounted::default())?);
+    Ok((page, mailbox, Order::Wait(WaitOrder { image: name, session, by_module })))
+}
+
+/// Jumps, and returns when the save kernel waits, with how long it has run, in seconds.
+fn go_and_return(loaded: &Loaded, page: &PinnedPage, nonce: &Nonce) -> anyhow::Result<f64> {
+    nix::unistd::sync();
+    let around = Around::begin()?;
+    let jumped = loaded.jump(around.announced());
+    around.end(jumped, &Uuid::from_random(procfs::random()?), &page.read())?;
+    let report = mailbox::read(&page.read(), nonce).map_err(|error| CannotWait(error.to_string()))?;
+    if report.outcome != Outcome::Waiting {
+        bail!(CannotWait(report.reason));
+    }
+    Ok(report.save.seconds)
+}
+
+/// How long it takes to get into the save kernel and out again, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Where it is loaded and booted.
+    pub booted: f64,
+    /// Where it waits, and is entered.
+    pub entered: f64,
+    /// What it takes of the memory while it waits, in bytes.
+    pub bytes: u64,
+}
+
+/// Gets into a save kernel that is loaded for it, and once more into the same one. Nothing is saved, and nothing is left
+/// of it. One that a process keeps gives way, and is started again.
+///
+/// # Errors
+/// A save kernel cannot be started on this machine, or cannot wait.
+pub fn measure(policy: &Policy) -> anyhow::Result<Measured> {
+    kmsg::init();
+    let lock = Lock::take()?;
+    Record::take();
+    let rate = ticks_per_second();
+    let (kept, booted) = timed(rate, || start(policy, &lock))?;
+    let machine = Machine::read().context(Unready::Machine)?;
+    let place = Place::choose(&machine, policy)?;
+    let (record, module) = (&kept.record, kept.record.module());
+    let (page, mailbox, order) = order_to_wait(policy, &machine, &place, module.is_some())?;
+    let waiting = Waiting { page: ForeignPage::open(record.process, record.address)?, nonce: record.nonce, module };
+    let ((), entered) = timed(rate, || {
+        let (loaded, _given) = waiting.enter(&order, &place)?;
+        go_and_return(&loaded, &page, &mailbox.nonce).map(drop)
+    })?;
+    Ok(Measured { booted, entered, bytes: record.bytes })
+}
+
+/// The clocks of this kernel stand still while another one runs; the CPU's counter does not.
+fn timed<T>(rate: f64, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
+    let before = ticks();
+    let done = work()?;
+    Ok((done, ticks().wrapping_sub(before) as f64 / rate))
+}
+
+fn ticks_per_second() -> f64 {
+    let (began, before) = (Instant::now(), ticks());
+    thread::sleep(Duration::from_millis(100));
+    ticks().wrapping_sub(before) as f64 / began.elapsed().as_secs_f64()
 }

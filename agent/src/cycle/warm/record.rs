@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use dormouse_linux::atomic_file::replace;
 use dormouse_linux::block::BlockDevice;
 use dormouse_linux::foreign_page::ForeignPage;
 use dormouse_linux::{kexec_loads, procfs};
+use dormouse_sys::module::Module;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -80,9 +82,22 @@ pub struct Record {
     pub(super) address: u64,
     pub(super) pfn: u64,
     pub(super) nonce: [u8; 16],
-    /// What [`kexec_loads::left`] had when it was loaded.
-    pub(super) loads_left: i32,
+    pub(super) loaded_by: LoadedBy,
     pub(super) facts: Facts,
+}
+
+/// Who has loaded it, and how it is known that this is still what is loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum LoadedBy {
+    Kernel {
+        /// What [`kexec_loads::left`] had then.
+        loads_left: i32,
+    },
+    /// Dormouse's module, which loads for one opener at a time.
+    Module {
+        /// Where the process has it open.
+        descriptor: RawFd,
+    },
 }
 
 /// Why there is none that could be entered.
@@ -91,7 +106,7 @@ pub enum NotWarm {
     /// The process that kept it has ended.
     #[error("the process that kept the save kernel has ended")]
     Gone,
-    /// `kexec_load(2)` was called.
+    /// `kexec_load(2)` was called, or the module is no longer open.
     #[error("another kernel was loaded or unloaded for kexec since")]
     Replaced,
     /// It would not do.
@@ -103,7 +118,11 @@ impl Record {
     /// The one of the running system.
     #[must_use]
     pub fn read() -> Option<Record> {
-        serde_json::from_slice(&fs::read(path()).ok()?).ok()
+        Record::of_file(&path())
+    }
+
+    fn of_file(path: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
     pub(super) fn write(&self) -> anyhow::Result<()> {
@@ -112,23 +131,44 @@ impl Record {
         replace(&path, &serde_json::to_vec(self)?, 0o600).with_context(about)
     }
 
+    /// Takes it: whatever comes of it, it is entered at most once. The process that keeps it notices in time.
+    pub(super) fn take() -> Option<Record> {
+        let record = Record::read()?;
+        if let Err(error) = fs::rename(path(), taken_path()) {
+            log::warn!("{}: {error}", path().display());
+            return None;
+        }
+        Some(record)
+    }
+
     pub(super) fn remove() {
-        match fs::remove_file(path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => log::warn!("{}: {error}", path().display()),
-            _ => {}
+        for path in [path(), taken_path()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => log::warn!("{}: {error}", path.display()),
+                _ => {}
+            }
         }
     }
 
-    /// Whether it is still what kexec has loaded.
+    /// Whether it is still what is loaded.
     pub(super) fn is_loaded(&self) -> bool {
-        kexec_loads::left().ok() == Some(self.loads_left)
+        match self.loaded_by {
+            LoadedBy::Kernel { loads_left } => kexec_loads::left().ok() == Some(loads_left),
+            LoadedBy::Module { .. } => self.module().is_some(),
+        }
+    }
+
+    /// The module, as the process that keeps it has it open.
+    pub(super) fn module(&self) -> Option<Module> {
+        let LoadedBy::Module { descriptor } = self.loaded_by else { return None };
+        Module::of_process(self.process, descriptor).ok().flatten()
     }
 
     /// Whether it can be entered.
     ///
     /// # Errors
     /// [`NotWarm`].
-    pub(super) fn check(&self, now: &Facts) -> Result<ForeignPage, NotWarm> {
+    pub(super) fn check(&self, now: &Facts) -> Result<(ForeignPage, Option<Module>), NotWarm> {
         if !self.is_loaded() {
             return Err(NotWarm::Replaced);
         }
@@ -137,7 +177,7 @@ impl Record {
         if page.read(&mut nonce).is_err() || nonce != self.nonce || page.pfn() != self.pfn {
             return Err(NotWarm::Gone);
         }
-        self.facts.differs(now).map_or(Ok(page), |what| Err(NotWarm::Changed(what)))
+        self.facts.differs(now).map_or_else(|| Ok((page, self.module())), |what| Err(NotWarm::Changed(what)))
     }
 }
 
@@ -145,9 +185,20 @@ fn path() -> PathBuf {
     Path::new(last::DIRECTORY).join("warm")
 }
 
+/// Where the record of one is that was taken.
+fn taken_path() -> PathBuf {
+    path().with_extension("taken")
+}
+
 /// Whether one is what kexec has loaded: to ask `kexec_load(2)` whether it can be returned to would count as a load.
 pub(crate) fn is_loaded() -> bool {
-    Record::read().is_some_and(|record| record.is_loaded())
+    Record::read().is_some_and(|record| matches!(record.loaded_by, LoadedBy::Kernel { .. }) && record.is_loaded())
+}
+
+/// The module, where a process has it open that keeps a save kernel, or has not noticed yet that it was taken.
+pub(crate) fn module_of_keeper() -> Option<Module> {
+    let records = [path(), taken_path()].into_iter().filter_map(|path| Record::of_file(&path));
+    records.filter_map(|record| record.module()).next()
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) fn restore_order() -> RestoreOrder {
 
 pub(crate) fn wait_order() -> WaitOrder {
     let SaveOrder { image, session, .. } = save_order();
-    WaitOrder { image, session: Box::new(session) }
+    WaitOrder { image, session: Box::new(session), by_module: true }
 }
 
 fn block() -> LoaderBlock {

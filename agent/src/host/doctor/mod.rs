@@ -17,6 +17,7 @@ mod mounted;
 mod next_boot;
 mod sealed;
 mod sealing;
+mod speed;
 
 use std::fmt;
 use std::path::Path;
@@ -67,6 +68,11 @@ impl Diagnosis {
     #[must_use]
     pub fn of_this_machine(config: &Path) -> Diagnosis {
         Diagnosis::new(judge::judge(&Facts::read(config)))
+    }
+
+    /// Also starts the save kernel, to see how long that takes.
+    pub fn measure(&mut self, config: &Path) {
+        self.checks.push(speed::check(speed::measure(config)));
     }
 
     fn new(checks: Vec<Check>) -> Diagnosis {

@@ -3,6 +3,7 @@
 pub mod cpuid;
 pub mod hardware_random;
 pub mod stub;
+pub mod ticks;
 
 /// The size of a page in bytes.
 pub const PAGE_SIZE: u64 = 4096;
