@@ -41,6 +41,8 @@ pub(crate) const CASES: &[Case] = cases! {
     All direct::ten_cycles_with_a_save_kernel_that_waits,
     All direct::another_memory_size,
     All direct::a_kernel_that_is_in_the_way,
+    All direct::a_return_and_a_reboot,
+    All direct::a_damaged_chunk,
     All direct::a_restore_kernel_that_is_not_confined,
     All direct::an_ordinary_boot_is_chosen,
     Standard warm::three_cycles,

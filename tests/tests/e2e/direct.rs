@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse::handoff::report::Outcome;
+use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::grub::block_of;
 use dormouse_tests::guest::Guest;
+use dormouse_tests::image;
 use dormouse_tests::machine::{Firmware, GuestConfig, MachineType};
 use dormouse_tests::userland::POLICY_PATH;
 
@@ -92,6 +94,41 @@ pub(crate) fn a_kernel_that_is_in_the_way() -> Result<()> {
     ensure!(reason.text.contains("the next boot goes through C"), "{}", reason.text);
     demand_armed(&guest, false)?;
     resumes_by_c(&mut guest, saved, false)
+}
+
+/// A save after which the session goes on asks nothing of the boot loader; one that ends in a reboot does.
+pub(crate) fn a_return_and_a_reboot() -> Result<()> {
+    let mut guest = session(config()?, POLICY)?;
+    let went_on = crate::stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+    demand_proofs(&guest, &went_on)?;
+    ensure!(went_on.report()?.outcome == Outcome::Returned, "{:?}", went_on.report());
+    demand_armed(&guest, false)?;
+
+    let mut from = guest.console().end();
+    let went_on = crate::stay_on(&mut guest, "dormouse hibernate --then reboot --json")?;
+    demand_resumed(&guest, &went_on)?;
+    ensure!(went_on.report()?.direct, "{:?}", went_on.report());
+    let lines = guest.console().since(&mut from);
+    ensure!(!lines.iter().any(|line| line.text.contains(ORDINARY)), "an ordinary boot");
+    demand_armed(&guest, false)
+}
+
+/// What D finds only while it writes memory ends in an ordinary boot, which says so and discards the image.
+pub(crate) fn a_damaged_chunk() -> Result<()> {
+    let mut guest = session(config()?, POLICY)?;
+    save(&mut guest)?;
+    let disk = guest.disk_file(0);
+    let chunk = image::some_chunk(&disk)?;
+    image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
+    let lines = lines_of_boot(&mut guest)?;
+    let told = || crate::told(&lines);
+    ensure!(lines.iter().filter(|line| line.contains(ORDINARY)).count() == 1, "{:?}", told());
+    ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped: {:?}", told());
+    ensure!(ids(&lines) == ["restore-failed"], "{:?}", told());
+    guest.cut_power();
+    let commit = image::commit(&disk)?;
+    ensure!(commit.state == State::Discarded, "{commit:?}");
+    demand_armed(&guest, false)
 }
 
 /// D asks for the passphrase. Three wrong ones leave it to the ordinary boot, which asks too.
