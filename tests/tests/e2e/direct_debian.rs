@@ -53,9 +53,11 @@ pub(crate) fn debian_12_is_resumed_by_its_own_grub() -> Result<()> {
 
     // The boot loader is as it was.
     succeed(&mut guest, "dormouse setup --undo")?;
-    guest.succeed(
-        "! grep -i dormouse /boot/grub/grub.cfg && ! ls /boot /etc/grub.d /etc/dormouse.toml.d | grep -i dormouse",
+    let left = guest.succeed(
+        "ls -d /boot/dormouse /etc/grub.d/*dormouse* /etc/dormouse.toml.d/*direct* 2>/dev/null; \
+         grep -i dormouse /boot/grub/grub.cfg || true",
     )?;
+    ensure!(left.is_empty(), "the boot loader keeps {left}");
     power_off(&mut guest)?;
     let from = guest.console().end();
     boot(&mut guest)?;
