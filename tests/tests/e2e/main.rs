@@ -8,6 +8,7 @@ mod cases;
 mod cycles;
 mod debian;
 mod direct;
+mod direct_debian;
 mod exactness;
 mod export;
 mod free_pages;
