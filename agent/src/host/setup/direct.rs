@@ -48,13 +48,13 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     steps
 }
 
-/// The steps that take it back: nothing where there is nothing of it.
-pub(super) fn undo(config: &Path, update: Option<Vec<String>>) -> Vec<Step> {
+/// The steps that take back what exists of it.
+pub(super) fn undo(config: &Path, update: Option<Vec<String>>, exists: impl Fn(&Path) -> bool) -> Vec<Step> {
     let drop_in = policy::drop_in_dir(config).join(POLICY_DROP_IN);
     let script = Path::new(loader::DROP_IN_FILE);
-    let made = [drop_in.as_path(), Path::new(DIRECTORY), script].into_iter().filter(|path| path.exists());
+    let made = [drop_in.as_path(), Path::new(DIRECTORY), script].into_iter().filter(|path| exists(path));
     let mut steps: Vec<Step> = made.map(|path| Step::Remove(path.to_owned())).collect();
-    steps.extend(update.filter(|_| script.exists()).map(Step::Run));
+    steps.extend(update.filter(|_| exists(script)).map(Step::Run));
     steps
 }
 
@@ -71,6 +71,21 @@ mod tests {
         let config = Path::new(DEFAULT_PATH);
         let wanted = Wanted { config, policy: &policy, has_scripts, update, rebuild };
         plan(&wanted).iter().map(Step::to_string).collect()
+    }
+
+    #[test]
+    fn what_exists_is_taken_back() {
+        let update = || Some(vec!["update-grub".to_owned()]);
+        let steps = undo(Path::new(DEFAULT_PATH), update(), |_| true);
+        let expected = [
+            "remove /etc/dormouse.toml.d/60-direct.toml",
+            "remove /boot/dormouse",
+            "remove /etc/grub.d/42_dormouse",
+            "run: update-grub",
+        ];
+        assert_eq!(steps.iter().map(Step::to_string).collect::<Vec<_>>(), expected);
+        assert_eq!(undo(Path::new(DEFAULT_PATH), update(), |_| false), []);
+        assert_eq!(undo(Path::new(DEFAULT_PATH), update(), |path| path == Path::new(DIRECTORY)).len(), 1);
     }
 
     #[test]

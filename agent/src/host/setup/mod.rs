@@ -248,7 +248,7 @@ fn take_back(
     let rebuild = Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild);
     let mut steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
     // The boot loader first: it must not look for what is gone.
-    steps.splice(0..0, direct::undo(config, loader::update_command(root)));
+    steps.splice(0..0, direct::undo(config, loader::update_command(root), Path::exists));
     if !options.dry_run {
         perform(&steps, is_quiet, say)?;
     }
