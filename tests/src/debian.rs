@@ -1,6 +1,6 @@
 //! A guest that is a whole Debian system: systemd, a root filesystem on its first disk, and an initramfs that a
 //! distribution's tool makes in it. QEMU is its boot loader, which finds kernel and initramfs where the guest has put
-//! them: in `/boot`.
+//! them: in `/boot`. Where the guest has installed GRUB, that is.
 //!
 //! The disk is the root filesystem, or what an installer makes of an encrypted disk: GRUB's partition, `/boot`, and
 //! LUKS2 with LVM or btrfs in it, whose passphrase somebody has to type.
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
 use crate::console::Cursor;
+use crate::filesystem;
 use crate::guest::Guest;
 use crate::machine::{Disk, DiskKind, GuestConfig, MIB};
 use crate::qemu;
@@ -34,6 +35,12 @@ const LUKS: &str = "7e0f6c52-33a1-4b5e-9d0c-5a1e0b5c7d11";
 const BTRFS: &str = "c2b9a4de-1f73-4c0a-8e46-0d9f3b7a6e22";
 /// Where `/boot` begins on an encrypted guest's disk: scripts/build-debian, whose sfdisk begins at 1 MiB.
 const BOOT_OFFSET: u64 = 2 * MIB;
+
+/// Where the root filesystem begins on a disk with partitions, behind GRUB's.
+const ROOT_OFFSET: u64 = MIB;
+const PARTITIONS: &str = "first-lba: 34\n\
+    start=34, size=2014, type=21686148-6449-6E6F-744E-656564454649\n\
+    start=2048, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 
 /// The root filesystem's disk.
 const ROOT: usize = 0;
@@ -133,6 +140,36 @@ fn installed(config: GuestConfig, image: &Path, install: impl FnOnce(&Ext4) -> R
         qemu::copy_sparse(image, &disk)?;
         install(&Ext4 { disk, offset: 0 })
     })
+}
+
+/// A Debian guest whose first disk has partitions, so that the guest can install GRUB there; until it has, it boots as
+/// the others do, with the test kernel.
+///
+/// # Errors
+/// Fails where a part is missing.
+pub fn guest_with_partitions(suite: Suite, config: GuestConfig, artifacts: &Artifacts) -> Result<Guest> {
+    let image = artifacts.debian(suite)?;
+    let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
+    let mut config = config;
+    // With room for both tables of partitions.
+    config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes: ROOT_OFFSET + bytes + 2 * MIB });
+    let root = format!("{}2", DiskKind::Virtio.guest_path(0));
+    config.kernel_arguments.push(format!("root={root} ro"));
+    let guest = Guest::installed(config, |files| {
+        let disk = files.disk(ROOT);
+        filesystem::partition(&disk, PARTITIONS)?;
+        let mut dd = Command::new("dd");
+        dd.arg(format!("if={}", image.display())).arg(format!("of={}", disk.display()));
+        dd.args(["bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
+        ensure!(dd.status().context("dd cannot be started")?.success(), "dd of {}", image.display());
+        let filesystem = Ext4 { disk, offset: ROOT_OFFSET };
+        let mut fstab = tempfile::NamedTempFile::new().context("a file for fstab")?;
+        writeln!(fstab, "{root} / ext4 errors=remount-ro 0 1").context("a file for fstab")?;
+        filesystem.debugfs(&format!("cd /etc\nrm fstab\nwrite {} fstab\n", fstab.path().display()))?;
+        put_programs(&filesystem, artifacts)
+    })?;
+    take_boot_files(&guest, &Ext4 { disk: guest.disk_file(ROOT), offset: ROOT_OFFSET }, "/boot", artifacts.release())?;
+    Ok(guest)
 }
 
 fn put_programs(root: &Ext4, artifacts: &Artifacts) -> Result<()> {

@@ -219,6 +219,8 @@ pub struct GuestConfig {
     pub boot_loader: Option<BootLoader>,
     /// For how long the boot loader shows its menu; as its own files have it, where this does not say.
     pub menu_seconds: Option<u32>,
+    /// Whether the machine boots what is installed on its first disk, in place of a kernel of the host's.
+    pub boots_itself: bool,
     /// Whether there is a watchdog that restarts the machine (a 6300ESB).
     pub watchdog: bool,
     /// Whether there is a TPM 2.0.
@@ -251,6 +253,7 @@ impl GuestConfig {
             faults: Vec::new(),
             boot_loader: None,
             menu_seconds: None,
+            boots_itself: false,
             watchdog: false,
             tpm: false,
             screen: false,

@@ -253,7 +253,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
             None => "file=".to_owned(),
         };
         add("-drive", drive(&format!("{options},{place}"), &files.disk(index)));
-        for device in disk.kind.qemu_devices(&id, config.disk_ordinal(index)?) {
+        for mut device in disk.kind.qemu_devices(&id, config.disk_ordinal(index)?) {
+            if config.boots_itself && index == 0 && device.contains(&format!("drive={id}")) {
+                device.push_str(",bootindex=0");
+            }
             add("-device", device.into());
         }
     }
@@ -283,7 +286,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // A link that is up and leads no further than QEMU. The disk is what boots, so the card needs no program for that.
     add("-netdev", "user,id=link,restrict=on".into());
     add("-device", "virtio-net-pci,netdev=link,id=link-device,mac=52:54:00:12:34:56,romfile=".into());
-    if config.boot_loader.is_none() {
+    if config.boot_loader.is_none() && !config.boots_itself {
         add("-kernel", files.kernel.clone().into());
         add("-initrd", files.initramfs.clone().into());
         add("-append", command_line(config, files)?.into());

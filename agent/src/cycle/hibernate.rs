@@ -174,7 +174,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
     let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
-    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, then, sealing.is_some());
+    let is_sealed = sealing.is_some();
+    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, &session, then, is_sealed);
     let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));
@@ -231,6 +232,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     drop(loaded);
     drop(expectation);
     let before = around.end(jumped, &save_id, &page.read());
+    let was_prepared = prepared.is_some();
     if let Some(prepared) = prepared {
         prepared.take_back();
     }
@@ -246,6 +248,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let report = Report { before: Some(before), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(policy, &name);
+        if was_prepared {
+            direct::note_way(report.direct);
+        }
         settle_legs(policy);
     }
     log::info!("{}: {}", Phase::HibernateReturn, report.summary());

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use dormouse_image::BLOCK;
+use dormouse_linux::block::Names;
 use dormouse_sys::freeze;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 
@@ -73,8 +74,16 @@ pub fn make_block() -> anyhow::Result<()> {
     let block = File::open(&path).with_context(about)?;
     let kind = fstatfs(&block).with_context(about)?.filesystem_type();
     ensure!(kind != BTRFS_SUPER_MAGIC, "{}: it is on btrfs, to which GRUB does not write", about());
-    let pieces = lower(&block, BLOCK as u64).with_context(about)?.extents.len();
+    let under = lower(&block, BLOCK as u64).with_context(about)?;
+    let pieces = under.extents.len();
     ensure!(pieces == 1, "{}: it lies in {pieces} pieces", about());
+    let node = under.node.display();
+    ensure!(
+        Names::read().unique(&under.node).is_some(),
+        "{}: it is on {node}, which is not a disk or partition itself: GRUB does not write to what is put together or \
+         encrypted",
+        about()
+    );
     Ok(())
 }
 

@@ -7,10 +7,21 @@ use std::path::Path;
 use anyhow::Context;
 use dormouse_linux::procfs;
 
+use crate::machine::Machine;
 use crate::machine::iomem::Iomem;
 
 /// Where the kernel shows it (Documentation/ABI/testing/sysfs-firmware-memmap), with `CONFIG_FIRMWARE_MEMMAP`.
 const DIRECTORY: &str = "/sys/firmware/memmap";
+
+/// This machine, with the firmware's map in the place of the running kernel's. UEFI's runtime services have been told
+/// where they are mapped, once for this boot, and are compared as in C: a kernel maps what it does not own of the
+/// firmware's memory alike, whether it may use the rest or not.
+///
+/// # Errors
+/// As [`read`] and [`Machine::read`].
+pub fn machine() -> anyhow::Result<Machine> {
+    Ok(Machine { iomem: read()?, ..Machine::read()? })
+}
 
 /// The map. Its names are those of `/proc/iomem`.
 ///

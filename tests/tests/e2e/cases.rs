@@ -3,10 +3,11 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, direct, direct_systemd_boot, exactness, export, free_pages, image_file, images, machines,
-    machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels, machines_layers,
-    machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen, sealed_debian,
-    sealed_keys, sealed_stacks, sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system, verify, warm,
+    aborts, cycles, debian, direct, direct_debian, direct_systemd_boot, exactness, export, free_pages, image_file,
+    images, machines, machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels,
+    machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
+    sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system,
+    verify, warm,
 };
 
 macro_rules! cases {
@@ -28,6 +29,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All sealed_debian::an_encrypted_debian_12_goes_on,
     All sealed_debian::btrfs_with_dracut_and_systemd_goes_on,
     All sealed_debian::an_image_beside_an_encrypted_disk_is_sealed_by_it,
+    All direct_debian::debian_12_is_resumed_by_its_own_grub,
     All stock_debian::debian_12_goes_off_and_on_three_times,
     All stock_debian::debian_13_with_the_module_as_the_doctor_wants_it,
     All stock_debian::debian_12_gets_a_new_kernel_and_loses_the_packages,
@@ -37,7 +39,11 @@ pub(crate) const CASES: &[Case] = cases! {
     All direct::a_sealed_image_is_unlocked_in_d,
     All direct::uefi_goes_on_without_a_kernel_between,
     All direct::by_default_an_ordinary_boot_resumes,
+    All direct::ten_cycles_with_a_save_kernel_that_waits,
     All direct::another_memory_size,
+    All direct::a_kernel_that_is_in_the_way,
+    All direct::a_return_and_a_reboot,
+    All direct::a_damaged_chunk,
     All direct::a_restore_kernel_that_is_not_confined,
     All direct::an_ordinary_boot_is_chosen,
     All direct_systemd_boot::goes_on_and_survives_a_power_cut,

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse::handoff::report::Outcome;
+use dormouse_image::State;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::grub::block_of;
 use dormouse_tests::guest::Guest;
+use dormouse_tests::image;
 use dormouse_tests::machine::{BootLoader, Firmware, GuestConfig, MachineType};
+use dormouse_tests::userland::POLICY_PATH;
 
 use crate::sealed_keys::{PROMPT, RIGHT};
 use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, lines_until_ready, save};
@@ -56,6 +59,76 @@ pub(crate) fn uefi_goes_on_without_a_kernel_between() -> Result<()> {
     direct_cycle(&mut guest)?;
     guest.succeed(&format!("test $(wc -c < {variable}) = 5"))?;
     Ok(())
+}
+
+/// With a save kernel that waits, one kernel boots between the command and the session that goes on.
+pub(crate) fn ten_cycles_with_a_save_kernel_that_waits() -> Result<()> {
+    let mut guest = session(config()?, &format!("[save]\nwarm = true\n{POLICY}"))?;
+    let first = cycle::check_workload(&mut guest)?;
+    for _ in 0..10 {
+        cycle::warm(&mut guest, POLICY_PATH)?;
+        let before = cycle::check_workload(&mut guest)?;
+        let mut kernels = 0;
+        let command = "dormouse hibernate --then poweroff --json";
+        let saved =
+            cycle::save(&mut guest, before, command, &mut |line| kernels += usize::from(cycle::is_kernel_start(line)))?;
+        ensure!(kernels == 0, "{:#}", guest.explain(anyhow!("{kernels} kernels were booted to save")));
+        resumes_directly(&mut guest, saved)?;
+    }
+    crate::demand_same_session(&mut guest, &first)
+}
+
+/// Where A's kernel lies where D would be, A says so, and the ordinary boot resumes.
+pub(crate) fn a_kernel_that_is_in_the_way() -> Result<()> {
+    let mut config = config()?;
+    config.kernel_arguments.push("nokaslr".to_owned());
+    let mut guest = Guest::with_policy(config, POLICY, &Artifacts::from_environment()?)?;
+    guest.boot()?;
+    ensure!(!cycle::is_beside_the_region(&mut guest)?, "the kernel is not where a boot loader puts it");
+    begin(&mut guest)?;
+    let mut from = guest.console().end();
+    let saved = save(&mut guest)?;
+    let lines = guest.console().since(&mut from);
+    let reason = lines.iter().find(|line| line.text.contains("direct: no: "));
+    let reason = reason.with_context(|| format!("{:#}", guest.explain(anyhow!("A does not say why"))))?;
+    ensure!(reason.text.contains("the next boot goes through C"), "{}", reason.text);
+    demand_armed(&guest, false)?;
+    resumes_by_c(&mut guest, saved, false)
+}
+
+/// A save after which the session goes on asks nothing of the boot loader; one that ends in a reboot does.
+pub(crate) fn a_return_and_a_reboot() -> Result<()> {
+    let mut guest = session(config()?, POLICY)?;
+    let went_on = crate::stay_on(&mut guest, "dormouse hibernate --then return --json")?;
+    demand_proofs(&guest, &went_on)?;
+    ensure!(went_on.report()?.outcome == Outcome::Returned, "{:?}", went_on.report());
+    demand_armed(&guest, false)?;
+
+    let mut from = guest.console().end();
+    let went_on = crate::stay_on(&mut guest, "dormouse hibernate --then reboot --json")?;
+    demand_resumed(&guest, &went_on)?;
+    ensure!(went_on.report()?.direct, "{:?}", went_on.report());
+    let lines = guest.console().since(&mut from);
+    ensure!(!lines.iter().any(|line| line.text.contains(ORDINARY)), "an ordinary boot");
+    demand_armed(&guest, false)
+}
+
+/// What D finds only while it writes memory ends in an ordinary boot, which says so and discards the image.
+pub(crate) fn a_damaged_chunk() -> Result<()> {
+    let mut guest = session(config()?, POLICY)?;
+    save(&mut guest)?;
+    let disk = guest.disk_file(0);
+    let chunk = image::some_chunk(&disk)?;
+    image::flip_byte(&disk, chunk.offset + u64::from(chunk.stored_len / 2))?;
+    let lines = lines_of_boot(&mut guest)?;
+    let told = || crate::told(&lines);
+    ensure!(lines.iter().filter(|line| line.contains(ORDINARY)).count() == 1, "{:?}", told());
+    ensure!(!lines.iter().any(|line| line.contains(&Phase::RestoreJump.to_string())), "D jumped: {:?}", told());
+    ensure!(ids(&lines) == ["restore-failed"], "{:?}", told());
+    guest.cut_power();
+    let commit = image::commit(&disk)?;
+    ensure!(commit.state == State::Discarded, "{commit:?}");
+    demand_armed(&guest, false)
 }
 
 /// D asks for the passphrase. Three wrong ones leave it to the ordinary boot, which asks too.
@@ -165,11 +238,16 @@ fn config() -> Result<GuestConfig> {
 fn session(config: GuestConfig, policy: &str) -> Result<Guest> {
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     boot_beside_the_region(&mut guest)?;
-    let device = guest.config().disk_path(0)?;
-    cycle::init_image(&mut guest, &device)?;
-    guest.succeed("dormouse setup --direct")?;
-    cycle::start_workload(&mut guest)?;
+    begin(&mut guest)?;
     Ok(guest)
+}
+
+/// Sets up the boot loader and starts the workload.
+fn begin(guest: &mut Guest) -> Result<()> {
+    let device = guest.config().disk_path(0)?;
+    cycle::init_image(guest, &device)?;
+    guest.succeed("dormouse setup --direct")?;
+    cycle::start_workload(guest)
 }
 
 /// Boots until the kernel is not where the restore kernel will be.
@@ -188,10 +266,16 @@ pub(crate) fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
 /// A hibernation with all of its proofs, whose resume is D's alone.
 fn direct_cycle(guest: &mut Guest) -> Result<()> {
     let saved = save(guest)?;
+    resumes_directly(guest, saved)
+}
+
+/// The session goes on by way of D alone.
+fn resumes_directly(guest: &mut Guest, saved: Saved) -> Result<()> {
     demand_armed(guest, true)?;
     let mut lines = Vec::new();
     let went_on = cycle::resume(guest, saved, &mut |line| lines.push(line.text.clone()))?;
     demand_resumed(guest, &went_on)?;
+    ensure!(went_on.report()?.direct, "{:?}", went_on.report());
     demand_no_c(&lines).map_err(|error| guest.explain(error))?;
     demand_armed(guest, false)
 }

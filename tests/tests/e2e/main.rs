@@ -8,6 +8,7 @@ mod cases;
 mod cycles;
 mod debian;
 mod direct;
+mod direct_debian;
 mod direct_systemd_boot;
 mod exactness;
 mod export;

@@ -15,14 +15,14 @@ use crate::cycle::direct::block;
 use crate::cycle::judge::{Judge, NO_HEADER, judge};
 use crate::cycle::look;
 use crate::cycle::restore::{self, Restored};
-use crate::cycle::verdict::{Fate, Moment, Switches, Verdict};
+use crate::cycle::verdict::{Moment, Switches, Verdict};
 use crate::handoff::arguments::BootSwitches;
 use crate::handoff::order::RestoreOrder;
 use crate::handoff::task::{LookTask, RestoreTask};
 use crate::key::{KeyFile, Means, OfThisBoot};
 use crate::launch::demand_confined;
+use crate::machine::firmware_map;
 use crate::machine::iomem::Iomem;
-use crate::machine::{Machine, firmware_map};
 use crate::policy::Policy;
 use crate::store::Access;
 use crate::target::{self, IfFile, Opened, Opening};
@@ -43,23 +43,26 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     }
     let running = Iomem::parse(&procfs::text("/proc/iomem")?)?;
     demand_confined(&running, order.region, &order.low)?;
-    let switches = BootSwitches::parse(&procfs::text("/proc/cmdline")?);
-    let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
+    ensure!(
+        !BootSwitches::parse(&procfs::text("/proc/cmdline")?).forbids(),
+        "the kernel command line says so; to give up the session, say it to the ordinary boot"
+    );
     log::info!("{}: looking for {}", Phase::RestoreVerify, order.image);
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target, mut image } = target::open_on(&order.image, policy.image.disk.as_ref(), how)?;
     alive();
-    let moment = if look::needs_unlock(policy, &image) { Moment::Locked(switches) } else { Moment::Boot(switches) };
+    let moment = if look::needs_unlock(policy, &image) {
+        Moment::Locked(Switches::Resume)
+    } else {
+        Moment::Boot(Switches::Resume)
+    };
     let mut means = Patient { means: OfThisBoot { wait: policy.image.wait }, alive };
-    let by = &mut Judge { policy, machine, means: &mut means };
+    let by = &mut Judge { policy, machine: firmware_map::machine, means: &mut means };
     let (header, key) = match judge(&mut image, moment, by) {
         (Verdict::Resume, header, key) => (header.context(NO_HEADER)?, key),
         (Verdict::Nothing, ..) => bail!("the image on {target} is {}", image.commit().state),
         (Verdict::Later, ..) => bail!("the image's key is in a volume, which only an ordinary boot unlocks"),
-        (Verdict::Refuse { reason, image: fate }, ..) => {
-            let fate = if fate == Fate::Keep { "keeps" } else { "gives up" };
-            bail!("not resuming from {target} ({}): {reason}; an ordinary boot {fate} the image", reason.id())
-        }
+        (Verdict::Refuse { reason, .. }, ..) => bail!("not resuming from {target} ({}): {reason}", reason.id()),
     };
     let (region, saved) = (order.region, header.session.region);
     ensure!(region == saved, "this kernel was placed for the region {region}, and the session's is {saved}");
@@ -69,13 +72,6 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     let order = RestoreOrder { image: image.name(), save_id: header.session.save_id, key };
     drop(image);
     restore::run(RestoreTask { order: &order, bridge: task.bridge, is_direct: true }, policy, alive)
-}
-
-/// This machine. The map that confines this kernel says nothing of it: the firmware's does. UEFI's runtime services
-/// have been told where they are mapped, once for this boot, and that is compared as in C: a kernel maps what it does
-/// not own of the firmware's memory alike, whether it may use the rest or not.
-fn machine() -> anyhow::Result<Machine> {
-    Ok(Machine { iomem: firmware_map::read()?, ..Machine::read()? })
 }
 
 /// What C has, with somebody told again and again that this goes on: a person may take minutes.

@@ -27,7 +27,7 @@ use dormouse_linux::atomic_file::replace;
 
 pub(crate) use block::arm;
 pub(crate) use look::run as look;
-pub(super) use prepare::{Prepared, prepare};
+pub(super) use prepare::{Prepared, note_way, prepare};
 pub(crate) use prepare::{is_armed, why_not};
 pub(crate) use systemd_boot::{SystemdBoot, remove_left};
 

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use dormouse_image::{BLOCK, ImageDevice};
+use dormouse_image::{BLOCK, ImageDevice, SessionRecord};
 use dormouse_linux::atomic_file::replace;
 use dormouse_linux::block::Names;
+use dormouse_linux::cpio::Archive;
 use dormouse_linux::procfs;
 use dormouse_sys::freeze;
 
@@ -22,7 +23,7 @@ use crate::handoff::boot_block::BootBlock;
 use crate::handoff::order::{LoaderBlock, LookOrder, Order};
 use crate::key;
 use crate::launch::{loader_command_line, order_archive};
-use crate::machine::Machine;
+use crate::machine::{Machine, arch, compat, firmware_map};
 use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Device, Disk, Image};
 use crate::target::file::lower;
@@ -43,26 +44,31 @@ pub(in crate::cycle) fn prepare(
     machine: &Machine,
     place: &Place,
     image: &Image,
+    session: &SessionRecord,
     then: Then,
     is_sealed: bool,
 ) -> Option<Prepared> {
     if !policy.resume.direct || then == Then::Return {
         return None;
     }
-    match try_to(policy, machine, place, image, is_sealed) {
+    match try_to(policy, machine, place, image, session, is_sealed) {
         Ok(prepared) => {
             let _ = fs::remove_file(reason_file());
             log::info!("{}: direct: the boot loader will start the restore kernel", Phase::HibernatePrepare);
             Some(prepared)
         }
         Err(why) => {
-            // For the doctor.
-            if let Err(error) = replace(&reason_file(), format!("{why:#}\n").as_bytes(), 0o644) {
-                log::debug!("{}: {error}", reason_file().display());
-            }
+            note_reason(&format!("{why:#}"));
             log::warn!("{}: direct: no: {why:#}; the next boot goes through C", Phase::HibernatePrepare);
             None
         }
+    }
+}
+
+/// For the doctor.
+fn note_reason(why: &str) {
+    if let Err(error) = replace(&reason_file(), format!("{why}\n").as_bytes(), 0o644) {
+        log::debug!("{}: {error}", reason_file().display());
     }
 }
 
@@ -85,6 +91,16 @@ pub(crate) fn is_armed() -> anyhow::Result<bool> {
     let bytes = fs::read(&path).with_context(about)?;
     let block = BootBlock::decode(&bytes).filter(|_| bytes.len() == BLOCK).with_context(about);
     Ok(block.context("it is not the block that the boot loader reads")?.is_armed)
+}
+
+/// Notes that the session has come back by way of C although the boot loader was told to start D.
+pub(in crate::cycle) fn note_way(is_direct: bool) {
+    if !is_direct {
+        let why = "the boot loader was told, and an ordinary boot resumed: another entry was chosen, or the restore \
+                   kernel has refused, and has said why on the console";
+        log::warn!("{}: direct: no: {why}", Phase::HibernateReturn);
+        note_reason(why);
+    }
 }
 
 impl Prepared {
@@ -124,8 +140,12 @@ fn try_to(
     machine: &Machine,
     place: &Place,
     image: &Image,
+    session: &SessionRecord,
     is_sealed: bool,
 ) -> anyhow::Result<Prepared> {
+    // As D will ask.
+    compat::check(session, &firmware_map::machine()?)
+        .context("by the firmware's memory map alone, the restore kernel would not know this machine again")?;
     if look::needs_unlock(policy, image) {
         bail!("the image's key is in a file, which only a boot that has unlocked its volumes has");
     }
@@ -142,10 +162,11 @@ fn try_to(
     }
     let [kernel, initramfs] = [&policy.kernel.image, &policy.kernel.initramfs].map(procfs::read);
     let (kernel, initramfs) = (kernel?, initramfs?);
-    let len = initramfs.len() as u64;
+    let microcode = microcode(machine)?;
+    let len = (initramfs.len() + microcode.len()) as u64;
     let line = loader_command_line(machine, policy, place.region, &kernel, len, is_sealed)?;
     if let Some(loader) = SystemdBoot::find() {
-        let order = order(place, &image.name(), None)?;
+        let order = [microcode, order(place, &image.name(), None)?].concat();
         let entry = loader?.put([(KERNEL, &kernel), (INITRAMFS, &initramfs), (ORDER, &order)], &line)?;
         return Ok(Prepared::SystemdBoot(entry));
     }
@@ -153,7 +174,8 @@ fn try_to(
     let content = BootBlock { is_armed: false, command_line: line }.encode()?;
     write_block(&block_file, &content)?;
     let block = find_block(&block_file, content)?;
-    let order = order(place, &image.name(), Some(&block))?;
+    // The kernel looks for microcode in what comes first.
+    let order = [microcode, order(place, &image.name(), Some(&block))?].concat();
     let files = [(KERNEL, &kernel[..]), (INITRAMFS, &initramfs), (ORDER, &order)];
     let mut is_changed = false;
     for (name, bytes) in files {
@@ -166,6 +188,16 @@ fn try_to(
             .with_context(|| format!("{DIRECTORY}: its filesystem cannot be frozen for a moment"))?;
     }
     Ok(Prepared::Grub(block))
+}
+
+/// The CPU's microcode, in an archive: no other kernel loads it before D, and the session's has loaded it. Empty where
+/// the system has none for it.
+fn microcode(machine: &Machine) -> anyhow::Result<Vec<u8>> {
+    let Some((name, in_archive)) = arch::microcode_file(&machine.cpu) else { return Ok(Vec::new()) };
+    match fs::read(Path::new("/lib/firmware").join(name)) {
+        Ok(bytes) => Ok(Archive::new().file(in_archive, 0o644, bytes).finish()?),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// The order for D.

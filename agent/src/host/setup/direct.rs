@@ -1,6 +1,5 @@
 //! Setup of the boot loader, so that it starts D itself; and how that is taken back.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use crate::cycle::direct::{CONFIGURATION, DIRECTORY, SystemdBoot, file};
@@ -56,18 +55,22 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Step> {
     steps
 }
 
-/// The steps that take it back: nothing where there is nothing of it.
-pub(super) fn undo(config: &Path, systemd_boot: Option<&SystemdBoot>, update: Option<Vec<String>>) -> Vec<Step> {
+/// The steps that take back what exists of it.
+pub(super) fn undo(
+    config: &Path,
+    systemd_boot: Option<&SystemdBoot>,
+    update: Option<Vec<String>>,
+    exists: impl Fn(&Path) -> bool,
+) -> Vec<Step> {
     let drop_in = policy::drop_in_dir(config).join(POLICY_DROP_IN);
     let script = Path::new(loader::DROP_IN_FILE);
     let mut made = vec![drop_in, DIRECTORY.into(), script.to_owned()];
-    made.extend(systemd_boot.into_iter().flat_map(|loader| [loader.entry(), loader.files()]));
-    made.retain(|path| path.exists());
-    // One of systemd-boot's may be the same directory.
-    let mut seen = HashSet::new();
-    made.retain(|path| seen.insert(path.clone()));
-    let mut steps: Vec<Step> = made.into_iter().map(Step::Remove).collect();
-    steps.extend(update.filter(|_| script.exists()).map(Step::Run));
+    // systemd-boot's may be the same directory.
+    let of_systemd_boot = systemd_boot.map_or_else(Vec::new, |loader| vec![loader.entry(), loader.files()]);
+    made.extend(of_systemd_boot.into_iter().filter(|path| path != Path::new(DIRECTORY)));
+    let made = made.into_iter().filter(|path| exists(path));
+    let mut steps: Vec<Step> = made.map(Step::Remove).collect();
+    steps.extend(update.filter(|_| exists(script)).map(Step::Run));
     steps
 }
 
@@ -88,6 +91,28 @@ mod tests {
         let config = Path::new(DEFAULT_PATH);
         let wanted = Wanted { config, policy: &policy, systemd_boot, has_scripts, update, rebuild };
         plan(&wanted).iter().map(Step::to_string).collect()
+    }
+
+    #[test]
+    fn what_exists_is_taken_back() {
+        let update = || Some(vec!["update-grub".to_owned()]);
+        let steps = undo(Path::new(DEFAULT_PATH), None, update(), |_| true);
+        let expected = [
+            "remove /etc/dormouse.toml.d/60-direct.toml",
+            "remove /boot/dormouse",
+            "remove /etc/grub.d/42_dormouse",
+            "run: update-grub",
+        ];
+        assert_eq!(steps.iter().map(Step::to_string).collect::<Vec<_>>(), expected);
+        assert_eq!(undo(Path::new(DEFAULT_PATH), None, update(), |_| false), []);
+        assert_eq!(undo(Path::new(DEFAULT_PATH), None, update(), |path| path == Path::new(DIRECTORY)).len(), 1);
+        let steps = |place: &str| {
+            let loader = SystemdBoot::at(Path::new(place));
+            let steps = undo(Path::new(DEFAULT_PATH), Some(&loader), None, |path| !path.starts_with("/etc"));
+            steps.iter().map(Step::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(steps("/boot"), ["remove /boot/dormouse", "remove /boot/loader/entries/a-dormouse.conf"]);
+        assert_eq!(steps("/efi").last().unwrap(), "remove /efi/dormouse");
     }
 
     #[test]

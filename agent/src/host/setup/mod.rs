@@ -250,7 +250,7 @@ fn take_back(
     let mut steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
     let systemd_boot = SystemdBoot::find().and_then(Result::ok);
     // The boot loader first: it must not look for what is gone.
-    steps.splice(0..0, direct::undo(config, systemd_boot.as_ref(), loader::update_command(root)));
+    steps.splice(0..0, direct::undo(config, systemd_boot.as_ref(), loader::update_command(root), Path::exists));
     if !options.dry_run {
         perform(&steps, is_quiet, say)?;
     }

@@ -347,8 +347,14 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     })?;
     let command_to_off = saved.to_power_off;
     let mut stages = off.seconds_until(begin + command_to_off);
+    // A boot that is the kernel's own to resume does not look for an image of Dormouse's first.
+    let arguments = guest.config().kernel_arguments.clone();
+    if matches!(contender, Contender::Kernel { .. }) {
+        guest.add_kernel_argument("rescue");
+    }
     let (begin, mut on) = (Instant::now(), Timeline::begin(Stage::Firmware));
     let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;
+    guest.set_kernel_arguments(arguments);
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
     let on_to_tick = went_on.to_first_tick.context("no sign of life")?;
     stages.extend(on.seconds_until(begin + on_to_tick));
@@ -356,7 +362,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         Contender::Dormouse(way) => {
             let report = went_on.report()?;
             // What it measures is what it is called.
-            let was_warm = report.before.is_some_and(|before| before.warm);
+            let was_warm = report.before.as_ref().is_some_and(|before| before.warm);
             let had_c = stages.iter().any(|(stage, _)| *stage == Stage::BootC);
             ensure!(
                 was_warm == way.warm && had_c != way.direct,

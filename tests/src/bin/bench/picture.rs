@@ -25,7 +25,7 @@ impl Bar {
 const WIDTH: f64 = 960.0;
 /// Where the bars begin, after the contenders' names, and where the longest one ends, before its sum.
 const LEFT: f64 = 230.0;
-const RIGHT: f64 = 850.0;
+const RIGHT: f64 = 800.0;
 const TOP: f64 = 64.0;
 const ROW: f64 = 34.0;
 const BAR: f64 = 20.0;
@@ -105,7 +105,7 @@ pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
         let off = bar.of(Stage::Prepare..=Stage::PowerOff);
         let on = bar.of(Stage::Firmware..=Stage::Wake);
         let reread = bar.of(Stage::Reread..=Stage::Reread);
-        text(x + 44.0, y + BAR - 6.0, " font-size=\"10\"", &format!("{off:.1}+{on:.1}+{reread:.1}"));
+        text(x + 52.0, y + BAR - 6.0, " font-size=\"10\"", &format!("{off:.1}+{on:.1}+{reread:.1}"));
     }
     for (number, stage) in keys.iter().enumerate() {
         let x = 12.0 + (number % KEY_COLUMNS) as f64 * (WIDTH / KEY_COLUMNS as f64);
@@ -161,11 +161,11 @@ mod tests {
     #[test]
     fn a_bar_is_as_long_as_its_time() {
         let svg = svg("1G", &bars());
-        // The longest one has 12 s, in 620 units.
-        assert!(svg.contains("width=\"155.0\" height=\"20\" fill=\"#c6dbef\""), "{svg}");
+        // The longest one has 12 s, in 570 units.
+        assert!(svg.contains("width=\"142.5\" height=\"20\" fill=\"#c6dbef\""), "{svg}");
         assert!(svg.contains("<title>memory is written: 2.00 s</title>"), "{svg}");
         assert!(svg.contains("3.5+2.5+0.0"), "{svg}");
-        assert!(svg.contains("M410.8 67.0v28"), "the power-off is not where 3.5 s are: {svg}");
+        assert!(svg.contains("M396.2 67.0v28"), "the power-off is not where 3.5 s are: {svg}");
     }
 
     #[test]
