@@ -215,9 +215,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let watchdog = drivers::armed_watchdog().map_or([0; 8], ArmedWatchdog::to_bytes);
     page.write(mailbox::WATCHDOG, &watchdog);
     // Whatever fails from here on takes it back.
-    if let Some(prepared) = &prepared {
-        prepared.arm();
-    }
+    let prepared = prepared.and_then(Prepared::arm);
     // As late as can be: B compares it with what it finds.
     let free = FreePages { content: free_content, count: machine::free_pages() };
     page.write(mailbox::FREE_PAGES, &free.to_bytes());

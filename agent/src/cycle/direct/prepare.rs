@@ -112,12 +112,16 @@ impl Prepared {
         }
     }
 
-    /// What A does, as the last thing before it jumps.
-    pub(in crate::cycle) fn arm(&self) {
-        let Prepared::SystemdBoot(entry) = self else { return };
-        if let Err(why) = entry.arm() {
+    /// What A does, as the last thing before it jumps. `None` where it cannot: the next boot goes through C.
+    pub(in crate::cycle) fn arm(self) -> Option<Prepared> {
+        if let Prepared::SystemdBoot(entry) = &self
+            && let Err(why) = entry.arm()
+        {
+            note_reason(&format!("{why:#}"));
             log::warn!("{}: direct: no: {why:#}; the next boot goes through C", Phase::HibernateJump);
+            return None;
         }
+        Some(self)
     }
 
     /// Takes back what B may have done, or A: the session goes on. A boot that did not read the block has left it
