@@ -56,6 +56,8 @@ pub struct Guest {
     console: Arc<Console>,
     channel: Client,
     qemu: Option<Qemu>,
+    /// From where on the console shows a boot loader that takes what is sent to any serial port for keys.
+    keys_from: Option<Cursor>,
     /// How often the power was switched on.
     power_ons: u32,
     // Last, so that QEMU is gone before its files are.
@@ -89,8 +91,17 @@ impl Guest {
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         let userland = userland.clone();
-        let guest =
-            Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory };
+        let guest = Guest {
+            config,
+            userland,
+            files,
+            console,
+            channel,
+            qemu: None,
+            keys_from: None,
+            power_ons: 0,
+            _directory: directory,
+        };
         guest.build_userland(artifacts)?;
         Ok(guest)
     }
@@ -110,7 +121,17 @@ impl Guest {
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
         let userland = Userland::default();
-        Ok(Guest { config, userland, files, console, channel, qemu: None, power_ons: 0, _directory: directory })
+        Ok(Guest {
+            config,
+            userland,
+            files,
+            console,
+            channel,
+            qemu: None,
+            keys_from: None,
+            power_ons: 0,
+            _directory: directory,
+        })
     }
 
     /// The files that the next power-on takes its kernel and its initramfs from.
@@ -312,7 +333,18 @@ impl Guest {
         self.qemu = Some(Qemu::start(&self.config, &self.files, &self.console)?);
         let connected = self.channel.connect(Duration::from_secs(20));
         connected.map_err(|error| self.explain(error))?;
+        self.keys_from = (self.config.boot_loader == Some(BootLoader::SystemdBoot)).then_some(begin);
+        self.channel.hold(self.keys_from.is_some());
         Ok(begin)
+    }
+
+    /// Lets the channel send once a kernel is there.
+    fn release_channel(&mut self) {
+        let Some(from) = &mut self.keys_from else { return };
+        if self.console.since(from).iter().any(|line| line.text.contains("Linux version ")) {
+            self.keys_from = None;
+            self.channel.hold(false);
+        }
     }
 
     /// Forgets what was asked of a system that has been restarted without going off.
@@ -414,6 +446,7 @@ impl Guest {
     ) -> Result<T> {
         let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
+            self.release_channel();
             if let Some(result) = self.follow_until(cursor, Instant::now() + POLL, what, &mut found)? {
                 return Ok(result);
             }
@@ -489,6 +522,7 @@ impl Guest {
     /// # Errors
     /// Fails where the guest does not take it.
     pub fn send(&mut self, command: &str) -> Result<Request> {
+        self.release_channel();
         self.console.remark(&format!("command: {command}"));
         self.channel.send(command, COMMAND_TIMEOUT).map_err(|error| self.explain(error))
     }
@@ -520,6 +554,7 @@ impl Guest {
     ) -> Result<Ending> {
         let deadline = Instant::now() + timeout;
         loop {
+            self.release_channel();
             let answer = self.channel.poll(request).map_err(|error| self.explain(error))?;
             self.look(cursor, on_line)?;
             if let Some(output) = answer {

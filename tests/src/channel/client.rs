@@ -28,6 +28,7 @@ pub struct Client {
     server: Option<String>,
     last_request: u64,
     open: HashMap<u64, OpenRequest>,
+    is_held: bool,
 }
 
 /// A request whose answer has not been taken yet.
@@ -54,6 +55,7 @@ impl Client {
             server: None,
             last_request: 0,
             open: HashMap::new(),
+            is_held: false,
         }
     }
 
@@ -77,6 +79,11 @@ impl Client {
         self.line = Some(line);
         self.received.clear();
         Ok(())
+    }
+
+    /// Sends nothing for as long as `held`: what is sent is repeated then.
+    pub fn hold(&mut self, held: bool) {
+        self.is_held = held;
     }
 
     /// Drops the connection and forgets which boot was there; open requests stay open.
@@ -148,6 +155,9 @@ impl Client {
 
     fn transmit(&mut self, message: &Message) -> Result<()> {
         let bytes = frame::encode(message)?;
+        if self.is_held {
+            return Ok(());
+        }
         let Some(line) = &mut self.line else { bail!("the command channel is not connected") };
         match line.write_all(&bytes) {
             // A guest that reads nothing fills the socket; the message is repeated anyway.
