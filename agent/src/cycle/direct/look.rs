@@ -33,7 +33,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// Looks for the image, and restores the session in it if it may be resumed. As [`restore::run`].
 ///
 /// # Errors
-/// Why it is not resumed. Unless the restore has begun, the image is as it was: an ordinary boot follows, which decides.
+/// Why it is not resumed. Unless the restore has begun, the image is as it was: an ordinary boot follows, and decides.
 pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let order = task.order;
     // Before all else, so that whatever happens to this kernel, the next boot is an ordinary one.

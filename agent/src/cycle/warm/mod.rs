@@ -2,8 +2,9 @@
 //! hibernation needs no boot.
 //!
 //! A process keeps it ([`keep`]). It holds the page in which the save kernel finds its order, and has it loaded: what
-//! was started and has come back lies in the image that kexec has loaded, or Dormouse's module. It is good for one hibernation, and only for
-//! the machine and the policy that it was started with; whatever has changed, the hibernation loads another one.
+//! was started and has come back lies in the image that kexec has loaded, or Dormouse's module. It is good for one
+//! hibernation, and only for the machine and the policy that it was started with; whatever has changed, the hibernation
+//! loads another one.
 
 mod record;
 
@@ -319,8 +320,8 @@ pub struct Measured {
     pub bytes: u64,
 }
 
-/// Gets into a save kernel that is loaded for it, and once more into the same one. Nothing is saved, and nothing is left
-/// of it. One that a process keeps gives way, and is started again.
+/// Gets into a save kernel that is loaded for it, and once more into the same one. Nothing is saved, and nothing is
+/// left of it. One that a process keeps gives way, and is started again.
 ///
 /// # Errors
 /// A save kernel cannot be started on this machine, or cannot wait.

@@ -69,8 +69,8 @@ pub struct Options {
     #[arg(long, value_name = "auto|file|none", default_value = "auto", hide_possible_values = true)]
     key: WantedKey,
 
-    /// Have the boot loader (GRUB or systemd-boot) start the restore kernel itself after a hibernation, so that a resume
-    /// takes one boot; where the rest is set up
+    /// Have the boot loader (GRUB or systemd-boot) start the restore kernel itself after a hibernation, so that a
+    /// resume takes one boot; where the rest is set up
     #[arg(long, conflicts_with_all = ["device", "file", "kernel", "key"])]
     direct: bool,
 

@@ -22,7 +22,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
-    /// Smaller guests, fewer workloads and contenders: under 15 minutes
+    /// Smaller guests, fewer workloads and contenders: about 15 minutes
     #[arg(long)]
     pub(crate) quick: bool,
     /// What to measure [default: file and guest with --quick, everything otherwise]

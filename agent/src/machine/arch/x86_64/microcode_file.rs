@@ -3,8 +3,9 @@
 
 use dormouse_image::Cpu;
 
-/// The file below `/lib/firmware` (Linux 6.12, arch/x86/kernel/cpu/microcode/intel.c, `request_microcode_fw`, and amd.c,
-/// `request_microcode_amd`), and the name in the archive (the same, `ucode_path`). `None` for CPUs that have none.
+/// The file below `/lib/firmware` (Linux 6.12, arch/x86/kernel/cpu/microcode/intel.c, `request_microcode_fw`, and
+/// amd.c, `request_microcode_amd`), and the name in the archive (the same, `ucode_path`). `None` for CPUs that have
+/// none.
 #[must_use]
 pub fn microcode_file(cpu: &Cpu) -> Option<(String, &'static str)> {
     let Cpu { family, model, stepping, .. } = cpu;
