@@ -36,8 +36,9 @@ impl Variable {
     /// It cannot be read.
     pub fn text(&self) -> io::Result<Option<String>> {
         match fs::read(&self.0) {
-            Ok(bytes) => Ok(Some(decode(bytes.get(4..).unwrap_or_default()))),
-            // Also where efivarfs has the name yet of one that something else has removed.
+            // One that a boot loader has removed while this system was hibernated: efivarfs has its name yet, and shows
+            // it as empty.
+            Ok(bytes) => Ok(bytes.get(4..).map(decode)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -102,6 +103,8 @@ mod tests {
         assert_eq!(variable.text().unwrap().unwrap(), "a.b");
         variable.set_text("c.d").unwrap();
         assert_eq!(variable.text().unwrap().unwrap(), "c.d");
+        fs::write(variable.path(), "").unwrap();
+        assert_eq!(variable.text().unwrap(), None);
         variable.remove().unwrap();
         assert_eq!(variable.text().unwrap(), None);
     }
