@@ -29,6 +29,8 @@ pub(crate) fn goes_on_and_survives_a_power_cut() -> Result<()> {
     demand_nothing_left(&mut guest)?;
 
     direct_cycle(&mut guest)?;
+    let doctor = guest.run("dormouse doctor")?;
+    ensure!(doctor.stdout.contains("systemd-boot starts the restore kernel"), "{doctor:?}");
     direct_cycle(&mut guest)?;
 
     let saved = save(&mut guest)?;
