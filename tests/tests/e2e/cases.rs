@@ -52,7 +52,6 @@ pub(crate) const CASES: &[Case] = cases! {
     All warm::what_has_changed_is_not_entered,
     All warm::saves_that_end_early,
     All warm::debian_12_by_the_module,
-    All warm::ten_cycles_with_a_boot_loader_that_starts_d,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,

@@ -19,7 +19,7 @@ use dormouse_tests::userland::POLICY_PATH;
 use crate::sealed_keys::{PROMPT, RIGHT};
 use crate::{TWO_BOOTS, demand_proofs, ids, lines_of_boot, lines_until_ready, save};
 
-pub(crate) const POLICY: &str = "[resume]\ndirect = true\n";
+const POLICY: &str = "[resume]\ndirect = true\n";
 /// What the entry of an ordinary boot prints: [`dormouse_tests::grub`].
 const ORDINARY: &str = "GRUB: an ordinary boot";
 /// How often A is booted until its kernel is where the restore kernel is not.
@@ -228,14 +228,14 @@ pub(crate) fn by_default_an_ordinary_boot_resumes() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn config() -> Result<GuestConfig> {
+fn config() -> Result<GuestConfig> {
     let mut config = GuestConfig::new(2, "768M".parse()?);
     (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
     Ok(config)
 }
 
 /// A session with the workload on a machine whose boot loader is set up for it.
-pub(crate) fn session(config: GuestConfig, policy: &str) -> Result<Guest> {
+fn session(config: GuestConfig, policy: &str) -> Result<Guest> {
     let mut guest = Guest::with_policy(config, policy, &Artifacts::from_environment()?)?;
     boot_beside_the_region(&mut guest)?;
     begin(&mut guest)?;
@@ -264,21 +264,20 @@ pub(crate) fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
 }
 
 /// A hibernation with all of its proofs, whose resume is D's alone.
-pub(crate) fn direct_cycle(guest: &mut Guest) -> Result<WentOn> {
+fn direct_cycle(guest: &mut Guest) -> Result<()> {
     let saved = save(guest)?;
     resumes_directly(guest, saved)
 }
 
 /// The session goes on by way of D alone.
-fn resumes_directly(guest: &mut Guest, saved: Saved) -> Result<WentOn> {
+fn resumes_directly(guest: &mut Guest, saved: Saved) -> Result<()> {
     demand_armed(guest, true)?;
     let mut lines = Vec::new();
     let went_on = cycle::resume(guest, saved, &mut |line| lines.push(line.text.clone()))?;
     demand_resumed(guest, &went_on)?;
     ensure!(went_on.report()?.direct, "{:?}", went_on.report());
     demand_no_c(&lines).map_err(|error| guest.explain(error))?;
-    demand_armed(guest, false)?;
-    Ok(went_on)
+    demand_armed(guest, false)
 }
 
 fn demand_resumed(guest: &Guest, went_on: &WentOn) -> Result<()> {

@@ -11,7 +11,7 @@ use dormouse_tests::userland::POLICY_PATH;
 use serde_json::{Value, json};
 
 use crate::{
-    begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, direct, power_cycle, stay_on, stock,
+    begin_save_and_write, demand_failed_save, demand_proofs, demand_same_session, power_cycle, stay_on, stock,
 };
 
 const POLICY: &str = "[save]\nwarm = true\n";
@@ -130,18 +130,6 @@ pub(crate) fn debian_12_by_the_module() -> Result<()> {
     let went_on = power_cycle(&mut guest)?;
     stock::demand(&mut guest, &went_on, Outcome::Resumed)?;
     ensure!(was_warm(&went_on)?, "another one was loaded: {:?}", went_on.report());
-    Ok(())
-}
-
-/// Ten cycles in which two kernels run in all: the save kernel that waits, and the restore kernel that the boot loader
-/// starts.
-pub(crate) fn ten_cycles_with_a_boot_loader_that_starts_d() -> Result<()> {
-    let mut guest = direct::session(direct::config()?, &format!("{POLICY}{}", direct::POLICY))?;
-    for number in 1..=10 {
-        wait_until_warm(&mut guest)?;
-        let went_on = direct::direct_cycle(&mut guest).with_context(|| format!("cycle {number}"))?;
-        ensure!(was_warm(&went_on)?, "cycle {number}: another one was loaded: {:?}", went_on.report());
-    }
     Ok(())
 }
 
