@@ -50,9 +50,20 @@ pub(crate) struct SystemdBoot {
 impl SystemdBoot {
     /// `None` where something else has booted this system.
     pub(crate) fn find() -> Option<anyhow::Result<SystemdBoot>> {
-        let info = Variable::new("LoaderInfo", VENDOR).text().ok()??;
-        let version = info.strip_prefix(NAME)?;
-        Some(demand_known(version).and_then(|()| find_in(&PLACES.map(Path::new))))
+        let version = version()?;
+        let about = "systemd-boot's variables cannot be read";
+        let text = |name| Variable::new(name, VENDOR).text().context(about);
+        let is_usable = || {
+            demand_known(&version)?;
+            demand_default(text("LoaderEntrySelected")?.as_deref(), text("LoaderBootCountPath")?.as_deref())
+        };
+        Some(is_usable().and_then(|()| find_in(&PLACES.map(Path::new))))
+    }
+
+    /// The same, whether it can be told to start D or not: what is there of Dormouse's is to be removed.
+    pub(crate) fn to_clear() -> Option<SystemdBoot> {
+        version()?;
+        find_in(&PLACES.map(Path::new)).ok()
     }
 
     #[cfg(test)]
@@ -150,7 +161,11 @@ impl Entry {
     /// The firmware does not take the variable.
     pub(super) fn arm(&self) -> anyhow::Result<()> {
         let variable = one_shot();
-        variable.set_text(ENTRY).with_context(|| format!("{}: cannot be set", variable.path().display()))
+        let about = || format!("{}: cannot be set", variable.path().display());
+        if let Some(other) = variable.text().with_context(about)?.filter(|text| text != ENTRY) {
+            bail!("systemd-boot has been told already what to boot next: {other}");
+        }
+        variable.set_text(ENTRY).with_context(about)
     }
 
     /// FAT has no journal: what is written is in its place.
@@ -176,10 +191,7 @@ impl Drop for Entry {
 /// # Errors
 /// It cannot be removed.
 pub(crate) fn remove_left() -> anyhow::Result<()> {
-    match SystemdBoot::find() {
-        Some(Ok(loader)) => take_back(&loader.place),
-        _ => Ok(()),
-    }
+    SystemdBoot::to_clear().map_or(Ok(()), |loader| take_back(&loader.place))
 }
 
 /// Removes the variable, if it still names the entry, and the entry.
@@ -203,6 +215,12 @@ fn one_shot() -> Variable {
     Variable::new("LoaderEntryOneShot", VENDOR)
 }
 
+/// Its version, if it has booted this system.
+fn version() -> Option<String> {
+    let info = Variable::new("LoaderInfo", VENDOR).text().ok()??;
+    info.strip_prefix(NAME).map(str::to_owned)
+}
+
 fn demand_known(version: &str) -> anyhow::Result<()> {
     let digits = version.split(|char: char| !char.is_ascii_digit()).next();
     let number = digits.and_then(|digits| digits.parse::<u32>().ok());
@@ -211,6 +229,17 @@ fn demand_known(version: &str) -> anyhow::Result<()> {
         "systemd-boot {version} has booted this system, and {OLDEST} or newer is needed; `bootctl update` installs \
          systemd's own"
     );
+    Ok(())
+}
+
+/// Demands that an entry stays the default that comes before ours: the one that has booted this system. Those that
+/// systemd-boot finds by itself come after all others, and so do those whose tries are used up (`NAME+0-3.conf`).
+fn demand_default(selected: Option<&str>, counted: Option<&str>) -> anyhow::Result<()> {
+    let selected = selected.context("systemd-boot does not say which entry has booted this system")?;
+    ensure!(!selected.starts_with("auto-"), "{selected} has booted this system, which has no entry in {ENTRIES}");
+    let tries = counted.and_then(|path| path.rsplit_once('+')).map(|(_, tries)| tries);
+    let is_used_up = tries.is_some_and(|tries| tries.starts_with("0-") || tries.starts_with("0."));
+    ensure!(!is_used_up, "systemd-boot has tried the entry {selected} as often as it may, and would boot another one");
     Ok(())
 }
 
@@ -258,6 +287,22 @@ mod tests {
         for version in ["251.4", "", "git"] {
             assert!(demand_known(version).unwrap_err().to_string().contains("252 or newer"), "{version}");
         }
+    }
+
+    #[test]
+    fn ours_is_never_the_default() {
+        let path = |name: &str| format!("\\loader\\entries\\{name}.conf");
+        for counted in [None, Some("a"), Some("a+3"), Some("a+2-1"), Some("a+10-0")] {
+            demand_default(Some("a.conf"), counted.map(path).as_deref()).unwrap();
+        }
+        // After a resume by D.
+        demand_default(Some(ENTRY), None).unwrap();
+        for counted in ["a+0", "a+0-3", "a+b+0-3"] {
+            let error = demand_default(Some("a.conf"), Some(&path(counted))).unwrap_err().to_string();
+            assert!(error.contains("as often as it may"), "{error}");
+        }
+        assert!(demand_default(Some("auto-efi-shell"), None).unwrap_err().to_string().contains("auto-efi-shell"));
+        assert!(demand_default(None, None).is_err());
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn take_back(
     let root = Path::new("/");
     let rebuild = Tool::detect(root).filter(|_| !options.no_initramfs).map(Tool::rebuild);
     let mut steps = undo::plan(&undo::look(config, systemd::has_unit(root), rebuild)?);
-    let systemd_boot = SystemdBoot::find().and_then(Result::ok);
+    let systemd_boot = SystemdBoot::to_clear();
     // The boot loader first: it must not look for what is gone.
     steps.splice(0..0, direct::undo(config, systemd_boot.as_ref(), loader::update_command(root), Path::exists));
     if !options.dry_run {
