@@ -42,6 +42,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All direct::ten_cycles_with_a_save_kernel_that_waits,
     All direct::another_memory_size,
     All direct::a_kernel_that_is_in_the_way,
+    All direct::an_update_to_the_kernel_of_debian_12_in_between,
     All direct::a_return_and_a_reboot,
     All direct::a_damaged_chunk,
     All direct::a_restore_kernel_that_is_not_confined,

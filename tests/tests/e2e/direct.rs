@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse::handoff::report::Outcome;
 use dormouse_image::State;
-use dormouse_tests::artifacts::Artifacts;
+use dormouse_tests::artifacts::{Artifacts, KernelName};
 use dormouse_tests::cycle::{self, Saved, WentOn, unobserved};
 use dormouse_tests::grub::block_of;
 use dormouse_tests::guest::Guest;
@@ -32,7 +32,13 @@ pub(crate) fn bios_two_cycles_and_a_power_cut() -> Result<()> {
     direct_cycle(&mut guest)?;
 
     let saved = save(&mut guest)?;
-    demand_armed(&guest, true)?;
+    cut_power_in_d(&mut guest)?;
+    resumes_by_c(&mut guest, saved, false)
+}
+
+/// The boot loader starts D, and then the power goes.
+fn cut_power_in_d(guest: &mut Guest) -> Result<()> {
+    demand_armed(guest, true)?;
     let mut cursor = guest.power_on()?;
     let mut lines = Vec::new();
     let start = format!("dormouse: {}", Phase::RestoreStart);
@@ -42,8 +48,7 @@ pub(crate) fn bios_two_cycles_and_a_power_cut() -> Result<()> {
     })?;
     demand_no_c(&lines)?;
     guest.cut_power();
-    demand_armed(&guest, false)?;
-    resumes_by_c(&mut guest, saved, false)
+    demand_armed(guest, false)
 }
 
 pub(crate) fn uefi_goes_on_without_a_kernel_between() -> Result<()> {
@@ -76,6 +81,19 @@ pub(crate) fn ten_cycles_with_a_save_kernel_that_waits() -> Result<()> {
         resumes_directly(&mut guest, saved)?;
     }
     crate::demand_same_session(&mut guest, &first)
+}
+
+/// An update has given the machine another kernel to boot. D is what it was, and so is the session; where the power goes
+/// in D, the new kernel is C.
+pub(crate) fn an_update_to_the_kernel_of_debian_12_in_between() -> Result<()> {
+    let mut guest = session(config()?, POLICY)?;
+    let artifacts = Artifacts::from_environment()?;
+    let saved = save(&mut guest)?;
+    guest.boot_with(KernelName::Bookworm, &artifacts)?;
+    resumes_directly(&mut guest, saved)?;
+    let saved = save(&mut guest)?;
+    cut_power_in_d(&mut guest)?;
+    resumes_by_c(&mut guest, saved, false)
 }
 
 /// Where A's kernel lies where D would be, A says so, and the ordinary boot resumes.
