@@ -83,8 +83,8 @@ pub(crate) fn ten_cycles_with_a_save_kernel_that_waits() -> Result<()> {
     crate::demand_same_session(&mut guest, &first)
 }
 
-/// An update has given the machine another kernel to boot. D is what it was, and so is the session; where the power goes
-/// in D, the new kernel is C.
+/// An update has given the machine another kernel to boot. D is what it was, and so is the session; where the power
+/// goes in D, the new kernel is C.
 pub(crate) fn an_update_to_the_kernel_of_debian_12_in_between() -> Result<()> {
     let mut guest = session(config()?, POLICY)?;
     let artifacts = Artifacts::from_environment()?;
