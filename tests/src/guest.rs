@@ -88,20 +88,7 @@ impl Guest {
                 BootLoader::SystemdBoot => systemd_boot::make(&files.boot_disk(), &boot)?,
             }
         }
-        let console = Console::create(&files.serial_log())?;
-        let channel = Client::new(&files.channel());
-        let userland = userland.clone();
-        let guest = Guest {
-            config,
-            userland,
-            files,
-            console,
-            channel,
-            qemu: None,
-            keys_from: None,
-            power_ons: 0,
-            _directory: directory,
-        };
+        let guest = Guest::off(config, userland.clone(), files, directory)?;
         guest.build_userland(artifacts)?;
         Ok(guest)
     }
@@ -118,9 +105,12 @@ impl Guest {
         let files = Files { directory: directory.path().to_owned(), kernel, initramfs };
         files.create(&config)?;
         install(&files)?;
+        Guest::off(config, Userland::default(), files, directory)
+    }
+
+    fn off(config: GuestConfig, userland: Userland, files: Files, directory: TempDir) -> Result<Self> {
         let console = Console::create(&files.serial_log())?;
         let channel = Client::new(&files.channel());
-        let userland = Userland::default();
         Ok(Guest {
             config,
             userland,

@@ -172,10 +172,14 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         drivers::warn_of_undriven(policy, &disks);
     }
     let places = if then == Then::Return { Vec::new() } else { drivers::places(&disks) };
-    let sealing = keys::for_save(policy, &self::image(policy)?, save_id)?;
+    let (sealing, prepared) = {
+        let opened = self::image(policy)?;
+        let sealing = keys::for_save(policy, &opened, save_id)?;
+        let is_sealed = sealing.is_some();
+        let prepared = direct::prepare(policy, &machine, &place, &opened.image, &session, then, is_sealed);
+        (sealing, prepared)
+    };
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
-    let is_sealed = sealing.is_some();
-    let prepared = direct::prepare(policy, &machine, &place, &self::image(policy)?.image, &session, then, is_sealed);
     let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));

@@ -13,7 +13,6 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use dormouse_image::BLOCK;
 use dormouse_linux::block::Names;
-use dormouse_sys::freeze;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 
 use crate::cycle::direct::{BLOCK_FILE, CONFIGURATION, DIRECTORY, file};
@@ -85,16 +84,6 @@ pub fn make_block() -> anyhow::Result<()> {
         about()
     );
     Ok(())
-}
-
-/// Has what was made for the boot loader in its place on the disk, and not in a journal, which the boot loader does not
-/// read.
-///
-/// # Errors
-/// The filesystem cannot be frozen for a moment.
-pub fn settle() -> anyhow::Result<()> {
-    let about = || format!("{DIRECTORY}: its filesystem cannot be frozen for a moment");
-    freeze::settle(&File::open(DIRECTORY).with_context(about)?).with_context(about)
 }
 
 #[cfg(test)]

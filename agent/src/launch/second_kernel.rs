@@ -88,7 +88,10 @@ impl SecondKernel {
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,
-            initramfs: &[&archive(order)?, &read(initramfs, |path, source| FileError::Initramfs { path, source })?],
+            initramfs: &[
+                &order_archive(order)?,
+                &read(initramfs, |path, source| FileError::Initramfs { path, source })?,
+            ],
             region,
             low,
             other_ram: &machine.iomem.frames_outside(&region),
@@ -259,14 +262,6 @@ pub fn loader_command_line(
     Ok(direct::command_line(&common, &kernel, initramfs, region, &machine.iomem)?)
 }
 
-/// The archive with an order that a boot loader is to put before the initramfs, or behind it.
-///
-/// # Errors
-/// The order cannot be encoded.
-pub fn order_archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    archive(order)
-}
-
 /// Whether there is a key in its order, or may be in one that follows.
 fn gets_a_key(order: &Order) -> bool {
     order.is_secret() || matches!(order, Order::Wait(_))
@@ -274,7 +269,10 @@ fn gets_a_key(order: &Order) -> bool {
 
 /// The order as a file in an archive of its own. The kernel unpacks archives one after another, and the first may be
 /// uncompressed, as those with microcode are (init/initramfs.c).
-fn archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+///
+/// # Errors
+/// The order cannot be encoded.
+pub fn order_archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let order = order.encode()?;
     Ok(Zeroizing::new(Archive::new().file(order::FILE, 0o400, &order[..]).finish()?))
 }
@@ -313,7 +311,7 @@ mod tests {
     #[test]
     fn order_comes_first_for_root_alone() {
         let order = Order::Restore(restore_order());
-        let bytes = archive(&order).unwrap();
+        let bytes = order_archive(&order).unwrap();
         // The kernel looks for what follows, compressed or not, at a multiple of 4.
         assert!(bytes.len().is_multiple_of(512));
         let name = bytes.windows(order::FILE.len()).position(|name| name == order::FILE.as_bytes());

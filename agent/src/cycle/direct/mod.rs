@@ -19,11 +19,12 @@ mod look;
 mod prepare;
 mod systemd_boot;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use dormouse_linux::atomic_file::replace;
+use dormouse_sys::freeze;
 
 pub(crate) use block::arm;
 pub(crate) use look::run as look;
@@ -47,6 +48,16 @@ pub(crate) const ORDER: &str = "order";
 /// One of these files.
 pub(crate) fn file(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
+}
+
+/// Has what was made for the boot loader in its place on the disk, and not in a journal, which the boot loader does not
+/// read.
+///
+/// # Errors
+/// The filesystem cannot be frozen for a moment.
+pub(crate) fn settle() -> anyhow::Result<()> {
+    let about = || format!("{DIRECTORY}: its filesystem cannot be frozen for a moment");
+    freeze::settle(&File::open(DIRECTORY).with_context(about)?).with_context(about)
 }
 
 /// Writes a file where it is not what it should be. Whether it was not.

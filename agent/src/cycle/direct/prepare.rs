@@ -11,11 +11,10 @@ use dormouse_linux::atomic_file::replace;
 use dormouse_linux::block::Names;
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::procfs;
-use dormouse_sys::freeze;
 
 use crate::console::phase::Phase;
 use crate::cycle::direct::systemd_boot::{Entry, SystemdBoot};
-use crate::cycle::direct::{BLOCK_FILE, DIRECTORY, INITRAMFS, KERNEL, ORDER, file, put};
+use crate::cycle::direct::{BLOCK_FILE, INITRAMFS, KERNEL, ORDER, file, put, settle};
 use crate::cycle::last;
 use crate::cycle::look;
 use crate::cycle::place::Place;
@@ -186,10 +185,7 @@ fn try_to(
         is_changed |= put(&file(name), bytes)?;
     }
     if is_changed {
-        // The boot loader does not read a journal, in which the new names would be when the session stops.
-        let directory = File::open(DIRECTORY).with_context(|| DIRECTORY.to_owned())?;
-        freeze::settle(&directory)
-            .with_context(|| format!("{DIRECTORY}: its filesystem cannot be frozen for a moment"))?;
+        settle()?;
     }
     Ok(Prepared::Grub(block))
 }

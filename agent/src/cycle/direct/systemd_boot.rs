@@ -140,19 +140,39 @@ impl SystemdBoot {
         }
         let path = self.entry();
         // From here on, whatever fails removes it.
-        let entry = Entry { place: self.place };
+        let entry = Entry(self);
         let text = text(command_line);
         replace(&path, text.as_bytes(), 0o600).with_context(|| format!("{}: cannot write it", path.display()))?;
-        entry.sync()?;
+        entry.0.sync()?;
         Ok(entry)
+    }
+
+    /// Removes the variable, if it still names the entry, and the entry.
+    fn take_back(&self) -> anyhow::Result<()> {
+        let variable = one_shot();
+        let about = || format!("{}: cannot be removed", variable.path().display());
+        // Where the loader has removed it, efivarfs may have its name yet.
+        if variable.text().with_context(about)?.is_none_or(|text| text == ENTRY) {
+            variable.remove().with_context(about)?;
+        }
+        let path = self.entry();
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// FAT has no journal: what is written is in its place.
+    fn sync(&self) -> anyhow::Result<()> {
+        let about = || self.place.display().to_string();
+        syncfs(File::open(&self.place).with_context(about)?).with_context(about)
     }
 }
 
 /// The entry, which is removed when this is dropped, with the variable that names it: this session goes on.
 #[derive(Debug)]
-pub(in crate::cycle) struct Entry {
-    place: PathBuf,
-}
+pub(in crate::cycle) struct Entry(SystemdBoot);
 
 impl Entry {
     /// Has it booted once, at the next boot.
@@ -167,17 +187,11 @@ impl Entry {
         }
         variable.set_text(ENTRY).with_context(about)
     }
-
-    /// FAT has no journal: what is written is in its place.
-    fn sync(&self) -> anyhow::Result<()> {
-        let about = || self.place.display().to_string();
-        syncfs(File::open(&self.place).with_context(about)?).with_context(about)
-    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Err(error) = take_back(&self.place) {
+        if let Err(error) = self.0.take_back() {
             log::warn!(
                 "{}: systemd-boot may try to start a restore kernel at the next boot, in vain: {error:#}",
                 Phase::HibernateReturn
@@ -191,24 +205,7 @@ impl Drop for Entry {
 /// # Errors
 /// It cannot be removed.
 pub(crate) fn remove_left() -> anyhow::Result<()> {
-    SystemdBoot::to_clear().map_or(Ok(()), |loader| take_back(&loader.place))
-}
-
-/// Removes the variable, if it still names the entry, and the entry.
-fn take_back(place: &Path) -> anyhow::Result<()> {
-    let variable = one_shot();
-    let about = || format!("{}: cannot be removed", variable.path().display());
-    // Where the loader has removed it, efivarfs may have its name yet.
-    if variable.text().with_context(about)?.is_none_or(|text| text == ENTRY) {
-        variable.remove().with_context(about)?;
-    }
-    let path = place.join(ENTRIES).join(ENTRY);
-    if path.exists() {
-        let about = || format!("{}: cannot be removed", path.display());
-        fs::remove_file(&path).with_context(about)?;
-        syncfs(File::open(place).with_context(about)?).with_context(about)?;
-    }
-    Ok(())
+    SystemdBoot::to_clear().map_or(Ok(()), |loader| loader.take_back())
 }
 
 fn one_shot() -> Variable {

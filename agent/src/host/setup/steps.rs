@@ -200,7 +200,7 @@ impl Step {
             }
             Step::MakeBlock => loader::make_block(),
             Step::TryEntry(loader, policy) => loader.try_it(policy),
-            Step::SettleBoot => loader::settle(),
+            Step::SettleBoot => direct::settle(),
             Step::Erase(place) => undo::erase(place),
             Step::Remove(path) => remove(path),
             Step::RemoveIfEmpty(path) => {
