@@ -2,6 +2,9 @@
 //!
 //! The blocks of an image are framed with it, and so is what passes between the kernels without being part of an image.
 
+use std::hash::Hasher;
+
+use twox_hash::XxHash3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -132,11 +135,11 @@ pub fn unframe(block: Block, magic: [u8; 8], bytes: &[u8], max: usize) -> Result
         });
     }
     let bytes = bytes.get(..len).ok_or(FormatError::Truncated { block, needed: len, got: bytes.len() })?;
-    let mut state = xxhash_rust::xxh3::Xxh3Default::new();
-    state.update(&bytes[..CHECKSUM.start]);
-    state.update(&[0; 8]);
-    state.update(&bytes[CHECKSUM.end..]);
-    let (found, computed) = (prologue.checksum.get(), state.digest());
+    let mut state = XxHash3_64::new();
+    state.write(&bytes[..CHECKSUM.start]);
+    state.write(&[0; 8]);
+    state.write(&bytes[CHECKSUM.end..]);
+    let (found, computed) = (prologue.checksum.get(), state.finish());
     if found != computed {
         return Err(FormatError::Checksum { block, found, computed });
     }

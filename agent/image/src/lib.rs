@@ -88,5 +88,5 @@ pub mod layout {
 /// The one checksum of the format: XXH3 with 64 bits and seed 0.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
+    twox_hash::XxHash3_64::oneshot(bytes)
 }

@@ -47,7 +47,7 @@ pub struct Restored {
 /// tries again.
 pub fn run(task: RestoreTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Result<Restored> {
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
-    let Opened { target: place, mut image } = target::open_on(&task.order.image, policy.image.disk.as_ref(), how)?;
+    let Opened { target: place, mut image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     alive();
     screen::show(policy.console.verbosity, &format!("Resuming from {place}"));
     let result = restore(task, policy, &mut image, alive);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::seal::{Opener, scrub_stack};
-use dormouse_image::{BLOCK, ChunkView, Extent, PfnRange, checksum};
+use dormouse_image::{BLOCK, ChunkView, Codec, Extent, PfnRange, checksum};
 
 use crate::pipeline::buffers::{Buffer, Buffers};
 use crate::pipeline::codec::Decoder;
@@ -178,17 +178,30 @@ impl<'a, S: PageSink> Worker<'a, S> {
                 .write(run.range(), |pages| decode(decoder, view, stored, pages))
                 .map_err(|source| PipelineError::Memory { pfn: run.pfn, source })?;
         }
+        if view.chunk.codec == Codec::Store && stored.len() == view.raw_len() {
+            check(view, stored)?;
+            return self.scatter(view, stored);
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let result = self.scatter(view, stored, &mut scratch);
+        let result = self.decode_and_scatter(view, stored, &mut scratch);
         self.scratch = scratch;
         result
     }
 
-    fn scatter(&mut self, view: &ChunkView<'_>, stored: &[u8], scratch: &mut [u8]) -> Result<(), PipelineError> {
-        let len = view.raw_len();
-        let raw = scratch.get_mut(..len).ok_or_else(|| damaged(view, "it is too long"))?;
+    fn decode_and_scatter(
+        &mut self,
+        view: &ChunkView<'_>,
+        stored: &[u8],
+        scratch: &mut [u8],
+    ) -> Result<(), PipelineError> {
+        let raw = scratch.get_mut(..view.raw_len()).ok_or_else(|| damaged(view, "it is too long"))?;
         decode(&mut self.decoder, view, stored, raw)?;
-        let mut rest = &*raw;
+        self.scatter(view, raw)
+    }
+
+    /// Writes the pages of a chunk to where they belong.
+    fn scatter(&self, view: &ChunkView<'_>, raw: &[u8]) -> Result<(), PipelineError> {
+        let mut rest = raw;
         for piece in view.extents.iter().flat_map(|extent: &Extent| window::pieces(extent.range())) {
             let len = usize::try_from(piece.pages()).unwrap_or(usize::MAX).saturating_mul(BLOCK);
             let (pages, after) = rest.split_at_checked(len).ok_or_else(|| damaged(view, "it is too short"))?;
@@ -206,6 +219,10 @@ impl<'a, S: PageSink> Worker<'a, S> {
 /// Decodes a chunk into exactly the memory that it must fill, and checks what came out.
 fn decode(decoder: &mut Decoder, view: &ChunkView<'_>, stored: &[u8], pages: &mut [u8]) -> Result<(), PipelineError> {
     decoder.decode(view.chunk.codec, stored, pages).map_err(|why| damaged(view, &why))?;
+    check(view, pages)
+}
+
+fn check(view: &ChunkView<'_>, pages: &[u8]) -> Result<(), PipelineError> {
     let found = checksum(pages);
     if found != view.chunk.checksum {
         let expected = view.chunk.checksum;

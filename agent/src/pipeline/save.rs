@@ -130,9 +130,12 @@ impl Chooser<'_> {
     }
 }
 
-/// What `auto` takes while the device has nothing to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time
-/// on vmcores and cost up to a quarter of the density. What `auto` does not do either is store what could be
-/// compressed, which would save time only on machines with few CPUs and a very fast device.
+/// What `auto` takes while the device has nothing to do: even the quickest compression would only keep it waiting. This
+/// is so where CPUs are few and the device is fast.
+const IDLE: Method = Method::Store;
+
+/// What it takes while the device has just enough to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time
+/// on vmcores and cost up to a quarter of the density.
 const QUICK: Method = Method::Zstd(-1);
 
 /// What it takes while the device cannot keep up, and where there may be too little room.
@@ -142,7 +145,8 @@ const DENSE: Method = Method::Zstd(3);
 /// `most` are on their way to the device.
 fn by_queue(waiting: usize, most: usize) -> Method {
     match waiting * 8 / most.max(1) {
-        0..3 => QUICK,
+        0..2 => IDLE,
+        2 => QUICK,
         3..7 => Method::Zstd(1),
         _ => DENSE,
     }
@@ -382,7 +386,7 @@ mod tests {
     #[test]
     fn auto_compresses_better_the_more_waits_for_the_device() {
         let methods: Vec<Method> = (0..=16).map(|waiting| by_queue(waiting, 16)).collect();
-        assert_eq!((methods[0], methods[16]), (QUICK, DENSE));
+        assert_eq!((methods[0], methods[4], methods[16]), (IDLE, QUICK, DENSE));
         let rank = |method: &Method| match method {
             Method::Store => i32::MIN,
             Method::Zstd(level) => *level,

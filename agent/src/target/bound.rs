@@ -16,7 +16,7 @@ use dormouse_linux::wait::wait_for;
 
 use crate::store::Access;
 use crate::target::find::{all, find};
-use crate::target::{Opened, Opening, Target, TargetError, open, opened, resolve};
+use crate::target::{Opened, Opening, Target, TargetError, opened, resolve};
 
 /// A target that has the name, and its disk where that is known.
 #[derive(Debug, Clone)]
@@ -38,27 +38,38 @@ enum Choice {
     None(Vec<Candidate>),
 }
 
+/// Whether another device of the same name may still turn up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// All devices are waited for.
+    MayTurnUp,
+    /// They have been waited for a moment ago, and two of one name would have been refused.
+    WereWaitedFor,
+}
+
 /// As [`super::open`], bound to the disk that is recorded, in a kernel that mounts nothing.
 ///
 /// # Errors
 /// [`TargetError::OtherDisk`] where only another disk has the name; those of [`super::open`].
 pub fn open_on(name: &ImageDevice, disk: Option<&DiskIdentity>, how: Opening) -> Result<Opened, TargetError> {
-    opened(find_on(name, disk, how.wait)?, how)
+    opened(find_on(name, disk, how.wait, Others::MayTurnUp)?, how)
 }
 
-/// The same for B, which does not wait until all devices have turned up: the kernel that stopped a moment ago has seen
-/// them, and has refused two of one name.
+/// The same where all devices have been waited for a moment ago: by the kernel before B or D, or by a D that C has not
+/// started when it decided.
 ///
 /// # Errors
 /// As [`open_on`].
 pub fn open_again(name: &ImageDevice, disk: Option<&DiskIdentity>, how: Opening) -> Result<Opened, TargetError> {
-    match disk.filter(|disk| disk.is_unique()) {
-        Some(disk) => open_on(name, Some(disk), how),
-        None => open(name, how),
-    }
+    opened(find_on(name, disk, how.wait, Others::WereWaitedFor)?, how)
 }
 
-fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> Result<Target, TargetError> {
+fn find_on(
+    name: &ImageDevice,
+    disk: Option<&DiskIdentity>,
+    wait: Duration,
+    turn_up: Others,
+) -> Result<Target, TargetError> {
     if disk.is_none() && matches!(name, ImageDevice::Path(_) | ImageDevice::File(_)) {
         // A path names one thing.
         return find(name, wait);
@@ -75,8 +86,8 @@ fn find_on(name: &ImageDevice, disk: Option<&DiskIdentity>, wait: Duration) -> R
             Choice::This(target, _) | Choice::Perhaps(target, _) if target.lacks_a_leg() => None,
             Choice::This(target, others) => Some(Ok((target.clone(), others.clone()))),
             Choice::Perhaps(target, others) => {
-                let is_over = settling.get_or_insert_with(Settling::begin).is_over();
-                is_over.then(|| Ok((target.clone(), others.clone())))
+                let mut is_over = || settling.get_or_insert_with(Settling::begin).is_over();
+                (turn_up == Others::WereWaitedFor || is_over()).then(|| Ok((target.clone(), others.clone())))
             }
             // Waiting makes none of them go away.
             Choice::Several(first, second) => {
@@ -211,9 +222,9 @@ mod tests {
         let name = ImageDevice::Path(file.path().to_owned());
         assert_eq!(disk_of(&name), None);
         let recorded = disk("nvme serial=1");
-        let error = find_on(&name, recorded.as_ref(), Duration::from_millis(10)).unwrap_err();
+        let error = find_on(&name, recorded.as_ref(), Duration::from_millis(10), Others::MayTurnUp).unwrap_err();
         assert!(matches!(error, TargetError::OtherDisk { .. }), "{error}");
-        assert!(find_on(&name, None, Duration::ZERO).is_ok());
+        assert!(find_on(&name, None, Duration::ZERO, Others::MayTurnUp).is_ok());
     }
 
     #[test]

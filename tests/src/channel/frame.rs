@@ -1,6 +1,6 @@
 //! One message, one line: `~dm1 <XXH3-64 of the JSON, 16 hex digits> <JSON>`.
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::Message;
 
@@ -12,7 +12,7 @@ const MARK: &str = "~dm1";
 /// Fails where the message cannot be written as JSON, which no message of ours does.
 pub fn encode(message: &Message) -> serde_json::Result<Vec<u8>> {
     let json = serde_json::to_string(message)?;
-    Ok(format!("\n{MARK} {:016x} {json}\n", xxh3_64(json.as_bytes())).into_bytes())
+    Ok(format!("\n{MARK} {:016x} {json}\n", XxHash3_64::oneshot(json.as_bytes())).into_bytes())
 }
 
 /// The message of a line, or nothing where the line is not a whole one of ours.
@@ -20,7 +20,7 @@ pub fn encode(message: &Message) -> serde_json::Result<Vec<u8>> {
 pub fn decode(line: &[u8]) -> Option<Message> {
     let line = std::str::from_utf8(line).ok()?.trim_end();
     let (checksum, json) = line.strip_prefix(MARK)?.strip_prefix(' ')?.split_once(' ')?;
-    if u64::from_str_radix(checksum, 16).ok()? != xxh3_64(json.as_bytes()) {
+    if u64::from_str_radix(checksum, 16).ok()? != XxHash3_64::oneshot(json.as_bytes()) {
         return None;
     }
     serde_json::from_str(json).ok()

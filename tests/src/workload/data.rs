@@ -1,11 +1,12 @@
 //! A tmpfs file of random bytes, whose checksum is kept in this process and in a file beside it.
 
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use super::report::Data;
 use super::role::{self, Answer};
@@ -38,28 +39,28 @@ pub fn run(megabytes: u64, seed: u64) -> Result<()> {
 fn write(path: &Path, megabytes: u64, seed: u64) -> Result<Data> {
     let mut file = BufWriter::with_capacity(BLOCK, File::create(path)?);
     let mut block = vec![0; BLOCK];
-    let mut hash = Xxh3::new();
+    let mut hash = XxHash3_64::new();
     let words = u64::try_from(BLOCK / 8)?;
     for number in 0..megabytes {
         pattern::fill(&mut block, seed, number * words);
-        hash.update(&block);
+        hash.write(&block);
         file.write_all(&block)?;
     }
     file.flush()?;
-    Ok(Data { bytes: megabytes * words * 8, checksum: format!("{:016x}", hash.digest()) })
+    Ok(Data { bytes: megabytes * words * 8, checksum: format!("{:016x}", hash.finish()) })
 }
 
 fn read(path: &Path) -> Result<Data> {
     let mut file = File::open(path)?;
     let mut block = vec![0; BLOCK];
-    let mut hash = Xxh3::new();
+    let mut hash = XxHash3_64::new();
     let mut bytes = 0;
     loop {
         let read = file.read(&mut block)?;
         if read == 0 {
-            return Ok(Data { bytes, checksum: format!("{:016x}", hash.digest()) });
+            return Ok(Data { bytes, checksum: format!("{:016x}", hash.finish()) });
         }
-        hash.update(block.get(..read).unwrap_or_default());
+        hash.write(block.get(..read).unwrap_or_default());
         bytes += u64::try_from(read)?;
     }
 }

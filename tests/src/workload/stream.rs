@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::report::{Receiver, Sender};
 use super::role::{self, Answer};
@@ -123,7 +123,7 @@ fn send_blocks(shared: &Shared, mut stream: TcpStream, seed: u64) -> Result<()> 
     let mut checksum = 0;
     for number in 0_u64.. {
         pattern::fill(&mut block, seed, number * BLOCK_WORDS);
-        checksum = xxh3_64_with_seed(&block, checksum);
+        checksum = XxHash3_64::oneshot_with_seed(checksum, &block);
         let mut progress = shared.lock();
         while progress.awaited.len() >= WINDOW {
             progress = shared.window_opened.wait(progress).unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +161,7 @@ fn receive_blocks(shared: &Shared, mut stream: TcpStream, seed: u64, rest: Durat
         if let Some(word) = pattern::mismatch(&block, seed, number * BLOCK_WORDS) {
             bail!("byte {} of the stream is not the one that was sent", word * 8);
         }
-        checksum = xxh3_64_with_seed(&block, checksum);
+        checksum = XxHash3_64::oneshot_with_seed(checksum, &block);
         stream.write_all(&checksum.to_le_bytes()).with_context(|| format!("block {number} cannot be acknowledged"))?;
         shared.lock().received += BLOCK_BYTES;
         std::thread::sleep(rest);

@@ -14,7 +14,7 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Line;
 use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
-use dormouse_tests::machine::{BootLoader, Disk, DiskKind, GuestConfig, MIB, image_disk_bytes};
+use dormouse_tests::machine::{BootLoader, Disk, DiskKind, GuestConfig, MIB, MemorySize, image_disk_bytes};
 use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 
 use crate::Options;
@@ -29,6 +29,10 @@ const FILES_MIB: u64 = 320;
 /// The disks, in their order: Dormouse's image, swap, files.
 const SWAP: &str = "/dev/vdb";
 const FILES_DISK: &str = "/dev/vdc";
+
+/// The first has a serial number, as real disks do, and the policy says which: a disk without one is only taken when
+/// nothing else has turned up for half a second.
+const IMAGE_SERIAL: &str = "image";
 
 const PAGE: u64 = 4096;
 
@@ -101,7 +105,7 @@ impl Way {
     fn policy(self, image: &str) -> GuestPolicy {
         let Way { compression, verify, warm, direct, .. } = self;
         let text = format!(
-            "[image]\ndevice = \"{image}\"\n\
+            "[image]\ndevice = \"{image}\"\ndisk = \"virtio serial={IMAGE_SERIAL}\"\n\
              [save]\ncompression = \"{compression}\"\nverify = \"{verify}\"\nwarm = {warm}\n\
              [resume]\ndirect = {direct}\n"
         );
@@ -130,7 +134,11 @@ impl Run {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
-    let memories: &[&str] = if options.quick { &["1G"] } else { &["1G", "4G"] };
+    let memories: Vec<MemorySize> = match options.memory.as_slice() {
+        [] if options.quick => vec!["1G".parse()?],
+        [] => vec!["1G".parse()?, "4G".parse()?],
+        some => some.to_vec(),
+    };
     let contenders = if options.quick { &CONTENDERS[..QUICK] } else { CONTENDERS };
     let mut tables = Tables::new();
     for memory in memories {
@@ -266,12 +274,13 @@ fn those_of(guest: &mut Guest, contenders: &[Contender]) -> Result<Vec<Contender
 }
 
 /// A guest that is up with everything.
-fn start(artifacts: &Artifacts, memory: &str, contenders: &[Contender]) -> Result<Guest> {
-    let mut config = GuestConfig::new(2, memory.parse()?);
+fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) -> Result<Guest> {
+    let mut config = GuestConfig::new(2, memory);
     let disk = |bytes| Disk { kind: DiskKind::Virtio, bytes };
     config.disks.push(disk(image_disk_bytes(config.memory)));
     config.disks.push(disk(2 * FILES_MIB * MIB));
     (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
+    config.qemu_arguments.extend(["-set".to_owned(), format!("device.disk0-device.serial={IMAGE_SERIAL}")]);
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
     let image = config.disk_path(0)?;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use dormouse_tests::machine::MemorySize;
 
 /// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
 ///
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// Whose memory the file tier packs [default: compile and database with --quick, all otherwise]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) workload: Vec<file_tier::Workload>,
+    /// How large the guest tier's guests are [default: 1G with --quick, 1G and 4G otherwise]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) memory: Vec<MemorySize>,
     /// How often each contender runs [default: 5 in the file tier; in the others 3 with --quick, 5 otherwise]
     #[arg(long)]
     pub(crate) runs: Option<usize>,
