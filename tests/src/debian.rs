@@ -16,7 +16,7 @@ use crate::artifacts::Artifacts;
 use crate::console::Cursor;
 use crate::filesystem;
 use crate::guest::Guest;
-use crate::machine::{Disk, DiskKind, GuestConfig, MIB};
+use crate::machine::{Disk, DiskKind, Firmware, GuestConfig, MIB};
 use crate::qemu;
 
 /// Systemd takes its time under emulation, with everything else busy; so does what makes an initramfs.
@@ -38,9 +38,12 @@ const BOOT_OFFSET: u64 = 2 * MIB;
 
 /// Where the root filesystem begins on a disk with partitions, behind GRUB's.
 const ROOT_OFFSET: u64 = MIB;
-const PARTITIONS: &str = "first-lba: 34\n\
-    start=34, size=2014, type=21686148-6449-6E6F-744E-656564454649\n\
-    start=2048, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+/// The EFI system partition behind it, for a machine with UEFI. It holds kernels and initramfs where systemd-boot finds
+/// them.
+const ESP_MIB: u64 = 192;
+/// What a disk has before and behind its partitions.
+const TABLES: u64 = 2 * MIB;
+const SECTOR: u64 = 512;
 
 /// The root filesystem's disk.
 const ROOT: usize = 0;
@@ -142,8 +145,8 @@ fn installed(config: GuestConfig, image: &Path, install: impl FnOnce(&Ext4) -> R
     })
 }
 
-/// A Debian guest whose first disk has partitions, so that the guest can install GRUB there; until it has, it boots as
-/// the others do, with the test kernel.
+/// A Debian guest whose first disk has partitions, so that the guest can install a boot loader there; until it has, it
+/// boots as the others do, with the test kernel. On a machine with UEFI, `/boot/efi` is the EFI system partition.
 ///
 /// # Errors
 /// Fails where a part is missing.
@@ -151,25 +154,47 @@ pub fn guest_with_partitions(suite: Suite, config: GuestConfig, artifacts: &Arti
     let image = artifacts.debian(suite)?;
     let bytes = std::fs::metadata(&image).with_context(|| format!("{}: cannot be read", image.display()))?.len();
     let mut config = config;
-    // With room for both tables of partitions.
-    config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes: ROOT_OFFSET + bytes + 2 * MIB });
-    let root = format!("{}2", DiskKind::Virtio.guest_path(0));
+    let esp_offset = (config.firmware == Firmware::Uefi).then_some(ROOT_OFFSET + bytes);
+    let esp_bytes = esp_offset.map_or(0, |_| ESP_MIB * MIB);
+    config.disks.insert(ROOT, Disk { kind: DiskKind::Virtio, bytes: ROOT_OFFSET + bytes + esp_bytes + TABLES });
+    let disk_path = DiskKind::Virtio.guest_path(0);
+    let root = format!("{disk_path}2");
     config.kernel_arguments.push(format!("root={root} ro"));
     let guest = Guest::installed(config, |files| {
         let disk = files.disk(ROOT);
-        filesystem::partition(&disk, PARTITIONS)?;
+        filesystem::partition(&disk, &partitions(bytes, esp_offset))?;
         let mut dd = Command::new("dd");
         dd.arg(format!("if={}", image.display())).arg(format!("of={}", disk.display()));
         dd.args(["bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
         ensure!(dd.status().context("dd cannot be started")?.success(), "dd of {}", image.display());
+        if let Some(offset) = esp_offset {
+            filesystem::make_fat(&disk, offset / SECTOR, ESP_MIB, "ESP")?;
+        }
         let filesystem = Ext4 { disk, offset: ROOT_OFFSET };
         let mut fstab = tempfile::NamedTempFile::new().context("a file for fstab")?;
-        writeln!(fstab, "{root} / ext4 errors=remount-ro 0 1").context("a file for fstab")?;
+        let esp = esp_offset.map_or(String::new(), |_| format!("{disk_path}3 /boot/efi vfat umask=0077 0 0\n"));
+        write!(fstab, "{root} / ext4 errors=remount-ro 0 1\n{esp}").context("a file for fstab")?;
         filesystem.debugfs(&format!("cd /etc\nrm fstab\nwrite {} fstab\n", fstab.path().display()))?;
         put_programs(&filesystem, artifacts)
     })?;
     take_boot_files(&guest, &Ext4 { disk: guest.disk_file(ROOT), offset: ROOT_OFFSET }, "/boot", artifacts.release())?;
     Ok(guest)
+}
+
+/// GRUB's partition, the root filesystem of so many bytes, and the EFI system partition where there is one.
+fn partitions(root_bytes: u64, esp_offset: Option<u64>) -> String {
+    let esp = |offset: u64| {
+        let (start, size) = (offset / SECTOR, ESP_MIB * MIB / SECTOR);
+        format!("start={start}, size={size}, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n")
+    };
+    format!(
+        "first-lba: 34\n\
+         start=34, size=2014, type=21686148-6449-6E6F-744E-656564454649\n\
+         start={}, size={}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n{}",
+        ROOT_OFFSET / SECTOR,
+        root_bytes / SECTOR,
+        esp_offset.map_or(String::new(), esp)
+    )
 }
 
 fn put_programs(root: &Ext4, artifacts: &Artifacts) -> Result<()> {

@@ -35,6 +35,18 @@ pub fn partition(disk: &Path, partition: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes an empty FAT filesystem with this label, of so many MiB from a sector of the disk on.
+///
+/// # Errors
+/// Fails where the program is missing or refuses.
+pub fn make_fat(disk: &Path, sector: u64, mib: u64, label: &str) -> Result<()> {
+    let mut fat = Command::new("/sbin/mkfs.fat");
+    fat.args(["-F", "16", "-s", "16", "-n", label, "--offset", &sector.to_string()]).arg(disk);
+    let output = fat.arg((mib * 1024).to_string()).output().context("mkfs.fat cannot be started")?;
+    ensure!(output.status.success(), "mkfs.fat: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
 /// A file with an empty ext4 filesystem whose blocks have 4 KiB, as a large one has. A small one would have 1 KiB, and
 /// a file of it would seldom lie in whole blocks of 4 KiB.
 ///

@@ -10,13 +10,11 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::filesystem;
 use crate::grub::{BOOT, BOOT_MIB, HOST, HOST_MIB, on_partition, put, run, table};
-use crate::machine::MIB;
 
 /// systemd-boot itself, from the package systemd-boot-efi.
 const PROGRAM: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
@@ -30,9 +28,7 @@ const ENTRY: &str = "title The guest\nlinux /vmlinuz\ninitrd /initramfs\n";
 pub(crate) fn make(disk: &Path, boot: &Path) -> Result<()> {
     filesystem::partition(disk, &table("BC13C2FF-59E6-4262-A352-B275FD6F7172"))?;
     for (start, mib, label) in [(HOST, HOST_MIB, "ESP"), (BOOT, BOOT_MIB, "XBOOTLDR")] {
-        let mut fat = Command::new("/sbin/mkfs.fat");
-        fat.args(["-F", "16", "-s", "16", "-n", label, "--offset", &start.to_string()]).arg(disk);
-        run(fat.arg((mib * MIB / 1024).to_string()))?;
+        filesystem::make_fat(disk, start, mib, label)?;
         for folder in ["::/loader", "::/loader/entries"] {
             run(on_partition("mmd", disk, start).arg(folder))?;
         }

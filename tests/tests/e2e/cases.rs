@@ -30,6 +30,8 @@ pub(crate) const CASES: &[Case] = cases! {
     All sealed_debian::btrfs_with_dracut_and_systemd_goes_on,
     All sealed_debian::an_image_beside_an_encrypted_disk_is_sealed_by_it,
     All direct_debian::debian_12_is_resumed_by_its_own_grub,
+    All direct_debian::debian_12_is_resumed_by_its_own_grub_on_uefi,
+    All direct_debian::debian_12_is_resumed_by_its_own_systemd_boot,
     All stock_debian::debian_12_goes_off_and_on_three_times,
     All stock_debian::debian_13_with_the_module_as_the_doctor_wants_it,
     All stock_debian::debian_12_gets_a_new_kernel_and_loses_the_packages,
