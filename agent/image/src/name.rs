@@ -1,6 +1,7 @@
 //! How an image device is named: the text of a policy and of a kernel command line.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -34,6 +35,58 @@ pub enum ImageDevice {
     File(PathBuf),
 }
 
+/// What a server exports by NBD, the Network Block Device protocol: `nbd://ADDRESS[:PORT]/EXPORT`. It holds neither a
+/// double quote nor a control character, as an [`ImageDevice`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NbdExport {
+    /// The server: an address, since a kernel that has just started asks nobody for one.
+    pub address: SocketAddr,
+    /// The export's name, which may be empty: the server's default.
+    pub name: String,
+}
+
+impl NbdExport {
+    /// How its text begins.
+    pub const SCHEME: &str = "nbd://";
+    /// Where the text has no port. Source: IANA's service names and port numbers.
+    const PORT: u16 = 10809;
+    /// The most bytes of a name (doc/proto.md of the NBD project).
+    const NAME_MAX: usize = 4096;
+
+    fn parse(text: &str) -> Option<NbdExport> {
+        let rest = text.strip_prefix(Self::SCHEME)?;
+        let (place, name) = rest.split_once('/')?;
+        // With a port, or without; an IPv6 address is in brackets in both.
+        let bare = || place.strip_prefix('[').map_or(Some(place), |place| place.strip_suffix(']'));
+        let is_bracketed = place.starts_with('[');
+        let alone = || bare()?.parse::<IpAddr>().ok().filter(|address| address.is_ipv6() == is_bracketed);
+        let address = place.parse().ok().or_else(|| Some(SocketAddr::new(alone()?, Self::PORT)))?;
+        (name.len() <= Self::NAME_MAX).then(|| NbdExport { address, name: name.to_owned() })
+    }
+}
+
+impl FromStr for NbdExport {
+    type Err = ImageDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, ImageDeviceError> {
+        demand_writable(text)?;
+        NbdExport::parse(text).ok_or_else(|| ImageDeviceError::Nbd(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NbdExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NbdExport { address, name } = self;
+        f.write_str(Self::SCHEME)?;
+        match (address.port() == Self::PORT, address.ip()) {
+            (false, _) => write!(f, "{address}")?,
+            (true, IpAddr::V6(ip)) => write!(f, "[{ip}]")?,
+            (true, IpAddr::V4(ip)) => write!(f, "{ip}")?,
+        }
+        write!(f, "/{name}")
+    }
+}
+
 impl ImageDevice {
     /// The name of the image with this UUID, whose first block is at `offset` of a block device.
     #[must_use]
@@ -60,6 +113,18 @@ pub enum ImageDeviceError {
     /// `PARTUUID=` with something that is neither a GPT nor an MBR partition's.
     #[error("`{0}` is not a partition UUID (`lsblk -o NAME,PARTUUID` shows them)")]
     PartUuid(String),
+    /// `nbd://` with something that is not an address and an export's name.
+    #[error(
+        "`{0}` is not an export: write nbd://ADDRESS/EXPORT or nbd://ADDRESS:PORT/EXPORT with the server's address, \
+         not its name; an IPv6 address in brackets"
+    )]
+    Nbd(String),
+    /// An export, where only a device of this machine will do.
+    #[error(
+        "`{0}` is an export of a server, to which no machine can be hibernated yet: only `dormouse image` and \
+         `dormouse export` know it"
+    )]
+    NotYet(String),
     /// A character that a kernel command line cannot carry.
     #[error("`{text}` contains {character:?}, which a kernel command line cannot carry")]
     Character {
@@ -74,9 +139,7 @@ impl FromStr for ImageDevice {
     type Err = ImageDeviceError;
 
     fn from_str(text: &str) -> Result<Self, ImageDeviceError> {
-        if let Some(character) = text.chars().find(|c| c.is_control() || *c == '"') {
-            return Err(ImageDeviceError::Character { text: text.to_owned(), character });
-        }
+        demand_writable(text)?;
         if let Some(rest) = text.strip_prefix("UUID=") {
             let (uuid, offset) = rest.split_once('@').map_or((rest, None), |(uuid, offset)| (uuid, Some(offset)));
             let uuid = uuid.parse().map_err(|_| ImageDeviceError::Uuid(uuid.to_owned()))?;
@@ -91,6 +154,9 @@ impl FromStr for ImageDevice {
             } else {
                 Err(ImageDeviceError::PartUuid(uuid.to_owned()))
             };
+        }
+        if text.starts_with(NbdExport::SCHEME) {
+            return Err(ImageDeviceError::NotYet(text.to_owned()));
         }
         match text.strip_prefix("PARTLABEL=") {
             Some(label) if !label.is_empty() => Ok(Self::PartLabel(label.to_owned())),
@@ -115,10 +181,46 @@ impl fmt::Display for ImageDevice {
     }
 }
 
+/// Refuses what a kernel command line cannot carry.
+fn demand_writable(text: &str) -> Result<(), ImageDeviceError> {
+    match text.chars().find(|c| c.is_control() || *c == '"') {
+        Some(character) => Err(ImageDeviceError::Character { text: text.to_owned(), character }),
+        None => Ok(()),
+    }
+}
+
 /// A GPT partition's UUID, or an MBR partition's disk identifier and two-digit number.
 fn is_part_uuid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
     let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
     let hexadecimal = groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()));
     hexadecimal && (lengths == [8, 4, 4, 4, 12] || lengths == [8, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_export_has_an_address_and_a_name() {
+        for (text, address, name) in [
+            ("nbd://10.0.2.2/image", "10.0.2.2:10809", "image"),
+            ("nbd://10.0.2.2:7000/a/b c", "10.0.2.2:7000", "a/b c"),
+            ("nbd://[fe80::1]/", "[fe80::1]:10809", ""),
+            ("nbd://[::1]:10810/x", "[::1]:10810", "x"),
+        ] {
+            let export: NbdExport = text.parse().unwrap();
+            assert_eq!(export, NbdExport { address: address.parse().unwrap(), name: name.to_owned() });
+            assert_eq!(export.to_string(), text);
+        }
+        assert_eq!("nbd://10.0.2.2:10809/x".parse::<NbdExport>().unwrap().to_string(), "nbd://10.0.2.2/x");
+        let long = format!("nbd://10.0.2.2/{}", "x".repeat(4097));
+        for text in ["nbd://server/x", "nbd://10.0.2.2", "nbd://fe80::1/x", "nbd://[10.0.2.2]/x", "nbd:///x", &long] {
+            assert!(matches!(text.parse::<NbdExport>(), Err(ImageDeviceError::Nbd(_))), "{text}");
+        }
+        assert!(matches!("nbd://10.0.2.2/a\"b".parse::<NbdExport>(), Err(ImageDeviceError::Character { .. })));
+        let error = "nbd://10.0.2.2/x".parse::<ImageDevice>().unwrap_err().to_string();
+        assert!(error.contains("no machine can be hibernated yet"), "{error}");
+    }
 }

@@ -216,7 +216,7 @@ enum ImageCommand {
     /// volume, an image that can be resumed; and devices that the save kernel cannot see. A linear LVM volume or a RAID
     /// 1 is written where it lies on its disks.
     Init {
-        /// A partition, a disk, a volume or a file
+        /// A partition, a disk, a volume or a file; or what a server exports, as nbd://ADDRESS/EXPORT
         device: PathBuf,
         /// Overwrite whatever is on it, also an image that could still be resumed; what it was is lost. A device that
         /// is in use is refused all the same

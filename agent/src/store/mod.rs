@@ -1,7 +1,7 @@
 //! An image on its blocks: writing, verifying, reading it.
 //!
 //! ```text
-//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same
+//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same, Nbd
 //! ```
 
 mod blocks;
@@ -11,6 +11,7 @@ mod error;
 mod extents;
 mod image;
 mod legs;
+mod nbd;
 mod reader;
 mod wipe;
 mod writer;
@@ -22,6 +23,7 @@ pub use disk::Disk;
 pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
 pub use image::{FindKey, Image};
+pub use nbd::Nbd;
 pub use reader::Reader;
 pub use wipe::Wiping;
 pub use writer::Writer;

@@ -100,6 +100,13 @@ pub(crate) fn device_with(state: State, stored: u64) -> Faulty {
     device
 }
 
+/// An image on this disk that is saved, and then read in another opening of it.
+pub(super) fn save_and_verify(disk: &Disk) {
+    save(Image::create(disk.clone(), LABEL).unwrap(), 300, State::Complete).unwrap();
+    let counts = verify(&Image::open(disk.clone()).unwrap()).unwrap();
+    assert_eq!((counts.stored, counts.zero), (300, 100));
+}
+
 /// The same image with another save in it.
 pub(crate) fn save_again(image: Image) -> Image {
     save(image, 500, State::Complete).unwrap()

@@ -59,18 +59,16 @@ impl fmt::Display for Initialised {
 /// The device is in use or too small. Without `force` also: it carries something else, or an image that could be
 /// resumed; or the save kernel would not have it.
 pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
-    let disk = Disk::open(path, Access::Write)?;
-    let about =
-        || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
-    // A volume is written where it lies on disks, as any other kernel will.
-    let lay = match Lay::of_device(path) {
-        Err(_) if force => None,
-        lay => lay.with_context(about)?,
+    let target = Target::at(path)?;
+    let (disk, lay) = match target.is_remote() {
+        true => (target.blocks(Access::Write)?, None),
+        false => (Disk::open(path, Access::Write)?, lay_of(path, force)?),
     };
     if force {
         wipe(&disk)?;
     } else {
-        refuse_foreign(path)?;
+        let found = if target.is_remote() { foreign_on(&disk) } else { foreign(path) }?;
+        refuse_foreign(&target, found)?;
         refuse_resumable(&lay.as_ref().map_or(Ok(disk.clone()), |lay| lay.open(Access::Read))?)?;
     }
     let image = match lay {
@@ -79,6 +77,16 @@ pub fn init(path: &Path, force: bool) -> anyhow::Result<Initialised> {
     };
     let (device, uuid) = (image.disk().name().to_owned(), image.label().uuid.to_string());
     Ok(Initialised { device, uuid, bytes: image.disk().size() })
+}
+
+/// How a device lies on disks: a volume is written there, as any other kernel will.
+fn lay_of(path: &Path, force: bool) -> anyhow::Result<Option<Lay>> {
+    let about =
+        || format!("image device {}: only with --force, if this is the disk of another machine", path.display());
+    match Lay::of_device(path) {
+        Err(_) if force => Ok(None),
+        lay => lay.with_context(about),
+    }
 }
 
 /// Refuses a device with a session that waits to be resumed.
@@ -104,11 +112,22 @@ fn wipe(disk: &Disk) -> anyhow::Result<()> {
 }
 
 /// Refuses a device on which something else lives.
-fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
-    if let Some(found) = foreign(path)? {
-        bail!(InitRefusal::Foreign { device: path.display().to_string(), found: found.to_string() });
+fn refuse_foreign(device: &Target, found: Option<Signature>) -> anyhow::Result<()> {
+    match found {
+        Some(found) => bail!(InitRefusal::Foreign { device: device.to_string(), found: found.to_string() }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// As [`foreign`], of blocks that are open.
+fn foreign_on(disk: &Disk) -> anyhow::Result<Option<Signature>> {
+    let end = disk.size().saturating_sub(u64::try_from(signature::TAIL_LEN)?);
+    let part = |start: u64, len: usize| -> anyhow::Result<_> {
+        let len = usize::try_from(disk.size() - start)?.min(len);
+        Ok(disk.read(start, len)?)
+    };
+    let (head, tail) = (part(0, signature::HEAD_LEN)?, part(end, signature::TAIL_LEN)?);
+    Ok(signature::probe(&head, Some(Tail { device_len: disk.size(), bytes: &tail })))
 }
 
 /// What else lives on a device, if anything that is known does.

@@ -52,7 +52,7 @@ pub(super) fn all(name: &ImageDevice) -> Result<Vec<Target>, TargetError> {
         ImageDevice::Path(path) if !block::exists(path) => return Ok(Vec::new()),
         ImageDevice::File(path) if !path.exists() => return Err(TargetError::NoFile { path: path.clone() }),
         // Which of both it is, the path does not tell: /dev/shm has files, and a link may lead to a device.
-        ImageDevice::Path(path) | ImageDevice::File(path) => return Ok(vec![Target::at(path)?]),
+        ImageDevice::Path(path) | ImageDevice::File(path) => return Ok(vec![Target::of_path(path)?]),
         ImageDevice::ImageUuid(uuid) => return Ok(by_label(*uuid, 0, candidates())),
         ImageDevice::ImageAt { uuid, offset } => return Ok(by_label(*uuid, *offset, candidates())),
         ImageDevice::PartUuid(uuid) => {

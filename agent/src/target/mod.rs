@@ -27,7 +27,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Context;
-use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, Uuid};
+use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, NbdExport, Uuid};
 use dormouse_linux::block::Hardware;
 use dormouse_linux::procfs;
 
@@ -37,7 +37,7 @@ pub use find::{direct_devices, find, resolve};
 pub use needs::{Driver, Needs};
 use stack::Lay;
 
-use crate::store::{Access, Disk, Image, NEITHER, StoreError};
+use crate::store::{Access, Disk, Image, NEITHER, Nbd, StoreError};
 
 /// Where an image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ enum Mirror {
 }
 
 /// How it is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// It has all of a block device, a disk or a partition.
     Device,
@@ -68,6 +68,8 @@ enum Kind {
     Extents(u64),
     /// It is in a file, and is reached through the filesystem, which is mounted.
     File,
+    /// A server exports it. The kernels that save and restore do not reach it.
+    Nbd(NbdExport),
 }
 
 /// What is demanded of an image that is reached through a mounted filesystem. Of one on a device nothing is.
@@ -123,11 +125,23 @@ fn opened(target: Target, how: Opening) -> Result<Opened, TargetError> {
 }
 
 impl Target {
-    /// All of what is at `path`: a block device or a file.
+    /// All of what is at `path`: a block device or a file; or of what a server exports.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]; the text is not an export's.
+    pub fn at(path: &Path) -> anyhow::Result<Target> {
+        if let Some(text) = path.to_str().filter(|text| text.starts_with(NbdExport::SCHEME)) {
+            let export: NbdExport = text.parse()?;
+            return Ok(Target::of_kind(export.to_string().into(), Kind::Nbd(export)));
+        }
+        Ok(Target::of_path(path)?)
+    }
+
+    /// The block device or file at `path`.
     ///
     /// # Errors
     /// [`StoreError::Open`].
-    pub fn at(path: &Path) -> Result<Target, StoreError> {
+    fn of_path(path: &Path) -> Result<Target, StoreError> {
         let failed = |source| StoreError::Open { name: path.display().to_string(), source };
         let kind = match std::fs::metadata(path).map_err(failed)?.file_type() {
             found if found.is_block_device() => Kind::Device,
@@ -146,6 +160,12 @@ impl Target {
         Target { path, kind, mirror: Mirror::None }
     }
 
+    /// Whether a server has it: then it is on no disk of this machine.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Nbd(_))
+    }
+
     /// Whether it lies on two devices that hold the same, of which one is not here.
     #[must_use]
     pub fn lacks_a_leg(&self) -> bool {
@@ -162,10 +182,10 @@ impl Target {
 
     /// Where it lies on disks, where something is put together of them under it.
     fn lay(&self) -> Result<Option<Lay>, TargetError> {
-        let lay = match self.kind {
+        let lay = match &self.kind {
             Kind::Device => Lay::of_device(&self.path),
             Kind::File => file::lay(&self.path),
-            Kind::Extents(_) => Ok(None),
+            Kind::Extents(_) | Kind::Nbd(_) => Ok(None),
         };
         lay.with_context(|| format!("image device {}", self.path.display())).map_err(TargetError::Moved)
     }
@@ -175,9 +195,10 @@ impl Target {
         if let Some(lay) = self.lay()? {
             return Ok(lay.legs);
         }
-        let first = match self.kind {
+        let first = match &self.kind {
             Kind::Device | Kind::Extents(_) => self.path.clone(),
             Kind::File => file::block_device(&self.path).map_err(TargetError::Moved)?,
+            Kind::Nbd(_) => return Ok(Vec::new()),
         };
         let second = if let Mirror::At(path) = &self.mirror { Some(path.clone()) } else { None };
         Ok([Some(first), second].into_iter().flatten().collect())
@@ -188,7 +209,7 @@ impl Target {
     /// # Errors
     /// It lies in a way that cannot be followed.
     pub fn bypasses_encryption(&self) -> Result<bool, TargetError> {
-        match self.kind {
+        match &self.kind {
             Kind::Extents(_) => Ok(self.open(Access::Read)?.label().bypasses_encryption()),
             _ => Ok(self.lay()?.is_some_and(|lay| lay.bypasses_encryption())),
         }
@@ -212,7 +233,11 @@ impl Target {
             }
             return Ok(lay.open(access)?);
         }
-        let Kind::Extents(offset) = self.kind else { return Ok(Disk::open(&self.path, access)?) };
+        let offset = match &self.kind {
+            Kind::Extents(offset) => *offset,
+            Kind::Nbd(export) => return Ok(Disk::new(Nbd::open(export, access)?)),
+            Kind::Device | Kind::File => return Ok(Disk::open(&self.path, access)?),
+        };
         let open = |path: &PathBuf| stack::open_at(path, offset, access);
         Ok(stack::mirrored(&self.legs()?.iter().map(open).collect::<Result<Vec<_>, _>>()?))
     }
@@ -229,7 +254,7 @@ impl Target {
     /// The image on it that was made for a device of another machine, which believes to have all of that: it is nothing
     /// but the content of the file or volume here.
     fn open_as_device(&self, access: Access) -> Option<Image> {
-        if matches!(self.kind, Kind::Extents(_)) || self.lay().is_ok_and(|lay| lay.is_none()) {
+        if matches!(self.kind, Kind::Extents(_) | Kind::Nbd(_)) || self.lay().is_ok_and(|lay| lay.is_none()) {
             return None;
         }
         let image = Image::open(Disk::open(&self.path, access).ok()?).ok()?;
@@ -265,10 +290,11 @@ impl Target {
     /// # Errors
     /// It does not, or not certainly.
     pub fn check(&self, image: &Image) -> Result<(), TargetError> {
-        match self.kind {
+        match &self.kind {
             Kind::Device | Kind::Extents(_) if image.label().stack.is_empty() => Ok(()),
             Kind::Device | Kind::Extents(_) => self.check_volume(image.label()).map_err(TargetError::Moved),
             Kind::File => file::check(&self.path, image).map_err(TargetError::Moved),
+            Kind::Nbd(_) => Ok(()),
         }
     }
 
@@ -305,7 +331,7 @@ impl Target {
     pub fn confirm(&self, image: &Image) -> Result<(), TargetError> {
         let context = "the change may not be where a boot looks for it: boot once with `noresume`";
         // A file that was made as a device is never looked for by a boot.
-        match self.kind {
+        match &self.kind {
             Kind::File if !image.label().extents.is_empty() => {
                 file::check(&self.path, image).map_err(|error| TargetError::Moved(error.context(context)))
             }
@@ -329,9 +355,9 @@ impl Target {
     /// It has no image, or its path cannot be written in a policy.
     pub fn policy_name(&self) -> anyhow::Result<ImageDevice> {
         let image = self.open(Access::Read)?;
-        match self.kind {
+        match &self.kind {
             Kind::Device | Kind::Extents(_) => Ok(image.name()),
-            Kind::File => Ok(self.path.display().to_string().parse()?),
+            Kind::File | Kind::Nbd(_) => Ok(self.path.display().to_string().parse()?),
         }
     }
 
@@ -339,9 +365,10 @@ impl Target {
     #[must_use]
     pub fn how_to_make_again(&self) -> String {
         let path = self.path.display();
-        match self.kind {
+        match &self.kind {
             Kind::Device | Kind::Extents(_) => format!("dormouse setup --device {path}"),
             Kind::File => format!("remove the file, then `dormouse setup --file {path}`"),
+            Kind::Nbd(_) => format!("dormouse image init {path}"),
         }
     }
 }
@@ -402,7 +429,7 @@ pub fn boot_name(name: &ImageDevice) -> Result<ImageDevice, TargetError> {
         return Ok(name.clone());
     }
     let Some(target) = resolve(name)? else { return Ok(name.clone()) };
-    match (target.kind, target.open(Access::Read)) {
+    match (&target.kind, target.open(Access::Read)) {
         (Kind::File, image) => {
             let image = image?;
             target.check(&image)?;
