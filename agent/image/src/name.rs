@@ -1,7 +1,7 @@
 //! How an image device is named: the text of a policy and of a kernel command line.
 
+use core::net::{IpAddr, SocketAddr};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 

@@ -276,7 +276,7 @@ fn pages_without_content_are_restored_as_zeroes_or_not_at_all() {
 }
 
 #[test]
-fn auto_uses_the_time_that_a_slow_device_takes_and_the_room_that_a_small_one_has() {
+fn auto_uses_the_time_that_a_device_takes_and_the_room_that_a_small_one_has() {
     let ranges = [PfnRange { start: 0, end: 8192 }];
     let before = memory(&ranges, &[3]);
     let task = Task { memory: &ranges, filter: &Everything, most: 8192 };
@@ -293,18 +293,29 @@ fn auto_uses_the_time_that_a_slow_device_takes_and_the_room_that_a_small_one_has
     let (quick, dense) = (size(zstd(-1), u64::MAX), size(zstd(3), u64::MAX));
     assert!(dense * 50 < quick * 49, "{dense} {quick}");
 
+    // Nothing ever waits for a device that takes no time.
+    let stored = size(Compression::Store, u64::MAX);
+    let idle = size(Compression::Auto, u64::MAX);
+    assert!(idle > (quick + stored) / 2, "{idle} {quick} {stored}");
+
+    // Once three pieces are on the way, which they are after a few, three always are.
     let mut on_the_way = VecDeque::new();
-    let mut slow = 0;
+    let (mut first, mut slow, mut pages) = (0, 0, 0);
     let mut take = |piece: Piece| {
-        slow += piece.len as u64;
+        first += 1;
+        if first > 6 {
+            (slow, pages) = (slow + piece.len as u64, pages + piece.stored());
+        }
         on_the_way.push_back(piece);
         on_the_way.truncate(3);
     };
     saved(Compression::Auto, &mut take, u64::MAX);
+    let per_page = |bytes: u64, pages: u64| bytes * 1000 / pages;
+    let (slow, quick) = (per_page(slow, pages), per_page(quick, 8192));
     assert!(slow * 50 < quick * 49, "{slow} {quick}");
 
     // No room to waste: it is as if the device never had time.
-    let tight = size(Compression::Auto, 0);
+    let tight = per_page(size(Compression::Auto, 0), 8192);
     assert!(tight * 50 < quick * 49, "{tight} {quick}");
 }
 

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
 use dormouse_image::State;
-use dormouse_linux::error_chain::in_full;
 use tempfile::NamedTempFile;
 
 use super::*;

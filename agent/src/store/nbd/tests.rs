@@ -60,16 +60,16 @@ impl Server {
     fn start(script: Script) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let export = NbdExport { address: listener.local_addr().unwrap(), name: "image".to_owned() };
-        let (disk, seen) = (Arc::new(Mutex::new(vec![0x5a; SIZE])), Arc::default());
-        let spawn = |(disk, seen): (&Arc<Mutex<Vec<u8>>>, &Arc<Mutex<Vec<u16>>>)| {
-            let (disk, seen, listener) = (Arc::clone(disk), Arc::clone(seen), listener.try_clone().unwrap());
+        let (disk, seen) = (Arc::new(Mutex::new(vec![0x5a; SIZE])), Arc::<Mutex<Vec<u16>>>::default());
+        let spawn = |_| {
+            let (disk, seen, listener) = (Arc::clone(&disk), Arc::clone(&seen), listener.try_clone().unwrap());
             thread::spawn(move || {
                 let (stream, _) = listener.accept().unwrap();
                 // The client ends it as it likes.
                 let _ = serve(&stream, script, &disk, &seen);
             })
         };
-        let threads = (0..script.connections).map(|_| spawn((&disk, &seen))).collect();
+        let threads = (0..script.connections).map(spawn).collect();
         Server { export, disk, seen, threads }
     }
 
@@ -166,7 +166,9 @@ fn serve(mut stream: &TcpStream, script: Script, disk: &Mutex<Vec<u8>>, seen: &M
                 let at = |start: usize| (offset as u64 + start as u64).to_be_bytes();
                 let first = part(cookie, 0, 1, &[&at(0)[..], first].concat());
                 let rest = match second.iter().all(|byte| *byte == 0) {
-                    true => part(cookie, 1, 2, &[&at(len / 2)[..], &((len / 2) as u32).to_be_bytes()].concat()),
+                    true => {
+                        part(cookie, 1, 2, &[&at(len / 2)[..], &u32::try_from(len / 2).unwrap().to_be_bytes()].concat())
+                    }
                     false => part(cookie, 1, 1, &[&at(len / 2)[..], second].concat()),
                 };
                 [first, rest].concat()
@@ -213,7 +215,7 @@ fn part(cookie: u64, flags: u16, kind: u16, data: &[u8]) -> Vec<u8> {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 7) as u8 | 1).collect()
+    (0..len).map(|at| u8::try_from(at / 7 % 256).unwrap() | 1).collect()
 }
 
 #[test]
