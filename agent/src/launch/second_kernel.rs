@@ -75,16 +75,17 @@ impl SecondKernel {
         let KernelPolicy { image, initramfs, .. } = &policy.kernel;
         let file = read(image, |path, source| FileError::Kernel { path, source })?;
         let kernel = BzImage::parse(&file).with_context(|| format!("kernel.image {}", image.display()))?;
-        let (purpose, caller) = match order {
-            Order::Save(order) => {
-                let note = vmcoreinfo_note(&order.session.swapped())?;
-                (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
+        let to_save = match order {
+            Order::Save(order) => Some(&order.session),
+            Order::Wait(order) => Some(&*order.session),
+            Order::Restore(_) | Order::Look(_) => None,
+        };
+        let (purpose, caller) = match to_save {
+            Some(session) => {
+                let note = vmcoreinfo_note(&session.swapped())?;
+                (Purpose::Save { memory: session.ram.clone(), note }, Caller::Preserve)
             }
-            Order::Wait(order) => {
-                let note = vmcoreinfo_note(&order.session.swapped())?;
-                (Purpose::Save { memory: order.session.ram.clone(), note }, Caller::Preserve)
-            }
-            Order::Restore(_) | Order::Look(_) => (Purpose::Restore, Caller::Discard),
+            None => (Purpose::Restore, Caller::Discard),
         };
         let plan = segments::plan(&Request {
             kernel: &kernel,

@@ -16,6 +16,8 @@ use crate::store::nbd::wire::{self, Command, Header, Kind, Part, Request, handsh
 const MOST: usize = 1 << 20;
 /// How long a server may take to be there.
 const TO_CONNECT: Duration = Duration::from_secs(20);
+/// How long a server may take to let the last request in.
+const TO_LEAVE: Duration = Duration::from_secs(1);
 /// What a server may say at most in an answer to an option, or about an error.
 const MOST_TEXT: u32 = 16 << 10;
 /// What it may answer to one option.
@@ -169,9 +171,11 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // So that the server does not take it for a fault.
+        // So that the server does not take it for a fault; but nobody waits for one that is gone.
         let goodbye = Request { command: Command::Disconnect, cookie: 0, offset: 0, len: 0 }.encode();
-        let _ = (&self.stream).write_all(&goodbye);
+        if self.state().broken.is_none() && self.stream.set_write_timeout(Some(TO_LEAVE)).is_ok() {
+            let _ = (&self.stream).write_all(&goodbye);
+        }
     }
 }
 
