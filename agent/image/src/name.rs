@@ -121,8 +121,8 @@ pub enum ImageDeviceError {
     Nbd(String),
     /// An export, where only a device of this machine will do.
     #[error(
-        "`{0}` is an export of a server, to which no machine can be hibernated yet: only `dormouse image` and \
-         `dormouse export` know it"
+        "`{0}` is an export of a server, to which no machine can be hibernated yet: only `dormouse image` \
+         knows it"
     )]
     NotYet(String),
     /// A character that a kernel command line cannot carry.

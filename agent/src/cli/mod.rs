@@ -234,6 +234,11 @@ enum ImageCommand {
         /// The file; it must not exist yet
         file: PathBuf,
     },
+    /// List what an NBD server exports, and the images on it
+    List {
+        /// The server, as nbd://ADDRESS or nbd://ADDRESS:PORT
+        server: String,
+    },
     /// Show what is on an image device
     Info {
         /// The image device
@@ -500,6 +505,7 @@ fn image(config: &Path, command: &ImageCommand, output: Output) -> anyhow::Resul
             // Whatever keeps it from being made, nothing is left of it.
             output.show(&file::create(file, *size).map_err(|error| Complaint::refused(&error))?)
         }
+        ImageCommand::List { server } => output.show(&device::list(server, &keys::at_hand)?),
         ImageCommand::Info { device } => output.show(&device::info(&Target::at(device)?, &keys::at_hand)?),
         ImageCommand::Verify { device } => output.show(&device::verify(device, &keys::asked_for)?),
         ImageCommand::Export { device, file } => output.show(&export::run(device, file, &keys::asked_for)?),

@@ -6,16 +6,16 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{FormatError, Layer, State};
+use dormouse_image::{FormatError, Layer, NbdExport, State};
 use dormouse_linux::units::mib;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::pipeline;
-use crate::store::{Access, Disk, FindKey, Image, NotDiscarded, Reader, StoreError};
+use crate::store::{Access, Disk, FindKey, Image, Nbd, NotDiscarded, Reader, StoreError};
 use crate::target::signature::{self, Signature, Tail};
 use crate::target::stack::Lay;
-use crate::target::{Target, new_label};
+use crate::target::{Target, TargetError, new_label};
 
 /// Why a device is not made an image device without `--force`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -222,6 +222,67 @@ pub struct Session {
     pub stored_bytes: u64,
     /// How long the save took, in seconds.
     pub save_seconds: f64,
+}
+
+/// What a server exports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// Each of its exports.
+    pub exports: Vec<Listed>,
+}
+
+/// An export of a server's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// As it is named in a command.
+    pub export: String,
+    /// The state of the image on it; none where there is no image.
+    pub state: Option<String>,
+    /// Whose session it holds.
+    pub hostname: Option<String>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.exports.is_empty() {
+            return f.write_str("the server names no export");
+        }
+        for (number, Listed { export, state, hostname, error }) in self.exports.iter().enumerate() {
+            let end = if number == 0 { "" } else { "\n" };
+            let state = state.as_deref().unwrap_or("no image");
+            write!(f, "{end}{export}: {}", error.as_deref().unwrap_or(state))?;
+            hostname.iter().try_for_each(|name| write!(f, ", the session of {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Lists what a server exports, and what is on it.
+///
+/// # Errors
+/// `server` is not a server's address, or that does not answer.
+pub fn list(server: &str, find: FindKey<'_>) -> anyhow::Result<Listing> {
+    let text = if server.matches('/').count() < 3 { format!("{server}/") } else { server.to_owned() };
+    let NbdExport { address, .. } = text.parse()?;
+    let of = |export: NbdExport| {
+        let export = export.to_string();
+        let nothing = Listed { export: export.clone(), state: None, hostname: None, error: None };
+        match Target::at(Path::new(&export)).and_then(|target| info(&target, find)) {
+            Ok(Info { state, session, .. }) => {
+                let hostname = session.and_then(|session| session.whose).map(|whose| whose.hostname);
+                Listed { state: Some(state), hostname, ..nothing }
+            }
+            Err(error)
+                if matches!(error.downcast_ref(), Some(TargetError::Store(StoreError::NotInitialised { .. }))) =>
+            {
+                nothing
+            }
+            Err(error) => Listed { error: Some(format!("{error:#}")), ..nothing },
+        }
+    };
+    Ok(Listing { exports: Nbd::list(address)?.into_iter().map(of).collect() })
 }
 
 /// Reads what is on an image device. Of a sealed one whose key `find` does not have, that is its state and sizes.

@@ -24,7 +24,7 @@ macro_rules! cases {
 pub(crate) const CASES: &[Case] = cases! {
     Standard debian::initramfs_tools_an_upgrade_and_noresume,
     All debian::initramfs_tools_and_a_kernel_update,
-    Standard debian::dracut_ng_and_a_newer_systemd,
+    All debian::dracut_ng_and_a_newer_systemd,
     Standard sealed_debian::an_encrypted_debian_13_goes_on,
     All sealed_debian::an_encrypted_debian_12_goes_on,
     All sealed_debian::btrfs_with_dracut_and_systemd_goes_on,

@@ -4,7 +4,7 @@
 //! another's, leaves it to that one, which reads what follows into its own memory.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ const TO_CONNECT: Duration = Duration::from_secs(20);
 const TO_LEAVE: Duration = Duration::from_secs(1);
 /// What a server may say at most in an answer to an option, or about an error.
 const MOST_TEXT: u32 = 16 << 10;
-/// What it may answer to one option.
-const MOST_ANSWERS: usize = 64;
+/// What it may answer to one option: an export each, where they are listed.
+const MOST_ANSWERS: usize = 4096;
 
 /// What the server says of the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,20 @@ pub(super) struct Connection {
     changed: Condvar,
 }
 
+/// The names of what a server exports, as far as it tells.
+pub(super) fn names(server: SocketAddr, deadline: Duration) -> io::Result<Vec<String>> {
+    let stream = connected(server, deadline)?;
+    Handshake { stream: &stream, deadline }.names()
+}
+
+fn connected(server: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&server, deadline.min(TO_CONNECT))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
+    Ok(stream)
+}
+
 /// What is known of the replies.
 #[derive(Debug, Default)]
 struct Receiving {
@@ -61,10 +75,7 @@ struct Receiving {
 impl Connection {
     /// Connects, and asks for the export.
     pub(super) fn open(export: &NbdExport, deadline: Duration) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&export.address, deadline.min(TO_CONNECT))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(deadline))?;
-        stream.set_write_timeout(Some(deadline))?;
+        let stream = connected(export.address, deadline)?;
         let export = Handshake { stream: &stream, deadline }.of(&export.name)?;
         let (sending, receiving, changed) = (Mutex::default(), Mutex::default(), Condvar::new());
         Ok(Connection { stream, deadline, export, sending, receiving, changed })
@@ -279,7 +290,8 @@ struct Handshake<'a> {
 }
 
 impl Handshake<'_> {
-    fn of(&self, name: &str) -> io::Result<Export> {
+    /// What comes before any option.
+    fn begin(&self) -> io::Result<()> {
         let hello: [u8; 18] = self.get()?;
         if hello[..8] != wire::MAGIC {
             return Err(nonsense("something else than an NBD server does"));
@@ -289,8 +301,26 @@ impl Handshake<'_> {
             return Err(io::Error::new(ErrorKind::Unsupported, "the server speaks a protocol from before 2011"));
         }
         let ours = handshake::FIXED_NEWSTYLE | flags & handshake::NO_ZEROES;
-        self.put(&u32::from(ours).to_be_bytes())?;
+        self.put(&u32::from(ours).to_be_bytes())
+    }
 
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.begin()?;
+        self.option(option::LIST, &[])?;
+        let mut names = Vec::new();
+        self.answers(option::LIST, "", |listed| {
+            let name = listed.get(4..).and_then(|rest| rest.get(..wire::be32(listed, 0) as usize));
+            let name = name.ok_or_else(|| nonsense("a part of an export's name"))?;
+            names.push(String::from_utf8_lossy(name).into_owned());
+            Ok(())
+        })?;
+        // Nobody is angry who is not told.
+        let _ = self.option(option::ABORT, &[]);
+        Ok(names)
+    }
+
+    fn of(&self, name: &str) -> io::Result<Export> {
+        self.begin()?;
         // With them, an error that is found in the middle of a read does not end the connection.
         self.option(option::STRUCTURED_REPLY, &[])?;
         self.answers(option::STRUCTURED_REPLY, name, |_| Ok(()))?;
@@ -344,9 +374,10 @@ impl Handshake<'_> {
             fill(self.stream, &mut data, Instant::now() + self.deadline)?;
             match kind {
                 option::ACK => return Ok(()),
-                option::INFO => take(&data)?,
+                option::INFO | option::SERVER => take(&data)?,
                 _ if kind & option::ERROR == 0 => return Err(nonsense("an answer of an unknown kind")),
-                _ if option != option::GO => return Ok(()),
+                _ if option == option::STRUCTURED_REPLY => return Ok(()),
+                _ if option == option::LIST => return Err(io::Error::other("the server does not list its exports")),
                 _ => return Err(refused(kind, name, &String::from_utf8_lossy(&data))),
             }
         }

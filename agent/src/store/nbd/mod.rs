@@ -14,6 +14,7 @@ mod connection;
 mod wire;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -81,6 +82,17 @@ impl Nbd {
             connections,
             name,
         })
+    }
+
+    /// What a server exports, as far as it tells.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]: the server cannot be reached, or does not list its exports.
+    pub fn list(server: SocketAddr) -> Result<Vec<NbdExport>, StoreError> {
+        let names = connection::names(server, DEADLINE);
+        let export = |name| NbdExport { address: server, name };
+        let failed = |source| StoreError::Open { name: export(String::new()).to_string(), source };
+        Ok(names.map_err(failed)?.into_iter().map(export).collect())
     }
 
     /// The connection for the next request.

@@ -109,6 +109,19 @@ fn shake_hands(mut stream: &TcpStream, script: Script) -> io::Result<()> {
             bytes.extend(data);
             stream.write_all(&bytes)
         };
+        if option == 2 {
+            return Ok(());
+        }
+        if option == 3 {
+            for name in ["image", "other"] {
+                answer(
+                    2,
+                    &[&u32::try_from(name.len()).unwrap().to_be_bytes()[..], name.as_bytes(), b"a text"].concat(),
+                )?;
+            }
+            answer(1, &[])?;
+            continue;
+        }
         if option == 8 {
             answer(if script.is_structured { 1 } else { 1 << 31 | 1 }, &[])?;
             continue;
@@ -346,6 +359,14 @@ fn refuses_what_will_not_do() {
     let export = NbdExport { address: listener.local_addr().unwrap(), name: String::new() };
     drop(listener);
     assert!(Nbd::open(&export, Access::Read).is_err());
+}
+
+#[test]
+fn exports_are_listed() {
+    let server = Server::start(GOOD);
+    let listed = Nbd::list(server.export.address).unwrap();
+    let names: Vec<_> = listed.iter().map(|export| export.name.as_str()).collect();
+    assert_eq!((names, listed[1].address), (vec!["image", "other"], server.export.address));
 }
 
 /// What is there is something else, or never says anything.

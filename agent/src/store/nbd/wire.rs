@@ -21,10 +21,13 @@ pub(super) mod handshake {
 
 /// Options, and the answers to them.
 pub(super) mod option {
+    pub(in super::super) const ABORT: u32 = 2;
+    pub(in super::super) const LIST: u32 = 3;
     pub(in super::super) const GO: u32 = 7;
     pub(in super::super) const STRUCTURED_REPLY: u32 = 8;
 
     pub(in super::super) const ACK: u32 = 1;
+    pub(in super::super) const SERVER: u32 = 2;
     pub(in super::super) const INFO: u32 = 3;
     /// An answer with this bit is an error.
     pub(in super::super) const ERROR: u32 = 1 << 31;
