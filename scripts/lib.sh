@@ -236,13 +236,16 @@ prepare_modules() {
     fi
 }
 
-# The Debian guests' root filesystems, 12 and 13, and the package that is installed in them, exported as
-# DORMOUSE_BOOKWORM, DORMOUSE_TRIXIE and DORMOUSE_DEB.
+# prepare_debian FILE: the Debian guests' root filesystem and the package that is installed in them, exported as
+# DORMOUSE_BOOKWORM and DORMOUSE_DEB, and Debian 13's as DORMOUSE_TRIXIE where a case in FILE needs it.
 prepare_debian() {
     DORMOUSE_BOOKWORM=$(scripts/build-debian bookworm)
-    DORMOUSE_TRIXIE=$(scripts/build-debian trixie)
     DORMOUSE_DEB=$(scripts/package deb)
-    export DORMOUSE_BOOKWORM DORMOUSE_TRIXIE DORMOUSE_DEB
+    export DORMOUSE_BOOKWORM DORMOUSE_DEB
+    if grep -q '^debian::dracut_ng' "$1"; then
+        DORMOUSE_TRIXIE=$(scripts/build-debian trixie)
+        export DORMOUSE_TRIXIE
+    fi
 }
 
 # prepare_encrypted_debian FILE: the encrypted Debian guests' disks, exported as DORMOUSE_TRIXIE_ENCRYPTED and, where a
