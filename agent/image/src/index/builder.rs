@@ -53,7 +53,7 @@ impl IndexBuilder {
         !self.has_room(1, CHUNK_PAGES as usize, 0)
     }
 
-    /// Whether that many more fit.
+    /// Whether that many more fit: then each of them is taken.
     #[must_use]
     pub fn has_room(&self, chunks: usize, extents: usize, zero: usize) -> bool {
         let more = chunks * CHUNK + (extents + zero) * EXTENT;
@@ -72,7 +72,7 @@ impl IndexBuilder {
     /// [`FormatError::Field`] where the chunk breaks a rule of the format, [`FormatError::TooLarge`] where the block
     /// is full.
     pub fn chunk(&mut self, chunk: &Chunk, extents: &[Extent]) -> Result<(), FormatError> {
-        if self.is_full() {
+        if !self.has_room(1, extents.len(), 0) {
             return Err(self.too_large());
         }
         if self.sealer.is_some() != (chunk.counter != 0) {
@@ -108,7 +108,8 @@ impl IndexBuilder {
             last.pages = pages;
             return Ok(());
         }
-        if self.is_full() {
+        // A run takes none of the room that chunks have.
+        if !self.has_room(0, 0, 1) {
             return Err(self.too_large());
         }
         self.zero.push(run);

@@ -130,11 +130,43 @@ fn a_block_of_scattered_pages_is_full_before_it_is_too_large() {
     assert_eq!(IndexBlock::decode(&bytes, offset).unwrap().chunks().len() as u64, chunks);
 }
 
+/// A piece that fits is taken whole, also as the last one: its chunks need no more room than they have extents, and its
+/// zero runs none of the room for chunks.
+#[test]
+fn what_has_room_is_taken() {
+    // The last chunk that there may be, and zero runs after it.
+    let mut last = builder();
+    for at in 0..INDEX_MAX_CHUNKS as u64 - 1 {
+        last.chunk(&stored(DATA_OFFSET + at * 4096, 1), &[extent(at * 2, 1)]).unwrap();
+    }
+    // The last bytes that there are.
+    let mut bytes = builder();
+    let mut runs = 0;
+    while bytes.has_room(1, 1, 4) {
+        bytes.zero(extent((1 << 20) + runs * 2, 1)).unwrap();
+        runs += 1;
+    }
+    let mut few = builder();
+    for at in 0..runs - 1 {
+        few.zero(extent((1 << 20) + at * 2, 1)).unwrap();
+    }
+    for (mut builder, chunks) in [(last, INDEX_MAX_CHUNKS as u64 - 1), (few, 0)] {
+        assert!(builder.has_room(1, 1, 3));
+        builder.chunk(&stored(DATA_OFFSET + chunks * 4096, 1), &[extent(chunks * 2, 1)]).unwrap();
+        for run in 0..3 {
+            builder.zero(extent((1 << 30) + run * 2, 1)).unwrap();
+        }
+        let at = DATA_OFFSET + (chunks + 1) * 4096;
+        let (block, _) = builder.finish(at).unwrap();
+        assert_eq!(IndexBlock::decode(&block, at).unwrap().chunks().len() as u64, chunks + 1);
+    }
+}
+
 #[test]
 fn a_block_of_scattered_zero_runs_is_full_before_it_is_too_large() {
     let mut builder = builder();
     let mut runs = 0;
-    while !builder.is_full() {
+    while builder.has_room(0, 0, 1) {
         builder.zero(extent(runs * 2, 1)).unwrap();
         runs += 1;
     }
