@@ -121,13 +121,10 @@ fn refuse_foreign(device: &Target, found: Option<Signature>) -> anyhow::Result<(
 
 /// As [`foreign`], of blocks that are open.
 fn foreign_on(disk: &Disk) -> anyhow::Result<Option<Signature>> {
-    let end = disk.size().saturating_sub(u64::try_from(signature::TAIL_LEN)?);
-    let part = |start: u64, len: usize| -> anyhow::Result<_> {
+    probe(disk.size(), |start, len| {
         let len = usize::try_from(disk.size() - start)?.min(len);
         Ok(disk.read(start, len)?)
-    };
-    let (head, tail) = (part(0, signature::HEAD_LEN)?, part(end, signature::TAIL_LEN)?);
-    Ok(signature::probe(&head, Some(Tail { device_len: disk.size(), bytes: &tail })))
+    })
 }
 
 /// What else lives on a device, if anything that is known does.
@@ -138,16 +135,24 @@ pub fn foreign(path: &Path) -> anyhow::Result<Option<Signature>> {
     let cannot_read = || format!("image device {}: cannot read it", path.display());
     let mut device = File::open(path).with_context(cannot_read)?;
     let device_len = device.seek(SeekFrom::End(0)).with_context(cannot_read)?;
-    let mut part = |start: u64, len: usize| -> anyhow::Result<Vec<u8>> {
+    probe(device_len, |start, len| {
         let mut bytes = Vec::new();
         device.seek(SeekFrom::Start(start))?;
         (&mut device).take(u64::try_from(len)?).read_to_end(&mut bytes)?;
         Ok(bytes)
-    };
-    let head = part(0, signature::HEAD_LEN).with_context(cannot_read)?;
-    let end = device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?);
-    let bytes = &part(end, signature::TAIL_LEN).with_context(cannot_read)?;
-    Ok(signature::probe(&head, Some(Tail { device_len, bytes })))
+    })
+    .with_context(cannot_read)
+}
+
+/// Looks at both ends of what has so many bytes; `part` reads from a byte on, no more than that many and than there
+/// are.
+fn probe<B: AsRef<[u8]>>(
+    device_len: u64,
+    mut part: impl FnMut(u64, usize) -> anyhow::Result<B>,
+) -> anyhow::Result<Option<Signature>> {
+    let head = part(0, signature::HEAD_LEN)?;
+    let end = part(device_len.saturating_sub(u64::try_from(signature::TAIL_LEN)?), signature::TAIL_LEN)?;
+    Ok(signature::probe(head.as_ref(), Some(Tail { device_len, bytes: end.as_ref() })))
 }
 
 /// What is on an image device.

@@ -120,7 +120,7 @@ impl IndexBuilder {
     ///
     /// # Errors
     /// [`FormatError::Field`] where `at` is not a block boundary after the chunks, [`FormatError::TooLarge`], which
-    /// [`IndexBuilder::is_full`] prevents.
+    /// [`IndexBuilder::has_room`] prevents.
     pub fn finish(&mut self, at: u64) -> Result<(Vec<u8>, Locator), FormatError> {
         let misplaced = FormatError::Field {
             block: Block::Index,

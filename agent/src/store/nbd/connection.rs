@@ -86,19 +86,21 @@ impl Connection {
     }
 
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let len = len_of(into.len())?;
-        let cookie = self.send(Command::Read, offset, len, &[])?;
-        self.receive(cookie, &mut Reply { offset, into, filled: 0, error: None })
+        self.ask(Command::Read, offset, len_of(into.len())?, &[], into)
     }
 
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let cookie = self.send(Command::Write, offset, len_of(bytes.len())?, bytes)?;
-        self.receive(cookie, &mut Reply { offset, into: &mut [], filled: 0, error: None })
+        self.ask(Command::Write, offset, len_of(bytes.len())?, bytes, &mut [])
     }
 
     pub(super) fn without_data(&self, command: Command, offset: u64, len: u32) -> io::Result<()> {
-        let cookie = self.send(command, offset, len, &[])?;
-        self.receive(cookie, &mut Reply { offset, into: &mut [], filled: 0, error: None })
+        self.ask(command, offset, len, &[], &mut [])
+    }
+
+    /// Sends a request with these bytes, and receives what comes back.
+    fn ask(&self, command: Command, offset: u64, len: u32, bytes: &[u8], into: &mut [u8]) -> io::Result<()> {
+        let cookie = self.send(command, offset, len, bytes)?;
+        self.receive(cookie, &mut Reply { offset, into, filled: 0, error: None })
     }
 
     fn state(&self) -> MutexGuard<'_, Receiving> {
