@@ -210,6 +210,13 @@ impl Console {
         ours.into_iter().find(|text| repeated_cause(text).is_some()).cloned()
     }
 
+    /// All lines that begin with `prefix`.
+    #[must_use]
+    pub fn beginning_with(&self, prefix: &str) -> Vec<String> {
+        let state = self.state();
+        state.lines.iter().map(|line| &line.text).filter(|text| text.starts_with(prefix)).cloned().collect()
+    }
+
     /// The last `count` lines, for an error message.
     #[must_use]
     pub fn tail(&self, count: usize) -> String {

@@ -15,7 +15,7 @@ use crate::debian;
 use crate::grub;
 use crate::machine::{BootLoader, DiskKind, Firmware, GuestConfig};
 use crate::qemu::{self, Files, Qemu};
-use crate::qmp::Monitor;
+use crate::qmp::{FAILED_REQUEST, Monitor};
 use crate::systemd_boot;
 use crate::userland::{GuestPolicy, Userland};
 
@@ -589,7 +589,17 @@ impl Guest {
     #[must_use]
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let tail = self.console.tail(TAIL_LINES);
-        anyhow!("{error:#}\n--- the end of the serial log:\n{tail}\n---")
+        let mut error = format!("{error:#}");
+        let failed = self.console.beginning_with(FAILED_REQUEST);
+        if !failed.is_empty() {
+            let free = nix::sys::statvfs::statvfs(&self.files.directory).map_or_else(
+                |error| error.to_string(),
+                |fs| format!("{} MiB", (fs.blocks_available() * fs.fragment_size()) >> 20),
+            );
+            let failed = failed.join("\n");
+            error = format!("{error}\n--- requests that failed on the host, which has {free} left:\n{failed}");
+        }
+        anyhow!("{error}\n--- the end of the serial log:\n{tail}\n---")
     }
 }
 

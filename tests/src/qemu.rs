@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use crate::console::Console;
 use crate::grub;
 use crate::machine::{BootLoader, Firmware, GuestConfig, MachineType};
+use crate::qmp::Monitor;
 use crate::tpm::Tpm;
 
 /// A kernel with this argument, which B and D take over, does not change what its scheduler's clock executes.
@@ -56,6 +57,12 @@ impl Files {
     #[must_use]
     pub fn monitor(&self) -> PathBuf {
         self.directory.join("monitor.sock")
+    }
+
+    /// QEMU's socket of its events.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.directory.join("events.sock")
     }
 
     /// The console's log.
@@ -152,6 +159,7 @@ impl Qemu {
         // The socket of an earlier run would take a connection and answer nothing.
         let _ = std::fs::remove_file(files.channel());
         let _ = std::fs::remove_file(files.monitor());
+        let _ = std::fs::remove_file(files.events());
         // setpriv sees to it that QEMU dies with the thread that started it, whatever ends that.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM])
@@ -167,6 +175,7 @@ impl Qemu {
         if let Some(errors) = child.stderr.take() {
             console.attach(errors);
         }
+        Monitor::note_failed_requests(&files.events(), console);
         Ok(Qemu { child, status: None, _tpm: tpm })
     }
 
@@ -274,6 +283,8 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     }
     add("-chardev", drive("socket,id=monitor,server=on,wait=off,path=", &files.monitor()));
     add("-mon", "chardev=monitor,mode=control".into());
+    add("-chardev", drive("socket,id=events,server=on,wait=off,path=", &files.events()));
+    add("-mon", "chardev=events,mode=control".into());
     if config.watchdog {
         add("-device", "i6300esb".into());
         add("-action", "watchdog=reset".into());

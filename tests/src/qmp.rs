@@ -3,15 +3,21 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::console::Console;
+
 /// How long QEMU may take to make its socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a command may take; a dump of memory is the longest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What a line of the console begins with that says which request of a drive has failed on the host.
+pub const FAILED_REQUEST: &str = "QEMU: ";
 
 /// A connection to a running QEMU.
 #[derive(Debug)]
@@ -38,6 +44,29 @@ impl Monitor {
         monitor.receive().context("QEMU's greeting")?;
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(monitor)
+    }
+
+    /// Has the console say which requests of the guest's drives fail on the host and why, which the guest is not told:
+    /// from now on until QEMU ends, in a thread of its own.
+    pub fn note_failed_requests(path: &Path, console: &Arc<Console>) {
+        let (path, console) = (path.to_owned(), Arc::clone(console));
+        std::thread::spawn(move || {
+            let monitor = Monitor::connect(&path).and_then(|monitor| {
+                monitor.line.get_ref().set_read_timeout(None)?;
+                Ok(monitor)
+            });
+            // One that ends before it has been connected to has nothing to tell.
+            let Ok(mut monitor) = monitor else { return };
+            let mut last = String::new();
+            while let Ok(event) = monitor.receive() {
+                let Some(failed) = failed_request(&event) else { continue };
+                // A drive that fails fails often.
+                if failed != last {
+                    console.note(&failed);
+                    last = failed;
+                }
+            }
+        });
     }
 
     /// Writes the guest's physical memory to `path` as an ELF core file. The machine stands still until it is done.
@@ -135,6 +164,14 @@ impl Monitor {
     }
 }
 
+/// How an event that tells of a failed request of a drive is put on the console.
+fn failed_request(event: &Value) -> Option<String> {
+    let data = event.get("data").filter(|_| event["event"] == "BLOCK_IO_ERROR")?;
+    let word = |name: &str| data[name].as_str().unwrap_or("?").to_owned();
+    let (drive, operation, reason, action) = (word("device"), word("operation"), word("reason"), word("action"));
+    Some(format!("{FAILED_REQUEST}{drive}: {operation}: {reason} ({action})"))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -155,6 +192,31 @@ mod tests {
             }
             asked
         })
+    }
+
+    #[test]
+    fn failed_requests_are_told_once_each() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, log) = (directory.path().join("qmp.sock"), directory.path().join("log"));
+        let failed = |reason: &str| {
+            format!(
+                "{{\"event\": \"BLOCK_IO_ERROR\", \"data\": {{\"device\": \"disk0\", \"operation\": \"write\", \
+                 \"reason\": \"{reason}\", \"action\": \"report\"}}}}\n"
+            )
+        };
+        let (full, broken) = (failed("No space left on device"), failed("Input/output error"));
+        let answer = format!("{{\"return\": {{}}}}\n{{\"event\": \"RESET\"}}\n{full}{full}{broken}");
+        let server = qemu(&path, vec![answer.leak()]);
+        let console = Console::create(&log).unwrap();
+        Monitor::note_failed_requests(&path, &console);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while console.beginning_with(FAILED_REQUEST).len() < 2 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let told =
+            ["QEMU: disk0: write: No space left on device (report)", "QEMU: disk0: write: Input/output error (report)"];
+        assert_eq!(console.beginning_with(FAILED_REQUEST), told);
+        server.join().unwrap();
     }
 
     #[test]
