@@ -66,12 +66,13 @@ const IO: [&str; 11] = [
     "dormouse_sys",
     "dormouse_linux",
 ];
-const NO_IO: [&str; 8] = [
+const NO_IO: [&str; 9] = [
     "dormouse_sys::PAGE_SIZE",
     "dormouse_sys::wiped",
     "dormouse_linux::cpio",
     "dormouse_linux::disk",
     "dormouse_linux::kernel_args",
+    "dormouse_linux::link",
     "dormouse_linux::mountinfo",
     "dormouse_linux::units",
     "dormouse_linux::vmcoreinfo",

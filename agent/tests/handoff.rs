@@ -32,6 +32,7 @@ fn save_order() -> SaveOrder {
         disks: vec!["pci0000:00/0000:00:05.0/virtio".to_owned(), "other".to_owned()],
         sealing: None,
         arming: None,
+        link: None,
     }
 }
 
@@ -71,14 +72,14 @@ fn order_to_save() {
 fn order_to_wait() {
     let SaveOrder { image, session, .. } = save_order();
     let expected = session.encode().unwrap();
-    let order = WaitOrder { image, session: Box::new(session), by_module: false };
+    let order = WaitOrder { image, session: Box::new(session), by_module: false, link: None };
     let bytes = Order::Wait(order.clone()).encode().unwrap();
     compare_order(&bytes, 3, 3);
     compare_kinds("Order to wait", WAIT_KINDS);
-    let [image, session, jump] = records(WAIT_KINDS, &bytes[32..]);
+    let [image, session, jump] = records(&WAIT_KINDS[..3], &bytes[32..]);
     assert_eq!((image, session, jump), (&b"/dev/vda"[..], &expected[..], &[1, 0][..]));
     let bytes = Order::Wait(WaitOrder { by_module: true, ..order }).encode().unwrap();
-    let [_, _, jump] = records(WAIT_KINDS, &bytes[32..]);
+    let [_, _, jump] = records(&WAIT_KINDS[..3], &bytes[32..]);
     assert_eq!(jump, [2, 0]);
 
     let page = next_order::Place { len: 5000, pages: vec![0x1234, 7] }.to_page(&[3; 16]).unwrap();
@@ -93,7 +94,7 @@ fn order_to_wait() {
 
 #[test]
 fn order_to_restore() {
-    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: None };
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: None, link: None };
     let bytes = Order::Restore(order).encode().unwrap();
     compare_order(&bytes, 2, 2);
     compare_kinds("Order to restore", RESTORE_KINDS);
@@ -106,9 +107,9 @@ fn order_to_restore() {
     let order = Order::Save(Box::new(SaveOrder { sealing: Some(sealing), ..save_order() })).encode().unwrap();
     let [_, _, _, _, sealing] = records(&SAVE_KINDS[..5], &order[32..]);
     assert_eq!((sealing, order[10]), (&expected[..], 1));
-    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: Some(key) };
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: Some(key), link: None };
     let order = Order::Restore(order).encode().unwrap();
-    let [_, _, key] = records(RESTORE_KINDS, &order[32..]);
+    let [_, _, key] = records(&RESTORE_KINDS[..3], &order[32..]);
     assert_eq!((key, order[10]), (&[8; 32][..], 1));
 }
 
@@ -118,11 +119,11 @@ fn order_to_look() {
     let block = LoaderBlock { disk: "PARTUUID=a-01".to_owned(), offset: 0x50_1000, disarmed: disarmed.clone(), at: 40 };
     let SaveOrder { image, session, .. } = save_order();
     let (region, low) = (session.region, session.low);
-    let order = LookOrder { image, block: Some(block.clone()), region, low };
+    let order = LookOrder { image, block: Some(block.clone()), region, low, link: None };
     let bytes = Order::Look(order.clone()).encode().unwrap();
     compare_order(&bytes, 4, 3);
     compare_kinds("Order to look", LOOK_KINDS);
-    let [image, found, place] = records(LOOK_KINDS, &bytes[32..]);
+    let [image, found, place] = records(&LOOK_KINDS[..3], &bytes[32..]);
     assert_eq!((image, bytes[10]), (&b"/dev/vda"[..], 3));
     let expected = [0x100_0000_u64, 0x200_0000, 0x1000, 0x9000];
     assert_eq!(place, expected.map(u64::to_le_bytes).concat());
@@ -135,14 +136,32 @@ fn order_to_look() {
     ];
     compare("Order to look", found, expected);
     let without = Order::Look(LookOrder { block: None, ..order }).encode().unwrap();
-    let [_, none, same] = records(LOOK_KINDS, &without[32..]);
+    let [_, none, same] = records(&LOOK_KINDS[..3], &without[32..]);
     assert_eq!((none, same), (&b""[..], place));
     let armed = block.armed();
     assert_eq!((armed[40], &armed[..40], &armed[41..]), (b'1', &disarmed[..40], &disarmed[41..]));
 
     let order = Order::Save(Box::new(SaveOrder { arming: Some(block), ..save_order() })).encode().unwrap();
-    let [_, _, _, _, sealing, arming] = records(SAVE_KINDS, &order[32..]);
+    let [_, _, _, _, sealing, arming] = records(&SAVE_KINDS[..6], &order[32..]);
     assert_eq!((sealing, arming, order[10]), (&b""[..], found, 3));
+}
+
+#[test]
+fn order_with_a_link() {
+    let words =
+        "mac=52:54:00:12:34:56 place=pci0000:00/0000:00:03.0/virtio address=10.0.2.15 gateway=10.0.2.2 mtu=1500";
+    let link = Some(words.parse().unwrap());
+    let listed: Vec<String> =
+        rows("Link").into_iter().filter(|row| row[0].starts_with('`')).map(|row| row[0].replace('`', "")).collect();
+    let written: Vec<String> = words.split(' ').map(|word| format!("{}=", word.split_once('=').unwrap().0)).collect();
+    assert_eq!(listed, written);
+    let order = Order::Save(Box::new(SaveOrder { link: link.clone(), ..save_order() })).encode().unwrap();
+    let [_, _, _, _, sealing, arming, found] = records(SAVE_KINDS, &order[32..]);
+    assert_eq!((sealing, arming, found, order[10]), (&b""[..], &b""[..], words.as_bytes(), 4));
+    let order = RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([7; 16]), key: None, link };
+    let order = Order::Restore(order).encode().unwrap();
+    let [_, _, key, found] = records(RESTORE_KINDS, &order[32..]);
+    assert_eq!((key, found, order[10]), (&b""[..], words.as_bytes(), 4));
 }
 
 #[test]

@@ -101,14 +101,16 @@ pub fn workload_megabytes(memory: MemorySize) -> u64 {
     (memory.mib / 8).min(512)
 }
 
-/// Makes a device of the guest an image device, once the guest has found it, and returns what that prints.
+/// Makes a device of the guest, or what a server exports, an image device, once the guest has found it, and returns
+/// what that prints.
 ///
 /// # Errors
 /// Fails where the device does not turn up or the agent refuses it.
 pub fn init_image(guest: &mut Guest, device: &str) -> Result<String> {
-    guest.succeed(&format!(
-        "for try in $(seq 300); do [ -b {device} ] && break; sleep 0.1; done; dormouse image init {device}"
-    ))
+    if device.starts_with('/') {
+        guest.succeed(&format!("for try in $(seq 300); do [ -b {device} ] && break; sleep 0.1; done"))?;
+    }
+    guest.succeed(&format!("dormouse image init {device}"))
 }
 
 /// Starts the workload.

@@ -26,6 +26,7 @@ pub mod guest;
 pub mod image;
 pub mod machine;
 pub mod memory;
+pub mod nbd_server;
 pub mod qemu;
 pub mod qmp;
 pub mod random;

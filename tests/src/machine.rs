@@ -212,6 +212,8 @@ pub struct GuestConfig {
     pub has_module: bool,
     /// QEMU's arguments after those that this describes.
     pub qemu_arguments: Vec<String>,
+    /// Where the machine's link leads, as options of QEMU's user network: no further than QEMU, unless they say so.
+    pub link: String,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
     /// By what the machine boots from a disk of its own, the last one, which has `/boot` on it; otherwise QEMU loads
@@ -250,6 +252,7 @@ impl GuestConfig {
             modules: vec!["button".to_owned()],
             has_module: false,
             qemu_arguments: Vec::new(),
+            link: "restrict=on".to_owned(),
             faults: Vec::new(),
             boot_loader: None,
             menu_seconds: None,

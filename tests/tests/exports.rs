@@ -1,52 +1,16 @@
 //! Images on what a real NBD server exports, nbdkit, which can be told to fail.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 use dormouse::store::{Access, Disk, Nbd};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::filesystem;
 use dormouse_tests::machine::MIB;
+use dormouse_tests::nbd_server::Server;
 
 const SIZE: u64 = 64 * MIB;
-
-/// A server, which ends with this.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    /// `arguments` say what is exported.
-    fn start(arguments: &[&str]) -> Result<Server> {
-        // Free a moment ago.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut nbdkit = Command::new("nbdkit");
-        nbdkit.args(["--foreground", "--exit-with-parent", "--ipaddr", "127.0.0.1", "--port", &port.to_string()]);
-        let child = nbdkit.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-        let server = Server { child: child.context("nbdkit cannot be started; scripts/test installs it")?, port };
-        let began = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            ensure!(began.elapsed() < Duration::from_secs(20), "nbdkit {arguments:?} does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
-
-    fn url(&self, export: &str) -> String {
-        format!("nbd://127.0.0.1:{}/{export}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn dormouse(arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(Artifacts::from_environment()?.binary("dormouse"));

@@ -46,7 +46,7 @@ pub use session::{
 };
 pub use state::State;
 pub use uuid::{Uuid, UuidError};
-pub use version::{LOADER, SEALED, VERSION, Version};
+pub use version::{LOADER, NETWORK, SEALED, VERSION, Version};
 
 /// The size of a block, and of a page of memory, in bytes. Everything but chunks begins and ends on a block.
 pub const BLOCK: usize = 4096;

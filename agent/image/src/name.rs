@@ -33,6 +33,8 @@ pub enum ImageDevice {
     Path(PathBuf),
     /// Any other absolute path: a file on a mounted filesystem, which only A can find.
     File(PathBuf),
+    /// What a server exports.
+    Nbd(NbdExport),
 }
 
 /// What a server exports by NBD, the Network Block Device protocol: `nbd://ADDRESS[:PORT]/EXPORT`. It holds neither a
@@ -88,6 +90,32 @@ impl fmt::Display for NbdExport {
 }
 
 impl ImageDevice {
+    /// The name of what a server exports.
+    #[must_use]
+    pub fn of_export(export: &NbdExport) -> ImageDevice {
+        ImageDevice::Nbd(export.clone())
+    }
+
+    /// Whether a server has it: then it is on no disk of this machine.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self, ImageDevice::Nbd(_))
+    }
+
+    /// The same name on the machine that is called so: `{hostname}` and `{machine-id}` in an export's name stand for
+    /// that, so that one policy serves many machines. A machine that has no such name keeps the words, and so does one
+    /// whose name cannot be written in a policy.
+    #[must_use]
+    pub fn on_machine(self, hostname: Option<&str>, machine_id: Option<&str>) -> ImageDevice {
+        let Self::Nbd(export) = &self else { return self };
+        let mut name = export.name.clone();
+        for (word, value) in [("{hostname}", hostname), ("{machine-id}", machine_id)] {
+            name = value.map_or(name.clone(), |value| name.replace(word, value));
+        }
+        let named = Self::Nbd(NbdExport { name, ..export.clone() });
+        if named.to_string().parse().as_ref() == Ok(&named) { named } else { self }
+    }
+
     /// The name of the image with this UUID, whose first block is at `offset` of a block device.
     #[must_use]
     pub fn of_image(uuid: Uuid, offset: u64) -> ImageDevice {
@@ -100,8 +128,8 @@ impl ImageDevice {
 pub enum ImageDeviceError {
     /// None of the forms.
     #[error(
-        "`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL=, a path below /dev or the absolute path of a \
-         file"
+        "`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL=, a path below /dev, the absolute path of a \
+         file or nbd://"
     )]
     Form(String),
     /// `UUID=` with something that is not a UUID.
@@ -119,12 +147,6 @@ pub enum ImageDeviceError {
          not its name; an IPv6 address in brackets"
     )]
     Nbd(String),
-    /// An export, where only a device of this machine will do.
-    #[error(
-        "`{0}` is an export of a server, to which no machine can be hibernated yet: only `dormouse image` \
-         knows it"
-    )]
-    NotYet(String),
     /// A character that a kernel command line cannot carry.
     #[error("`{text}` contains {character:?}, which a kernel command line cannot carry")]
     Character {
@@ -156,7 +178,7 @@ impl FromStr for ImageDevice {
             };
         }
         if text.starts_with(NbdExport::SCHEME) {
-            return Err(ImageDeviceError::NotYet(text.to_owned()));
+            return text.parse().map(Self::Nbd);
         }
         match text.strip_prefix("PARTLABEL=") {
             Some(label) if !label.is_empty() => Ok(Self::PartLabel(label.to_owned())),
@@ -177,6 +199,7 @@ impl fmt::Display for ImageDevice {
             Self::PartUuid(uuid) => write!(f, "PARTUUID={uuid}"),
             Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
             Self::Path(path) | Self::File(path) => write!(f, "{}", path.display()),
+            Self::Nbd(export) => write!(f, "{export}"),
         }
     }
 }
@@ -203,6 +226,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_policy_serves_many_machines() {
+        let device: ImageDevice = "nbd://10.0.2.2/{hostname}-{machine-id}-{other}".parse().unwrap();
+        assert_eq!(device.clone().on_machine(Some("oak"), Some("0a1b")).to_string(), "nbd://10.0.2.2/oak-0a1b-{other}");
+        assert_eq!(device.clone().on_machine(None, None), device);
+        assert_eq!(device.clone().on_machine(Some("o\"ak"), None), device);
+        let file: ImageDevice = "/images/{hostname}".parse().unwrap();
+        assert_eq!(file.clone().on_machine(Some("oak"), Some("0a1b")), file);
+    }
+
+    #[test]
     fn an_export_has_an_address_and_a_name() {
         for (text, address, name) in [
             ("nbd://10.0.2.2/image", "10.0.2.2:10809", "image"),
@@ -220,7 +253,7 @@ mod tests {
             assert!(matches!(text.parse::<NbdExport>(), Err(ImageDeviceError::Nbd(_))), "{text}");
         }
         assert!(matches!("nbd://10.0.2.2/a\"b".parse::<NbdExport>(), Err(ImageDeviceError::Character { .. })));
-        let error = "nbd://10.0.2.2/x".parse::<ImageDevice>().unwrap_err().to_string();
-        assert!(error.contains("no machine can be hibernated yet"), "{error}");
+        let device: ImageDevice = "nbd://10.0.2.2/x".parse().unwrap();
+        assert_eq!((device.to_string().as_str(), matches!(device, ImageDevice::Nbd(_))), ("nbd://10.0.2.2/x", true));
     }
 }

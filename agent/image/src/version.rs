@@ -12,7 +12,7 @@ pub struct Version {
 }
 
 /// The newest version that this crate writes. Each block has the oldest one that gives a meaning to all that is in it.
-pub const VERSION: Version = Version { major: 1, minor: LOADER };
+pub const VERSION: Version = Version { major: 1, minor: NETWORK };
 
 /// The minor version since which images are sealed.
 pub const SEALED: u16 = 1;
@@ -25,6 +25,9 @@ pub(crate) const MICROCODE: u16 = 2;
 
 /// The minor version since which an order names a block by which a boot loader is told to start D.
 pub const LOADER: u16 = 3;
+
+/// The minor version since which an order says how a server is reached that has the image.
+pub const NETWORK: u16 = 4;
 
 impl Version {
     /// Whether a reader of version `self` may look into a block of version `found`: the same major version.

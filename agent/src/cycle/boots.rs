@@ -73,13 +73,14 @@ impl fmt::Display for Fault {
 }
 
 /// The policy as an initramfs carries it, where no filesystem is mounted and devices may have other names: bound to
-/// the disk that the image lies on now.
+/// the disk that the image lies on now, or the link by which its server is reached now.
 ///
 /// # Errors
 /// The image is in a file that does not exist, or that no boot would find.
 pub fn carried_policy(policy: &Policy) -> Result<Policy, TargetError> {
     let mut policy = policy.clone();
     policy.image.disk = policy.image.disk.or_else(|| target::disk_of(&policy.image.device));
+    policy.image.link = policy.image.link.or_else(|| target::link_to(&policy.image.device).ok().flatten());
     policy.image.device = target::boot_name(&policy.image.device)?;
     Ok(policy)
 }
@@ -93,7 +94,11 @@ pub fn digest(policy: &Policy) -> String {
 
 fn digest_of_carried(policy: &Policy) -> String {
     let image = &policy.image;
-    let text = format!("{}\n{:?}\n{:?}\n{:?}\n{:?}", image.device, image.disk, image.wait, image.key, policy.resume);
+    let mut text =
+        format!("{}\n{:?}\n{:?}\n{:?}\n{:?}", image.device, image.disk, image.wait, image.key, policy.resume);
+    if image.device.is_remote() {
+        text.push_str(&format!("\n{:?}\n{}", image.link, image.trust_server));
+    }
     format!("{:016x}", dormouse_image::checksum(text.as_bytes()))
 }
 

@@ -147,13 +147,14 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let in_next_boot = refusal::in_boot(Last::resume_of_this_boot().as_ref(), then)
         .or_else(|| refusal::in_resume(&machine.cmdline, policy.resume.enabled, then));
     refusal::refuse(in_next_boot.filter(|_| !options.trust_boot))?;
-    let (image, name) = {
-        let mut image = image(policy)?.image;
+    let (image, name, link) = {
+        let Opened { target, mut image } = image(policy)?;
+        let link = target.link()?;
         keys::unlock_here(&mut image);
         waiting::refuse(&image, options.force)?;
         Unsealed::refuse(&image.label().stack, keys::seals(policy))?;
         evidence::demand(policy, &image, then, options.trust_boot)?;
-        (image.label().uuid, image.name())
+        (image.label().uuid, image.name(), link)
     };
     if !is_warm {
         place.refuse_little_memory()?;
@@ -182,7 +183,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let expectation = keys::Expectation::of(image, then, sealing.is_some());
     let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
-    let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming }));
+    let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming, link }));
     if policy.save.drop_caches {
         drop_caches();
     }

@@ -10,7 +10,7 @@ use crate::cycle::verdict::{Answer, Fact, HeaderFault, Known, Misfit, Moment, Ve
 use crate::filesystems::{self, Names};
 use crate::key::{self, KeyError, Means};
 use crate::machine::{Machine, compat, microcode};
-use crate::policy::{Policy, SealKey};
+use crate::policy::Policy;
 use crate::store::{Image, StoreError};
 
 /// Stands in for facts about a session whose header is not known: nobody asks for them, and they refuse.
@@ -81,7 +81,7 @@ fn unlock(
     means: &mut dyn Means,
 ) -> Result<Option<SaveKey>, HeaderFault> {
     if !image.is_sealed() {
-        let is_allowed = policy.image.key == SealKey::None || !matches!(moment, Moment::Boot(_));
+        let is_allowed = !key::must_be_sealed(policy, image) || !matches!(moment, Moment::Boot(_));
         return if is_allowed { Ok(None) } else { Err(HeaderFault::NotSealed) };
     }
     let key = match moment {

@@ -15,6 +15,7 @@ use dormouse_linux::block::NoHardware;
 use dormouse_linux::block::layers::NoPlace;
 use dormouse_linux::free_memory::Free;
 use dormouse_linux::hibernation_events::Unannounced;
+use dormouse_linux::network::NoWay;
 use dormouse_linux::not_frozen::NotFrozen;
 use dormouse_linux::units::mib;
 use dormouse_linux::volatile_memory::Used;
@@ -523,6 +524,8 @@ impl Refusal for TargetError {
             TargetError::OtherDisk { .. } => "other-disk",
             TargetError::Mounted { .. } => "image-mounted",
             TargetError::NoLeg { .. } => "image-leg-missing",
+            TargetError::NoWay(_) => "image-no-way",
+            TargetError::Down(_) | TargetError::NoLink { .. } => "network-down",
             TargetError::Store(error) => error.id(),
             TargetError::Moved(_) => "image-moved",
         }
@@ -545,7 +548,16 @@ impl Refusal for TargetError {
             ),
             TargetError::Store(error) => error.remedy(),
             TargetError::NoLeg { .. } => Some("attach that disk, or give the mirror another one".to_owned()),
-            TargetError::NotFound { .. } | TargetError::Ambiguous { .. } | TargetError::Moved(_) => None,
+            TargetError::NoWay(NoWay::Virtual { .. }) => Some(
+                "reach it by an Ethernet interface that has an address of its own, or put the image on a disk"
+                    .to_owned(),
+            ),
+            TargetError::NotFound { .. }
+            | TargetError::Ambiguous { .. }
+            | TargetError::NoWay(_)
+            | TargetError::Down(_)
+            | TargetError::NoLink { .. }
+            | TargetError::Moved(_) => None,
         }
     }
 

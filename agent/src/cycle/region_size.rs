@@ -26,6 +26,11 @@ const KERNEL: u64 = 12 * MIB;
 const CPU: u64 = 768 << 10;
 /// For each CPU that could be plugged in: its part of the per-CPU memory.
 const PLACE_FOR_CPU: u64 = 256 << 10;
+/// What a network takes: sockets' buffers, and what a driver allocates once.
+const NETWORK: u64 = 16 * MIB;
+/// For each CPU that runs: a driver's queues. Those of the fastest cards take more, and less where they know that they
+/// are in a kernel after a crash, as which B passes (drivers/net/ethernet, `is_kdump_kernel`).
+const QUEUE_OF_NETWORK: u64 = 4 * MIB;
 /// What is read of a file: a kernel's setup code, which has its header, and any header of an archive's.
 const BEGINNING: u64 = 256 << 10;
 
@@ -44,6 +49,8 @@ pub struct Needs {
     pub possible_cpus: u32,
     /// What a restore allocates at most.
     pub agent: u64,
+    /// Whether they have a network: a server has the image.
+    pub has_network: bool,
 }
 
 /// The region that the policy asks for is too small for B and D.
@@ -80,6 +87,7 @@ impl Needs {
             cpus,
             possible_cpus,
             agent: budget::of_pipeline(limits, pages),
+            has_network: policy.image.device.is_remote(),
         }
     }
 
@@ -87,7 +95,8 @@ impl Needs {
     #[must_use]
     pub fn enough(&self) -> u64 {
         let places = u64::from(self.possible_cpus.saturating_sub(self.cpus)) * PLACE_FOR_CPU;
-        let kernel = self.kernel + KERNEL + u64::from(self.cpus) * CPU + places;
+        let network = if self.has_network { NETWORK + u64::from(self.cpus) * QUEUE_OF_NETWORK } else { 0 };
+        let kernel = self.kernel + KERNEL + u64::from(self.cpus) * CPU + places + network;
         // While it is unpacked it is there twice; then modules are copied out of it, and the agent works.
         let work = self.agent + u64::from(self.cpus) * budget::QUEUE + self.unpacked / 2;
         let size = kernel + self.unpacked + work.max(self.initramfs);
@@ -139,14 +148,29 @@ mod tests {
     use super::*;
 
     /// A test kernel with two CPUs.
-    const SMALL: Needs =
-        Needs { kernel: 24 * MIB, initramfs: 2 * MIB, unpacked: 6 * MIB, cpus: 2, possible_cpus: 2, agent: 36 * MIB };
+    const SMALL: Needs = Needs {
+        kernel: 24 * MIB,
+        initramfs: 2 * MIB,
+        unpacked: 6 * MIB,
+        cpus: 2,
+        possible_cpus: 2,
+        agent: 36 * MIB,
+        has_network: false,
+    };
 
     /// A distribution's kernel with as many CPUs.
     fn distribution(cpus: u32) -> Needs {
         let limits = Limits { threads: cpus as usize, memory: 24 * MIB };
         let agent = budget::of_pipeline(limits, 64 << 18);
-        Needs { kernel: 56 * MIB, unpacked: 14 * MIB, initramfs: 5 * MIB, cpus, possible_cpus: cpus, agent }
+        Needs {
+            kernel: 56 * MIB,
+            unpacked: 14 * MIB,
+            initramfs: 5 * MIB,
+            cpus,
+            possible_cpus: cpus,
+            agent,
+            has_network: false,
+        }
     }
 
     #[test]
@@ -157,6 +181,8 @@ mod tests {
         assert!((160..256).contains(&sizes[1]) && sizes[3] < 1024, "{sizes:?}");
         let with_places = Needs { possible_cpus: 512, ..distribution(16) };
         assert!(with_places.enough() > distribution(16).enough());
+        let with_network = Needs { has_network: true, ..SMALL };
+        assert!(with_network.enough() >= SMALL.enough() + 24 * MIB && with_network.size(None).unwrap() <= 160 * MIB);
     }
 
     #[test]

@@ -26,7 +26,10 @@ use crate::launch::SecondKernel;
 use crate::machine::Machine;
 use crate::policy::Policy;
 use crate::store::{Access, Image, NotDiscarded, StoreError};
-use crate::target::{self, IfFile, Opened, Opening, Target, TargetError};
+use crate::target::{self, IfFile, Opened, Opening, Reached, Target, TargetError};
+
+/// Between two looks for an image device without which no boot goes on.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Resumes the saved session, or returns why there is nothing to resume; `None` where this boot has reported that
 /// already.
@@ -68,7 +71,17 @@ fn look_and_resume(policy: &Policy, look: Look, wait: Duration, found: &mut Foun
     }
     let switches = if switches.forbids() { Switches::Off } else { Switches::Resume };
     log::info!("{}: looking for {}", Phase::ResumeCheck, policy.image.device);
-    let opened = open(policy, IfFile::Refuse, wait);
+    let (_reached, opened) = loop {
+        let (reached, opened) = reach_and_open(policy, wait);
+        let is_awaited = policy.resume.require && switches == Switches::Resume;
+        match &opened {
+            Err(error) if is_awaited && is_absent(error) => {
+                log::warn!("{}: {}; still waiting (resume.require)", Phase::ResumeCheck, in_full(error));
+                std::thread::sleep(PAUSE);
+            }
+            _ => break (reached, opened),
+        }
+    };
     found.look(&opened);
     let Opened { target, mut image } = match opened {
         Err(TargetError::Store(StoreError::NotInitialised { name: device })) => {
@@ -122,6 +135,11 @@ pub fn give_up_unresumed(policy: &Policy) -> anyhow::Result<Option<ResumeOutcome
             | TargetError::Store(StoreError::NotInitialised { .. }),
         ) => return Ok(None),
         Err(error @ TargetError::Ambiguous { .. }) => return leave_several(policy, &error).map(Some),
+        // The network is the system's own affair. A session that waits there is known by its filesystems to be over.
+        Err(TargetError::Store(error @ StoreError::Open { .. })) if policy.image.device.is_remote() => {
+            log::warn!("{}", in_full(&error));
+            return Ok(None);
+        }
         result => result?,
     };
     let boot_id = procfs::boot_id()?;
@@ -164,6 +182,25 @@ fn judged(image: &mut Image, moment: Moment, policy: &Policy) -> (Verdict, Optio
     judge(image, moment, &mut Judge { policy, machine: Machine::read, means: &mut means })
 }
 
+/// Opens the image where nothing is mounted, and by a network if it takes one, which is taken down when that is
+/// dropped.
+fn reach_and_open(policy: &Policy, wait: Duration) -> (Option<Reached>, Result<Opened, TargetError>) {
+    match target::reach_in_boot(&policy.image.device, policy.image.link.as_ref(), wait) {
+        Ok(reached) => (Some(reached), open(policy, IfFile::Refuse, wait)),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+/// Whether the image device is not there, and may come.
+fn is_absent(error: &TargetError) -> bool {
+    match error {
+        TargetError::NotFound { .. } | TargetError::NoWay(_) | TargetError::Down(_) => true,
+        // A server that does not answer.
+        TargetError::Store(StoreError::Open { .. }) => true,
+        _ => false,
+    }
+}
+
 fn open(policy: &Policy, if_file: IfFile, wait: Duration) -> Result<Opened, TargetError> {
     let how = Opening { access: Access::Write, wait, if_file };
     target::open_on(&policy.image.device, disk::expected(policy).as_ref(), how)
@@ -191,7 +228,9 @@ fn start(
     log::info!("{}: kernel D goes to {}", Phase::ResumeLoad, header.session.region);
     let mut splash = Splash::say("Resuming from hibernation");
     let machine = Machine::read()?;
-    let order = Order::Restore(RestoreOrder { image: image.name(), save_id: header.session.save_id, key });
+    let (name, save_id) = (image.name(), header.session.save_id);
+    let link = target::link_to(&name)?;
+    let order = Order::Restore(RestoreOrder { image: name, save_id, key, link });
     let kernel =
         SecondKernel::plan(&machine, policy, &order, header.session.region, &header.session.low, MAX_SEGMENTS)?;
     log::debug!("{}: command line of D: {}", Phase::ResumeLoad, kernel.command_line());

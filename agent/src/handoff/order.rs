@@ -8,7 +8,8 @@
 use dormouse_image::block::{self, Frame};
 use dormouse_image::record::{Kind, RecordError, Records, Writer};
 use dormouse_image::seal::{SaveKey, Sealing};
-use dormouse_image::{BLOCK, Block, FormatError, ImageDevice, LOADER, PhysRange, SEALED, SessionRecord, Uuid};
+use dormouse_image::{BLOCK, Block, FormatError, ImageDevice, LOADER, NETWORK, PhysRange, SEALED, SessionRecord, Uuid};
+use dormouse_linux::link::Link;
 use zeroize::Zeroizing;
 
 use crate::policy::Then;
@@ -51,6 +52,8 @@ pub struct SaveOrder {
     pub sealing: Option<Sealing>,
     /// By what the boot loader is told to start D itself at the next power-on, where it is to do that.
     pub arming: Option<LoaderBlock>,
+    /// How the server is reached that has the image, where one has it.
+    pub link: Option<Link>,
 }
 
 /// A block of a disk that the boot loader reads at every boot, as A has left it: disarmed. One byte makes it say that D
@@ -110,6 +113,8 @@ pub struct LookOrder {
     pub region: PhysRange,
     /// The low memory that it may have beside.
     pub low: Vec<PhysRange>,
+    /// How the server is reached that has the image, where one has it.
+    pub link: Option<Link>,
 }
 
 /// How B is to wait.
@@ -121,6 +126,8 @@ pub struct WaitOrder {
     pub session: Box<SessionRecord>,
     /// Whether Dormouse's module makes the jumps between the two, in the kernels' place.
     pub by_module: bool,
+    /// How the server is reached that has the image, where one has it.
+    pub link: Option<Link>,
 }
 
 /// What D is to restore.
@@ -132,16 +139,18 @@ pub struct RestoreOrder {
     pub save_id: Uuid,
     /// The key of that save, where its image must be sealed.
     pub key: Option<SaveKey>,
+    /// How the server is reached that has the image, where one has it.
+    pub link: Option<Link>,
 }
 
 /// The kinds of records in an order to save, in the order in which they are written.
-pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING, ARMING];
+pub const SAVE_KINDS: &[Kind] = &[IMAGE, SESSION, THEN, DISKS, SEALING, ARMING, LINK];
 /// The kinds of records in an order to wait.
-pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION, JUMP];
+pub const WAIT_KINDS: &[Kind] = &[IMAGE, SESSION, JUMP, LINK];
 /// The kinds of records in an order to restore.
-pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY];
+pub const RESTORE_KINDS: &[Kind] = &[IMAGE, SAVE, KEY, LINK];
 /// The kinds of records in an order to look.
-pub const LOOK_KINDS: &[Kind] = &[IMAGE, BLOCK_OF_LOADER, PLACE];
+pub const LOOK_KINDS: &[Kind] = &[IMAGE, BLOCK_OF_LOADER, PLACE, LINK];
 
 const IMAGE: Kind = Kind::mandatory(1, "image", 0);
 const SESSION: Kind = Kind::mandatory(2, "session", 0);
@@ -155,6 +164,7 @@ const ARMING: Kind = Kind::skippable(8, "arming", LOADER);
 const BLOCK_OF_LOADER: Kind = Kind::mandatory(9, "block", LOADER);
 const PLACE: Kind = Kind::mandatory(11, "place", LOADER);
 const JUMP: Kind = Kind::mandatory(10, "jump", 0);
+const LINK: Kind = Kind::mandatory(12, "link", NETWORK);
 
 /// What is to be done, as a number.
 const TO_SAVE: u16 = 1;
@@ -186,19 +196,19 @@ impl Order {
                 push(&DISKS, order.disks.join("\n").as_bytes())?;
                 let sealing = order.sealing.as_ref().map(Sealing::encode).transpose()?;
                 // A version that has a later record has all before it.
-                if sealing.is_some() || order.arming.is_some() {
+                if sealing.is_some() || order.arming.is_some() || order.link.is_some() {
                     push(&SEALING, sealing.as_deref().map_or(&[], Vec::as_slice))?;
                 }
-                if let Some(arming) = &order.arming {
-                    push(&ARMING, &arming.encode())?;
+                if order.arming.is_some() || order.link.is_some() {
+                    push(&ARMING, &order.arming.as_ref().map(LoaderBlock::encode).unwrap_or_default())?;
                 }
                 TO_SAVE
             }
             Order::Restore(order) => {
                 push(&IMAGE, order.image.to_string().as_bytes())?;
                 push(&SAVE, &order.save_id.0)?;
-                if let Some(key) = &order.key {
-                    push(&KEY, key.bytes())?;
+                if order.key.is_some() || order.link.is_some() {
+                    push(&KEY, order.key.as_ref().map_or(&[], |key| key.bytes()))?;
                 }
                 TO_RESTORE
             }
@@ -215,6 +225,9 @@ impl Order {
                 TO_LOOK
             }
         };
+        if let Some(link) = self.link() {
+            push(&LINK, link.to_string().as_bytes())?;
+        }
         let (count, records) = (records.count(), Zeroizing::new(records.into_bytes()));
         let mut body = Zeroizing::new(Vec::with_capacity(FIXED + records.len()));
         body.extend(task.to_le_bytes());
@@ -222,6 +235,7 @@ impl Order {
         body.extend(count.to_le_bytes());
         body.extend(records.iter());
         let minor = match self {
+            _ if self.link().is_some() => NETWORK,
             Order::Look(_) => LOADER,
             Order::Save(order) if order.arming.is_some() => LOADER,
             _ if self.is_secret() => SEALED,
@@ -237,6 +251,28 @@ impl Order {
             Order::Save(order) => order.sealing.is_some(),
             Order::Restore(order) => order.key.is_some(),
             Order::Wait(_) | Order::Look(_) => false,
+        }
+    }
+
+    /// The image device, by a name that is the same in every kernel.
+    #[must_use]
+    pub fn image(&self) -> &ImageDevice {
+        match self {
+            Order::Save(order) => &order.image,
+            Order::Restore(order) => &order.image,
+            Order::Wait(order) => &order.image,
+            Order::Look(order) => &order.image,
+        }
+    }
+
+    /// How the server is reached that has the image, where one has it.
+    #[must_use]
+    pub fn link(&self) -> Option<&Link> {
+        match self {
+            Order::Save(order) => order.link.as_ref(),
+            Order::Restore(order) => order.link.as_ref(),
+            Order::Wait(order) => order.link.as_ref(),
+            Order::Look(order) => order.link.as_ref(),
         }
     }
 
@@ -271,6 +307,7 @@ impl Order {
         let records = Records::read(kinds, frame.written, count, rest).map_err(|error| frame.record(error))?;
         frame.zero("padding that is not zero", records.rest)?;
         let image = image(records.content(&IMAGE)).map_err(|error| frame.record(error))?;
+        let link = link(records.content(&LINK)).map_err(|error| frame.record(error))?;
         Ok(match task {
             TO_SAVE => Order::Save(Box::new(SaveOrder {
                 image,
@@ -278,24 +315,27 @@ impl Order {
                 then: then(&frame, records.content(&THEN))?,
                 disks: disks(records.content(&DISKS)).map_err(|error| frame.record(error))?,
                 sealing: sealing(records.content(&SEALING)).map_err(|error| frame.record(error))?,
-                arming: arming(records.get(&ARMING)).map_err(|error| frame.record(error))?,
+                arming: block_of_loader(&ARMING, records.get(&ARMING).unwrap_or_default())
+                    .map_err(|error| frame.record(error))?,
+                link,
             })),
             TO_WAIT => {
                 let session = Box::new(SessionRecord::decode(records.content(&SESSION))?);
                 let by_module = is_by_module(&frame, records.content(&JUMP))?;
-                Order::Wait(WaitOrder { image, session, by_module })
+                Order::Wait(WaitOrder { image, session, by_module, link })
             }
             TO_LOOK => {
-                let block = block_of_loader(records.content(&BLOCK_OF_LOADER)).map_err(|error| frame.record(error))?;
+                let block = block_of_loader(&BLOCK_OF_LOADER, records.content(&BLOCK_OF_LOADER))
+                    .map_err(|error| frame.record(error))?;
                 let place = place(records.content(&PLACE));
                 let (region, low) = place.ok_or_else(|| frame.record(PLACE.wrong("it is not a list of ranges")))?;
-                Order::Look(LookOrder { image, block, region, low })
+                Order::Look(LookOrder { image, block, region, low, link })
             }
             _ => {
                 let save_id: Result<[u8; 16], _> = records.content(&SAVE).try_into();
                 let save_id = save_id.map_err(|_| frame.record(SAVE.wrong("it is not 16 bytes long")))?;
                 let key = key(records.content(&KEY)).map_err(|error| frame.record(error))?;
-                Order::Restore(RestoreOrder { image, save_id: Uuid(save_id), key })
+                Order::Restore(RestoreOrder { image, save_id: Uuid(save_id), key, link })
             }
         })
     }
@@ -304,6 +344,12 @@ impl Order {
 fn image(content: &[u8]) -> Result<ImageDevice, RecordError> {
     let text = std::str::from_utf8(content).ok();
     text.and_then(|text| text.parse().ok()).ok_or(IMAGE.wrong("it does not name an image device"))
+}
+
+/// Empty where the image is this machine's own.
+fn link(content: &[u8]) -> Result<Option<Link>, RecordError> {
+    let text = std::str::from_utf8(content).map_err(|_| LINK.wrong("it is not text"))?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| LINK.wrong("it is not an interface")) }
 }
 
 fn disks(content: &[u8]) -> Result<Vec<String>, RecordError> {
@@ -329,13 +375,9 @@ fn key(content: &[u8]) -> Result<Option<SaveKey>, RecordError> {
 }
 
 /// There is none where the version has no such record.
-fn arming(content: Option<&[u8]>) -> Result<Option<LoaderBlock>, RecordError> {
-    content.map(|content| LoaderBlock::decode(content).ok_or(ARMING.wrong(NO_BLOCK))).transpose()
-}
-
-/// Empty where the boot loader has none.
-fn block_of_loader(content: &[u8]) -> Result<Option<LoaderBlock>, RecordError> {
-    let wrong = BLOCK_OF_LOADER.wrong(NO_BLOCK);
+/// Empty where there is none.
+fn block_of_loader(kind: &Kind, content: &[u8]) -> Result<Option<LoaderBlock>, RecordError> {
+    let wrong = kind.wrong(NO_BLOCK);
     if content.is_empty() { Ok(None) } else { LoaderBlock::decode(content).map(Some).ok_or(wrong) }
 }
 

@@ -152,8 +152,30 @@ fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
     dormouse_linux::procfs::fill_random(bytes).map_err(KeyError::Make)
 }
 
+/// Whether an image is not written or resumed unless it is sealed: the policy says so, or a server has it whom the
+/// policy does not trust.
+#[must_use]
+pub fn must_be_sealed(policy: &Policy, image: &Image) -> bool {
+    policy.image.key != SealKey::None || is_with_a_stranger(policy, image)
+}
+
+/// Whether a server has an image that could read it and change it, and may not.
+fn is_with_a_stranger(policy: &Policy, image: &Image) -> bool {
+    image.disk().export().is_some() && !policy.image.trust_server
+}
+
 /// The kind of key that a save must have, and why it must have one.
-fn demanded(key: SealKey, label: &Label) -> Option<KeyError> {
+fn demanded(policy: &Policy, image: &Image) -> Option<KeyError> {
+    if policy.image.key == SealKey::None && is_with_a_stranger(policy, image) {
+        let why = "a server has it, which could read all memory and change it: set image.trust_server = true if it, \
+                   and whoever is on the way to it, may do that";
+        return Some(KeyError::NoKey { why: why.to_owned(), kind: SealKey::None });
+    }
+    demanded_on_a_disk(policy.image.key, image.label())
+}
+
+/// The same of what is on a disk of this machine.
+fn demanded_on_a_disk(key: SealKey, label: &Label) -> Option<KeyError> {
     let why = match key {
         SealKey::None if label.bypasses_encryption() => "it goes around the encryption that it lies under".to_owned(),
         SealKey::None => return None,
@@ -178,7 +200,7 @@ fn is_of(key: SealKey, kind: KeyKind) -> bool {
 /// # Errors
 /// It must be sealed and cannot be.
 pub fn for_save(policy: &Policy, target: &Target, image: &Image, save_id: Uuid) -> Result<Option<Sealing>, KeyError> {
-    let demanded = demanded(policy.image.key, image.label());
+    let demanded = demanded(policy, image);
     let uuid = image.label().uuid;
     let Some(ring) = Ring::load(uuid)? else {
         // Keys of another system are nobody's here.

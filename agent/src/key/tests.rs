@@ -253,9 +253,9 @@ fn rejects_a_save_for_the_public_key_by_somebody_without_the_senders_secret() {
 
 #[test]
 fn a_policy_that_demands_a_kind_says_so() {
-    let error = demanded(SealKey::File, &no_extents()).unwrap();
+    let error = demanded_on_a_disk(SealKey::File, &no_extents()).unwrap();
     assert_eq!(error.to_string(), "the image must be sealed (image.key = \"file\"), and it has no key for that");
-    assert!(demanded(SealKey::None, &no_extents()).is_none());
+    assert!(demanded_on_a_disk(SealKey::None, &no_extents()).is_none());
     for (policy, kind, expected) in [
         (SealKey::None, KeyKind::Tpm2, true),
         (SealKey::File, KeyKind::File, true),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dormouse_linux::network;
 use dormouse_sys::power::{self, Command};
 
 use crate::console::phase::Phase;
@@ -27,6 +28,9 @@ pub enum Ending {
 /// Where an ending fails, what comes closest is tried next: after a jump a reboot, after S4 a power-off, after a
 /// power-off a reboot. The waits let a person read why.
 pub fn end(ending: Ending) -> ! {
+    if matches!(ending, Ending::JumpBack(_) | Ending::JumpLoaded) {
+        network::take_down_all();
+    }
     match ending {
         Ending::JumpBack(way) => launch::jump_back(way),
         Ending::JumpLoaded => launch::jump_loaded(),

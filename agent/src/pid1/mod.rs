@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use dormouse_image::SessionRecord;
-use dormouse_linux::procfs;
+use dormouse_linux::{network, procfs};
 use inbox::Inbox;
 use supervisor::{Aborted, Guard};
 use watchdogs::Watchdogs;
@@ -105,6 +105,7 @@ fn wait(task: WaitTask<'_>, errand: &Errand) -> Option<Ending> {
             Message::Ready => {
                 modules::load_to_reach_memory();
                 deliver::to_stopped(&task.order.session, &Report::waiting(procfs::uptime()))?;
+                network::take_down_all();
                 if task.order.by_module {
                     let ram = Iomem::parse(&procfs::text("/proc/iomem")?)?.whole_ram();
                     return launch::go_and_wait_by_module(task.way, &ram).context("Dormouse's module");

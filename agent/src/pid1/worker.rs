@@ -26,6 +26,7 @@ use crate::handoff::report::Report;
 use crate::handoff::task::{Decline, Task};
 use crate::pid1::{caught, modules, system};
 use crate::policy::{DEFAULT_PATH, Policy};
+use crate::target;
 
 /// Its first argument.
 pub(super) const ROLE: &str = "work";
@@ -106,6 +107,11 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
     modules::load()?;
     modules::load_besides(WATCHDOG_MODULES_LIST);
     modules::load_besides(MEMORY_MODULES_LIST);
+    // A kernel that a boot loader has started has something to do before.
+    if !matches!(task, Task::Look(_)) {
+        let order = &errand.order;
+        target::reach(order.image(), order.link(), policy.image.wait, alive)?;
+    }
     Ok(match task {
         Task::Save(task) => {
             // They may take their time, and are wanted when all is saved.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use dormouse_image::ImageDeviceError;
 use dormouse_linux::disk::NoIdentity;
+use dormouse_linux::link::NoLink;
 use thiserror::Error;
 
 use crate::policy::words::WordError;
@@ -95,6 +96,9 @@ pub enum Problem {
     /// A text that does not name a disk.
     #[error(transparent)]
     Disk(#[from] NoIdentity),
+    /// A text that does not name a network interface.
+    #[error(transparent)]
+    Link(#[from] NoLink),
     /// A text that is not one of the allowed words.
     #[error(transparent)]
     Word(#[from] WordError),

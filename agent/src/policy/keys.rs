@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use dormouse_image::ImageDevice;
 use dormouse_linux::disk::DiskIdentity;
+use dormouse_linux::link::Link;
 use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::{
-    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, Number, Seconds, SecondsOrNever, Size, SizeOrAuto,
-    Words,
+    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, LinkOrNone, Number, Seconds, SecondsOrNever, Size,
+    SizeOrAuto, Words,
 };
 use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
@@ -45,12 +46,18 @@ policy! {
         device: ImageDevice = Device, required;
         /// The disk that it must lie on, as an initramfs that carries this policy records it; `None` for any.
         disk: Option<DiskIdentity> = Disk, default None;
+        /// The link by which C reaches the server that has the image, where its initramfs sets up no network; as an
+        /// initramfs that carries this policy records it.
+        link: Option<Link> = LinkOrNone, default None;
         /// How long B, C and D wait for it to appear.
         wait: Duration = Seconds { max: 600 }, default Duration::from_secs(10);
         /// Whether its data are taken off the disk when the session in it goes on or was given up.
         wipe: bool = Flag, default true;
         /// What it is sealed with. Unless that is nothing, no image is written or resumed that is not sealed.
         key: SealKey = Words::new(), default SealKey::default();
+        /// Whether a server that has the image, and whoever is on the way to it, may read it and change it: then it
+        /// need not be sealed.
+        trust_server: bool = Flag, default false;
     }
 
     /// `[region]`: the memory that B and D live in.
@@ -115,6 +122,8 @@ policy! {
         unsure: Unsure = Words::new(), default Unsure::default();
         /// Whether the boot loader is to start D itself, where it can.
         direct: bool = Flag, default false;
+        /// Whether a boot waits for an image device that is not there, and does not go on without it.
+        require: bool = Flag, default false;
     }
 
     /// `[guard]`: what watches B and D.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use dormouse_image::ImageDevice;
 use dormouse_linux::disk::DiskIdentity;
 use dormouse_linux::kernel_args;
+use dormouse_linux::link::Link;
 use dormouse_linux::units::{format_bytes, parse_bytes};
 #[cfg(test)]
 use proptest::prelude::*;
@@ -387,6 +388,29 @@ impl Kind for Disk {
         let text =
             "(usb|nvme|scsi|virtio|mmc|other)( serial=[!#-\\[\\]-~]{1,20})?( partition=[0-9a-f-]{1,36})?( removable)?";
         prop::option::of(text.prop_filter_map("a disk", |text| text.parse().ok())).boxed()
+    }
+}
+
+/// A network interface and how it reaches a server, or none.
+pub(super) struct LinkOrNone;
+
+impl Kind for LinkOrNone {
+    type Written = String;
+    type Value = Option<Link>;
+
+    fn check(&self, written: String) -> Result<Option<Link>, Problem> {
+        Ok(Some(written.parse()?))
+    }
+
+    fn write(&self, value: &Option<Link>) -> Option<String> {
+        value.as_ref().map(ToString::to_string)
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Option<Link>> {
+        let text = "mac=02:00:00:00:00:[0-9a-f]{2} place=[!#-\\[\\]-~]{1,20} address=10\\.0\\.0\\.[1-9] \
+                    (gateway=10\\.0\\.0\\.1 )?mtu=[1-9]{4}";
+        prop::option::of(text.prop_filter_map("a link", |text| text.parse().ok())).boxed()
     }
 }
 

@@ -46,7 +46,9 @@ impl Policy {
         let texts = files.iter().map(|file| Ok((file.display().to_string(), source::text(file)?)));
         let texts = texts.collect::<Result<Vec<_>, PolicyError>>()?;
         let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        Self::merge(&path.display().to_string(), &texts)
+        let mut policy = Self::merge(&path.display().to_string(), &texts)?;
+        policy.image.device = source::on_this_machine(policy.image.device);
+        Ok(policy)
     }
 
     /// Checks a policy's text; `file_name` is for the errors.

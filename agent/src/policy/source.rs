@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use dormouse_image::ImageDevice;
 use serde::de::IgnoredAny;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -15,6 +16,13 @@ use crate::policy::table;
 /// The text of a policy file.
 pub(super) fn text(file: &Path) -> Result<String, PolicyError> {
     fs::read_to_string(file).map_err(|source| PolicyError::Read { file: file.to_owned(), source })
+}
+
+/// The image device with what this machine calls itself in the place of the words that stand for it.
+pub(super) fn on_this_machine(device: ImageDevice) -> ImageDevice {
+    let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let (hostname, machine_id) = (read("/proc/sys/kernel/hostname"), read("/etc/machine-id"));
+    device.on_machine(hostname.as_deref(), machine_id.as_deref())
 }
 
 /// A policy's text with the name of its file.

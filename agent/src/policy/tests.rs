@@ -40,9 +40,11 @@ fn defaults() {
         image: ImagePolicy {
             device: "/dev/vda".parse().unwrap(),
             disk: None,
+            link: None,
             wait: Duration::from_secs(10),
             wipe: true,
             key: SealKey::None,
+            trust_server: false,
         },
         region: RegionPolicy { size: None, address: None },
         kernel: KernelPolicy {
@@ -63,7 +65,13 @@ fn defaults() {
             warm: false,
         },
         pipeline: PipelinePolicy { threads: 0, memory: 24 << 20 },
-        resume: ResumePolicy { enabled: true, mismatch: Unfit::Retry, unsure: Unsure::Refuse, direct: false },
+        resume: ResumePolicy {
+            enabled: true,
+            mismatch: Unfit::Retry,
+            unsure: Unsure::Refuse,
+            direct: false,
+            require: false,
+        },
         guard: GuardPolicy { stall: Some(Duration::from_secs(120)), watchdog: true },
         console: ConsolePolicy { verbosity: Verbosity::Quiet },
     };
@@ -75,7 +83,8 @@ fn reads_every_key() {
     let text = "
         image = { device = 'UUID=00112233-4455-6677-8899-aabbccddeeff',
             disk = 'usb serial=1:2:3:0 partition=a-b removable',
-            wait = 0, wipe = false, key = 'tpm2' }
+            link = 'mac=52:54:00:12:34:56 place=a address=10.0.2.15 mtu=1500',
+            wait = 0, wipe = false, key = 'tpm2', trust_server = true }
         [region]
         size = '1G'
         address = '4G'
@@ -102,6 +111,7 @@ fn reads_every_key() {
         mismatch = 'keep'
         unsure = 'resume'
         direct = true
+        require = true
         [guard]
         stall = 0
         watchdog = false
@@ -112,9 +122,11 @@ fn reads_every_key() {
         image: ImagePolicy {
             device: ImageDevice::ImageUuid("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
             disk: "usb serial=1:2:3:0 partition=a-b removable".parse().ok(),
+            link: "mac=52:54:00:12:34:56 place=a address=10.0.2.15 mtu=1500".parse().ok(),
             wait: Duration::ZERO,
             wipe: false,
             key: SealKey::Tpm2,
+            trust_server: true,
         },
         region: RegionPolicy { size: Some(1 << 30), address: Some(4 << 30) },
         kernel: KernelPolicy {
@@ -135,7 +147,13 @@ fn reads_every_key() {
             warm: true,
         },
         pipeline: PipelinePolicy { threads: 256, memory: 1 << 30 },
-        resume: ResumePolicy { enabled: false, mismatch: Unfit::Keep, unsure: Unsure::Resume, direct: true },
+        resume: ResumePolicy {
+            enabled: false,
+            mismatch: Unfit::Keep,
+            unsure: Unsure::Resume,
+            direct: true,
+            require: true,
+        },
         guard: GuardPolicy { stall: None, watchdog: false },
         console: ConsolePolicy { verbosity: Verbosity::Verbose },
     };

@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use dormouse_image::NbdExport;
+
 /// Blocks that an image can lie on: a whole device, the extents of a file on a device, and whatever else can be read
 /// and written at an offset.
 ///
@@ -17,6 +19,11 @@ pub trait Blocks: fmt::Debug + Send + Sync {
     /// Where on its block device it begins, in bytes, which must be what an image's label says: 0 for a whole device.
     /// `None` where that cannot be known: these are the blocks of a file, reached through its filesystem.
     fn origin(&self) -> Option<u64>;
+
+    /// What it is an export of, where a server has it.
+    fn export(&self) -> Option<&NbdExport> {
+        None
+    }
 
     /// Fills `buffer` from `offset`, or fails.
     ///

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use dormouse_image::{BLOCK, DiskExtent, Label};
+use dormouse_image::{BLOCK, DiskExtent, Label, NbdExport};
 use memmap2::MmapMut;
 
 use crate::store::legs::Legs;
@@ -112,6 +112,12 @@ impl Disk {
     #[must_use]
     pub fn origin(&self) -> Option<u64> {
         self.blocks.origin()
+    }
+
+    /// What it is an export of, where a server has it.
+    #[must_use]
+    pub fn export(&self) -> Option<&NbdExport> {
+        self.blocks.export()
     }
 
     /// Its size in bytes, in whole blocks.

@@ -174,7 +174,10 @@ impl Image {
     /// The name by which it is found where nothing is mounted.
     #[must_use]
     pub fn name(&self) -> ImageDevice {
-        ImageDevice::of_image(self.label.uuid, self.label.offset())
+        match self.disk.export() {
+            Some(export) => ImageDevice::of_export(export),
+            None => ImageDevice::of_image(self.label.uuid, self.label.offset()),
+        }
     }
 
     /// The newest commit record.

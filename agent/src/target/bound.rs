@@ -70,8 +70,9 @@ fn find_on(
     wait: Duration,
     turn_up: Others,
 ) -> Result<Target, TargetError> {
-    if disk.is_none() && matches!(name, ImageDevice::Path(_) | ImageDevice::File(_)) {
-        // A path names one thing.
+    let is_one = disk.is_none() && matches!(name, ImageDevice::Path(_) | ImageDevice::File(_));
+    if is_one || matches!(name, ImageDevice::Nbd(_)) {
+        // A path names one thing, and what a server has is on no disk of this machine.
         return find(name, wait);
     }
     let mut settling: Option<Settling> = None;
@@ -167,6 +168,9 @@ impl Target {
 /// image is there, or its disk cannot be found out.
 #[must_use]
 pub fn disk_of(name: &ImageDevice) -> Option<DiskIdentity> {
+    if let ImageDevice::Nbd(_) = name {
+        return None;
+    }
     let target = resolve(name).ok()??;
     target.open(Access::Read).ok()?;
     // What lies on something that is put together is reached by another way where nothing is.

@@ -272,9 +272,8 @@ pub fn list(server: &str, find: FindKey<'_>) -> anyhow::Result<Listing> {
     let text = if server.matches('/').count() < 3 { format!("{server}/") } else { server.to_owned() };
     let NbdExport { address, .. } = text.parse()?;
     let of = |export: NbdExport| {
-        let export = export.to_string();
-        let nothing = Listed { export: export.clone(), state: None, hostname: None, error: None };
-        match Target::at(Path::new(&export)).and_then(|target| info(&target, find)) {
+        let nothing = Listed { export: export.to_string(), state: None, hostname: None, error: None };
+        match info(&Target::of_export(&export), find) {
             Ok(Info { state, session, .. }) => {
                 let hostname = session.and_then(|session| session.whose).map(|whose| whose.hostname);
                 Listed { state: Some(state), hostname, ..nothing }
@@ -287,7 +286,11 @@ pub fn list(server: &str, find: FindKey<'_>) -> anyhow::Result<Listing> {
             Err(error) => Listed { error: Some(format!("{error:#}")), ..nothing },
         }
     };
-    Ok(Listing { exports: Nbd::list(address)?.into_iter().map(of).collect() })
+    let (exports, others) = Nbd::list(address)?;
+    if others > 0 {
+        log::warn!("{text}: {others} exports have names that cannot be written in a policy, and are left out");
+    }
+    Ok(Listing { exports: exports.into_iter().map(of).collect() })
 }
 
 /// Reads what is on an image device. Of a sealed one whose key `find` does not have, that is its state and sizes.

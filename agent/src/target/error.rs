@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dormouse_image::ImageDevice;
+use dormouse_linux::network::{Down, NoWay};
 use thiserror::Error;
 
 use crate::store::StoreError;
@@ -65,6 +66,18 @@ pub enum TargetError {
     Mounted {
         /// The file.
         path: PathBuf,
+    },
+    /// A server has it that another kernel would not reach.
+    #[error("the image is on a server: {0}")]
+    NoWay(#[from] NoWay),
+    /// The network did not come up.
+    #[error("the network does not come up: {0}")]
+    Down(#[from] Down),
+    /// A server has it, and the order does not say how that is reached.
+    #[error("image device {name}: the order does not say by which interface its server is reached")]
+    NoLink {
+        /// As the order names it.
+        name: ImageDevice,
     },
     /// It cannot be opened, or carries no valid image.
     #[error(transparent)]

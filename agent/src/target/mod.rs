@@ -18,6 +18,7 @@ mod error;
 pub mod file;
 mod find;
 mod needs;
+mod reach;
 pub mod signature;
 mod stack;
 
@@ -30,11 +31,13 @@ use anyhow::Context;
 use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, NbdExport, Uuid};
 use dormouse_linux::block::Hardware;
 use dormouse_linux::procfs;
+use dormouse_linux::wait::wait_for;
 
 pub use bound::{disk_of, open_again, open_on};
 pub use error::TargetError;
 pub use find::{direct_devices, find, resolve};
 pub use needs::{Driver, Needs};
+pub use reach::{Reached, link_to, reach, reach_in_boot};
 use stack::Lay;
 
 use crate::store::{Access, Disk, Image, NEITHER, Nbd, StoreError};
@@ -68,7 +71,7 @@ enum Kind {
     Extents(u64),
     /// It is in a file, and is reached through the filesystem, which is mounted.
     File,
-    /// A server exports it. The kernels that save and restore do not reach it.
+    /// A server exports it.
     Nbd(NbdExport),
 }
 
@@ -113,11 +116,11 @@ pub fn open(name: &ImageDevice, how: Opening) -> Result<Opened, TargetError> {
 
 /// The image on a target that was found.
 fn opened(target: Target, how: Opening) -> Result<Opened, TargetError> {
-    let Opening { access, if_file, .. } = how;
+    let Opening { access, if_file, wait } = how;
     if target.kind == Kind::File && if_file == IfFile::Refuse {
         return Err(TargetError::Mounted { path: target.path });
     }
-    let image = target.open(access)?;
+    let image = if target.is_remote() { target.open_remote(access, wait)? } else { target.open(access)? };
     if if_file == IfFile::Check {
         target.check(&image)?;
     }
@@ -131,8 +134,7 @@ impl Target {
     /// [`StoreError::Open`]; the text is not an export's.
     pub fn at(path: &Path) -> anyhow::Result<Target> {
         if let Some(text) = path.to_str().filter(|text| text.starts_with(NbdExport::SCHEME)) {
-            let export: NbdExport = text.parse()?;
-            return Ok(Target::of_kind(export.to_string().into(), Kind::Nbd(export)));
+            return Ok(Target::of_export(&text.parse()?));
         }
         Ok(Target::of_path(path)?)
     }
@@ -154,6 +156,11 @@ impl Target {
     /// The image in a file that begins at byte `offset` of a block device; all of the device, where that is 0.
     fn on_device(path: PathBuf, offset: u64) -> Target {
         Target::of_kind(path, if offset == 0 { Kind::Device } else { Kind::Extents(offset) })
+    }
+
+    /// What a server exports.
+    fn of_export(export: &NbdExport) -> Target {
+        Target::of_kind(export.to_string().into(), Kind::Nbd(export.clone()))
     }
 
     fn of_kind(path: PathBuf, kind: Kind) -> Target {
@@ -251,6 +258,23 @@ impl Target {
         opened.or_else(|error| self.open_as_device(access).ok_or(error))
     }
 
+    /// Opens the image that a server has, which may not answer yet.
+    fn open_remote(&self, access: Access, wait: Duration) -> Result<Image, TargetError> {
+        let mut last = None;
+        let found = wait_for(wait, || match self.open(access) {
+            Err(error @ TargetError::Store(StoreError::Open { .. })) => {
+                last = Some(error);
+                None
+            }
+            result => Some(result),
+        });
+        match (found, last) {
+            (Some(result), _) => result,
+            (None, Some(error)) => Err(error),
+            (None, None) => self.open(access),
+        }
+    }
+
     /// The image on it that was made for a device of another machine, which believes to have all of that: it is nothing
     /// but the content of the file or volume here.
     fn open_as_device(&self, access: Access) -> Option<Image> {
@@ -261,12 +285,15 @@ impl Target {
         image.label().extents.is_empty().then_some(image)
     }
 
-    /// What drives the disk that it is on: with that, [`Needs::of_drivers`] says what the initramfs of B and D must
-    /// hold so that they reach it.
+    /// What drives the disk that it is on, or the interface by which its server is reached: with that,
+    /// [`Needs::of_drivers`] says what the initramfs of B and D must hold so that they reach it.
     ///
     /// # Errors
     /// They could not reach it.
     pub fn drivers(&self) -> anyhow::Result<Vec<Driver>> {
+        if let Some(link) = self.link()? {
+            return Ok(Driver::of_link(&link));
+        }
         let mut drivers = Vec::new();
         for leg in self.legs()? {
             let of_leg = Driver::of(&Hardware::of_node(&leg)?);
@@ -356,8 +383,8 @@ impl Target {
     pub fn policy_name(&self) -> anyhow::Result<ImageDevice> {
         let image = self.open(Access::Read)?;
         match &self.kind {
-            Kind::Device | Kind::Extents(_) => Ok(image.name()),
-            Kind::File | Kind::Nbd(_) => Ok(self.path.display().to_string().parse()?),
+            Kind::Device | Kind::Extents(_) | Kind::Nbd(_) => Ok(image.name()),
+            Kind::File => Ok(self.path.display().to_string().parse()?),
         }
     }
 
@@ -414,6 +441,9 @@ pub fn layers_under(path: &Path) -> anyhow::Result<Vec<Layer>> {
 pub fn how_to_get(name: &ImageDevice) -> String {
     match name {
         ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
+        ImageDevice::Nbd(export) => {
+            format!("see to it that the server exports it, then `dormouse image init {export}`")
+        }
         device => format!("attach {device}, or name another with `dormouse setup`"),
     }
 }

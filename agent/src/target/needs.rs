@@ -1,4 +1,5 @@
-//! What B and D need to reach a block device or a watchdog: kernel modules, from its chain of devices in sysfs.
+//! What B and D need to reach a block device, a network interface or a watchdog: kernel modules, from its chain of
+//! devices in sysfs.
 //!
 //! A disk's directory lies in that of its controller, that one in its bus's, up to the root of the bus. The kernel that
 //! looks is the one that runs, and the modules are for another, which may have been built otherwise: a driver that is a
@@ -7,10 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dormouse_linux::block::Hardware;
 use dormouse_linux::kmod::{self, ModulesError};
+use dormouse_linux::link::Link;
 use dormouse_linux::watchdogs::{self, HardwareWatchdog};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,12 @@ impl Driver {
     /// All drivers on the ways to a disk.
     pub(super) fn of(hardware: &Hardware) -> Vec<Driver> {
         Driver::on(hardware.ways())
+    }
+
+    /// All drivers on the way to a network interface.
+    pub(super) fn of_link(link: &Link) -> Vec<Driver> {
+        let ways = link.ways();
+        Driver::on(ways.iter().map(PathBuf::as_path))
     }
 
     /// The drivers of these devices.

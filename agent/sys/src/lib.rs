@@ -13,6 +13,7 @@ pub mod immutable;
 pub mod kexec;
 pub mod memory;
 pub mod module;
+pub mod network;
 pub mod phys;
 pub mod pin;
 pub mod power;

@@ -20,8 +20,8 @@ pub const POLICY_ARGUMENT: &str = "guest.policy";
 /// The commands of busybox that the guest's scripts and the tests use.
 const APPLETS: &[&str] = &[
     "blockdev", "cat", "cp", "cpio", "dd", "dmesg", "echo", "find", "grep", "head", "insmod", "ip", "ls", "mkdir",
-    "mkswap", "mount", "poweroff", "reboot", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty", "swapoff",
-    "swapon", "sync", "touch", "tr", "umount", "uname",
+    "mkswap", "mount", "nc", "poweroff", "reboot", "printf", "ps", "sed", "seq", "sh", "sleep", "stat", "stty",
+    "swapoff", "swapon", "sync", "touch", "tr", "umount", "uname",
 ];
 
 /// A policy of the guest, and the initramfs of B and D that carries it.

@@ -3,8 +3,8 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, cycles, debian, direct, direct_debian, direct_systemd_boot, exactness, export, free_pages, image_file,
-    images, machines, machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels,
+    aborts, anywhere_nbd, cycles, debian, direct, direct_debian, direct_systemd_boot, exactness, export, free_pages,
+    image_file, images, machines, machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels,
     machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
     sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system,
     verify, warm,
@@ -81,6 +81,10 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard sealed_keys::a_passphrase_on_the_console,
     All sealed_tpm::the_tpm_and_a_passphrase_beside_it,
     Standard image_file::a_scattered_file_on_ext4,
+    Standard anywhere_nbd::a_machine_without_a_disk_of_its_own,
+    Standard anywhere_nbd::a_server_that_goes_away,
+    Standard anywhere_nbd::a_save_that_fails_and_a_connection_that_lives,
+    Standard anywhere_nbd::a_server_that_is_not_trusted,
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,
     Standard sealed_stacks::a_volume_of_two_segments_and_stacks_that_changed,

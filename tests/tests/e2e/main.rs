@@ -4,6 +4,7 @@
 //! lists them with their tiers.
 
 mod aborts;
+mod anywhere_nbd;
 mod cases;
 mod cycles;
 mod debian;

@@ -97,8 +97,24 @@ fn descend(sysfs: &Path, device: &Path, layers: u32, found: &mut Found) {
 /// The place of a disk.
 fn place(hardware: &Hardware) -> String {
     let Some(end) = hardware.end() else { return String::new() };
+    let mut place = place_of(end);
+    // A namespace of NVMe that hangs in its subsystem, whose way is that of its controller.
+    let node = hardware.node.file_name().unwrap_or_default().to_string_lossy();
+    if end.file_name().is_some_and(|name| name.to_string_lossy() != node)
+        && let Some(namespace) = namespace(&node)
+    {
+        place.push('/');
+        place.push_str(&namespace);
+    }
+    place
+}
+
+/// The place of a device whose directory in sysfs is `end`: the way from the root of its bus, without what a kernel
+/// counts as it finds it.
+#[must_use]
+pub fn place_of(end: &Path) -> String {
     let ways: Vec<&Path> = end.ancestors().collect();
-    let mut words: Vec<String> = ways
+    let words: Vec<String> = ways
         .iter()
         .rev()
         .skip_while(|dir| dir.file_name().is_none_or(|name| name != "devices"))
@@ -107,13 +123,6 @@ fn place(hardware: &Hardware) -> String {
         .take_while(|(_, name)| name != "block")
         .map(|(dir, name)| word(dir, &name))
         .collect();
-    // A namespace of NVMe that hangs in its subsystem, whose way is that of its controller.
-    let node = hardware.node.file_name().unwrap_or_default().to_string_lossy();
-    if end.file_name().is_some_and(|name| name.to_string_lossy() != node)
-        && let Some(namespace) = namespace(&node)
-    {
-        words.push(namespace);
-    }
     words.join("/")
 }
 

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 
 pub use hardware::{Hardware, NoHardware, refuse_virtual};
 pub use identity::disk_of;
-pub use in_use::{Disk, all_disks, disks_in_use};
+pub use in_use::{Disk, all_disks, disks_in_use, place_of};
 pub use names::Names;
 pub use settle::Settling;
 pub use stable::{is_encrypted, named, stable_name};

@@ -49,6 +49,7 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     );
     log::info!("{}: looking for {}", Phase::RestoreVerify, order.image);
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
+    target::reach(&order.image, order.link.as_ref(), policy.image.wait, alive)?;
     let Opened { target, mut image } = target::open_on(&order.image, policy.image.disk.as_ref(), how)?;
     alive();
     let moment = if look::needs_unlock(policy, &image) {
@@ -69,7 +70,8 @@ pub(crate) fn run(task: LookTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyh
     // Counted before anything can go wrong: a restore that dies is not tried forever.
     image.lock();
     image.begin_restore()?;
-    let order = RestoreOrder { image: image.name(), save_id: header.session.save_id, key };
+    let order =
+        RestoreOrder { image: image.name(), save_id: header.session.save_id, key, link: task.order.link.clone() };
     drop(image);
     restore::run(RestoreTask { order: &order, bridge: task.bridge, is_direct: true }, policy, alive)
 }

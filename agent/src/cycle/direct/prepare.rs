@@ -25,6 +25,7 @@ use crate::launch::{loader_command_line, order_archive};
 use crate::machine::{Machine, arch, compat, firmware_map};
 use crate::policy::{Policy, SealKey, Then};
 use crate::store::{Access, Device, Disk, Image};
+use crate::target;
 use crate::target::file::lower;
 
 /// What the boot loader finds.
@@ -207,6 +208,7 @@ fn order(place: &Place, image: &ImageDevice, block: Option<&LoaderBlock>) -> any
         block: block.cloned(),
         region: place.region,
         low: place.low.clone(),
+        link: target::link_to(image)?,
     });
     Ok(order_archive(&order)?.to_vec())
 }

@@ -29,7 +29,13 @@ fn fitting() -> Case {
     Case {
         moment: Moment::Boot(Switches::Resume),
         commit: Commit { state: State::Complete, ..Commit::empty(Uuid::default()) },
-        policy: ResumePolicy { enabled: true, mismatch: Unfit::Discard, unsure: Unsure::Refuse, direct: false },
+        policy: ResumePolicy {
+            enabled: true,
+            mismatch: Unfit::Discard,
+            unsure: Unsure::Refuse,
+            direct: false,
+            require: false,
+        },
         header: Ok(Header { session, entry: 0x1000 }),
         machine: Ok(()),
         written: Written::No,
@@ -133,7 +139,7 @@ fn cases() -> Vec<Case> {
         let policies = Unfit::ALL.into_iter().flat_map(|mismatch| {
             let unsure = Unsure::ALL.into_iter();
             unsure.flat_map(move |unsure| {
-                [true, false].map(|enabled| ResumePolicy { enabled, mismatch, unsure, direct: false })
+                [true, false].map(|enabled| ResumePolicy { enabled, mismatch, unsure, direct: false, require: false })
             })
         });
         policies.map(|policy| Case { policy, ..case.clone() }).collect()

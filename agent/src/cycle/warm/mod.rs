@@ -289,11 +289,11 @@ fn order_to_wait(
     by_module: bool,
 ) -> anyhow::Result<(PinnedPage, Mailbox, Order)> {
     let opened = disk::open_image(policy, Access::Read)?;
-    let (image, name) = (opened.image.label().uuid, opened.image.name());
+    let (image, name, link) = (opened.image.label().uuid, opened.image.name(), opened.target.link()?);
     drop(opened);
     let (page, mailbox) = place.mailbox()?;
     let session = Box::new(place.session(machine, image, mailbox, Mounted::default())?);
-    Ok((page, mailbox, Order::Wait(WaitOrder { image: name, session, by_module })))
+    Ok((page, mailbox, Order::Wait(WaitOrder { image: name, session, by_module, link })))
 }
 
 /// Jumps, and returns when the save kernel waits, with how long it has run, in seconds.

@@ -25,16 +25,17 @@ pub(crate) fn save_order() -> SaveOrder {
         disks: vec!["pci0000:00/0000:00:05.0/ata1".to_owned(), "pci0000:00/0000:00:06.0/nvme/n1".to_owned()],
         sealing: None,
         arming: None,
+        link: None,
     }
 }
 
 pub(crate) fn restore_order() -> RestoreOrder {
-    RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]), key: None }
+    RestoreOrder { image: "/dev/vda".parse().unwrap(), save_id: Uuid([3; 16]), key: None, link: None }
 }
 
 pub(crate) fn wait_order() -> WaitOrder {
     let SaveOrder { image, session, .. } = save_order();
-    WaitOrder { image, session: Box::new(session), by_module: true }
+    WaitOrder { image, session: Box::new(session), by_module: true, link: None }
 }
 
 fn block() -> LoaderBlock {
@@ -45,7 +46,12 @@ fn block() -> LoaderBlock {
 
 pub(crate) fn look_order() -> LookOrder {
     let SaveOrder { image, session, .. } = save_order();
-    LookOrder { image, block: Some(block()), region: session.region, low: session.low }
+    LookOrder { image, block: Some(block()), region: session.region, low: session.low, link: None }
+}
+
+fn link() -> Option<Link> {
+    let text = "mac=52:54:00:12:34:56 place=pci0000:00/0000:00:03.0/virtio address=10.0.2.15 mtu=1500";
+    Some(text.parse().unwrap())
 }
 
 fn sealing() -> Sealing {
@@ -54,7 +60,7 @@ fn sealing() -> Sealing {
 }
 
 /// Of each task one, and each again with what is optional.
-fn orders() -> [Order; 9] {
+fn orders() -> [Order; 14] {
     [
         Order::Save(Box::new(save_order())),
         Order::Restore(restore_order()),
@@ -65,6 +71,11 @@ fn orders() -> [Order; 9] {
         Order::Look(LookOrder { block: None, ..look_order() }),
         Order::Save(Box::new(SaveOrder { arming: Some(block()), ..save_order() })),
         Order::Save(Box::new(SaveOrder { arming: Some(block()), sealing: Some(sealing()), ..save_order() })),
+        Order::Save(Box::new(SaveOrder { link: link(), ..save_order() })),
+        Order::Restore(RestoreOrder { link: link(), ..restore_order() }),
+        Order::Restore(RestoreOrder { key: Some(sealing().key), link: link(), ..restore_order() }),
+        Order::Wait(WaitOrder { link: link(), ..wait_order() }),
+        Order::Look(LookOrder { link: link(), ..look_order() }),
     ]
 }
 
@@ -74,7 +85,7 @@ fn an_order_with_a_key_needs_a_program_that_knows_what_it_is_for() {
         let bytes = order.encode().unwrap();
         let has_key = bytes.windows(32).any(|bytes| bytes == [4; 32]);
         // One with a block has later records.
-        let minor = if bytes[10] == 3 { 3 } else { u8::from(has_key) };
+        let minor = if bytes[10] >= 3 { bytes[10] } else { u8::from(has_key) };
         assert_eq!((order.is_secret(), bytes[10]), (has_key, minor));
         assert!(!format!("{order:?}").contains("4, 4, 4"));
         order.forget_key();
@@ -193,11 +204,12 @@ fn rejects_other_major_versions() {
 fn newer_minor_version_is_read_if_what_it_adds_may_be_skipped() {
     let known: [(Kind, &[u8]); 2] = [(IMAGE, b"/dev/vda"), (SAVE, &[3; 16])];
     // Of that version, also an order without a key has its record.
-    let with_news = |news: Kind| order(4, [2, 0, 0, 0], &[known[0], known[1], (KEY, b""), (news, b"news")]);
-    let read = Order::decode(&with_news(Kind::skippable(99, "news", 4)));
+    let with_news =
+        |news: Kind| order(5, [2, 0, 0, 0], &[known[0], known[1], (KEY, b""), (LINK, b""), (news, b"news")]);
+    let read = Order::decode(&with_news(Kind::skippable(99, "news", 5)));
     assert_eq!(read, Ok(Order::Restore(restore_order())));
-    let error = RecordError::Unknown { kind: 99, written: Version { major: 1, minor: 4 } };
-    let read = Order::decode(&with_news(Kind::mandatory(99, "news", 4)));
+    let error = RecordError::Unknown { kind: 99, written: Version { major: 1, minor: 5 } };
+    let read = Order::decode(&with_news(Kind::mandatory(99, "news", 5)));
     assert_eq!(read, Err(FormatError::Record { block: Block::Order, error }));
 }
 
@@ -261,6 +273,10 @@ fn rejects_what_breaks_a_rule() {
     assert_eq!(Order::decode(&order(0, [2, 0, 0, 1], &[image, save])), Err(newer("a reserved field")));
     let padded = with(&order(0, [2, 0, 0, 0], &[image, save]), BLOCK - 1, &[1]);
     assert_eq!(Order::decode(&padded), Err(newer("padding that is not zero")));
+    let (key, link) = ((KEY, &b""[..]), (LINK, &b"mac=52:54:00"[..]));
+    let found = Order::decode(&order(4, [2, 0, 0, 0], &[image, save, key, link]));
+    assert_eq!(found, Err(record(LINK.wrong("it is not an interface"))));
+    assert_eq!(Order::decode(&order(4, [2, 0, 0, 0], &[image, save, key])), Err(missing(LINK)));
     let session = (SESSION, &[7; 4096][..]);
     let broken = Order::decode(&order(0, [1, 0, 0, 0], &[image, session, then, disks]));
     assert_eq!(broken, Err(FormatError::Magic(Block::Session)));

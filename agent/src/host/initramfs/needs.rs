@@ -157,17 +157,22 @@ fn names(policy: &Policy, options: &Options) -> anyhow::Result<Carried<String>> 
 
 /// The modules that the target needs; those that it needed the last time where it is not there.
 fn of_target(policy: &Policy, options: &Options) -> anyhow::Result<Vec<String>> {
-    let found = target::find(&policy.image.device, Duration::ZERO);
-    let is_absent = matches!(found, Err(TargetError::NotFound { .. } | TargetError::NoFile { .. }));
+    let found = target::find(&policy.image.device, Duration::ZERO)
+        .context("what it needs can be found out only where it is; name the modules with --modules")
+        .and_then(|target| target.drivers().context("what it needs cannot be found out"));
+    let is_absent = found.as_ref().is_err_and(|error| {
+        let absent = |error| {
+            matches!(error, &(TargetError::NotFound { .. } | TargetError::NoFile { .. } | TargetError::NoWay(_)))
+        };
+        error.chain().filter_map(|cause| cause.downcast_ref()).any(absent)
+    });
     let drivers = match remembered::drivers(Path::new(remembered::FILE), policy).filter(|_| is_absent) {
         Some(drivers) => {
             remembered::warn(policy, "its modules are found as they were when an initramfs was built last");
             drivers
         }
         None => {
-            let target =
-                found.context("what it needs can be found out only where it is; name the modules with --modules")?;
-            let drivers = target.drivers().context("what it needs cannot be found out")?;
+            let drivers = found?;
             if let Ok(carried) = carried_policy(policy) {
                 remembered::remember(Path::new(remembered::FILE), policy, &carried, &drivers);
             }

@@ -24,6 +24,9 @@ pub(super) struct Remembered {
     boot_name: String,
     /// The disk that it is on.
     disk: Option<String>,
+    /// The link by which its server is reached.
+    #[serde(default)]
+    link: Option<String>,
     /// What drives the disk that it is on.
     drivers: Vec<Driver>,
 }
@@ -43,6 +46,7 @@ pub(super) fn remember(file: &Path, policy: &Policy, carried: &Policy, drivers: 
         device,
         boot_name: carried.image.device.to_string(),
         disk: carried.image.disk.as_ref().map(ToString::to_string),
+        link: carried.image.link.as_ref().map(ToString::to_string),
         drivers: drivers.to_vec(),
     };
     if Remembered::of(file, policy).as_ref() != Some(&now)
@@ -61,12 +65,13 @@ pub(super) fn carried_policy(file: &Path, policy: &Policy) -> Result<Policy, Tar
     let is_absent = match target::resolve(&policy.image.device) {
         Ok(found) => found.is_none(),
         Err(error) => matches!(error, TargetError::NoFile { .. }),
-    };
+    } || matches!(target::link_to(&policy.image.device), Err(TargetError::NoWay(_)));
     let known = Remembered::of(file, policy).filter(|_| is_absent);
-    match known.and_then(|known| Some((known.boot_name.parse().ok()?, known.disk))) {
-        Some((device, disk)) => {
+    match known.and_then(|known| Some((known.boot_name.parse().ok()?, known.disk, known.link))) {
+        Some((device, disk, link)) => {
             let mut policy = policy.clone();
             policy.image.disk = policy.image.disk.or_else(|| disk?.parse().ok());
+            policy.image.link = policy.image.link.or_else(|| link?.parse().ok());
             warn(&policy, &format!("it is looked for as {device}, as it was when an initramfs was built last"));
             policy.image.device = device;
             Ok(policy)

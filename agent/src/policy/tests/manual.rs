@@ -37,7 +37,7 @@ fn the_defaults_that_the_page_states_are_the_defaults() {
     assert_eq!(parse(&format!("image.device = \"/dev/vda\"\n{stated}")).unwrap(), parse(LEAST).unwrap());
     let without: Vec<String> =
         keys().into_iter().filter(|(_, default)| default.is_none()).map(|(key, _)| key).collect();
-    assert_eq!(without, ["image.device", "image.disk", "region.address"]);
+    assert_eq!(without, ["image.device", "image.disk", "image.link", "region.address"]);
 }
 
 /// What the page explains of each key, as text without requests and escapes, a space between words.

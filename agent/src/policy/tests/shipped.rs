@@ -23,11 +23,11 @@ fn the_shipped_file_is_a_policy_of_defaults() {
     let stated = parse(&shipped_with_defaults()).unwrap();
     // Keys without a default are shown by an example.
     let examples = Policy {
-        image: ImagePolicy { disk: stated.image.disk.clone(), ..defaults.image },
+        image: ImagePolicy { disk: stated.image.disk.clone(), link: stated.image.link.clone(), ..defaults.image },
         region: RegionPolicy { address: Some(16 << 20), ..defaults.region },
         ..defaults
     };
-    assert!(examples.image.disk.is_some());
+    assert!(examples.image.disk.is_some() && examples.image.link.is_some());
     assert_eq!(stated, examples);
 }
 

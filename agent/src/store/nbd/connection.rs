@@ -423,7 +423,7 @@ fn number(fill: &mut impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<u64>
 /// none.
 fn fill(mut stream: &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        match stream.read(bytes).map_err(in_words)? {
+        match uninterrupted(|| stream.read(bytes))? {
             0 => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection")),
             read => bytes = &mut bytes[read..],
         }
@@ -435,7 +435,7 @@ fn fill(mut stream: &TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::
 /// Sends all of `bytes` before `deadline`.
 fn send_all(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        match stream.write(bytes).map_err(in_words)? {
+        match uninterrupted(|| stream.write(bytes))? {
             0 => return Err(ErrorKind::WriteZero.into()),
             sent => bytes = &bytes[sent..],
         }
@@ -446,6 +446,16 @@ fn send_all(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::
 
 fn in_time(deadline: Instant) -> io::Result<()> {
     if Instant::now() <= deadline { Ok(()) } else { Err(ErrorKind::TimedOut.into()) }
+}
+
+/// A signal is no reason to give up.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result.map_err(in_words),
+        }
+    }
 }
 
 /// A socket's timeout is told as "resource temporarily unavailable".

@@ -32,6 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What a server exports.
 #[derive(Debug)]
 pub struct Nbd {
+    export: NbdExport,
     name: String,
     /// In whole blocks.
     size: u64,
@@ -79,20 +80,26 @@ impl Nbd {
             can_write_zeroes: found.flags & export::WRITE_ZEROES != 0,
             most: found.most,
             turn: AtomicUsize::new(0),
+            export: export.clone(),
             connections,
             name,
         })
     }
 
-    /// What a server exports, as far as it tells.
+    /// What a server exports, as far as it tells, and how many of its exports have names that cannot be written in a
+    /// policy.
     ///
     /// # Errors
     /// [`StoreError::Open`]: the server cannot be reached, or does not list its exports.
-    pub fn list(server: SocketAddr) -> Result<Vec<NbdExport>, StoreError> {
-        let names = connection::names(server, DEADLINE);
+    pub fn list(server: SocketAddr) -> Result<(Vec<NbdExport>, usize), StoreError> {
         let export = |name| NbdExport { address: server, name };
         let failed = |source| StoreError::Open { name: export(String::new()).to_string(), source };
-        Ok(names.map_err(failed)?.into_iter().map(export).collect())
+        let names = connection::names(server, DEADLINE).map_err(failed)?;
+        let count = names.len();
+        let is_written = |found: &NbdExport| found.to_string().parse().as_ref() == Ok(found);
+        let exports: Vec<NbdExport> = names.into_iter().map(export).filter(is_written).collect();
+        let others = count - exports.len();
+        Ok((exports, others))
     }
 
     /// The connection for the next request.
@@ -121,6 +128,10 @@ impl Blocks for Nbd {
 
     fn origin(&self) -> Option<u64> {
         Some(0)
+    }
+
+    fn export(&self) -> Option<&NbdExport> {
+        Some(&self.export)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

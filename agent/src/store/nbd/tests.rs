@@ -113,7 +113,7 @@ fn shake_hands(mut stream: &TcpStream, script: Script) -> io::Result<()> {
             return Ok(());
         }
         if option == 3 {
-            for name in ["image", "other"] {
+            for name in ["image", "other", "a\"b\n"] {
                 answer(
                     2,
                     &[&u32::try_from(name.len()).unwrap().to_be_bytes()[..], name.as_bytes(), b"a text"].concat(),
@@ -364,9 +364,10 @@ fn refuses_what_will_not_do() {
 #[test]
 fn exports_are_listed() {
     let server = Server::start(GOOD);
-    let listed = Nbd::list(server.export.address).unwrap();
+    let (listed, others) = Nbd::list(server.export.address).unwrap();
     let names: Vec<_> = listed.iter().map(|export| export.name.as_str()).collect();
-    assert_eq!((names, listed[1].address), (vec!["image", "other"], server.export.address));
+    assert_eq!((names, others), (vec!["image", "other"], 1));
+    assert_eq!(listed[1].address, server.export.address);
 }
 
 /// What is there is something else, or never says anything.

@@ -404,10 +404,11 @@ fn read_files(guest: &mut Guest) -> Result<Duration> {
     Ok(begin.elapsed())
 }
 
-/// What the kernel says of its own hibernation (kernel/power/snapshot.c and swap.c, Linux 6.12).
+/// What the kernel says of its own hibernation: how much it wrote before compression, and what that became
+/// (kernel/power/hibernate.c, `swsusp_show_speed`, and swap.c, Linux 6.12 and 7.2).
 #[derive(Debug, Default)]
 struct Printed {
-    pages: Option<u64>,
+    wrote: Option<u64>,
     kbytes: Option<u64>,
 }
 
@@ -417,14 +418,14 @@ impl Printed {
             let (_, rest) = line.text.split_once(mark)?;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
         };
-        self.pages = number_behind("Image created (").or(self.pages);
+        self.wrote = number_behind("Wrote ").or(self.wrote);
         self.kbytes = number_behind("Image size after compression: ").or(self.kbytes);
     }
 
     /// Bytes and pages of its image.
     fn kernel(&self) -> Result<(u64, u64)> {
-        match (self.kbytes, self.pages) {
-            (Some(kbytes), Some(pages)) if pages * PAGE >= kbytes => Ok((kbytes * 1024, pages)),
+        match (self.kbytes, self.wrote) {
+            (Some(kbytes), Some(wrote)) if wrote > 0 => Ok((kbytes * 1024, wrote * 1024 / PAGE)),
             _ => bail!("the kernel's words about its image: {self:?}"),
         }
     }

@@ -14,7 +14,10 @@ use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::channel::Output;
 use dormouse_tests::cycle::{self, CameBack, WentOn};
 use dormouse_tests::guest::{BOOT_TIMEOUT, Guest, READY_MARK};
-use dormouse_tests::machine::{BootLoader, Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize};
+use dormouse_tests::machine::{
+    BootLoader, Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize, image_disk_bytes,
+};
+use dormouse_tests::nbd_server::Server;
 use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 use dormouse_tests::workload::report::Report;
 use screen::Screen;
@@ -39,9 +42,9 @@ struct Options {
     /// The chipset
     #[arg(long, value_enum, default_value_t = MachineType::Pc)]
     machine: MachineType,
-    /// The disk that holds the image
-    #[arg(long, value_enum, default_value_t = DiskKind::Virtio)]
-    disk: DiskKind,
+    /// What holds the image: a disk, or a server on the host
+    #[arg(long, value_enum, default_value_t = Place::Virtio)]
+    disk: Place,
     /// What runs before the kernel
     #[arg(long, value_enum, default_value_t = Firmware::Bios)]
     firmware: Firmware,
@@ -81,8 +84,38 @@ enum Then {
     Return,
 }
 
-/// The swap area, which the workload swaps a part of itself out to.
-const SWAP_DISK: usize = 1;
+/// What holds the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    /// virtio-blk on PCI
+    Virtio,
+    /// NVMe
+    Nvme,
+    /// A SATA disk on an AHCI controller
+    Ahci,
+    /// A SCSI disk on virtio-scsi
+    Scsi,
+    /// USB mass storage on xHCI
+    Usb,
+    /// An NBD server
+    Nbd,
+}
+
+impl Place {
+    /// The disk, where it is one.
+    fn disk(self) -> Option<DiskKind> {
+        match self {
+            Place::Virtio => Some(DiskKind::Virtio),
+            Place::Nvme => Some(DiskKind::Nvme),
+            Place::Ahci => Some(DiskKind::Ahci),
+            Place::Scsi => Some(DiskKind::Scsi),
+            Place::Usb => Some(DiskKind::Usb),
+            Place::Nbd => None,
+        }
+    }
+}
+
+/// The size of the swap area, which the workload swaps a part of itself out to: the guest's last disk.
 const SWAP_BYTES: u64 = 64 * MIB;
 
 /// How the demonstration ended.
@@ -108,20 +141,35 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<Ending> {
     let artifacts = Artifacts::from_environment()?.with_option(&options.kernel)?;
-    let mut config = GuestConfig::new(options.cpus, options.memory).disk(options.disk);
+    let mut config = GuestConfig::new(options.cpus, options.memory);
+    let mut server = None;
+    if let Some(kind) = options.disk.disk() {
+        config = config.disk(kind);
+    } else {
+        config.disks.clear();
+        config.link = "net=10.0.2.0/24".to_owned();
+        server = Some(Server::start(&["memory", &image_disk_bytes(options.memory).to_string()])?);
+    }
+    let device = match &server {
+        Some(server) => server.url_for_guest(""),
+        None => config.disk_path(0)?,
+    };
     config.machine = options.machine;
     config.firmware = options.firmware;
     config.disks.push(Disk { kind: DiskKind::Virtio, bytes: SWAP_BYTES });
     config.kernel_arguments.clone_from(&options.kernel_argument);
     config.qemu_arguments = options.qemu.as_deref().map(words::split).transpose()?.unwrap_or_default();
     println!(
-        "A {} with {}, {} CPU{}, {} of memory and a {} disk, under QEMU's emulation.",
+        "A {} with {}, {} CPU{}, {} of memory and {}, under QEMU's emulation.",
         name(options.machine),
         name(options.firmware),
         options.cpus,
         if options.cpus == 1 { "" } else { "s" },
         options.memory,
-        name(options.disk),
+        match options.disk.disk() {
+            Some(_) => format!("a {} disk", name(options.disk)),
+            None => format!("an image on a server ({})", name(options.disk)),
+        },
     );
     for (what, arguments) in [("the kernel", &config.kernel_arguments), ("QEMU", &config.qemu_arguments)] {
         if !arguments.is_empty() {
@@ -133,10 +181,10 @@ fn run(options: &Options) -> Result<Ending> {
     let between = if options.direct { "the boot loader starts D after power-on," } else { "C boots after power-on," };
     println!("Linux {}: A is hibernated, B saves it, {between} D restores it.", artifacts.release());
 
-    let policies = vec![policy(options, &config)?];
+    let policies = vec![policy(options, &device)?];
     let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &artifacts)?;
     let mut screen = Screen::new(options.verbose);
-    start(&mut guest, &mut screen)?;
+    start(&mut guest, &mut screen, &device)?;
     let mut rows = Vec::new();
     for number in 1..=options.cycles {
         let title = if options.cycles == 1 { String::new() } else { format!(" {number} of {}", options.cycles) };
@@ -181,12 +229,16 @@ fn refused(guest: &mut Guest, screen: &Screen, before: &Report, output: &Output)
 }
 
 /// The guest's policy: the image's device, what the caller adds, and what other options want.
-fn policy(options: &Options, config: &GuestConfig) -> Result<GuestPolicy> {
+fn policy(options: &Options, device: &str) -> Result<GuestPolicy> {
     let mut text = match &options.policy {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?,
         None => String::new(),
     };
-    text = with_key(&text, "image", &format!("device = \"{}\"", config.disk_path(0)?));
+    if options.disk.disk().is_none() && !["trust_server", "key ="].iter().any(|key| text.contains(key)) {
+        // It is this host.
+        text = with_key(&text, "image", "trust_server = true");
+    }
+    text = with_key(&text, "image", &format!("device = \"{device}\""));
     for (wanted, table, line) in [(options.warm, "save", "warm = true"), (options.direct, "resume", "direct = true")] {
         if wanted {
             text = with_key(&text, table, line);
@@ -205,7 +257,7 @@ fn with_key(policy: &str, table: &str, line: &str) -> String {
 }
 
 /// An ordinary boot of A, the image device, and the workload.
-fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
+fn start(guest: &mut Guest, screen: &mut Screen, device: &str) -> Result<()> {
     screen.step("Start: an ordinary boot");
     guest.settle_firmware()?;
     loop {
@@ -221,14 +273,13 @@ fn start(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
         screen.say('A', "has put itself, at random, where D will be: it would leave the resume to C. Once more");
         guest.cut_power();
     }
-    let device = guest.config().disk_path(0)?;
-    let printed = cycle::init_image(guest, &device)?;
+    let printed = cycle::init_image(guest, device)?;
     screen.say('A', &format!("dormouse image init {device}: {}", printed.trim()));
     if guest.config().boot_loader.is_some() {
         guest.succeed("dormouse setup --direct")?;
         screen.say('A', "dormouse setup --direct: the boot loader will start D");
     }
-    let swap = guest.config().disk_path(SWAP_DISK)?;
+    let swap = guest.config().disk_path(guest.config().disks.len() - 1)?;
     guest.succeed(&format!("mkswap {swap} && swapon {swap}"))?;
     cycle::start_workload(guest)?;
     let report = cycle::check_workload(guest)?;
