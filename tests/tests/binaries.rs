@@ -9,8 +9,8 @@ use dormouse_tests::machine::MIB;
 use goblin::elf::Elf;
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP};
 
-/// The most that `dormouse-init` may have, in bytes.
-const AGENT_MAX: usize = 4_150_000;
+/// The most that `dormouse-init` may have, in bytes: 110 KB of it are the client of NBD and the network.
+const AGENT_MAX: usize = 4_250_000;
 
 #[test]
 fn dormouse_init_is_small_and_static() -> Result<()> {

@@ -285,6 +285,15 @@ pub fn name_of_path(path: &str) -> String {
 /// # Errors
 /// The file cannot be read, or it is not a module.
 pub fn load(file: &Path) -> Result<Module, ModulesError> {
+    let (file_name, bytes) = unpack(file)?;
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(ModulesError::NotElf { file: file.to_owned() });
+    }
+    Ok(Module { file_name, bytes })
+}
+
+/// A file that may be compressed, as its name says: the name without that, and the content.
+pub(crate) fn unpack(file: &Path) -> Result<(String, Vec<u8>), ModulesError> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let failed = |source| ModulesError::Read { file: file.to_owned(), source };
     let opened = File::open(file).map_err(failed)?;
@@ -298,10 +307,7 @@ pub fn load(file: &Path) -> Result<Module, ModulesError> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_MODULE) {
         return Err(ModulesError::TooLarge { file: file.to_owned() });
     }
-    if !bytes.starts_with(b"\x7fELF") {
-        return Err(ModulesError::NotElf { file: file.to_owned() });
-    }
-    Ok(Module { file_name, bytes })
+    Ok((file_name, bytes))
 }
 
 /// Reads at most one byte more than a module may have.

@@ -14,6 +14,7 @@ pub mod cpu_bindings;
 pub mod disk;
 pub mod efi_variable;
 pub mod error_chain;
+pub mod firmware;
 pub mod foreign_page;
 pub mod free_memory;
 pub mod hibernation_events;

@@ -141,21 +141,25 @@ impl Link {
         real.ancestors().take_while(is_below).map(Path::to_owned).collect()
     }
 
-    /// Its interface's directory.
+    /// Its interface's directory: what is at its place, and of several ports there the one with its address. A kernel
+    /// that stands still may have given it another address than its own.
     fn find(&self) -> Option<PathBuf> {
-        let is_meant = |directory: &PathBuf| {
-            attribute(directory, "address").and_then(|address| address.parse().ok()) == Some(self.mac)
-                && place(directory).as_ref() == Some(&self.place)
-        };
-        hardware_interfaces().into_iter().find(is_meant)
+        let mut there = hardware_interfaces();
+        there.retain(|directory| place(directory).as_ref() == Some(&self.place));
+        let own = there.iter().position(|directory| mac_of(directory) == Some(self.mac));
+        match (own, there.len()) {
+            (Some(own), _) => Some(there.swap_remove(own)),
+            (None, 1) => there.pop(),
+            (None, _) => None,
+        }
     }
 
     /// Brings it up for connections to one server, in a kernel that has no network; `wait` is for the interface, and
     /// again for its carrier. `alive` is called meanwhile.
     ///
     /// # Errors
-    /// [`Down`].
-    pub fn bring_up(&self, server: IpAddr, wait: Duration, alive: &dyn Fn()) -> Result<(), Down> {
+    /// [`Down`]; it is as it was before then.
+    pub fn bring_up(&self, server: IpAddr, wait: Duration, alive: &dyn Fn()) -> Result<Up, Down> {
         let directory = wait_for(wait, || {
             alive();
             self.find()
@@ -163,50 +167,76 @@ impl Link {
         let not_found = || Down::NotFound { mac: self.mac, place: self.place.clone(), seconds: wait.as_secs() };
         let directory = directory.ok_or_else(not_found)?;
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let refused = |what: &'static str| {
-            let interface = name.clone();
-            move |source| Down::Refused { interface, what, source }
-        };
+        let interface = Interface::named(&name).map_err(refused(&name, "it cannot be set up"))?;
         let index = attribute(&directory, "ifindex").and_then(|index| index.parse().ok()).unwrap_or(0);
-        let interface = Interface::named(&name).map_err(refused("it cannot be set up"))?;
+        let other_mac = mac_of(&directory).filter(|mac| *mac != self.mac);
+        let up = Up { name, interface, index, address: self.address, other_mac };
+        match self.set_up(&up, &directory, server, wait, alive) {
+            Ok(()) => Ok(up),
+            Err(error) => {
+                up.take_down();
+                Err(error)
+            }
+        }
+    }
+
+    fn set_up(&self, up: &Up, directory: &Path, server: IpAddr, wait: Duration, alive: &dyn Fn()) -> Result<(), Down> {
+        let Up { name, interface, index, .. } = up;
         if self.address.is_ipv6() {
             // Nobody else has the address, and what routers announce is not wanted.
             for (setting, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("autoconf", "0")] {
-                let path = Path::new("/proc/sys/net/ipv6/conf").join(&name).join(setting);
+                let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(setting);
                 if let Err(error) = fs::write(&path, value) {
                     log::debug!("{}: {error}", path.display());
                 }
             }
         }
+        if up.other_mac.is_some() {
+            interface.set_mac(self.mac.0).map_err(refused(name, "it does not take its hardware address"))?;
+        }
         if let Err(error) = interface.set_mtu(self.mtu) {
             log::warn!("{name}: packets of {} bytes: {error}; they stay as they are", self.mtu);
         }
-        interface.set_address(self.address, index).map_err(refused("it does not take its address"))?;
-        interface.set_up(true).map_err(refused("it does not come up"))?;
+        interface.set_address(self.address, *index).map_err(refused(name, "it does not take its address"))?;
+        interface.set_up(true).map_err(refused(name, "it does not come up"))?;
         if let Some(gateway) = self.gateway {
-            interface.add_route(gateway, None, index).map_err(refused("no route to its router"))?;
+            interface.add_route(gateway, None, *index).map_err(refused(name, "no route to its router"))?;
         }
-        interface.add_route(server, self.gateway, index).map_err(refused("no route to the server"))?;
+        interface.add_route(server, self.gateway, *index).map_err(refused(name, "no route to the server"))?;
         let has_carrier = wait_for(wait, || {
             alive();
-            (attribute(&directory, "carrier").as_deref() == Some("1")).then_some(())
+            (attribute(directory, "carrier").as_deref() == Some("1")).then_some(())
         });
-        has_carrier.ok_or(Down::NoCarrier { interface: name, seconds: wait.as_secs() })
+        has_carrier.ok_or_else(|| Down::NoCarrier { interface: name.clone(), seconds: wait.as_secs() })
     }
 }
 
-impl Link {
-    /// Takes it down again, with the address that it was given.
+fn refused(interface: &str, what: &'static str) -> impl FnOnce(io::Error) -> Down {
+    move |source| Down::Refused { interface: interface.to_owned(), what, source }
+}
+
+/// An interface that was brought up.
+#[derive(Debug)]
+pub struct Up {
+    name: String,
+    interface: Interface,
+    index: u32,
+    /// The address that it was given.
+    address: IpAddr,
+    /// The hardware address that it had, where it was given another.
+    other_mac: Option<Mac>,
+}
+
+impl Up {
+    /// Takes it down again, and what it was given away.
     pub fn take_down(&self) {
-        let Some(directory) = self.find() else { return };
-        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let index = attribute(&directory, "ifindex").and_then(|index| index.parse().ok()).unwrap_or(0);
-        let down = Interface::named(&name).and_then(|interface| {
-            interface.remove_address(self.address, index)?;
-            interface.set_up(false)
-        });
-        if let Err(error) = down {
-            log::warn!("{name}: it cannot be taken down: {error}");
+        let removed = self.interface.remove_address(self.address, self.index);
+        let down = self.interface.set_up(false);
+        let own = self.other_mac.map_or(Ok(()), |mac| self.interface.set_mac(mac.0));
+        // What it never had cannot be removed.
+        let _ = removed;
+        if let Err(error) = down.and(own) {
+            log::warn!("{}: it cannot be taken down: {error}", self.name);
         }
     }
 }
@@ -226,6 +256,10 @@ pub fn take_down_all() {
 fn hardware_interfaces() -> Vec<PathBuf> {
     let entries = fs::read_dir(CLASS).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.join("device").exists()).collect()
+}
+
+fn mac_of(directory: &Path) -> Option<Mac> {
+    attribute(directory, "address")?.parse().ok()
 }
 
 /// The place of an interface's device.

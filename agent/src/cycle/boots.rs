@@ -26,7 +26,7 @@ const BUILD: Duration = Duration::from_secs(3600);
 /// What a hook has put into the initramfs of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// The name of the image in it.
+    /// The name of the image in it, and the link by which its server is reached.
     pub image: String,
     /// The digest of what of the policy decides about a resume.
     pub policy: String,
@@ -114,8 +114,12 @@ fn place(root: &Path, release: &str) -> io::Result<PathBuf> {
 /// # Errors
 /// It cannot be written.
 pub fn write(root: &Path, release: &str, carried: &Policy) -> io::Result<()> {
+    let device = carried.image.device.to_string();
     let stamp = Stamp {
-        image: carried.image.device.to_string(),
+        image: match &carried.image.link {
+            Some(link) if carried.image.device.is_remote() => format!("{device}, which is reached by {link}"),
+            _ => device,
+        },
         policy: digest_of_carried(carried),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         at_unix: procfs::now_unix(),

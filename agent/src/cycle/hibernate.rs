@@ -180,7 +180,8 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let prepared = direct::prepare(policy, &machine, &place, &opened.image, &session, then, is_sealed);
         (sealing, prepared)
     };
-    let expectation = keys::Expectation::of(image, then, sealing.is_some());
+    let uuid = image;
+    let expectation = keys::Expectation::of(uuid, then, sealing.is_some());
     let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming, link }));
@@ -211,9 +212,12 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         splash.hide();
     }
     // After whatever may take its time: where an image in a file lies must still hold when B writes there.
-    if self::image(policy)?.image.name() != name {
+    let found = self::image(policy)?;
+    // What a server has is found by another name than its UUID.
+    if (found.image.name(), found.image.label().uuid) != (name.clone(), uuid) {
         bail!(Unready::ImageReplaced);
     }
+    drop(found);
     let expectation = expectation.raise(save_id)?;
     // What still lies in a disk's cache is written, and what its filesystem has just synced is safe.
     drivers::flush(&disks);

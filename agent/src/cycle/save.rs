@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use dormouse_image::layout::CHUNK_MAX;
 use dormouse_image::{Header, PfnRange, SaveStats, SessionRecord, State};
 use dormouse_linux::error_chain::in_full;
@@ -46,6 +46,9 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let how = Opening { access: Access::Write, wait: policy.image.wait, if_file: IfFile::Refuse };
     let Opened { target: place, image } = target::open_again(&task.order.image, policy.image.disk.as_ref(), how)?;
     place.demand_all_legs()?;
+    // A name that is not its UUID may lead to another one.
+    let (found, ordered) = (image.label().uuid, header.session.image);
+    ensure!(found == ordered, "the image on {place} is {found}, and this kernel was started for {ordered}");
     Unsealed::refuse(&image.label().stack, task.order.sealing.is_some())?;
     // A is stopped: what is on its disks now is what it will find there, if nobody else writes to them.
     settle(&mut header, &task, policy)?;

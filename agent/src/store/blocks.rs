@@ -37,6 +37,12 @@ pub trait Blocks: fmt::Debug + Send + Sync {
     /// The device's own, and that of writing past the end.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes all of `bytes` at `offset` and makes that durable, where there is a way for it that is shorter than to
+    /// write and to flush. What was written before may still be lost.
+    fn write_through(&self, _offset: u64, _bytes: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+
     /// Makes `len` bytes at `offset` read as zeroes, and leaves nothing of what they were where the device allows it.
     ///
     /// # Errors

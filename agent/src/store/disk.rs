@@ -164,6 +164,18 @@ impl Disk {
         self.write(offset, &buffer)
     }
 
+    /// The same, and makes it durable. What was written before may still be lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Flush`].
+    pub fn write_through(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(written) = self.blocks.write_through(offset, bytes) {
+            return written.map_err(|source| self.io("writing", offset, bytes.len(), source));
+        }
+        self.write_copy(offset, bytes)?;
+        self.flush()
+    }
+
     /// Makes `len` bytes at `offset` read as zeroes, both whole blocks, see [`Blocks::clear_at`].
     ///
     /// # Errors

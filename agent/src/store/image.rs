@@ -307,10 +307,7 @@ impl Image {
         let bytes = commit.encode().map_err(|source| self.format(source))?;
         let legs = self.disk.legs();
         let write = |which: fn(Slot) -> Slot| -> Result<(), StoreError> {
-            let write = |(leg, slot): (&Disk, &Slot)| {
-                leg.write_copy(which(*slot).offset(), &bytes)?;
-                leg.flush()
-            };
+            let write = |(leg, slot): (&Disk, &Slot)| leg.write_through(which(*slot).offset(), &bytes);
             // One that fails keeps none of the others from getting it.
             let results: Vec<Result<(), StoreError>> = legs.iter().zip(&self.slots).map(write).collect();
             results.into_iter().collect()

@@ -68,10 +68,10 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// A server has it that another kernel would not reach.
-    #[error("the image is on a server: {0}")]
+    #[error("the image is with a server")]
     NoWay(#[from] NoWay),
     /// The network did not come up.
-    #[error("the network does not come up: {0}")]
+    #[error("the network does not come up")]
     Down(#[from] Down),
     /// A server has it, and the order does not say how that is reached.
     #[error("image device {name}: the order does not say by which interface its server is reached")]

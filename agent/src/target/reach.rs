@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dormouse_image::ImageDevice;
 use dormouse_linux::link::Link;
-use dormouse_linux::network::NoWay;
+use dormouse_linux::network::{NoWay, Up};
 
 use crate::target::{Kind, Target, TargetError};
 
@@ -43,26 +43,32 @@ pub fn link_to(name: &ImageDevice) -> Result<Option<Link>, TargetError> {
 /// # Errors
 /// [`TargetError::Down`], [`TargetError::NoLink`].
 pub fn reach(name: &ImageDevice, link: Option<&Link>, wait: Duration, alive: &dyn Fn()) -> Result<(), TargetError> {
-    bring_up(name, link, wait.max(LEAST), alive)
+    // It stays up until PID 1 takes it down.
+    bring_up(name, link, wait.max(LEAST), alive).map(drop)
 }
 
-fn bring_up(name: &ImageDevice, link: Option<&Link>, wait: Duration, alive: &dyn Fn()) -> Result<(), TargetError> {
-    let ImageDevice::Nbd(export) = name else { return Ok(()) };
+fn bring_up(
+    name: &ImageDevice,
+    link: Option<&Link>,
+    wait: Duration,
+    alive: &dyn Fn(),
+) -> Result<Option<Up>, TargetError> {
+    let ImageDevice::Nbd(export) = name else { return Ok(None) };
     let link = link.ok_or_else(|| TargetError::NoLink { name: name.clone() })?;
-    link.bring_up(export.address.ip(), wait, alive)?;
+    let up = link.bring_up(export.address.ip(), wait, alive)?;
     log::info!("the network is up, as {} to {}", link.address, export.address.ip());
-    Ok(())
+    Ok(Some(up))
 }
 
 /// A network that was brought up for a target. It is taken down when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Reached(Option<Link>);
+pub struct Reached(Option<Up>);
 
 impl Drop for Reached {
     fn drop(&mut self) {
-        if let Some(link) = &self.0 {
-            link.take_down();
+        if let Some(up) = &self.0 {
+            up.take_down();
         }
     }
 }
@@ -76,10 +82,7 @@ pub fn reach_in_boot(name: &ImageDevice, recorded: Option<&Link>, wait: Duration
     match (link_to(name), recorded) {
         (Ok(_), _) => Ok(Reached(None)),
         (Err(TargetError::NoWay(NoWay::NoRoute { .. })), Some(link)) => {
-            // Half of it may have been done.
-            let reached = Reached(Some(link.clone()));
-            bring_up(name, Some(link), wait, &|| {})?;
-            Ok(reached)
+            bring_up(name, Some(link), wait, &|| {}).map(Reached)
         }
         (Err(error), _) => Err(error),
     }

@@ -16,6 +16,7 @@ mod raw {
     nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_address, libc::SIOCSIFADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_netmask, libc::SIOCSIFNETMASK, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_mac, libc::SIOCSIFHWADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
     nix::ioctl_write_ptr_bad!(add_route, libc::SIOCADDRT, super::Route);
     nix::ioctl_write_ptr_bad!(set_address6, libc::SIOCSIFADDR, libc::in6_ifreq);
@@ -106,6 +107,22 @@ impl Interface {
         request.ifr_ifru.ifru_flags = flags.to_le_bytes().first_chunk().map_or(0, |low| i16::from_le_bytes(*low));
         // SAFETY: the socket is open, and the kernel reads one `ifreq`.
         unsafe { raw::set_flags(self.v4.as_raw_fd(), &raw const request) }?;
+        Ok(())
+    }
+
+    /// Gives it, as long as it is down, another hardware address; it is an Ethernet interface.
+    ///
+    /// # Errors
+    /// `EBUSY` where it is up and its driver cannot do it then; the driver's own.
+    pub fn set_mac(&self, mac: [u8; 6]) -> io::Result<()> {
+        let mut request = self.request();
+        let mut data = [0; 14];
+        for (to, from) in data.iter_mut().zip(mac) {
+            *to = from.cast_signed();
+        }
+        request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+        // SAFETY: the socket is open, and the kernel reads one `ifreq`.
+        unsafe { raw::set_mac(self.v4.as_raw_fd(), &raw const request) }?;
         Ok(())
     }
 

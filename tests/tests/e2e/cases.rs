@@ -3,11 +3,11 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, anywhere_nbd, cycles, debian, direct, direct_debian, direct_systemd_boot, exactness, export, free_pages,
-    image_file, images, machines, machines_boots, machines_devices, machines_identity, machines_jump, machines_kernels,
-    machines_layers, machines_second_kernel, power_cuts, refusals, refused_in_a, resume_checks, save_faults, screen,
-    sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes, soak, stock, stock_debian, stock_debug, system,
-    verify, warm,
+    aborts, anywhere_debian, anywhere_nbd, anywhere_removable, cycles, debian, direct, direct_debian,
+    direct_systemd_boot, exactness, export, free_pages, image_file, images, machines, machines_boots, machines_devices,
+    machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel, power_cuts, refusals,
+    refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes,
+    soak, stock, stock_debian, stock_debug, system, verify, warm,
 };
 
 macro_rules! cases {
@@ -37,6 +37,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All stock_debian::debian_12_gets_a_new_kernel_and_loses_the_packages,
     All stock_debian::debian_13_without_its_module_and_locked_down,
     All debian::dracut_an_image_in_a_file_and_removal,
+    Standard anywhere_debian::debian_12_by_initramfs_tools,
     Standard direct::bios_two_cycles_and_a_power_cut,
     All direct::a_sealed_image_is_unlocked_in_d,
     All direct::uefi_goes_on_without_a_kernel_between,
@@ -83,8 +84,14 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard image_file::a_scattered_file_on_ext4,
     Standard anywhere_nbd::a_machine_without_a_disk_of_its_own,
     Standard anywhere_nbd::a_server_that_goes_away,
+    Standard anywhere_nbd::a_server_that_goes_away_during_a_save,
     Standard anywhere_nbd::a_save_that_fails_and_a_connection_that_lives,
-    Standard anywhere_nbd::a_server_that_is_not_trusted,
+    Standard anywhere_removable::a_stick_in_another_port,
+    Standard anywhere_nbd::no_extra_boot_on_either_side,
+    Standard anywhere_nbd::a_server_that_changes_what_it_keeps,
+    Standard anywhere_nbd::two_machines_and_one_policy,
+    Standard anywhere_nbd::a_boot_without_a_network_of_its_own,
+    Quick anywhere_nbd::a_server_that_is_not_trusted,
     Standard image_file::a_file_on_xfs,
     Quick image_file::a_file_on_btrfs,
     Standard sealed_stacks::a_volume_of_two_segments_and_stacks_that_changed,

@@ -328,7 +328,8 @@ pub(crate) fn hibernate(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn boot(guest: &mut Guest) -> Result<()> {
+/// Switches on, until an ordinary boot is up.
+pub(crate) fn boot(guest: &mut Guest) -> Result<()> {
     let mut cursor = guest.power_on()?;
     guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
 }

@@ -5,11 +5,11 @@ use anyhow::{Result, anyhow, ensure};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Cursor;
 use dormouse_tests::cycle;
-use dormouse_tests::debian::{self, PACKAGE, Suite, TIMEOUT};
-use dormouse_tests::guest::{Guest, READY_MARK};
+use dormouse_tests::debian::{self, PACKAGE, Suite};
+use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{Firmware, GuestConfig, MachineType};
 
-use crate::debian::{PATIENCE, Session, hibernate, power_off, succeed};
+use crate::debian::{PATIENCE, Session, boot, hibernate, power_off, succeed};
 
 /// The disk that holds the image, behind the root filesystem's.
 const IMAGE: usize = 1;
@@ -129,9 +129,4 @@ fn boot_beside_the_region(guest: &mut Guest) -> Result<()> {
         power_off(guest)?;
     }
     Err(anyhow!("in {MOST_BOOTS} boots the kernel was where the restore kernel will be"))
-}
-
-fn boot(guest: &mut Guest) -> Result<()> {
-    let mut cursor = guest.power_on()?;
-    guest.wait_for(&mut cursor, READY_MARK, TIMEOUT).map(drop)
 }

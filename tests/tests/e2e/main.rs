@@ -4,7 +4,9 @@
 //! lists them with their tiers.
 
 mod aborts;
+mod anywhere_debian;
 mod anywhere_nbd;
+mod anywhere_removable;
 mod cases;
 mod cycles;
 mod debian;

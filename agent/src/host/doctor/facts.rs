@@ -335,6 +335,7 @@ fn image(policy: &Policy) -> Result<ImageFacts, Unseen> {
         TargetError::NotFound { .. } if !system::is_root() => Unseen::NeedsRoot,
         error => of_target(error),
     })?;
+    target.link().map_err(of_target)?;
     target.refuse_virtual().map_err(|error| Unseen::Because(format!("{:#}", anyhow::Error::from(error))))?;
     // As `dormouse hibernate` opens it: that refuses one which is in use.
     let (blocks, is_busy) = match target.blocks(Access::Write) {

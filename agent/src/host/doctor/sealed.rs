@@ -28,6 +28,8 @@ pub(super) struct SealedFacts {
     needs_root: bool,
     /// The layers below the image in words, and whether one of them encrypts; `None` where it is not found.
     layers: Option<(String, bool)>,
+    /// The way to the server that has the image, where one has it, and whether the image must be sealed for that.
+    server: Option<(String, bool)>,
     /// What the policy says that the image is sealed with.
     policy: SealKey,
     /// The image's keys, or what is wrong with them.
@@ -46,6 +48,11 @@ impl SealedFacts {
         let unlocked = Last::resume_of_this_boot().and_then(|last| last.found?.unlocked);
         let Some(policy) = policy else { return SealedFacts { unlocked, ..SealedFacts::default() } };
         let target = target::find(&policy.image.device, Duration::ZERO).ok();
+        let link = target.as_ref().and_then(|target| target.link().ok().flatten());
+        let server = link.map(|link| {
+            let way = format!("with a server, reached as {} by {} ({})", link.address, link.mac, link.place);
+            (way, !policy.image.trust_server)
+        });
         let below = target.as_ref().map(|target| layers::below(target.path())).filter(|below| !below.is_empty());
         let image = target.and_then(|target| target.open(Access::Read).ok());
         let keys = image.map(|image| key::check(&image).map_err(|error| in_full(&error)));
@@ -58,6 +65,7 @@ impl SealedFacts {
         SealedFacts {
             needs_root: !system::is_root(),
             layers: below.map(|below| (layers::in_words(&below), layers::is_encrypted(&below))),
+            server,
             policy: policy.image.key,
             apart: apart.collect(),
             keys,
@@ -87,6 +95,9 @@ fn layers_of_image(facts: &Facts) -> Check {
         "The save kernel assembles and unlocks nothing: it writes to the disks below all layers, and what is written \
          around encryption is sealed.",
     );
+    if let Some((way, _)) = &facts.sealed.server {
+        return question.ok(format!("the image is {way}"));
+    }
     match &facts.sealed.layers {
         Some((layers, false)) => question.ok(format!("the image is on {layers}")),
         Some((layers, true)) => question.ok(format!("the image is on {layers}; it goes around the encryption, sealed")),
@@ -98,7 +109,7 @@ fn layers_of_image(facts: &Facts) -> Check {
 
 fn image_key(facts: &Facts) -> Check {
     let question = question("image-key", "Without its key nobody reads or forges the image, and no boot resumes it.");
-    let SealedFacts { policy, keys, layers, apart, needs_root, .. } = &facts.sealed;
+    let SealedFacts { policy, keys, layers, server, apart, needs_root, .. } = &facts.sealed;
     let goes_around = layers.as_ref().is_some_and(|(_, is_encrypted)| *is_encrypted);
     let keys = match keys {
         None if facts.policy.is_err() => return question.needs_policy(),
@@ -114,6 +125,11 @@ fn image_key(facts: &Facts) -> Check {
         SealKey::None if keys.kinds.is_empty() && goes_around => {
             question.failed("the image goes around the encryption that it lies in, and has no key", ADD)
         }
+        SealKey::None if keys.kinds.is_empty() && server.as_ref().is_some_and(|(_, is_needed)| *is_needed) => question
+            .failed(
+                "a server has the image that is not trusted, and it has no key",
+                format!("{ADD}, or set image.trust_server = true"),
+            ),
         SealKey::None if keys.kinds.is_empty() => question.ok("the image has no key: it is not sealed"),
         policy if *policy != SealKey::None && !keys.kinds.contains(&policy.as_str()) => question
             .failed(format!("the policy says image.key = \"{}\", and the image has no such key", policy.as_str()), ADD),

@@ -106,7 +106,10 @@ fn archive(policy: &Policy, init: &[u8], modules: &Carried<Module>) -> Result<Ve
     let with_modules = modules.all().fold(fixed, |archive, module| {
         archive.file(&format!("{MODULES_DIR}/{}", module.file_name), 0o644, module.bytes.as_slice())
     });
-    with_modules.finish()
+    let with_firmware = modules.firmware.iter().fold(with_modules, |archive, firmware| {
+        archive.file(&format!("{}/{}", needs::FIRMWARE, firmware.name), 0o644, firmware.bytes.as_slice())
+    });
+    with_firmware.finish()
 }
 
 /// One thread, since zstd's output depends on how the work is divided; the size in the frame, since the

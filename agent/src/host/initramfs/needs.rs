@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dormouse_linux::error_chain::in_full;
+use dormouse_linux::firmware::{self, Firmware};
 use dormouse_linux::watchdogs::HardwareWatchdog;
 use dormouse_linux::{bzimage_release, kmod};
 
@@ -19,6 +20,8 @@ use crate::target::{self, Needs, TargetError};
 
 /// The static program that becomes PID 1, where a package puts it.
 pub const INIT: &str = "/usr/lib/dormouse/dormouse-init";
+/// Where firmware is installed, and where it goes.
+pub(super) const FIRMWARE: &str = "/lib/firmware";
 /// As the name of a module: those that the target needs.
 pub const AUTO: &str = "auto";
 /// As the name of a module: none.
@@ -54,11 +57,19 @@ pub struct Carried<T> {
     pub disks: Vec<T>,
     /// Dormouse's own module, where that kernel has it: without it they write memory another way.
     pub memory: Vec<T>,
+    /// The firmware that they ask for, where they are read.
+    pub firmware: Vec<Firmware>,
 }
 
 impl<T> Default for Carried<T> {
     fn default() -> Carried<T> {
-        Carried { target: Vec::new(), watchdogs: Vec::new(), disks: Vec::new(), memory: Vec::new() }
+        Carried {
+            target: Vec::new(),
+            watchdogs: Vec::new(),
+            disks: Vec::new(),
+            memory: Vec::new(),
+            firmware: Vec::new(),
+        }
     }
 }
 
@@ -89,7 +100,7 @@ impl Carried<String> {
             list
         };
         let (watchdogs, disks, memory) = (besides(&self.watchdogs), besides(&self.disks), besides(&self.memory));
-        Ok(Carried { target, watchdogs, disks, memory })
+        Ok(Carried { target, watchdogs, disks, memory, firmware: Vec::new() })
     }
 }
 
@@ -121,12 +132,16 @@ pub fn load_modules(policy: &Policy, options: &Options) -> anyhow::Result<Carrie
         files.insert(kmod::name_of_path(&module.file_name), module);
     }
     let mut read = |names: Vec<String>| names.iter().filter_map(|name| files.remove(name)).collect();
-    Ok(Carried {
+    let mut carried = Carried {
         target: read(names.target),
         watchdogs: read(names.watchdogs),
         disks: read(names.disks),
         memory: read(names.memory),
-    })
+        firmware: Vec::new(),
+    };
+    let release = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    carried.firmware = firmware::of(&carried.all().collect::<Vec<_>>(), &release, Path::new(FIRMWARE));
+    Ok(carried)
 }
 
 /// The modules that are asked for, with what [`AUTO`] and [`NONE`] stand for in their place.
@@ -211,12 +226,14 @@ mod tests {
             watchdogs: names(&["it_wdt", "other_wdt"]),
             disks: names(&["virtio_blk", "ahci", "sd_mod", "ahci"]),
             memory: names(&["dormouse"]),
+            firmware: Vec::new(),
         };
         let expected = Carried {
             target: names(&["virtio", "virtio_blk"]),
             watchdogs: names(&["it_wdt"]),
             disks: names(&["libata", "ahci", "sd_mod"]),
             memory: names(&["dormouse"]),
+            firmware: Vec::new(),
         };
         assert_eq!(wanted.in_order(modules.path()).unwrap(), expected);
         let unknown = Carried { target: names(&["other"]), ..Carried::default() };

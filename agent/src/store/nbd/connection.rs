@@ -93,6 +93,11 @@ impl Connection {
         self.ask(Command::Write, offset, len_of(bytes.len())?, bytes, &mut [])
     }
 
+    /// The same, durably; the server must have offered that.
+    pub(super) fn write_through(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.ask(Command::WriteThrough, offset, len_of(bytes.len())?, bytes, &mut [])
+    }
+
     pub(super) fn without_data(&self, command: Command, offset: u64, len: u32) -> io::Result<()> {
         self.ask(command, offset, len, &[], &mut [])
     }

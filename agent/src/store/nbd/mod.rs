@@ -37,6 +37,7 @@ pub struct Nbd {
     /// In whole blocks.
     size: u64,
     can_write_zeroes: bool,
+    can_write_through: bool,
     /// Bytes in one request.
     most: usize,
     connections: Vec<Connection>,
@@ -78,6 +79,7 @@ impl Nbd {
         Ok(Nbd {
             size: found.size / BLOCK as u64 * BLOCK as u64,
             can_write_zeroes: found.flags & export::WRITE_ZEROES != 0,
+            can_write_through: found.flags & export::FUA != 0,
             most: found.most,
             turn: AtomicUsize::new(0),
             export: export.clone(),
@@ -152,6 +154,14 @@ impl Blocks for Nbd {
             at += part.len() as u64;
         }
         Ok(())
+    }
+
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> Option<io::Result<()>> {
+        let write = || {
+            self.within(offset, bytes.len())?;
+            self.connection().write_through(offset, bytes)
+        };
+        (self.can_write_through && bytes.len() <= self.most).then(write)
     }
 
     fn clear_at(&self, offset: u64, len: usize) -> io::Result<()> {

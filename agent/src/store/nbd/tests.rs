@@ -153,7 +153,8 @@ fn serve(mut stream: &TcpStream, script: Script, disk: &Mutex<Vec<u8>>, seen: &M
             return Ok(());
         }
         assert!(len <= 256 << 10, "more than the server takes");
-        seen.lock().unwrap().push(kind);
+        // Flags and kind.
+        seen.lock().unwrap().push(wire::be16(&header, 4) << 8 | kind);
         let mut data = vec![0; if kind == WRITE { len } else { 0 }];
         stream.read_exact(&mut data)?;
         let then = if number < script.good { Then::Answers } else { script.then };
@@ -254,6 +255,21 @@ fn gives_back_what_it_took() {
         let seen = server.end();
         assert_eq!(seen.iter().filter(|kind| **kind == WRITE).count(), 4, "{seen:?}");
         assert_eq!(seen.iter().filter(|kind| **kind == ZEROES).count(), 4, "{seen:?}");
+    }
+}
+
+/// Where a single write can be made durable, no flush is sent for it.
+#[test]
+fn a_write_is_made_durable() {
+    for (flags, expected) in [(USUAL | 1 << 3, vec![1 << 8 | WRITE]), (USUAL, vec![WRITE, FLUSH])] {
+        let server = Server::start(Script { flags, ..GOOD });
+        let disk = Disk::new(server.open());
+        let written = pattern(4096);
+        disk.write_through(8192, &written).unwrap();
+        assert_eq!(disk.read(8192, 4096).unwrap()[..], written[..]);
+        assert!(disk.write_through(SIZE as u64 + 4096, &written).is_err());
+        drop(disk);
+        assert_eq!(server.end(), [expected, vec![READ]].concat());
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) mod option {
 pub(super) mod export {
     pub(in super::super) const READ_ONLY: u16 = 1 << 1;
     pub(in super::super) const FLUSH: u16 = 1 << 2;
+    /// It can make a single write durable.
+    pub(in super::super) const FUA: u16 = 1 << 3;
     pub(in super::super) const WRITE_ZEROES: u16 = 1 << 6;
     /// What one connection has written, a flush on another makes durable.
     pub(in super::super) const MULTI_CONNECTION: u16 = 1 << 8;
@@ -63,6 +65,8 @@ pub(super) enum Command {
     Disconnect = 2,
     Flush = 3,
     WriteZeroes = 6,
+    /// A write that is durable when it is answered (`NBD_CMD_FLAG_FUA`).
+    WriteThrough = 1 << 16 | 1,
 }
 
 /// A request's header. What is written follows it.
@@ -80,7 +84,8 @@ impl Request {
         let mut bytes = [0; 28];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &REQUEST_MAGIC.to_be_bytes());
-        put(6, &(self.command as u16).to_be_bytes());
+        // Flags, and the kind of request.
+        put(4, &(self.command as u32).to_be_bytes());
         put(8, &self.cookie.to_be_bytes());
         put(16, &self.offset.to_be_bytes());
         put(24, &self.len.to_be_bytes());

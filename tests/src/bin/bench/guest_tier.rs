@@ -15,7 +15,9 @@ use dormouse_tests::console::Line;
 use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{BootLoader, Disk, DiskKind, GuestConfig, MIB, MemorySize, image_disk_bytes};
-use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
+use dormouse_tests::nbd_server::Server;
+use dormouse_tests::userland::{GuestPolicy, POLICY_ARGUMENT, POLICY_PATH, Userland};
+use tempfile::NamedTempFile;
 
 use crate::Options;
 use crate::picture::{self, Bar};
@@ -56,9 +58,11 @@ struct Way {
     warm: bool,
     /// Whether the boot loader starts the restore kernel.
     direct: bool,
+    /// Whether a server on the host has the image, by NBD, and not a disk.
+    nbd: bool,
 }
 
-const COLD: Way = Way { name: "dormouse", compression: "auto", verify: "off", warm: false, direct: false };
+const COLD: Way = Way { name: "dormouse", compression: "auto", verify: "off", warm: false, direct: false, nbd: false };
 const DIRECT: Way = Way { name: "dormouse direct", direct: true, ..COLD };
 const BOTH: Way = Way { name: "dormouse warm direct", warm: true, direct: true, ..COLD };
 
@@ -72,6 +76,7 @@ const CONTENDERS: &[Contender] = &[
     Contender::Dormouse(BOTH),
     Contender::Kernel { compressor: "lz4", whole: true },
     // Not with --quick, which has little time.
+    Contender::Dormouse(Way { name: "dormouse nbd", nbd: true, ..COLD }),
     Contender::Dormouse(Way { name: "dormouse zstd 1", compression: "zstd", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify checksum", verify: "checksum", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify memory", verify: "memory", ..COLD }),
@@ -102,10 +107,15 @@ impl Way {
         if self == COLD { POLICY_PATH.to_owned() } else { format!("/etc/{}.toml", self.name.replace(' ', "-")) }
     }
 
-    fn policy(self, image: &str) -> GuestPolicy {
-        let Way { compression, verify, warm, direct, .. } = self;
+    /// With the image on this disk, or with this server.
+    fn policy(self, disk: &str, server: &str) -> GuestPolicy {
+        let Way { compression, verify, warm, direct, nbd, .. } = self;
+        let image = match nbd {
+            true => format!("device = \"{server}\"\ntrust_server = true\n"),
+            false => format!("device = \"{disk}\"\ndisk = \"virtio serial={IMAGE_SERIAL}\"\n"),
+        };
         let text = format!(
-            "[image]\ndevice = \"{image}\"\ndisk = \"virtio serial={IMAGE_SERIAL}\"\n\
+            "[image]\n{image}\
              [save]\ncompression = \"{compression}\"\nverify = \"{verify}\"\nwarm = {warm}\n\
              [resume]\ndirect = {direct}\n"
         );
@@ -139,12 +149,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         [] => vec!["1G".parse()?, "4G".parse()?],
         some => some.to_vec(),
     };
-    let contenders = if options.quick { &CONTENDERS[..QUICK] } else { CONTENDERS };
+    let contenders: Vec<Contender> = match options.contender.as_slice() {
+        [] if options.quick => CONTENDERS[..QUICK].to_vec(),
+        [] => CONTENDERS.to_vec(),
+        names => CONTENDERS.iter().filter(|one| names.contains(&one.plain_name())).copied().collect(),
+    };
+    ensure!(!contenders.is_empty(), "there is no such contender: {}", list_of(CONTENDERS));
     let mut tables = Tables::new();
     for memory in memories {
         let workload = format!("session and files {memory}");
-        let mut guest = start(&artifacts, memory, contenders)?;
-        let contenders = those_of(&mut guest, contenders)?;
+        let (mut guest, _server) = start(&artifacts, memory, &contenders)?;
+        let contenders = those_of(&mut guest, &contenders)?;
         let mut results: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
         for number in 0..runs {
             // Another one begins each time, so that none always follows the same one.
@@ -273,8 +288,17 @@ fn those_of(guest: &mut Guest, contenders: &[Contender]) -> Result<Vec<Contender
     Ok(there)
 }
 
-/// A guest that is up with everything.
-fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) -> Result<Guest> {
+fn list_of(contenders: &[Contender]) -> String {
+    contenders.iter().map(|contender| contender.plain_name()).collect::<Vec<_>>().join("; ")
+}
+
+/// A guest that is up with everything, and the server of those that need one, which keeps the image where the guest's
+/// disks are.
+fn start(
+    artifacts: &Artifacts,
+    memory: MemorySize,
+    contenders: &[Contender],
+) -> Result<(Guest, (Server, NamedTempFile))> {
     let mut config = GuestConfig::new(2, memory);
     let disk = |bytes| Disk { kind: DiskKind::Virtio, bytes };
     config.disks.push(disk(image_disk_bytes(config.memory)));
@@ -283,9 +307,13 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     config.qemu_arguments.extend(["-set".to_owned(), format!("device.disk0-device.serial={IMAGE_SERIAL}")]);
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
-    let image = config.disk_path(0)?;
+    config.link = "net=10.0.2.0/24".to_owned();
+    let kept = NamedTempFile::new().context("a file for the server")?;
+    kept.as_file().set_len(image_disk_bytes(config.memory))?;
+    let server = Server::start(&["file", &format!("file={}", kept.path().display())])?;
+    let (image, export) = (config.disk_path(0)?, server.url_for_guest(""));
     let policies = contenders.iter().filter_map(|contender| match contender {
-        Contender::Dormouse(way) => Some(way.policy(&image)),
+        Contender::Dormouse(way) => Some(way.policy(&image, &export)),
         Contender::Kernel { .. } => None,
     });
     let userland = Userland { policies: policies.collect(), ..Userland::default() };
@@ -299,7 +327,10 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
         guest.boot()?;
     }
     cycle::init_image(&mut guest, &image)?;
-    guest.succeed(&format!("dormouse --config {} setup --direct", DIRECT.path()))?;
+    cycle::init_image(&mut guest, &export)?;
+    if contenders.iter().any(|one| matches!(one, Contender::Dormouse(way) if way.direct)) {
+        guest.succeed(&format!("dormouse --config {} setup --direct", DIRECT.path()))?;
+    }
     guest.succeed(&format!(
         "mkswap {SWAP} && swapon {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
          cat /sys/power/image_size >/run/image_size && echo shutdown >/sys/power/disk"
@@ -307,7 +338,7 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     // It swaps out a part of itself whenever there is swap, if there is when it starts.
     cycle::start_workload(&mut guest)?;
     guest.succeed(&format!("swapoff {SWAP}"))?;
-    Ok(guest)
+    Ok((guest, (server, kept)))
 }
 
 /// An ext4 filesystem with real files in `disk`: libraries and headers of this machine.
@@ -344,7 +375,9 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             if way.warm {
                 cycle::warm(guest, &way.path())?;
             }
-            format!("dormouse --config {} hibernate --then poweroff --json", way.path())
+            // The boot has looked for the image on the disk alone.
+            let trust = if way.nbd { "--trust-boot" } else { "" };
+            format!("dormouse --config {} hibernate --then poweroff --json {trust}", way.path())
         }
     };
     let before = cycle::check_workload(guest)?;
@@ -358,8 +391,12 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     let mut stages = off.seconds_until(begin + command_to_off);
     // A boot that is the kernel's own to resume does not look for an image of Dormouse's first.
     let arguments = guest.config().kernel_arguments.clone();
-    if matches!(contender, Contender::Kernel { .. }) {
-        guest.add_kernel_argument("rescue");
+    match contender {
+        Contender::Kernel { .. } => guest.add_kernel_argument("rescue"),
+        Contender::Dormouse(way) if way.nbd => {
+            guest.add_kernel_argument(&format!("{POLICY_ARGUMENT}={}", way.path()));
+        }
+        Contender::Dormouse(_) => {}
     }
     let (begin, mut on) = (Instant::now(), Timeline::begin(Stage::Firmware));
     let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;

@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// How large the guest tier's guests are [default: 1G with --quick, 1G and 4G otherwise]
     #[arg(long, value_delimiter = ',')]
     pub(crate) memory: Vec<MemorySize>,
+    /// Only these contenders of the guest tier [default: all, some with --quick]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) contender: Vec<String>,
     /// How often each contender runs [default: 5 in the file tier; in the others 3 with --quick, 5 otherwise]
     #[arg(long)]
     pub(crate) runs: Option<usize>,
