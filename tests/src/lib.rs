@@ -32,6 +32,7 @@ pub mod qmp;
 pub mod random;
 pub mod soak;
 pub mod systemd_boot;
+pub mod tap;
 mod tpm;
 pub mod userland;
 pub mod workload;

@@ -212,7 +212,8 @@ pub struct GuestConfig {
     pub has_module: bool,
     /// QEMU's arguments after those that this describes.
     pub qemu_arguments: Vec<String>,
-    /// Where the machine's link leads, as options of QEMU's user network: no further than QEMU, unless they say so.
+    /// What the machine's link is connected to, as QEMU's `-netdev` has it, without an id: a network that leads no
+    /// further than QEMU, unless this says so.
     pub link: String,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
@@ -252,7 +253,7 @@ impl GuestConfig {
             modules: vec!["button".to_owned()],
             has_module: false,
             qemu_arguments: Vec::new(),
-            link: "restrict=on".to_owned(),
+            link: "user,restrict=on".to_owned(),
             faults: Vec::new(),
             boot_loader: None,
             menu_seconds: None,

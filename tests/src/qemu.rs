@@ -295,7 +295,7 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         add("-device", "tpm-tis,tpmdev=tpm-program".into());
     }
     // A link that is up. The disk is what boots, so the card needs no program for that.
-    add("-netdev", format!("user,id=link,{}", config.link).into());
+    add("-netdev", format!("{},id=link", config.link).into());
     add("-device", "virtio-net-pci,netdev=link,id=link-device,mac=52:54:00:12:34:56,romfile=".into());
     if config.boot_loader.is_none() && !config.boots_itself {
         add("-kernel", files.kernel.clone().into());

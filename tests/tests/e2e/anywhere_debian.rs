@@ -33,7 +33,7 @@ pub(crate) fn debian_12_by_initramfs_tools() -> Result<()> {
     let mut config = GuestConfig::new(1, "1G".parse()?);
     config.disks.clear();
     // To the host, too.
-    config.link = "net=10.0.2.0/24".to_owned();
+    config.link = "user,net=10.0.2.0/24".to_owned();
     let kept = tempfile::NamedTempFile::new()?;
     kept.as_file().set_len(image_disk_bytes(config.memory))?;
     let server = Server::start(&["file", &format!("file={}", kept.path().display())])?;

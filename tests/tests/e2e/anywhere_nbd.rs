@@ -42,7 +42,7 @@ struct Far {
 fn config() -> Result<GuestConfig> {
     let mut config = GuestConfig::new(2, "512M".parse()?);
     config.disks.clear();
-    config.link = format!("guestfwd=tcp:{OTHER}:7-cmd:sh -c \"while echo tick; do sleep 0.2; done\"");
+    config.link = format!("user,guestfwd=tcp:{OTHER}:7-cmd:sh -c \"while echo tick; do sleep 0.2; done\"");
     Ok(config)
 }
 
@@ -95,10 +95,21 @@ pub(crate) fn a_machine_without_a_disk_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is given to a server that is not trusted, unless it is sealed.
+/// Nothing is given to a server that is not trusted, unless it is sealed; nor is anything resumed from there that is
+/// not, whoever has made it.
 pub(crate) fn a_server_that_is_not_trusted() -> Result<()> {
     let mut far = session("", &[], &[])?;
-    demand_refusal(&mut far.guest, "key-missing")
+    demand_refusal(&mut far.guest, "key-missing")?;
+    far.guest.cut_power();
+    let artifacts = Artifacts::from_environment()?;
+    far.guest.set_userland(&userland(&far.url, TRUSTED), &artifacts)?;
+    far.guest.boot()?;
+    cycle::start_workload(&mut far.guest)?;
+    save(&mut far.guest)?;
+    far.guest.set_userland(&userland(&far.url, ""), &artifacts)?;
+    let lines = lines_of_boot(&mut far.guest)?;
+    ensure!(ids(&lines) == ["image-not-sealed"], "{:?}", told(&lines));
+    Ok(())
 }
 
 /// A save that the server fails costs the session none of its connections to others.

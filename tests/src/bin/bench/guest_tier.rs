@@ -5,6 +5,7 @@
 //! session has read. Each run hibernates it, powers it on again, waits for the workload's first sign of life, and reads
 //! the files again.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use dormouse_tests::cycle;
 use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{BootLoader, Disk, DiskKind, GuestConfig, MIB, MemorySize, image_disk_bytes};
 use dormouse_tests::nbd_server::Server;
+use dormouse_tests::tap::Tap;
 use dormouse_tests::userland::{GuestPolicy, POLICY_ARGUMENT, POLICY_PATH, Userland};
 use tempfile::NamedTempFile;
 
@@ -158,7 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut tables = Tables::new();
     for memory in memories {
         let workload = format!("session and files {memory}");
-        let (mut guest, _server) = start(&artifacts, memory, &contenders)?;
+        let (mut guest, _far) = start(&artifacts, memory, &contenders)?;
         let contenders = those_of(&mut guest, &contenders)?;
         let mut results: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
         for number in 0..runs {
@@ -292,13 +294,16 @@ fn list_of(contenders: &[Contender]) -> String {
     contenders.iter().map(|contender| contender.plain_name()).collect::<Vec<_>>().join("; ")
 }
 
+/// A server, what it keeps, and the network to it.
+struct Far {
+    _server: Server,
+    _kept: NamedTempFile,
+    _tap: Option<Tap>,
+}
+
 /// A guest that is up with everything, and the server of those that need one, which keeps the image where the guest's
 /// disks are.
-fn start(
-    artifacts: &Artifacts,
-    memory: MemorySize,
-    contenders: &[Contender],
-) -> Result<(Guest, (Server, NamedTempFile))> {
+fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) -> Result<(Guest, Far)> {
     let mut config = GuestConfig::new(2, memory);
     let disk = |bytes| Disk { kind: DiskKind::Virtio, bytes };
     config.disks.push(disk(image_disk_bytes(config.memory)));
@@ -307,10 +312,16 @@ fn start(
     config.qemu_arguments.extend(["-set".to_owned(), format!("device.disk0-device.serial={IMAGE_SERIAL}")]);
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
-    config.link = "net=10.0.2.0/24".to_owned();
+    let is_needed = contenders.iter().any(|one| matches!(one, Contender::Dormouse(way) if way.nbd));
+    let tap = is_needed.then(Tap::create).transpose().unwrap_or_else(|error| {
+        eprintln!("the guest's network has packets of 1500 bytes alone: {error:#}");
+        None
+    });
+    config.link = tap.as_ref().map_or_else(|| "user,net=10.0.2.0/24".to_owned(), Tap::netdev);
+    let host = tap.as_ref().map_or(Ipv4Addr::LOCALHOST, Tap::host);
     let kept = NamedTempFile::new().context("a file for the server")?;
     kept.as_file().set_len(image_disk_bytes(config.memory))?;
-    let server = Server::start(&["file", &format!("file={}", kept.path().display())])?;
+    let server = Server::start_at(host, &["file", &format!("file={}", kept.path().display())])?;
     let (image, export) = (config.disk_path(0)?, server.url_for_guest(""));
     let policies = contenders.iter().filter_map(|contender| match contender {
         Contender::Dormouse(way) => Some(way.policy(&image, &export)),
@@ -338,7 +349,7 @@ fn start(
     // It swaps out a part of itself whenever there is swap, if there is when it starts.
     cycle::start_workload(&mut guest)?;
     guest.succeed(&format!("swapoff {SWAP}"))?;
-    Ok((guest, (server, kept)))
+    Ok((guest, Far { _server: server, _kept: kept, _tap: tap }))
 }
 
 /// An ext4 filesystem with real files in `disk`: libraries and headers of this machine.

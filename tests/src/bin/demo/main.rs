@@ -147,7 +147,7 @@ fn run(options: &Options) -> Result<Ending> {
         config = config.disk(kind);
     } else {
         config.disks.clear();
-        config.link = "net=10.0.2.0/24".to_owned();
+        config.link = "user,net=10.0.2.0/24".to_owned();
         server = Some(Server::start(&["memory", &image_disk_bytes(options.memory).to_string()])?);
     }
     let device = match &server {
