@@ -11,7 +11,7 @@ use crate::channel::Output;
 use crate::channel::client::Request;
 use crate::console::{Cursor, Line};
 use crate::guest::{Ending, Guest};
-use crate::machine::{MIB, MemorySize};
+use crate::machine::{MIB, MemorySize, image_disk_bytes};
 use crate::workload::counter::CONSOLE_MARK;
 use crate::workload::report::{Report, Verdict};
 
@@ -109,6 +109,10 @@ pub fn workload_megabytes(memory: MemorySize) -> u64 {
 pub fn init_image(guest: &mut Guest, device: &str) -> Result<String> {
     if device.starts_with('/') {
         guest.succeed(&format!("for try in $(seq 300); do [ -b {device} ] && break; sleep 0.1; done"))?;
+    }
+    if device.starts_with("nfs://") {
+        let mib = image_disk_bytes(guest.config().memory) / MIB;
+        return guest.succeed(&format!("dormouse image create --size {mib}M {device}"));
     }
     guest.succeed(&format!("dormouse image init {device}"))
 }

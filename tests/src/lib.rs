@@ -27,6 +27,7 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod nbd_server;
+pub mod nfs_server;
 pub mod qemu;
 pub mod qmp;
 pub mod random;

@@ -38,7 +38,7 @@ pub use index::{Chunk, ChunkView, Codec, INDEX_MAGIC, IndexBlock, IndexBuilder};
 pub use keys::{FileKey, KEYS_MAGIC, KEYS_MAX, KeyKind, KeySlot, KeySource, Keys, PassphraseKey, TpmKey};
 pub use label::{DiskExtent, LABEL_KINDS, LABEL_MAGIC, Label, Layer, LayerKind};
 pub use locator::Locator;
-pub use name::{ImageDevice, ImageDeviceError, NbdExport};
+pub use name::{ImageDevice, ImageDeviceError, NbdExport, NfsFile, Remote};
 pub use range::{Extent, PfnRange, PhysRange};
 pub use session::{
     Architecture, Cpu, DiskPlace, EfiRange, Filesystem, FirmwareKind, FirmwareRange, Mailbox, SESSION_KINDS,

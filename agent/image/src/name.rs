@@ -33,8 +33,113 @@ pub enum ImageDevice {
     Path(PathBuf),
     /// Any other absolute path: a file on a mounted filesystem, which only A can find.
     File(PathBuf),
-    /// What a server exports.
+    /// What a server has.
+    Remote(Remote),
+}
+
+/// What a server has. It holds neither a double quote nor a control character, as an [`ImageDevice`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Remote {
+    /// An export, by NBD.
     Nbd(NbdExport),
+    /// A file, by NFS.
+    Nfs(NfsFile),
+}
+
+impl Remote {
+    /// The server: its address, and the port that it is reached at.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        match self {
+            Remote::Nbd(export) => export.address,
+            Remote::Nfs(file) => SocketAddr::new(file.server, NfsFile::PORT),
+        }
+    }
+
+    /// Whether a text begins as one of them does.
+    #[must_use]
+    pub fn is_meant(text: &str) -> bool {
+        [NbdExport::SCHEME, NfsFile::SCHEME].iter().any(|scheme| text.starts_with(scheme))
+    }
+}
+
+impl FromStr for Remote {
+    type Err = ImageDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, ImageDeviceError> {
+        if text.starts_with(NfsFile::SCHEME) { text.parse().map(Self::Nfs) } else { text.parse().map(Self::Nbd) }
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remote::Nbd(export) => write!(f, "{export}"),
+            Remote::Nfs(file) => write!(f, "{file}"),
+        }
+    }
+}
+
+/// A file that a server exports by NFS: `nfs://ADDRESS/DIRECTORY/FILE`, with the path that the server has for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NfsFile {
+    /// The server: an address, since a kernel that has just started asks nobody for one.
+    pub server: IpAddr,
+    /// The file, an absolute path on the server.
+    pub path: String,
+}
+
+impl NfsFile {
+    /// How its text begins.
+    pub const SCHEME: &str = "nfs://";
+    /// Source: IANA's service names and port numbers.
+    const PORT: u16 = 2049;
+    /// The longest path that is mounted (`NFS_MAXPATHLEN`, include/uapi/linux/nfs.h).
+    const PATH_MAX: usize = 1024;
+
+    /// The directory that is mounted, and the file's name in it.
+    #[must_use]
+    pub fn directory_and_name(&self) -> (&str, &str) {
+        match self.path.rsplit_once('/') {
+            Some(("", name)) => ("/", name),
+            Some(both) => both,
+            None => ("/", &self.path),
+        }
+    }
+
+    /// The server as it is written before a path.
+    #[must_use]
+    pub fn host(&self) -> String {
+        match self.server {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<NfsFile> {
+        let (place, path) = text.strip_prefix(Self::SCHEME)?.split_once('/')?;
+        let server = match place.strip_prefix('[') {
+            Some(rest) => IpAddr::V6(rest.strip_suffix(']')?.parse().ok()?),
+            None => IpAddr::V4(place.parse().ok()?),
+        };
+        let is_plain = path.split('/').all(|part| !["", ".", ".."].contains(&part));
+        (is_plain && path.len() < Self::PATH_MAX).then(|| NfsFile { server, path: format!("/{path}") })
+    }
+}
+
+impl FromStr for NfsFile {
+    type Err = ImageDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, ImageDeviceError> {
+        demand_writable(text)?;
+        NfsFile::parse(text).ok_or_else(|| ImageDeviceError::Nfs(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NfsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", Self::SCHEME, self.host(), self.path)
+    }
 }
 
 /// What a server exports by NBD, the Network Block Device protocol: `nbd://ADDRESS[:PORT]/EXPORT`. It holds neither a
@@ -90,30 +195,35 @@ impl fmt::Display for NbdExport {
 }
 
 impl ImageDevice {
-    /// The name of what a server exports.
+    /// The name of what a server has.
     #[must_use]
-    pub fn of_export(export: &NbdExport) -> ImageDevice {
-        ImageDevice::Nbd(export.clone())
+    pub fn of_remote(remote: &Remote) -> ImageDevice {
+        ImageDevice::Remote(remote.clone())
     }
 
     /// Whether a server has it: then it is on no disk of this machine.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self, ImageDevice::Nbd(_))
+        matches!(self, ImageDevice::Remote(_))
     }
 
-    /// The same name on the machine that is called so: `{hostname}` and `{machine-id}` in an export's name stand for
+    /// The same name on the machine that is called so: `{hostname}` and `{machine-id}` in what a server has stand for
     /// that, so that one policy serves many machines. A machine that has no such name keeps the words, and so does one
     /// whose name cannot be written in a policy.
     #[must_use]
     pub fn on_machine(self, hostname: Option<&str>, machine_id: Option<&str>) -> ImageDevice {
-        let Self::Nbd(export) = &self else { return self };
-        let mut name = export.name.clone();
-        for (word, value) in [("{hostname}", hostname), ("{machine-id}", machine_id)] {
-            name = value.map_or(name.clone(), |value| name.replace(word, value));
-        }
-        let named = Self::Nbd(NbdExport { name, ..export.clone() });
-        if named.to_string().parse().as_ref() == Ok(&named) { named } else { self }
+        let Self::Remote(remote) = &self else { return self };
+        let with = |text: &str| {
+            let words = [("{hostname}", hostname), ("{machine-id}", machine_id)];
+            words.into_iter().fold(text.to_owned(), |text, (word, value)| {
+                value.map_or(text.clone(), |value| text.replace(word, value))
+            })
+        };
+        let named = match remote.clone() {
+            Remote::Nbd(export) => Remote::Nbd(NbdExport { name: with(&export.name), ..export }),
+            Remote::Nfs(file) => Remote::Nfs(NfsFile { path: with(&file.path), ..file }),
+        };
+        if named.to_string().parse().as_ref() == Ok(&named) { Self::Remote(named) } else { self }
     }
 
     /// The name of the image with this UUID, whose first block is at `offset` of a block device.
@@ -129,7 +239,7 @@ pub enum ImageDeviceError {
     /// None of the forms.
     #[error(
         "`{0}` does not name a device: write UUID=, PARTUUID=, PARTLABEL=, a path below /dev, the absolute path of a \
-         file or nbd://"
+         file, nbd:// or nfs://"
     )]
     Form(String),
     /// `UUID=` with something that is not a UUID.
@@ -147,6 +257,12 @@ pub enum ImageDeviceError {
          not its name; an IPv6 address in brackets"
     )]
     Nbd(String),
+    /// `nfs://` with something that is not an address and the path of a file.
+    #[error(
+        "`{0}` is not a file of a server: write nfs://ADDRESS/DIRECTORY/FILE with the server's address, not its name, \
+         and the path that the server has; an IPv6 address in brackets"
+    )]
+    Nfs(String),
     /// A character that a kernel command line cannot carry.
     #[error("`{text}` contains {character:?}, which a kernel command line cannot carry")]
     Character {
@@ -177,8 +293,8 @@ impl FromStr for ImageDevice {
                 Err(ImageDeviceError::PartUuid(uuid.to_owned()))
             };
         }
-        if text.starts_with(NbdExport::SCHEME) {
-            return text.parse().map(Self::Nbd);
+        if Remote::is_meant(text) {
+            return text.parse().map(Self::Remote);
         }
         match text.strip_prefix("PARTLABEL=") {
             Some(label) if !label.is_empty() => Ok(Self::PartLabel(label.to_owned())),
@@ -199,7 +315,7 @@ impl fmt::Display for ImageDevice {
             Self::PartUuid(uuid) => write!(f, "PARTUUID={uuid}"),
             Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
             Self::Path(path) | Self::File(path) => write!(f, "{}", path.display()),
-            Self::Nbd(export) => write!(f, "{export}"),
+            Self::Remote(remote) => write!(f, "{remote}"),
         }
     }
 }
@@ -224,6 +340,30 @@ fn is_part_uuid(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_file_of_a_server_has_a_directory_and_a_name() {
+        for (text, server, directory, name) in [
+            ("nfs://10.0.2.2/srv/images/oak", "10.0.2.2", "/srv/images", "oak"),
+            ("nfs://10.0.2.2/oak", "10.0.2.2", "/", "oak"),
+            ("nfs://[fd00::1]/srv/a b", "fd00::1", "/srv", "a b"),
+        ] {
+            let file: NfsFile = text.parse().unwrap();
+            assert_eq!((file.server, file.directory_and_name()), (server.parse().unwrap(), (directory, name)));
+            assert_eq!(
+                (file.to_string().as_str(), text.parse::<ImageDevice>().unwrap().to_string().as_str()),
+                (text, text)
+            );
+        }
+        let long = format!("nfs://10.0.2.2/{}", "x/".repeat(600) + "y");
+        for text in
+            ["nfs://server/x", "nfs://10.0.2.2", "nfs://10.0.2.2/", "nfs://10.0.2.2/a/", "nfs://10.0.2.2/../x", &long]
+        {
+            assert!(matches!(text.parse::<NfsFile>(), Err(ImageDeviceError::Nfs(_))), "{text}");
+        }
+        let fleet: ImageDevice = "nfs://10.0.2.2/srv/{hostname}/image".parse().unwrap();
+        assert_eq!(fleet.on_machine(Some("oak"), None).to_string(), "nfs://10.0.2.2/srv/oak/image");
+    }
 
     #[test]
     fn one_policy_serves_many_machines() {
@@ -254,6 +394,6 @@ mod tests {
         }
         assert!(matches!("nbd://10.0.2.2/a\"b".parse::<NbdExport>(), Err(ImageDeviceError::Character { .. })));
         let device: ImageDevice = "nbd://10.0.2.2/x".parse().unwrap();
-        assert_eq!((device.to_string().as_str(), matches!(device, ImageDevice::Nbd(_))), ("nbd://10.0.2.2/x", true));
+        assert_eq!((device.to_string().as_str(), device.is_remote()), ("nbd://10.0.2.2/x", true));
     }
 }

@@ -161,7 +161,7 @@ pub fn must_be_sealed(policy: &Policy, image: &Image) -> bool {
 
 /// Whether a server has an image that could read it and change it, and may not.
 fn is_with_a_stranger(policy: &Policy, image: &Image) -> bool {
-    image.disk().export().is_some() && !policy.image.trust_server
+    image.disk().remote().is_some() && !policy.image.trust_server
 }
 
 /// The kind of key that a save must have, and why it must have one.

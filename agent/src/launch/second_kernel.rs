@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use dormouse_image::PhysRange;
+use dormouse_image::{PhysRange, Uuid};
 use dormouse_linux::cpio::Archive;
 use dormouse_linux::cpu_bindings::CpuBindings;
 use dormouse_linux::hibernation_events::Announced;
@@ -99,7 +99,7 @@ impl SecondKernel {
             firmware: &machine.iomem.firmware,
             boot_params: &machine.boot_params,
             acpi_rsdp: machine.acpi_rsdp,
-            cmdline: &command_line(&machine.cmdline, policy, Buses::read(), gets_a_key(order)),
+            cmdline: &command_line(&machine.cmdline, machine.product, policy, Buses::read(), gets_a_key(order)),
             purpose,
             most_segments,
         })?;
@@ -259,7 +259,7 @@ pub fn loader_command_line(
     gets_a_key: bool,
 ) -> anyhow::Result<String> {
     let kernel = BzImage::parse(kernel).with_context(|| format!("kernel.image {}", policy.kernel.image.display()))?;
-    let common = command_line(&machine.cmdline, policy, Buses::read(), gets_a_key);
+    let common = command_line(&machine.cmdline, machine.product, policy, Buses::read(), gets_a_key);
     Ok(direct::command_line(&common, &kernel, initramfs, region, &machine.iomem)?)
 }
 
@@ -280,18 +280,25 @@ pub fn order_archive(order: &Order) -> anyhow::Result<Zeroizing<Vec<u8>>> {
 
 /// The command line of B or D, but for what the loader adds: what they must have of this kernel's own, what a small
 /// machine needs, and the policy's.
-fn command_line(own: &str, policy: &Policy, buses: Buses, is_secret: bool) -> String {
+fn command_line(own: &str, machine: Uuid, policy: &Policy, buses: Buses, is_secret: bool) -> String {
     let loglevel = match policy.console.verbosity {
         Verbosity::Quiet => "loglevel=4",
         Verbosity::Normal => "loglevel=6",
         Verbosity::Verbose => "loglevel=8",
     };
+    let client;
     let mut arguments = inherited(own);
     arguments.extend(small_machine(buses, &policy.kernel.arguments));
     if is_secret {
         // The session gets the pages in which this kernel has run: of what has been freed by then, buffers of pipes and
         // what a process leaves, nothing may be left in them (mm/page_alloc.c).
         arguments.push("init_on_free=1");
+    }
+    if policy.image.device.is_remote() {
+        // As another client than A, and than every other machine's second kernel, whose name is as empty
+        // (Documentation/filesystems/nfs/client-identifier.rst).
+        client = format!("nfs.nfs4_unique_id=dormouse-{machine}");
+        arguments.push(&client);
     }
     // A second kernel that dies must not keep the machine: the next boot is an ordinary one.
     // A watchdog of A's must go on running when this kernel is left for A. PID 1 stops the others itself.
@@ -328,10 +335,11 @@ mod tests {
             "[image]\ndevice = \"/dev/vda\"\n[kernel]\narguments = \"nosmp\"\n[console]\nverbosity = \"verbose\"\n";
         let policy = Policy::merge("a policy", &[("a policy", text)]).unwrap();
         let buses = || Buses { has_iommu: false, uses_msi: true };
-        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", &policy, buses(), false);
+        let machine = Uuid([1; 16]);
+        let line = command_line("root=/dev/sda1 console=ttyS0 quiet", machine, &policy, buses(), false);
         assert!(line.starts_with("console=ttyS0 swiotlb=noforce numa=off "), "{line}");
         assert!(line.ends_with(" loglevel=8 panic=5 watchdog.stop_on_reboot=0 nosmp"), "{line}");
-        assert!(!line.contains("init_on_free"), "{line}");
-        assert!(command_line("quiet", &policy, buses(), true).contains(" init_on_free=1 "), "{line}");
+        assert!(!line.contains("init_on_free") && !line.contains("nfs"), "{line}");
+        assert!(command_line("quiet", machine, &policy, buses(), true).contains(" init_on_free=1 "), "{line}");
     }
 }

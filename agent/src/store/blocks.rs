@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use dormouse_image::NbdExport;
+use dormouse_image::Remote;
 
 /// Blocks that an image can lie on: a whole device, the extents of a file on a device, and whatever else can be read
 /// and written at an offset.
@@ -20,8 +20,8 @@ pub trait Blocks: fmt::Debug + Send + Sync {
     /// `None` where that cannot be known: these are the blocks of a file, reached through its filesystem.
     fn origin(&self) -> Option<u64>;
 
-    /// What it is an export of, where a server has it.
-    fn export(&self) -> Option<&NbdExport> {
+    /// What it is, where a server has it.
+    fn remote(&self) -> Option<&Remote> {
         None
     }
 

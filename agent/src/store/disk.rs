@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use dormouse_image::{BLOCK, DiskExtent, Label, NbdExport};
+use dormouse_image::{BLOCK, DiskExtent, Label, Remote};
 use memmap2::MmapMut;
 
 use crate::store::legs::Legs;
@@ -114,10 +114,10 @@ impl Disk {
         self.blocks.origin()
     }
 
-    /// What it is an export of, where a server has it.
+    /// What it is, where a server has it.
     #[must_use]
-    pub fn export(&self) -> Option<&NbdExport> {
-        self.blocks.export()
+    pub fn remote(&self) -> Option<&Remote> {
+        self.blocks.remote()
     }
 
     /// Its size in bytes, in whole blocks.

@@ -174,8 +174,8 @@ impl Image {
     /// The name by which it is found where nothing is mounted.
     #[must_use]
     pub fn name(&self) -> ImageDevice {
-        match self.disk.export() {
-            Some(export) => ImageDevice::of_export(export),
+        match self.disk.remote() {
+            Some(remote) => ImageDevice::of_remote(remote),
             None => ImageDevice::of_image(self.label.uuid, self.label.offset()),
         }
     }

@@ -1,7 +1,7 @@
 //! An image on its blocks: writing, verifying, reading it.
 //!
 //! ```text
-//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same, Nbd
+//!   Writer, Reader ──> Image ──> Disk ──> dyn Blocks: Device, Extents of a device, Legs that hold the same, Nbd, Nfs
 //! ```
 
 mod blocks;
@@ -12,6 +12,7 @@ mod extents;
 mod image;
 mod legs;
 mod nbd;
+mod nfs;
 mod reader;
 mod wipe;
 mod writer;
@@ -24,6 +25,7 @@ pub use error::{NotDiscarded, StoreError};
 pub use extents::{ExtentMap, Extents};
 pub use image::{FindKey, Image};
 pub use nbd::Nbd;
+pub use nfs::Nfs;
 pub use reader::Reader;
 pub use wipe::Wiping;
 pub use writer::Writer;

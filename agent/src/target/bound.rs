@@ -71,7 +71,7 @@ fn find_on(
     turn_up: Others,
 ) -> Result<Target, TargetError> {
     let is_one = disk.is_none() && matches!(name, ImageDevice::Path(_) | ImageDevice::File(_));
-    if is_one || matches!(name, ImageDevice::Nbd(_)) {
+    if is_one || name.is_remote() {
         // A path names one thing, and what a server has is on no disk of this machine.
         return find(name, wait);
     }
@@ -168,7 +168,7 @@ impl Target {
 /// image is there, or its disk cannot be found out.
 #[must_use]
 pub fn disk_of(name: &ImageDevice) -> Option<DiskIdentity> {
-    if let ImageDevice::Nbd(_) = name {
+    if name.is_remote() {
         return None;
     }
     let target = resolve(name).ok()??;

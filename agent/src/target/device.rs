@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use dormouse_image::{FormatError, Layer, NbdExport, State};
+use dormouse_image::{FormatError, Layer, NbdExport, Remote, State};
 use dormouse_linux::units::mib;
 use serde::Serialize;
 use thiserror::Error;
@@ -273,7 +273,7 @@ pub fn list(server: &str, find: FindKey<'_>) -> anyhow::Result<Listing> {
     let NbdExport { address, .. } = text.parse()?;
     let of = |export: NbdExport| {
         let nothing = Listed { export: export.to_string(), state: None, hostname: None, error: None };
-        match info(&Target::of_export(&export), find) {
+        match info(&Target::of_remote(&Remote::Nbd(export)), find) {
             Ok(Info { state, session, .. }) => {
                 let hostname = session.and_then(|session| session.whose).map(|whose| whose.hostname);
                 Listed { state: Some(state), hostname, ..nothing }

@@ -55,7 +55,7 @@ pub(super) fn all(name: &ImageDevice) -> Result<Vec<Target>, TargetError> {
         ImageDevice::Path(path) | ImageDevice::File(path) => return Ok(vec![Target::of_path(path)?]),
         ImageDevice::ImageUuid(uuid) => return Ok(by_label(*uuid, 0, candidates())),
         ImageDevice::ImageAt { uuid, offset } => return Ok(by_label(*uuid, *offset, candidates())),
-        ImageDevice::Nbd(export) => return Ok(vec![Target::of_export(export)]),
+        ImageDevice::Remote(remote) => return Ok(vec![Target::of_remote(remote)]),
         ImageDevice::PartUuid(uuid) => {
             Box::new(|device| device.partition().is_some_and(|partition| partition.uuid.eq_ignore_ascii_case(uuid)))
         }

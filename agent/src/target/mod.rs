@@ -28,7 +28,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Context;
-use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, NbdExport, Uuid};
+use dormouse_image::{DiskExtent, ImageDevice, Label, Layer, LayerKind, Remote, Uuid};
 use dormouse_linux::block::Hardware;
 use dormouse_linux::procfs;
 use dormouse_linux::wait::wait_for;
@@ -40,7 +40,7 @@ pub use needs::{Driver, Needs};
 pub use reach::{Reached, link_to, reach, reach_in_boot};
 use stack::Lay;
 
-use crate::store::{Access, Disk, Image, NEITHER, Nbd, StoreError};
+use crate::store::{Access, Disk, Image, NEITHER, Nbd, Nfs, StoreError};
 
 /// Where an image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +71,8 @@ enum Kind {
     Extents(u64),
     /// It is in a file, and is reached through the filesystem, which is mounted.
     File,
-    /// A server exports it.
-    Nbd(NbdExport),
+    /// A server has it.
+    Remote(Remote),
 }
 
 /// What is demanded of an image that is reached through a mounted filesystem. Of one on a device nothing is.
@@ -133,8 +133,8 @@ impl Target {
     /// # Errors
     /// [`StoreError::Open`]; the text is not an export's.
     pub fn at(path: &Path) -> anyhow::Result<Target> {
-        if let Some(text) = path.to_str().filter(|text| text.starts_with(NbdExport::SCHEME)) {
-            return Ok(Target::of_export(&text.parse()?));
+        if let Some(text) = path.to_str().filter(|text| Remote::is_meant(text)) {
+            return Ok(Target::of_remote(&text.parse()?));
         }
         Ok(Target::of_path(path)?)
     }
@@ -158,9 +158,9 @@ impl Target {
         Target::of_kind(path, if offset == 0 { Kind::Device } else { Kind::Extents(offset) })
     }
 
-    /// What a server exports.
-    fn of_export(export: &NbdExport) -> Target {
-        Target::of_kind(export.to_string().into(), Kind::Nbd(export.clone()))
+    /// What a server has.
+    fn of_remote(remote: &Remote) -> Target {
+        Target::of_kind(remote.to_string().into(), Kind::Remote(remote.clone()))
     }
 
     fn of_kind(path: PathBuf, kind: Kind) -> Target {
@@ -170,7 +170,7 @@ impl Target {
     /// Whether a server has it: then it is on no disk of this machine.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self.kind, Kind::Nbd(_))
+        matches!(self.kind, Kind::Remote(_))
     }
 
     /// Whether it lies on two devices that hold the same, of which one is not here.
@@ -192,7 +192,7 @@ impl Target {
         let lay = match &self.kind {
             Kind::Device => Lay::of_device(&self.path),
             Kind::File => file::lay(&self.path),
-            Kind::Extents(_) | Kind::Nbd(_) => Ok(None),
+            Kind::Extents(_) | Kind::Remote(_) => Ok(None),
         };
         lay.with_context(|| format!("image device {}", self.path.display())).map_err(TargetError::Moved)
     }
@@ -205,7 +205,7 @@ impl Target {
         let first = match &self.kind {
             Kind::Device | Kind::Extents(_) => self.path.clone(),
             Kind::File => file::block_device(&self.path).map_err(TargetError::Moved)?,
-            Kind::Nbd(_) => return Ok(Vec::new()),
+            Kind::Remote(_) => return Ok(Vec::new()),
         };
         let second = if let Mirror::At(path) = &self.mirror { Some(path.clone()) } else { None };
         Ok([Some(first), second].into_iter().flatten().collect())
@@ -242,7 +242,8 @@ impl Target {
         }
         let offset = match &self.kind {
             Kind::Extents(offset) => *offset,
-            Kind::Nbd(export) => return Ok(Disk::new(Nbd::open(export, access)?)),
+            Kind::Remote(Remote::Nbd(export)) => return Ok(Disk::new(Nbd::open(export, access)?)),
+            Kind::Remote(Remote::Nfs(file)) => return Ok(Disk::new(Nfs::open(file, access)?)),
             Kind::Device | Kind::File => return Ok(Disk::open(&self.path, access)?),
         };
         let open = |path: &PathBuf| stack::open_at(path, offset, access);
@@ -278,7 +279,7 @@ impl Target {
     /// The image on it that was made for a device of another machine, which believes to have all of that: it is nothing
     /// but the content of the file or volume here.
     fn open_as_device(&self, access: Access) -> Option<Image> {
-        if matches!(self.kind, Kind::Extents(_) | Kind::Nbd(_)) || self.lay().is_ok_and(|lay| lay.is_none()) {
+        if matches!(self.kind, Kind::Extents(_) | Kind::Remote(_)) || self.lay().is_ok_and(|lay| lay.is_none()) {
             return None;
         }
         let image = Image::open(Disk::open(&self.path, access).ok()?).ok()?;
@@ -292,7 +293,11 @@ impl Target {
     /// They could not reach it.
     pub fn drivers(&self) -> anyhow::Result<Vec<Driver>> {
         if let Some(link) = self.link()? {
-            return Ok(Driver::of_link(&link));
+            let mut drivers = Driver::of_link(&link);
+            if let Kind::Remote(Remote::Nfs(_)) = self.kind {
+                drivers.extend(Nfs::MODULES.map(|name| Driver::IfThere(name.to_owned())));
+            }
+            return Ok(drivers);
         }
         let mut drivers = Vec::new();
         for leg in self.legs()? {
@@ -321,7 +326,7 @@ impl Target {
             Kind::Device | Kind::Extents(_) if image.label().stack.is_empty() => Ok(()),
             Kind::Device | Kind::Extents(_) => self.check_volume(image.label()).map_err(TargetError::Moved),
             Kind::File => file::check(&self.path, image).map_err(TargetError::Moved),
-            Kind::Nbd(_) => Ok(()),
+            Kind::Remote(_) => Ok(()),
         }
     }
 
@@ -383,7 +388,7 @@ impl Target {
     pub fn policy_name(&self) -> anyhow::Result<ImageDevice> {
         let image = self.open(Access::Read)?;
         match &self.kind {
-            Kind::Device | Kind::Extents(_) | Kind::Nbd(_) => Ok(image.name()),
+            Kind::Device | Kind::Extents(_) | Kind::Remote(_) => Ok(image.name()),
             Kind::File => Ok(self.path.display().to_string().parse()?),
         }
     }
@@ -395,7 +400,8 @@ impl Target {
         match &self.kind {
             Kind::Device | Kind::Extents(_) => format!("dormouse setup --device {path}"),
             Kind::File => format!("remove the file, then `dormouse setup --file {path}`"),
-            Kind::Nbd(_) => format!("dormouse image init {path}"),
+            Kind::Remote(Remote::Nbd(_)) => format!("dormouse image init {path}"),
+            Kind::Remote(Remote::Nfs(_)) => format!("dormouse image create --size SIZE {path}"),
         }
     }
 }
@@ -441,7 +447,8 @@ pub fn layers_under(path: &Path) -> anyhow::Result<Vec<Layer>> {
 pub fn how_to_get(name: &ImageDevice) -> String {
     match name {
         ImageDevice::File(path) => format!("dormouse setup --file {}", path.display()),
-        ImageDevice::Nbd(export) => {
+        ImageDevice::Remote(Remote::Nfs(file)) => format!("dormouse image create --size SIZE {file}"),
+        ImageDevice::Remote(export) => {
             format!("see to it that the server exports it, then `dormouse image init {export}`")
         }
         device => format!("attach {device}, or name another with `dormouse setup`"),

@@ -29,6 +29,8 @@ pub struct Needs {
 pub enum Driver {
     /// A module of this name.
     Module(String),
+    /// A module of this name, where the other kernel has one: what it does may be built in, or is done otherwise.
+    IfThere(String),
     /// Something that is built into the kernel that runs; another finds it by the device's `modalias`.
     BuiltIn(String),
 }
@@ -90,6 +92,7 @@ impl Needs {
         for driver in drivers {
             match driver {
                 Driver::Module(name) => names.extend([name.clone()]),
+                Driver::IfThere(name) => names.extend(kmod::has(directory, name).then(|| name.clone())),
                 Driver::BuiltIn(modalias) => names.extend(kmod::by_alias(directory, modalias)?),
             }
         }

@@ -20,7 +20,7 @@ impl Target {
     /// [`TargetError::NoWay`]: another kernel would not reach it so.
     pub fn link(&self) -> Result<Option<Link>, TargetError> {
         match &self.kind {
-            Kind::Nbd(export) => Ok(Some(Link::towards(export.address)?)),
+            Kind::Remote(remote) => Ok(Some(Link::towards(remote.server())?)),
             Kind::Device | Kind::Extents(_) | Kind::File => Ok(None),
         }
     }
@@ -32,7 +32,7 @@ impl Target {
 /// As [`Target::link`].
 pub fn link_to(name: &ImageDevice) -> Result<Option<Link>, TargetError> {
     match name {
-        ImageDevice::Nbd(export) => Target::of_export(export).link(),
+        ImageDevice::Remote(remote) => Target::of_remote(remote).link(),
         _ => Ok(None),
     }
 }
@@ -53,10 +53,10 @@ fn bring_up(
     wait: Duration,
     alive: &dyn Fn(),
 ) -> Result<Option<Up>, TargetError> {
-    let ImageDevice::Nbd(export) = name else { return Ok(None) };
+    let ImageDevice::Remote(remote) = name else { return Ok(None) };
     let link = link.ok_or_else(|| TargetError::NoLink { name: name.clone() })?;
-    let up = link.bring_up(export.address.ip(), wait, alive)?;
-    log::info!("the network is up, as {} to {}", link.address, export.address.ip());
+    let up = link.bring_up(remote.server().ip(), wait, alive)?;
+    log::info!("the network is up, as {} to {}", link.address, remote.server().ip());
     Ok(Some(up))
 }
 

@@ -3,7 +3,7 @@
 
 use crate::runner::{Case, Tier};
 use crate::{
-    aborts, anywhere_debian, anywhere_nbd, anywhere_removable, cycles, debian, direct, direct_debian,
+    aborts, anywhere_debian, anywhere_nbd, anywhere_nfs, anywhere_removable, cycles, debian, direct, direct_debian,
     direct_systemd_boot, exactness, export, free_pages, image_file, images, machines, machines_boots, machines_devices,
     machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel, power_cuts, refusals,
     refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes,
@@ -86,6 +86,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard anywhere_nbd::a_server_that_goes_away,
     All anywhere_nbd::a_server_that_goes_away_during_a_save,
     Standard anywhere_nbd::a_save_that_fails_and_a_connection_that_lives,
+    Standard anywhere_nfs::version_3_and_then_4,
     Standard anywhere_removable::a_stick_in_another_port,
     Standard anywhere_nbd::no_extra_boot_on_either_side,
     All anywhere_nbd::a_server_that_changes_what_it_keeps,

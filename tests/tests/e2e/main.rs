@@ -6,6 +6,7 @@
 mod aborts;
 mod anywhere_debian;
 mod anywhere_nbd;
+mod anywhere_nfs;
 mod anywhere_removable;
 mod cases;
 mod cycles;

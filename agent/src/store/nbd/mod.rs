@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dormouse_image::{BLOCK, NbdExport};
+use dormouse_image::{BLOCK, NbdExport, Remote};
 
 use crate::store::nbd::connection::Connection;
 use crate::store::nbd::wire::{Command, export};
@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What a server exports.
 #[derive(Debug)]
 pub struct Nbd {
-    export: NbdExport,
+    remote: Remote,
     name: String,
     /// In whole blocks.
     size: u64,
@@ -82,7 +82,7 @@ impl Nbd {
             can_write_through: found.flags & export::FUA != 0,
             most: found.most,
             turn: AtomicUsize::new(0),
-            export: export.clone(),
+            remote: Remote::Nbd(export.clone()),
             connections,
             name,
         })
@@ -132,8 +132,8 @@ impl Blocks for Nbd {
         Some(0)
     }
 
-    fn export(&self) -> Option<&NbdExport> {
-        Some(&self.export)
+    fn remote(&self) -> Option<&Remote> {
+        Some(&self.remote)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -27,7 +27,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail, ensure};
 use backing::Backing;
 use dormouse_image::layout::{DATA_OFFSET, DEVICE_MIN, INDEX_MAX, LABEL_MAX_EXTENTS, SLOT_OFFSETS};
-use dormouse_image::{BLOCK, DiskExtent, Label, Layer, PhysRange};
+use dormouse_image::{BLOCK, DiskExtent, Label, Layer, NfsFile, PhysRange};
 use dormouse_linux::procfs;
 use dormouse_linux::units::{mib, parse_bytes};
 use dormouse_sys::fiemap;
@@ -41,7 +41,8 @@ use nix::unistd;
 use serde::Serialize;
 
 use crate::machine::iomem::Iomem;
-use crate::store::{Access, Device, Disk, ExtentMap, Image};
+use crate::store::{Access, Device, Disk, ExtentMap, Image, Nfs};
+use crate::target::new_label;
 use crate::target::stack::Lay;
 
 const MIB: u64 = 1 << 20;
@@ -118,6 +119,9 @@ impl fmt::Display for Created {
 /// The file exists already, the filesystem will not do or does not have enough room. Nothing is left then.
 pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
     let about = || format!("image device {}", path.display());
+    if let Some(text) = path.to_str().filter(|text| text.starts_with(NfsFile::SCHEME)) {
+        return create_remote(&text.parse()?, size).with_context(about);
+    }
     let path = &std::path::absolute(path).with_context(about)?;
     let (image, legs) = make(path, size).with_context(about)?;
     let mut legs = legs.into_iter();
@@ -130,6 +134,31 @@ pub fn create(path: &Path, size: Size) -> anyhow::Result<Created> {
         mirror: legs.next(),
         layers: image.label().stack.iter().map(Layer::to_string).collect(),
     })
+}
+
+/// The same on a server. Where it lies there is the server's affair.
+fn create_remote(file: &NfsFile, size: Size) -> anyhow::Result<Created> {
+    let size = match size {
+        Size::Bytes(bytes) => bytes,
+        Size::Auto => needed()?,
+    };
+    Nfs::create(file, size)?;
+    let image = Image::create(Disk::new(Nfs::open(file, Access::Write)?), new_label(Vec::new())?)?;
+    Ok(Created {
+        file: file.to_string().into(),
+        uuid: image.label().uuid.to_string(),
+        bytes: image.disk().size(),
+        extents: 1,
+        device: file.host().into(),
+        mirror: None,
+        layers: Vec::new(),
+    })
+}
+
+/// The size of an image of this machine's memory at most.
+fn needed() -> anyhow::Result<u64> {
+    let memory = Iomem::parse(&procfs::text("/proc/iomem")?)?.whole_ram();
+    Ok(most(memory.iter().map(PhysRange::len).sum()))
 }
 
 /// Makes an image of a file that has no name before it is whole: whatever stops this, a signal or a power cut, nothing
@@ -268,8 +297,7 @@ fn room(file: &File, size: Size) -> anyhow::Result<u64> {
     if let Size::Bytes(bytes) = size {
         return Ok(bytes);
     }
-    let memory = Iomem::parse(&procfs::text("/proc/iomem")?)?.whole_ram();
-    let needed = most(memory.iter().map(PhysRange::len).sum());
+    let needed = needed()?;
     let filesystem = nix::sys::statvfs::fstatvfs(file).context("its filesystem does not say how much room it has")?;
     let block = filesystem.fragment_size();
     let free = filesystem.blocks_available().saturating_mul(block);

@@ -17,9 +17,9 @@ use dormouse_tests::guest::{BOOT_TIMEOUT, Guest, READY_MARK};
 use dormouse_tests::machine::{
     BootLoader, Disk, DiskKind, Firmware, GuestConfig, MIB, MachineType, MemorySize, image_disk_bytes,
 };
-use dormouse_tests::nbd_server::Server;
 use dormouse_tests::userland::{GuestPolicy, POLICY_PATH, Userland};
 use dormouse_tests::workload::report::Report;
+use dormouse_tests::{nbd_server, nfs_server};
 use screen::Screen;
 use table::Row;
 
@@ -99,6 +99,8 @@ enum Place {
     Usb,
     /// An NBD server
     Nbd,
+    /// An NFS server
+    Nfs,
 }
 
 impl Place {
@@ -110,7 +112,29 @@ impl Place {
             Place::Ahci => Some(DiskKind::Ahci),
             Place::Scsi => Some(DiskKind::Scsi),
             Place::Usb => Some(DiskKind::Usb),
-            Place::Nbd => None,
+            Place::Nbd | Place::Nfs => None,
+        }
+    }
+}
+
+/// The server that has the image.
+enum Server {
+    Nbd(nbd_server::Server),
+    Nfs(nfs_server::Server),
+}
+
+impl Server {
+    fn start(place: Place, memory: MemorySize) -> Result<Server> {
+        if place == Place::Nfs {
+            return nfs_server::Server::start(nfs_server::Version::Three).map(Server::Nfs);
+        }
+        nbd_server::Server::start(&["memory", &image_disk_bytes(memory).to_string()]).map(Server::Nbd)
+    }
+
+    fn url_for_guest(&self) -> String {
+        match self {
+            Server::Nbd(server) => server.url_for_guest(""),
+            Server::Nfs(server) => server.url_for_guest("image"),
         }
     }
 }
@@ -148,10 +172,10 @@ fn run(options: &Options) -> Result<Ending> {
     } else {
         config.disks.clear();
         config.link = "user,net=10.0.2.0/24".to_owned();
-        server = Some(Server::start(&["memory", &image_disk_bytes(options.memory).to_string()])?);
+        server = Some(Server::start(options.disk, options.memory)?);
     }
     let device = match &server {
-        Some(server) => server.url_for_guest(""),
+        Some(server) => server.url_for_guest(),
         None => config.disk_path(0)?,
     };
     config.machine = options.machine;
@@ -182,7 +206,8 @@ fn run(options: &Options) -> Result<Ending> {
     println!("Linux {}: A is hibernated, B saves it, {between} D restores it.", artifacts.release());
 
     let policies = vec![policy(options, &device)?];
-    let mut guest = Guest::new(config, &Userland { policies, ..Userland::default() }, &artifacts)?;
+    let modules = if options.disk == Place::Nfs { vec!["nfsv3".to_owned()] } else { Vec::new() };
+    let mut guest = Guest::new(config, &Userland { policies, modules, ..Userland::default() }, &artifacts)?;
     let mut screen = Screen::new(options.verbose);
     start(&mut guest, &mut screen, &device)?;
     let mut rows = Vec::new();
