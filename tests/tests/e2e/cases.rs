@@ -86,7 +86,7 @@ pub(crate) const CASES: &[Case] = cases! {
     Standard anywhere_nbd::a_server_that_goes_away,
     All anywhere_nbd::a_server_that_goes_away_during_a_save,
     Standard anywhere_nbd::a_save_that_fails_and_a_connection_that_lives,
-    Standard anywhere_nfs::version_3_and_then_4,
+    All anywhere_nfs::version_3_and_then_4,
     Standard anywhere_removable::a_stick_in_another_port,
     Standard anywhere_nbd::no_extra_boot_on_either_side,
     All anywhere_nbd::a_server_that_changes_what_it_keeps,
