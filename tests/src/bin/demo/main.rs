@@ -285,21 +285,14 @@ fn with_key(policy: &str, table: &str, line: &str) -> String {
 fn start(guest: &mut Guest, screen: &mut Screen, device: &str) -> Result<()> {
     screen.step("Start: an ordinary boot");
     guest.settle_firmware()?;
-    loop {
-        let mut cursor = guest.power_on()?;
-        guest.follow(&mut cursor, BOOT_TIMEOUT, "A", |line| {
-            screen.line(line);
-            line.text.contains(READY_MARK).then_some(())
-        })?;
-        screen.say('A', "is up");
-        if guest.config().boot_loader.is_none() || cycle::is_beside_the_region(guest)? {
-            break;
-        }
-        screen.say('A', "has put itself, at random, where D will be: it would leave the resume to C. Once more");
-        guest.cut_power();
-    }
+    boot(guest, screen)?;
     let printed = cycle::init_image(guest, device)?;
     screen.say('A', &format!("dormouse image init {device}: {}", printed.trim()));
+    if device.starts_with("nfs://") {
+        // The boot has looked for a file that did not exist.
+        guest.cut_power();
+        boot(guest, screen)?;
+    }
     if guest.config().boot_loader.is_some() {
         guest.succeed("dormouse setup --direct")?;
         screen.say('A', "dormouse setup --direct: the boot loader will start D");
@@ -317,6 +310,23 @@ fn start(guest: &mut Guest, screen: &mut Screen, device: &str) -> Result<()> {
             report.in_flight
         ),
     );
+    Ok(())
+}
+
+fn boot(guest: &mut Guest, screen: &mut Screen) -> Result<()> {
+    loop {
+        let mut cursor = guest.power_on()?;
+        guest.follow(&mut cursor, BOOT_TIMEOUT, "A", |line| {
+            screen.line(line);
+            line.text.contains(READY_MARK).then_some(())
+        })?;
+        screen.say('A', "is up");
+        if guest.config().boot_loader.is_none() || cycle::is_beside_the_region(guest)? {
+            break;
+        }
+        screen.say('A', "has put itself, at random, where D will be: it would leave the resume to C. Once more");
+        guest.cut_power();
+    }
     Ok(())
 }
 
