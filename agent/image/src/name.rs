@@ -93,7 +93,7 @@ impl NfsFile {
     /// How its text begins.
     pub const SCHEME: &str = "nfs://";
     /// Source: IANA's service names and port numbers.
-    const PORT: u16 = 2049;
+    pub const PORT: u16 = 2049;
     /// The longest path that is mounted (`NFS_MAXPATHLEN`, include/uapi/linux/nfs.h).
     const PATH_MAX: usize = 1024;
 

@@ -96,6 +96,18 @@ pub enum Down {
     },
 }
 
+/// The address of this machine that what it sends to a server comes from.
+///
+/// # Errors
+/// There is no route to the server.
+pub fn own_address_towards(server: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    // The kernel chooses a route, and nothing is sent.
+    socket.connect(server)?;
+    Ok(socket.local_addr()?.ip())
+}
+
 impl Link {
     /// The way on which this kernel reaches a server.
     ///
@@ -104,13 +116,7 @@ impl Link {
     pub fn towards(server: SocketAddr) -> Result<Link, NoWay> {
         let server_ip = server.ip();
         let unknown = |what: &str| NoWay::Unknown { server: server_ip, what: what.to_owned() };
-        // The kernel chooses a route, and nothing is sent.
-        let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let own = UdpSocket::bind((any, 0)).and_then(|socket| {
-            socket.connect(server)?;
-            socket.local_addr()
-        });
-        let address = own.map_err(|source| NoWay::NoRoute { server: server_ip, source })?.ip();
+        let address = own_address_towards(server).map_err(|source| NoWay::NoRoute { server: server_ip, source })?;
         if address == server_ip || server_ip.is_loopback() {
             return Err(NoWay::Itself(server_ip));
         }

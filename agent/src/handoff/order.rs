@@ -374,7 +374,6 @@ fn key(content: &[u8]) -> Result<Option<SaveKey>, RecordError> {
     }
 }
 
-/// There is none where the version has no such record.
 /// Empty where there is none.
 fn block_of_loader(kind: &Kind, content: &[u8]) -> Result<Option<LoaderBlock>, RecordError> {
     let wrong = kind.wrong(NO_BLOCK);

@@ -9,11 +9,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dormouse_image::{NfsFile, Remote};
+use dormouse_linux::network::own_address_towards;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -27,7 +28,6 @@ const PIECE: usize = 1 << 20;
 pub struct Nfs {
     device: Device,
     remote: Remote,
-    name: String,
 }
 
 /// A directory that is mounted, until this is dropped.
@@ -53,7 +53,7 @@ impl Nfs {
             other => other,
         })?;
         drop(mounted);
-        Ok(Nfs { device: device.named(Path::new(&name)), remote: Remote::Nfs(file.clone()), name })
+        Ok(Nfs { device: device.named(Path::new(&name)), remote: Remote::Nfs(file.clone()) })
     }
 
     /// Makes it, with `size` bytes that are zero and have their room.
@@ -118,10 +118,7 @@ impl Drop for Mounted {
 /// an error (seen).
 fn options(server: IpAddr) -> io::Result<[String; 3]> {
     // What version 4 is called back at.
-    let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(SocketAddr::new(server, 2049))?;
-    let own = socket.local_addr()?.ip();
+    let own = own_address_towards(SocketAddr::new(server, NfsFile::PORT))?;
     let common = format!("addr={server},proto=tcp,softerr,timeo=100,retrans=2");
     Ok([
         format!("vers=3,{common},mountaddr={server},mountproto=tcp,nolock"),
@@ -144,7 +141,7 @@ fn reason(error: Errno) -> io::Error {
 
 impl Blocks for Nfs {
     fn name(&self) -> &str {
-        &self.name
+        self.device.name()
     }
 
     fn size(&self) -> u64 {
