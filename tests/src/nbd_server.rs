@@ -1,6 +1,6 @@
 //! A real NBD server on the host, nbdkit, which guests reach too.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,15 @@ use anyhow::{Context, Result, ensure};
 
 /// The host as guests see it, whose link leads there (QEMU's user network).
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The same by IPv6.
+const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 
 /// A server, which ends with this.
 #[derive(Debug)]
 pub struct Server {
     arguments: Vec<String>,
     child: Child,
-    address: SocketAddrV4,
+    address: SocketAddr,
 }
 
 impl Server {
@@ -23,16 +25,16 @@ impl Server {
     /// # Errors
     /// Fails where nbdkit cannot be started, or does not listen.
     pub fn start(arguments: &[&str]) -> Result<Server> {
-        Server::start_at(Ipv4Addr::LOCALHOST, arguments)
+        Server::start_at(Ipv4Addr::LOCALHOST.into(), arguments)
     }
 
     /// The same at an address of the host's.
     ///
     /// # Errors
     /// As [`Server::start`].
-    pub fn start_at(host: Ipv4Addr, arguments: &[&str]) -> Result<Server> {
+    pub fn start_at(host: IpAddr, arguments: &[&str]) -> Result<Server> {
         // Free a moment ago.
-        let address = SocketAddrV4::new(host, TcpListener::bind((host, 0))?.local_addr()?.port());
+        let address = TcpListener::bind((host, 0))?.local_addr()?;
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         Ok(Server { child: spawn(&arguments, address)?, arguments, address })
     }
@@ -62,7 +64,13 @@ impl Server {
     /// The same for a guest.
     #[must_use]
     pub fn url_for_guest(&self, export: &str) -> String {
-        format!("nbd://{HOST}:{}/{export}", self.address.port())
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST) => address.set_ip(HOST.into()),
+            IpAddr::V6(Ipv6Addr::LOCALHOST) => address.set_ip(HOST_V6.into()),
+            _ => {}
+        }
+        format!("nbd://{address}/{export}")
     }
 }
 
@@ -72,7 +80,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(arguments: &[String], address: SocketAddrV4) -> Result<Child> {
+fn spawn(arguments: &[String], address: SocketAddr) -> Result<Child> {
     let mut nbdkit = Command::new("nbdkit");
     nbdkit.args(["--foreground", "--exit-with-parent", "--ipaddr", &address.ip().to_string()]);
     nbdkit.args(["--port", &address.port().to_string()]);

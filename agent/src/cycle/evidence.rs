@@ -190,8 +190,9 @@ impl Refusal for NoEvidence {
     fn remedy(&self) -> Option<String> {
         let remedy = match self {
             NoEvidence::NotFound { .. } => {
-                "build the boot's initramfs again, as `dormouse setup` does, give the device more time (image.wait) \
-                 if it is slow, and reboot once; or use --trust-boot if you know that it will be found"
+                "reboot once, if the device or its server was only away at this boot; otherwise build the boot's \
+                 initramfs again, as `dormouse setup` does, or give the device more time (image.wait), and reboot \
+                 once; or use --trust-boot if you know that it will be found"
             }
             NoEvidence::NotUnlocked => {
                 "build the boot's initramfs again, as `dormouse setup` does, and reboot once; mkinitcpio without \

@@ -1,6 +1,7 @@
 //! The image with a server, by NBD: nbdkit on the host, which fails where it is told to.
 
 use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -280,4 +281,48 @@ pub(crate) fn a_boot_without_a_network_of_its_own() -> Result<()> {
     far.server.start_again()?;
     let went_on = cycle::follow_resume(guest, saved, begin, cursor, &mut unobserved)?;
     demand_proofs(guest, &went_on)
+}
+
+/// A server in another network.
+pub(crate) fn a_server_behind_a_router() -> Result<()> {
+    let outside = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // Nothing is sent.
+    outside.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).context("the host has no way to other networks")?;
+    let network = "ip address add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2";
+    by_link_alone(outside.local_addr()?.ip(), network, "address=10.0.2.15 gateway=10.0.2.2")
+}
+
+pub(crate) fn a_server_by_ipv6() -> Result<()> {
+    let network = "cd /proc/sys/net/ipv6/conf/eth0 && echo 0 >accept_dad && echo 0 >accept_ra && \
+                   ip link set eth0 up && ip address add fec0::15/64 dev eth0";
+    by_link_alone(Ipv6Addr::LOCALHOST.into(), network, "address=fec0::15 mtu=")
+}
+
+/// Off and on again with a server at an address of the host's. A brings its network up by `network`; a boot has the
+/// link alone, of which this is a part.
+fn by_link_alone(host: IpAddr, network: &str, part_of_link: &str) -> Result<()> {
+    let artifacts = Artifacts::from_environment()?;
+    let mut config = config()?;
+    config.link = "user".to_owned();
+    config.kernel_arguments.push("guest.network=none".to_owned());
+    let kept = tempfile::NamedTempFile::new()?;
+    kept.as_file().set_len(image_disk_bytes(config.memory))?;
+    let server = Server::start_at(host, &["file", &format!("file={}", kept.path().display())])?;
+    let url = server.url_for_guest("");
+    let mut guest = Guest::new(config, &userland(&url, &format!("{TRUSTED}wait = 2\n")), &artifacts)?;
+    guest.boot()?;
+    guest.succeed(network)?;
+    let recorded = guest.succeed("dormouse config show --boot")?;
+    let link = recorded.lines().find(|line| line.starts_with("link = ")).context("no link is recorded")?.to_owned();
+    ensure!(link.contains(part_of_link), "{link}");
+    cycle::init_image(&mut guest, &url)?;
+    guest.cut_power();
+    guest.set_userland(&userland(&url, &format!("{TRUSTED}{link}\n")), &artifacts)?;
+    let lines = lines_of_boot(&mut guest)?;
+    ensure!(reasons(&lines) == [format!("no image to resume: the one on {url} is empty")], "{:?}", told(&lines));
+    guest.succeed(network)?;
+    cycle::start_workload(&mut guest)?;
+    power_cycle(&mut guest)?;
+    ensure!(image::commit(kept.path())?.state == State::Consumed, "the image is not used up");
+    Ok(())
 }

@@ -140,6 +140,17 @@ fn boots_afresh_and_ends(
     Ok(())
 }
 
+/// Gives the initramfs that was made last, which dracut calls otherwise, the name that the next boot looks for.
+pub(crate) fn rename_initramfs(guest: &mut Guest, release: &str) -> Result<()> {
+    let initramfs = format!("/boot/initrd.img-{release}");
+    let made = guest.succeed("ls -t /boot/initr*")?;
+    let newest = made.lines().next().context("no initramfs")?;
+    if newest != initramfs {
+        guest.succeed(&format!("mv {newest} {initramfs}"))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn dracut_an_image_in_a_file_and_removal() -> Result<()> {
     dracut(Suite::Bookworm)
 }
@@ -165,12 +176,7 @@ fn dracut(suite: Suite) -> Result<()> {
     succeed(&mut guest, "dormouse setup --file /var/lib/dormouse/image --size 1G")?;
     succeed(&mut guest, "dormouse enable")?;
     guest.succeed(SLEEPERS)?;
-    let initramfs = format!("/boot/initrd.img-{}", artifacts.release());
-    let made = guest.succeed("ls -t /boot/initr*")?;
-    let newest = made.lines().next().context("no initramfs")?.to_owned();
-    if newest != initramfs {
-        guest.succeed(&format!("mv {newest} {initramfs}"))?;
-    }
+    rename_initramfs(&mut guest, artifacts.release())?;
     power_off(&mut guest)?;
     debian::boot_next(&mut guest, artifacts.release())?;
     boot(&mut guest)?;

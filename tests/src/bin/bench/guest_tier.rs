@@ -321,7 +321,7 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     let host = tap.as_ref().map_or(Ipv4Addr::LOCALHOST, Tap::host);
     let kept = NamedTempFile::new().context("a file for the server")?;
     kept.as_file().set_len(image_disk_bytes(config.memory))?;
-    let server = Server::start_at(host, &["file", &format!("file={}", kept.path().display())])?;
+    let server = Server::start_at(host.into(), &["file", &format!("file={}", kept.path().display())])?;
     let (image, export) = (config.disk_path(0)?, server.url_for_guest(""));
     let policies = contenders.iter().filter_map(|contender| match contender {
         Contender::Dormouse(way) => Some(way.policy(&image, &export)),
