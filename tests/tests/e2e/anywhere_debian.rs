@@ -10,7 +10,7 @@ use dormouse_tests::image;
 use dormouse_tests::machine::{GuestConfig, image_disk_bytes};
 use dormouse_tests::nbd_server::Server;
 
-use crate::debian::{PATIENCE, Session, boot, hibernate, power_off, rename_initramfs, succeed};
+use crate::debian::{CHOOSE_DRACUT, PATIENCE, Session, boot, hibernate, power_off, rename_initramfs, succeed};
 
 /// As an administrator gives a machine its address, and lets a server have the image.
 const NETWORK: &str = "mkdir -p /etc/systemd/network /etc/dormouse.toml.d && \
@@ -31,9 +31,8 @@ pub(crate) fn debian_12_by_initramfs_tools() -> Result<()> {
     debian_12("true")
 }
 
-/// As on a system that has dracut in the place of initramfs-tools.
 pub(crate) fn debian_12_by_dracut() -> Result<()> {
-    debian_12("dpkg --purge --force-depends initramfs-tools initramfs-tools-core")
+    debian_12(CHOOSE_DRACUT)
 }
 
 /// The initramfs of the boot has the driver of the network interface and the link to the server; `choose` has the
@@ -75,7 +74,7 @@ fn debian_12(choose: &str) -> Result<()> {
     // The last hibernation is still at work for a while after the session has gone on.
     let refused = guest.run(
         "for try in $(seq 120); do said=$(dormouse hibernate --json); status=$?; \
-         case $said in *already-running*) sleep 1 ;; *) break ;; esac; done; echo \"$said\"; exit $status",
+         case $said in *already-running*) sleep 1 ;; *) break ;; esac; done; printf '%s\\n' \"$said\"; exit $status",
     )?;
     let json: serde_json::Value = serde_json::from_str(&refused.stdout)?;
     ensure!(refused.status == 3 && json["id"] == "next-boot", "{refused:?}");

@@ -56,6 +56,11 @@ fn userland(url: &str, policy: &str) -> Userland {
 /// Such a machine that is off; `filters` are nbdkit's, and `options` theirs, in which DIR is a directory of the case's
 /// own.
 fn machine(config: GuestConfig, policy: &str, filters: &[&str], options: &[&str]) -> Result<Far> {
+    machine_of(Ipv4Addr::LOCALHOST.into(), config, policy, filters, options)
+}
+
+/// The same, of a server at this address of the host's.
+fn machine_of(host: IpAddr, config: GuestConfig, policy: &str, filters: &[&str], options: &[&str]) -> Result<Far> {
     let directory = tempfile::tempdir()?;
     let image = directory.path().join("image");
     File::create(&image)?.set_len(image_disk_bytes(config.memory))?;
@@ -65,7 +70,7 @@ fn machine(config: GuestConfig, policy: &str, filters: &[&str], options: &[&str]
     let mut arguments = filters.to_vec();
     arguments.extend(["file", &file]);
     arguments.extend(options.iter().map(String::as_str));
-    let server = Server::start(&arguments)?;
+    let server = Server::start_at(host, &arguments)?;
     let url = server.url_for_guest("");
     let guest = Guest::new(config, &userland(&url, policy), &Artifacts::from_environment()?)?;
     Ok(Far { guest, server, url, image, directory })
@@ -82,6 +87,13 @@ fn session(policy: &str, filters: &[&str], options: &[&str]) -> Result<Far> {
 fn begin(guest: &mut Guest, url: &str) -> Result<()> {
     cycle::init_image(guest, url)?;
     cycle::start_workload(guest)
+}
+
+/// The link that a boot's initramfs records, as its policy has it.
+fn recorded_link(guest: &mut Guest) -> Result<String> {
+    let recorded = guest.succeed("dormouse config show --boot")?;
+    let link = recorded.lines().find(|line| line.starts_with("link = "));
+    link.map(str::to_owned).context("no link is recorded")
 }
 
 /// Twice off and on, over a server that answers late.
@@ -258,8 +270,7 @@ pub(crate) fn two_machines_and_one_policy() -> Result<()> {
 pub(crate) fn a_boot_without_a_network_of_its_own() -> Result<()> {
     let mut far = session(TRUSTED, &[], &[])?;
     let guest = &mut far.guest;
-    let recorded = guest.succeed("dormouse config show --boot")?;
-    let link = recorded.lines().find(|line| line.starts_with("link = ")).context("no link is recorded")?.to_owned();
+    let link = recorded_link(guest)?;
     ensure!(link.contains("mac=52:54:00:12:34:56") && link.contains("address=10.0.2.15 mtu="), "{link}");
     guest.cut_power();
     let policy = format!("{TRUSTED}{link}\nwait = 2\n[resume]\nrequire = true\n");
@@ -301,28 +312,23 @@ pub(crate) fn a_server_by_ipv6() -> Result<()> {
 /// Off and on again with a server at an address of the host's. A brings its network up by `network`; a boot has the
 /// link alone, of which this is a part.
 fn by_link_alone(host: IpAddr, network: &str, part_of_link: &str) -> Result<()> {
-    let artifacts = Artifacts::from_environment()?;
     let mut config = config()?;
     config.link = "user".to_owned();
     config.kernel_arguments.push("guest.network=none".to_owned());
-    let kept = tempfile::NamedTempFile::new()?;
-    kept.as_file().set_len(image_disk_bytes(config.memory))?;
-    let server = Server::start_at(host, &["file", &format!("file={}", kept.path().display())])?;
-    let url = server.url_for_guest("");
-    let mut guest = Guest::new(config, &userland(&url, &format!("{TRUSTED}wait = 2\n")), &artifacts)?;
+    let mut far = machine_of(host, config, &format!("{TRUSTED}wait = 2\n"), &[], &[])?;
+    let guest = &mut far.guest;
     guest.boot()?;
     guest.succeed(network)?;
-    let recorded = guest.succeed("dormouse config show --boot")?;
-    let link = recorded.lines().find(|line| line.starts_with("link = ")).context("no link is recorded")?.to_owned();
+    let link = recorded_link(guest)?;
     ensure!(link.contains(part_of_link), "{link}");
-    cycle::init_image(&mut guest, &url)?;
+    cycle::init_image(guest, &far.url)?;
     guest.cut_power();
-    guest.set_userland(&userland(&url, &format!("{TRUSTED}{link}\n")), &artifacts)?;
-    let lines = lines_of_boot(&mut guest)?;
-    ensure!(reasons(&lines) == [format!("no image to resume: the one on {url} is empty")], "{:?}", told(&lines));
+    guest.set_userland(&userland(&far.url, &format!("{TRUSTED}{link}\n")), &Artifacts::from_environment()?)?;
+    let lines = lines_of_boot(guest)?;
+    ensure!(reasons(&lines) == [format!("no image to resume: the one on {} is empty", far.url)], "{:?}", told(&lines));
     guest.succeed(network)?;
-    cycle::start_workload(&mut guest)?;
-    power_cycle(&mut guest)?;
-    ensure!(image::commit(kept.path())?.state == State::Consumed, "the image is not used up");
+    cycle::start_workload(guest)?;
+    power_cycle(guest)?;
+    ensure!(image::commit(&far.image)?.state == State::Consumed, "{:?}", image::commit(&far.image)?);
     Ok(())
 }

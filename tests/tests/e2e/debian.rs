@@ -140,6 +140,9 @@ fn boots_afresh_and_ends(
     Ok(())
 }
 
+/// As on a system that has dracut in the place of initramfs-tools.
+pub(crate) const CHOOSE_DRACUT: &str = "dpkg --purge --force-depends initramfs-tools initramfs-tools-core";
+
 /// Gives the initramfs that was made last, which dracut calls otherwise, the name that the next boot looks for.
 pub(crate) fn rename_initramfs(guest: &mut Guest, release: &str) -> Result<()> {
     let initramfs = format!("/boot/initrd.img-{release}");
@@ -165,8 +168,7 @@ fn dracut(suite: Suite) -> Result<()> {
     let mut guest = debian::guest(suite, GuestConfig::new(2, "1G".parse()?), &artifacts)?;
     boot(&mut guest)?;
     guest.succeed(PATIENCE)?;
-    // As on a system that has dracut in the place of initramfs-tools.
-    succeed(&mut guest, "dpkg --purge --force-depends initramfs-tools initramfs-tools-core")?;
+    succeed(&mut guest, CHOOSE_DRACUT)?;
     succeed(
         &mut guest,
         &format!(
