@@ -5,6 +5,7 @@ mod file_tier;
 mod guest_tier;
 mod picture;
 mod scale;
+mod synthetic;
 mod table;
 mod timeline;
 
@@ -19,14 +20,15 @@ use dormouse_tests::machine::MemorySize;
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free.
+/// scaling tier varies CPUs, memory and how much of it is free. The select tier has page selection alone, on the vmcores
+/// of machines of up to 1 TiB that are made up.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     /// Smaller guests, fewer workloads and contenders: about 15 minutes
     #[arg(long)]
     pub(crate) quick: bool,
-    /// What to measure [default: file and guest with --quick, everything otherwise]
+    /// What to measure [default: file, guest and select with --quick, everything otherwise]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) tier: Vec<Tier>,
     /// Whose memory the file tier packs [default: compile and database with --quick, all otherwise]
@@ -60,6 +62,7 @@ pub(crate) enum Tier {
     File,
     Guest,
     Scale,
+    Select,
 }
 
 fn main() -> ExitCode {
@@ -79,8 +82,8 @@ fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {
-        [] if options.quick => vec![Tier::File, Tier::Guest],
-        [] => vec![Tier::File, Tier::Guest, Tier::Scale],
+        [] if options.quick => vec![Tier::File, Tier::Guest, Tier::Select],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Select],
         some => some.to_vec(),
     };
     for tier in tiers {
@@ -88,6 +91,7 @@ fn run(options: &Options) -> Result<()> {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
+            Tier::Select => synthetic::run(options)?,
         }
     }
     Ok(())

@@ -99,7 +99,8 @@ pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
     })
 }
 
-fn cpu_seconds(who: UsageWho) -> Result<f64> {
+/// User and system time so far.
+pub(crate) fn cpu_seconds(who: UsageWho) -> Result<f64> {
     let usage: Usage = getrusage(who).context("the CPU time used")?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     // Far below 2^52.
