@@ -232,6 +232,9 @@ pub struct GuestConfig {
     pub screen: bool,
     /// Whether the host can read the memory, as a file.
     pub memory_is_a_file: bool,
+    /// Whether the host has found room for all of the memory before the machine is powered on. Otherwise it does at the
+    /// first touch of each page, while the machine runs.
+    pub memory_is_there: bool,
     /// Whether the host can have the memory dumped as a vmcore, with the VMCOREINFO that the guest hands over.
     pub can_be_dumped: bool,
 }
@@ -262,6 +265,7 @@ impl GuestConfig {
             tpm: false,
             screen: false,
             memory_is_a_file: false,
+            memory_is_there: false,
             can_be_dumped: false,
         }
     }

@@ -305,6 +305,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // One thread translates and executes in turn.
     let threads = if may_be_stale(config, files)? { "single" } else { "multi" };
     add("-accel", format!("tcg,thread={threads},tb-size=256").into());
+    if config.memory_is_there {
+        // It waits until then.
+        arguments.push("-S".into());
+    }
     arguments.extend(config.qemu_arguments.iter().map(Into::into));
     Ok(arguments)
 }
@@ -350,6 +354,10 @@ fn arguments_of_board(config: &GuestConfig, machine: &str, files: &Files, add: &
     if config.memory_is_a_file {
         let options = format!("memory-backend-file,id=memory,size={}M,share=on,mem-path=", config.memory.mib);
         add("-object", drive(&options, &files.memory()));
+        add("-machine", format!("{machine},memory-backend=memory").into());
+    } else if config.memory_is_there {
+        let size = config.memory.mib;
+        add("-object", format!("memory-backend-ram,id=memory,size={size}M,prealloc=on,prealloc-threads=2").into());
         add("-machine", format!("{machine},memory-backend=memory").into());
     } else {
         add("-machine", machine.into());

@@ -309,6 +309,8 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     config.disks.push(disk(image_disk_bytes(config.memory)));
     config.disks.push(disk(2 * FILES_MIB * MIB));
     (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
+    // The host's page faults are nobody's.
+    config.memory_is_there = true;
     config.qemu_arguments.extend(["-set".to_owned(), format!("device.disk0-device.serial={IMAGE_SERIAL}")]);
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
@@ -409,12 +411,13 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         }
         Contender::Dormouse(_) => {}
     }
-    let (begin, mut on) = (Instant::now(), Timeline::begin(Stage::Firmware));
+    let mut on = Timeline::begin(Stage::Firmware);
     let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;
     guest.set_kernel_arguments(arguments);
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
     let on_to_tick = went_on.to_first_tick.context("no sign of life")?;
-    stages.extend(on.seconds_until(begin + on_to_tick));
+    let begin = guest.powered_on_at();
+    stages.extend(on.begun_at(begin).seconds_until(begin + on_to_tick));
     let (image_bytes, pages_saved) = match contender {
         Contender::Dormouse(way) => {
             let report = went_on.report()?;

@@ -92,7 +92,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// A guest with the workload, and with files in memory that compress as programs do.
 fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
-    let mut guest = Guest::standard(GuestConfig::new(point.cpus, MemorySize { mib: point.mib }), artifacts)?;
+    let mut config = GuestConfig::new(point.cpus, MemorySize { mib: point.mib });
+    config.memory_is_there = true;
+    let mut guest = Guest::standard(config, artifacts)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;

@@ -134,7 +134,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, i
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
-    let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), SaveStats::default)?;
+    let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), |_| SaveStats::default())?;
     Printed { bytes: Some(image.commit().data_end), ..Printed::default() }.print()
 }
 
