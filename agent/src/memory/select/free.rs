@@ -362,9 +362,27 @@ impl Scan<'_> {
         let (size, first) = (self.layout.page_size, self.next);
         while self.next < self.frames.end {
             let at = usize::try_from(self.next - first).ok().and_then(|at| at.checked_mul(size));
-            let Some(page) = at.and_then(|at| bytes.get(at..at.checked_add(size)?)) else { return };
+            let Some(rest) = at.and_then(|at| bytes.get(at..)) else { return };
+            let in_use = self.in_use(rest);
+            self.next = self.frames.end.min(self.next + in_use as u64);
+            let page = in_use.checked_mul(size).and_then(|at| rest.get(at..at.checked_add(size)?));
+            let Some(page) = page.filter(|_| self.next < self.frames.end) else { return };
             self.page(page);
         }
+    }
+
+    /// How many `struct page`s at the beginning of `bytes` are of pages in use. They are most of those that are read.
+    fn in_use(&self, bytes: &[u8]) -> usize {
+        let KernelLayout { page_size, page_mapcount, page_flags, buddy, offline, hwpoison, .. } = *self.layout;
+        let (offline, poison) = (offline.unwrap_or(buddy), hwpoison.map_or(0, |bit| 1 << bit));
+        let is_in_use = |page: &&[u8]| {
+            let mapcount =
+                page.get(page_mapcount..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            let flags =
+                page.get(page_flags..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            !buddy.matches(mapcount) && !offline.matches(mapcount) && flags & poison == 0
+        };
+        bytes.chunks_exact(page_size).take_while(is_in_use).count()
     }
 
     /// Looks at one `struct page`, and moves on to the next one of interest.

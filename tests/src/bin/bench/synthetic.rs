@@ -15,13 +15,12 @@ use dormouse::memory::vmcore::Vmcore;
 use dormouse::pipeline::Limits;
 use dormouse::pipeline::seams::Fate;
 use dormouse_image::PfnRange;
-use dormouse_linux::memory_watch::Watch;
 use dormouse_tests::synthetic::Synthetic;
 use nix::sys::resource::UsageWho;
 use serde::{Deserialize, Serialize};
 
 use crate::Options;
-use crate::file_tier::cpu_seconds;
+use crate::file_tier::{anonymous_kib, cpu_seconds};
 use crate::table::{Table, median_of};
 
 /// GiB of memory, and the share in use in percent.
@@ -33,8 +32,8 @@ const QUICK_GIB: u64 = 64;
 const NOTE: &str = "
 Made-up machines with Linux 6.12, page cache warm. Mcycles are the milliseconds of CPU time of all threads x GHz, with
 the clock of a loop whose length in cycles is known: cores that are idle otherwise share them. Most of them go into page
-faults of the file, which the agent in B does not have. Peak memory is the process's with the pages of the file that it
-has mapped. Bytes are those of the result.";
+faults of the file, which the agent in B does not have. Memory is the process's own at the end, without
+the pages of the file that it has mapped; bytes are those of the result.";
 
 /// What one run has to say.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -45,14 +44,14 @@ struct Run {
     free_pages: f64,
     pages: f64,
     bytes: f64,
-    peak_mib: f64,
+    own_mib: f64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runs = options.runs.unwrap_or(5);
     let all = Limits::of_threads(0).threads;
     let mut table =
-        Table::new(&["memory_gib", "free_percent", "threads", "millis", "cpu_millis", "mcycles", "peak_mib", "bytes"]);
+        Table::new(&["memory_gib", "free_percent", "threads", "millis", "cpu_millis", "mcycles", "own_mib", "bytes"]);
     for (gib, used_percent) in MACHINES.into_iter().filter(|(gib, _)| !options.quick || *gib <= QUICK_GIB) {
         let file = tempfile::NamedTempFile::new_in(&options.scratch)
             .with_context(|| format!("{}: no file can be made in it", options.scratch.display()))?;
@@ -81,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 format!("{:.2}", of(|run| run.millis)),
                 format!("{:.2}", of(|run| run.cpu_millis)),
                 format!("{:.0}", of(|run| run.cpu_millis * run.gigahertz)),
-                format!("{:.1}", of(|run| run.peak_mib)),
+                format!("{:.1}", of(|run| run.own_mib)),
                 format!("{:.0}", of(|run| run.bytes)),
             ]);
         }
@@ -103,13 +102,12 @@ fn start(vmcore: &Path, threads: usize) -> Result<Run> {
 
 /// Selects the pages of a vmcore, and prints what that took.
 pub(crate) fn select(vmcore: &Path, threads: usize) -> Result<()> {
-    let watch = Watch::start();
     let vmcore = Vmcore::open(vmcore)?;
     let ram = vmcore.frames();
     let (began, cpu_before) = (Instant::now(), cpu_seconds(UsageWho::RUSAGE_SELF)?);
     let selection = select_in(&vmcore, ram, &SwapMap::nothing(), Fate::Leave, threads)?;
     let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds(UsageWho::RUSAGE_SELF)? - cpu_before);
-    let peak_kib = watch.stop().peak_kib;
+    let own_kib = anonymous_kib("/proc/self/status").context("the memory of this process")?;
     let pages: u64 = ram.iter().map(PfnRange::pages).sum();
     selection.check(0, pages)?;
     // All far below 2^52.
@@ -120,7 +118,7 @@ pub(crate) fn select(vmcore: &Path, threads: usize) -> Result<()> {
         free_pages: selection.free_pages() as f64,
         pages: pages as f64,
         bytes: selection.bytes() as f64,
-        peak_mib: peak_kib as f64 / 1024.0,
+        own_mib: own_kib as f64 / 1024.0,
     };
     println!("{}", serde_json::to_string(&run)?);
     Ok(())

@@ -107,7 +107,8 @@ pub(crate) fn cpu_seconds(who: UsageWho) -> Result<f64> {
     Ok(micros as f64 / 1e6)
 }
 
-fn anonymous_kib(status: &str) -> Option<u64> {
+/// The anonymous memory that a process has now.
+pub(crate) fn anonymous_kib(status: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()

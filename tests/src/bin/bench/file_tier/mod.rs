@@ -31,7 +31,7 @@ use measure::Measurement;
 
 use crate::Options;
 use crate::table::{Table, median_of};
-pub(crate) use measure::cpu_seconds;
+pub(crate) use measure::{anonymous_kib, cpu_seconds};
 pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;
