@@ -1,6 +1,7 @@
 //! Measures Dormouse beside its peers, in the same run on the same data; `scripts/bench` builds everything and runs
 //! this.
 
+mod codec_tier;
 mod file_tier;
 mod guest_tier;
 mod picture;
@@ -19,7 +20,7 @@ use dormouse_tests::machine::MemorySize;
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free.
+/// scaling tier varies CPUs, memory and how much of it is free. The codec tier saves to devices of different speeds.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
@@ -60,6 +61,7 @@ pub(crate) enum Tier {
     File,
     Guest,
     Scale,
+    Codec,
 }
 
 fn main() -> ExitCode {
@@ -80,7 +82,7 @@ fn run(options: &Options) -> Result<()> {
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {
         [] if options.quick => vec![Tier::File, Tier::Guest],
-        [] => vec![Tier::File, Tier::Guest, Tier::Scale],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Codec],
         some => some.to_vec(),
     };
     for tier in tiers {
@@ -88,6 +90,7 @@ fn run(options: &Options) -> Result<()> {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
+            Tier::Codec => codec_tier::run(options)?,
         }
     }
     Ok(())

@@ -99,7 +99,12 @@ fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
     cycle::start_workload(&mut guest)?;
-    let mib = point.mib * point.filled_percent / 100;
+    fill(&mut guest, point.mib * point.filled_percent / 100)?;
+    Ok(guest)
+}
+
+/// Fills so much of the guest's memory with files that compress as programs do.
+pub(crate) fn fill(guest: &mut Guest, mib: u64) -> Result<()> {
     // A number before each copy shifts it, so that pages of different copies differ.
     guest.succeed(&format!(
         "size=$(stat -c %s /usr/bin/dormouse); have=0; number=0; mkdir -p /run/fill; \
@@ -107,7 +112,7 @@ fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
          {{ echo $number; cat /usr/bin/dormouse; }} >/run/fill/$number; \
          number=$((number + 1)); have=$((have + size)); done"
     ))?;
-    Ok(guest)
+    Ok(())
 }
 
 fn hibernate(guest: &mut Guest) -> Result<Run> {
