@@ -11,7 +11,8 @@ use dormouse_tests::machine::{Disk, DiskKind, GuestConfig, MemorySize, image_dis
 use dormouse_tests::userland::{GuestPolicy, Userland};
 
 use crate::Options;
-use crate::table::{Table, median_of};
+use crate::page::Section;
+use crate::table::{Table, median_of, range_of};
 
 /// Bytes that a device takes in a second.
 const SPEEDS: [u64; 4] = [200_000_000, 500_000_000, 1_000_000_000, 3_000_000_000];
@@ -39,7 +40,7 @@ struct Run {
     coding_ms: f64,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<Section> {
     let runs = options.runs.unwrap_or(3);
     let artifacts = Artifacts::from_environment()?;
     let mut guest = start(&artifacts)?;
@@ -69,14 +70,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let best = results.iter().skip(1).map(seconds).fold(f64::INFINITY, f64::min);
         for ((choice, _), runs) in CHOICES.into_iter().zip(results) {
             let of = |value: fn(&Run) -> f64| median_of(runs, value);
-            let all = || runs.iter().map(|run| run.seconds);
+            let (least, most) = range_of(runs, |run| run.seconds);
             table.row(vec![
                 (speed / 1_000_000).to_string(),
                 choice.to_owned(),
                 runs.len().to_string(),
                 format!("{:.2}", seconds(runs)),
-                format!("{:.2}", all().fold(f64::INFINITY, f64::min)),
-                format!("{:.2}", all().fold(0.0, f64::max)),
+                format!("{least:.2}"),
+                format!("{most:.2}"),
                 format!("{:.0}", of(|run| run.image_bytes)),
                 format!("{:.0}", of(|run| run.waiting_ms)),
                 format!("{:.0}", of(|run| run.coding_ms)),
@@ -84,8 +85,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ]);
         }
     }
-    table.print(&format!("Codecs on devices of different speeds: medians of {runs} alternating runs, under emulation"));
-    table.write_csv(&options.output.join("codec.csv"))
+    table.write_csv(&options.output.join("codec.csv"))?;
+    let mut section = Section::new(
+        "Codecs and devices",
+        "One session, saved to devices that the emulator makes slow; it goes on after each save, and B's save is measured.",
+    );
+    section.table(&format!("Medians of {runs} alternating runs, 2 CPUs, under emulation"), table);
+    Ok(section)
 }
 
 fn name(place: usize) -> String {

@@ -4,7 +4,10 @@
 mod codec_tier;
 mod file_tier;
 mod guest_tier;
+mod host;
+mod page;
 mod picture;
+mod plot;
 mod scale;
 mod table;
 mod timeline;
@@ -14,9 +17,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::MemorySize;
 
-/// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
+use crate::host::Host;
+
+/// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout, as CSV files, and all on one
+/// page, index.html.
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
@@ -85,13 +92,20 @@ fn run(options: &Options) -> Result<()> {
         [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Codec],
         some => some.to_vec(),
     };
+    let mut host = Host::at_begin(Artifacts::from_environment()?.release());
+    let mut sections = Vec::new();
     for tier in tiers {
-        match tier {
+        sections.push(match tier {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
             Tier::Codec => codec_tier::run(options)?,
-        }
+        });
     }
+    host.end();
+    let path = options.output.join("index.html");
+    std::fs::write(&path, page::html(&host, &sections))
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
+    eprintln!("everything on one page: {}", path.display());
     Ok(())
 }
