@@ -217,6 +217,8 @@ pub struct GuestConfig {
     pub link: String,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
+    /// Disks that are slow, by the index of the disk, with the bytes that they take in a second.
+    pub throttles: Vec<(usize, u64)>,
     /// By what the machine boots from a disk of its own, the last one, which has `/boot` on it; otherwise QEMU loads
     /// the kernel.
     pub boot_loader: Option<BootLoader>,
@@ -258,6 +260,7 @@ impl GuestConfig {
             qemu_arguments: Vec::new(),
             link: "user,restrict=on".to_owned(),
             faults: Vec::new(),
+            throttles: Vec::new(),
             boot_loader: None,
             menu_seconds: None,
             boots_itself: false,

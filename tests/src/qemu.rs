@@ -255,7 +255,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         let id = format!("disk{index}");
         // What the guest has flushed must be in the file when QEMU is killed; that holds for every cache mode but
         // `unsafe`.
-        let options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap");
+        let mut options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap");
+        if let Some((_, speed)) = config.throttles.iter().find(|(disk, _)| *disk == index) {
+            options.push_str(&format!(",throttling.bps-total={speed}"));
+        }
         let fault = config.faults.iter().find(|(disk, _)| *disk == index);
         let place = match fault {
             Some((_, fault)) => format!("file.driver=blkdebug,{},file.image.filename=", fault.options()),

@@ -118,8 +118,8 @@ mod tests {
         assert_eq!(spent.to_values(), values);
         assert_eq!(
             spent.to_string(),
-            "workers: waiting for the device 1 ms, mapping 2 ms, pages 3 ms, coding 4 ms, checksums 5 ms, sealing 6 ms, \
-             zeroes 7 ms, each 10 to 11 ms busy; device: 8 ms, and 9 ms without a buffer"
+            "workers: waiting for the device 1 ms, mapping 2 ms, pages 3 ms, coding 4 ms, checksums 5 ms, \
+             sealing 6 ms, zeroes 7 ms, each 10 to 11 ms busy; device: 8 ms, and 9 ms without a buffer"
         );
     }
 }

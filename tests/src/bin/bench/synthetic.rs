@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::file_tier::{anonymous_kib, cpu_seconds};
+use crate::page::Section;
 use crate::table::{Table, median_of};
 
 /// GiB of memory, and the share in use in percent.
@@ -28,8 +29,8 @@ const MACHINES: [(u64, u64); 6] = [(16, 5), (64, 5), (256, 5), (1024, 5), (64, 0
 /// Only those up to this size with `--quick`.
 const QUICK_GIB: u64 = 64;
 
-/// What is printed above the table.
-const NOTE: &str = "
+/// What is to be known of the table.
+const NOTE: &str = "\
 Made-up machines with Linux 6.12, page cache warm. Mcycles are the milliseconds of CPU time of all threads x GHz, with
 the clock of a loop whose length in cycles is known: cores that are idle otherwise share them. Most of them go into page
 faults of the file, which the agent in B does not have. Memory is the process's own at the end, without
@@ -47,7 +48,7 @@ struct Run {
     own_mib: f64,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<Section> {
     let runs = options.runs.unwrap_or(5);
     let all = Limits::of_threads(0).threads;
     let mut table =
@@ -85,9 +86,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ]);
         }
     }
-    println!("\n## Page selection\n{NOTE}");
-    table.print(&format!("Medians of {runs} runs"));
-    table.write_csv(&options.output.join("selection.csv"))
+    table.write_csv(&options.output.join("selection.csv"))?;
+    let mut section = Section::new("Page selection", NOTE);
+    section.table(&format!("Medians of {runs} alternating runs"), table);
+    Ok(section)
 }
 
 /// Selects in a process of its own.
