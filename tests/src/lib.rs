@@ -10,6 +10,7 @@
 //!                               └──> debian       or a whole system, with an initramfs that it has made itself
 //!   workload                                      runs in guest A; its reports prove a resume
 //!   soak                                          cycle upon cycle in one session, by random policies
+//!   synthetic                                     vmcores of machines that nobody here has
 //! ```
 
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod random;
 pub mod soak;
+pub mod synthetic;
 pub mod systemd_boot;
 pub mod tap;
 mod tpm;

@@ -60,10 +60,10 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
     let limits = pipeline::Limits::of_policy(&policy.pipeline);
     let pages = header.session.ram_pages();
     log::info!("{}: {pages} pages to {place}, {} threads", Phase::SaveWrite, limits.threads);
-    let selection = selection(&vmcore, &header, policy, task.order.sealing.is_some());
+    let selection = selection(&vmcore, &header, policy, task.order.sealing.is_some(), limits.threads);
     rehearsal::run(&header.session, &vmcore, &selection, limits)?;
     let mut writer = Writer::begin(image, &header, task.order.sealing.as_ref())?;
-    let free = selection.free_pages().min(pages);
+    let free = selection.spared_pages().min(pages);
     let most = if selection.free_fate() == Fate::Store { pages } else { pages - free };
     let shown = if selection.free_fate() == Fate::Leave { most } else { pages };
     let mut progress = Progress::new(Work::Saving, shown, policy.console.verbosity);
@@ -244,9 +244,9 @@ fn differing(vmcore: &Vmcore, filter: &Selection, run: PfnRange, given: &[u8]) -
 }
 
 /// Which pages matter. Where that cannot be found out for certain, all of them do.
-fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Selection {
+fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool, threads: usize) -> Selection {
     let began = Instant::now();
-    match select_pages(vmcore, header, policy, is_sealed) {
+    match select_pages(vmcore, header, policy, is_sealed, threads) {
         Ok(selection) => {
             let fate = match selection.free_fate() {
                 Fate::Leave => "left out",
@@ -264,7 +264,13 @@ fn selection(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool)
     }
 }
 
-fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bool) -> Result<Selection, SelectError> {
+fn select_pages(
+    vmcore: &Vmcore,
+    header: &Header,
+    policy: &Policy,
+    is_sealed: bool,
+    threads: usize,
+) -> Result<Selection, SelectError> {
     let stated = free_pages(vmcore, header)?;
     // Also where free pages are stored, those that must not be touched have to be found.
     let fate = match stated.content {
@@ -286,19 +292,25 @@ fn select_pages(vmcore: &Vmcore, header: &Header, policy: &Policy, is_sealed: bo
     let mut ram = header.session.ram.clone();
     ram.push(header.session.region.frames());
     ram.sort_by_key(|range| range.start);
-    let selection = select_in(vmcore, &ram, &map, fate)?;
+    let selection = select_in(vmcore, &ram, &map, fate, threads)?;
     selection.check(stated.count, header.session.ram_pages())?;
     Ok(selection)
 }
 
-/// Finds the free pages of `ram` in a vmcore by its own VMCOREINFO, and what must not be touched.
+/// Finds the free pages of `ram` in a vmcore by its own VMCOREINFO, and what must not be touched, on `threads` threads.
 ///
 /// # Errors
 /// [`SelectError`]: the kernel's data are not what they should be. Then nothing may be left out.
-pub fn select_in(vmcore: &Vmcore, ram: &[PfnRange], map: &SwapMap, free_fate: Fate) -> Result<Selection, SelectError> {
+pub fn select_in(
+    vmcore: &Vmcore,
+    ram: &[PfnRange],
+    map: &SwapMap,
+    free_fate: Fate,
+    threads: usize,
+) -> Result<Selection, SelectError> {
     let note = find_note(vmcore.notes(), vmcoreinfo::NOTE).ok_or(SelectError::Missing("note"))?;
     let layout = KernelLayout::new(&VmcoreInfo::parse(&note))?;
-    select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate)
+    select::select(&OldMemory { vmcore, swapped: Some(map) }, &layout, ram, map, free_fate, threads)
 }
 
 /// What A stated about its free pages when it jumped.

@@ -53,7 +53,7 @@ pub(super) fn run(input: &[u8]) {
     let maps = [SwapMap::find(&memory, PAGE, SWAPPED).ok(), Some(SwapMap::nothing())];
     for map in maps.into_iter().flatten() {
         let pages = RAM.iter().map(PfnRange::pages).sum();
-        match select(&memory, &layout, &RAM, &map, Fate::Leave) {
+        match select(&memory, &layout, &RAM, &map, Fate::Leave, 2) {
             Ok(selection) => assert!(selection.free_pages() <= pages),
             Err(error) => assert!(!error.to_string().is_empty()),
         }

@@ -8,8 +8,8 @@ use dormouse_sys::{PAGE_LEN, PAGE_SIZE};
 use crate::memory::arch::Paging;
 use crate::memory::select::{KernelLayout, Physical, SelectError, word};
 
-/// Pages that [`Kept`] keeps, at most.
-const KEPT: usize = 256;
+/// Pages that [`Kept`] keeps, at most; each thread has its own.
+const KEPT: usize = 64;
 
 /// A kernel's virtual memory.
 pub(super) struct Virtual<'a, M> {

@@ -9,6 +9,7 @@
 //! tables. Some of that data lies in the region, whose content the jump has swapped out; [`swap_map`] knows where to.
 
 mod address_space;
+mod frames;
 mod free;
 mod layout;
 pub mod swap_map;

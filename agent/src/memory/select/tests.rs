@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 use std::collections::HashMap;
 
 use dormouse_image::{PfnRange, PhysRange};
@@ -134,10 +134,10 @@ fn free_blocks_are_found_and_whatever_is_odd_is_stored() {
         // A block that is longer than the memory.
         memory.page(&layout, 32, 0, BUDDY, 5);
         let ram = [PfnRange { start: 1, end: 40 }];
-        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Zero).unwrap();
+        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Zero, 2).unwrap();
         assert_eq!(fates(&selection, 41), "ssss......ssssssssssssss!!ssssss........s");
         assert_eq!(selection.free_fate(), Fate::Zero);
-        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+        let selection = select(&memory, &hwpoison, &ram, &SwapMap::nothing(), Fate::Leave, 2).unwrap();
         assert_eq!(fates(&selection, 41), "ssss!!!!!!ssssssssssssss!!ssssss!!!!!!!!s");
         assert_eq!(selection.free_fate(), Fate::Leave);
         assert_eq!(selection.free_pages(), 14);
@@ -152,7 +152,7 @@ fn a_struct_page_that_crosses_into_another_page_is_read_whole() {
         memory.page(&layout, pfn, 0, BUDDY, 0);
     }
     let ram = [PfnRange { start: 0, end: 300 }];
-    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave, 2).unwrap();
     let free: Vec<u64> = (0..300).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
     assert_eq!(free, [55, 56, 57, 113, 299]);
 }
@@ -165,7 +165,7 @@ fn long_free_blocks_are_left_out_up_to_their_last_page() {
         let (mut memory, layout) = kernel(4, first + 1);
         memory.page(&layout, first, 0, BUDDY, order);
         let ram = [PfnRange { start: 1, end: 2 * first }];
-        let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+        let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave, 2).unwrap();
         let free: Vec<u64> = (0..2 * first + 70).filter(|pfn| selection.fate(*pfn) == Fate::Leave).collect();
         assert_eq!(free, (first..2 * first).collect::<Vec<u64>>(), "{order}");
         assert_eq!(selection.free_pages(), first);
@@ -179,7 +179,7 @@ fn a_free_page_of_the_region_is_left_out_where_its_content_is_now() {
     let mut lists = Memory(HashMap::new());
     let swapped = swapped(40, 48, &mut lists, &[60, 20]);
     let map = SwapMap::find(&lists, 0x9000, swapped).unwrap();
-    let selection = select(&memory, &layout, &[PfnRange { start: 1, end: 64 }], &map, Fate::Zero).unwrap();
+    let selection = select(&memory, &layout, &[PfnRange { start: 1, end: 64 }], &map, Fate::Zero, 2).unwrap();
     assert_eq!(selection.fate(20), Fate::Zero);
     assert_eq!(selection.fate(48), Fate::Store);
     assert_eq!(selection.fate(49), Fate::Zero);
@@ -193,7 +193,7 @@ fn a_list_of_swapped_pages_that_leads_out_of_memory_stops_the_selection() {
         let mut lists = Memory(HashMap::new());
         let swapped = swapped(40, 48, &mut lists, &[60, source]);
         let map = SwapMap::find(&lists, 0x9000, swapped).unwrap();
-        match select(&memory, &layout, &ram, &map, Fate::Leave) {
+        match select(&memory, &layout, &ram, &map, Fate::Leave, 2) {
             Ok(_) => assert!(is_memory, "{source:#x}"),
             Err(error) => assert!(!is_memory && matches!(error, SelectError::Holder(pfn) if pfn == source), "{error}"),
         }
@@ -207,7 +207,7 @@ fn a_section_that_is_absent_or_offline_is_stored() {
         memory.page(&layout, 4, 0, BUDDY, 2);
         memory.put_word(0x4000, coded);
         let selection =
-            select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave).unwrap();
+            select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave, 2).unwrap();
         assert_eq!(selection.free_pages(), 0);
     }
 }
@@ -217,13 +217,13 @@ fn data_that_cannot_be_reached_stop_the_selection() {
     let (memory, layout) = kernel(4, 64);
     let beyond = [PfnRange { start: 0, end: 65 }];
     assert!(matches!(
-        select(&memory, &layout, &beyond, &SwapMap::nothing(), Fate::Leave),
+        select(&memory, &layout, &beyond, &SwapMap::nothing(), Fate::Leave, 2),
         Err(SelectError::Unmapped(_))
     ));
     let elsewhere = KernelLayout { paging: Paging { page_table: 0xdead_0000, ..layout.paging }, ..layout };
     let ram = [PfnRange { start: 0, end: 64 }];
     assert!(matches!(
-        select(&memory, &elsewhere, &ram, &SwapMap::nothing(), Fate::Leave),
+        select(&memory, &elsewhere, &ram, &SwapMap::nothing(), Fate::Leave, 2),
         Err(SelectError::Memory { .. })
     ));
 }
@@ -244,7 +244,7 @@ fn the_kernels_own_count_is_believed_before_the_one_that_it_reported() {
     put(blocks(2, 0), 1_000_000);
     memory.page(&layout, 0, 0, BUDDY, 5);
     let ram = [PfnRange { start: 0, end: 64 }];
-    let select = |memory: &Memory| select(memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+    let select = |memory: &Memory| select(memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave, 2).unwrap();
     let error = select(&memory).check(32, 64).unwrap_err();
     assert!(matches!(error, SelectError::Count { found: 32, expected: 40_963 }), "{error}");
     memory.put_word(0x9040 + blocks(1, 10), 0);
@@ -273,7 +273,7 @@ fn free_lists_of_every_node_are_counted() {
         memory.put_word(0xa000 + number * 0x1000 + 192 + 72 * 11 - 8, 20);
     }
     let ram = [PfnRange { start: 0, end: 64 }];
-    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave).unwrap();
+    let selection = select(&memory, &layout, &ram, &SwapMap::nothing(), Fate::Leave, 2).unwrap();
     assert!(matches!(selection.check(0, 64), Err(SelectError::Count { expected: 40_960, .. })));
 }
 
@@ -282,7 +282,7 @@ fn a_count_that_is_far_off_stops_the_selection() {
     let (mut memory, layout) = kernel(4, 64);
     memory.page(&layout, 0, 0, BUDDY, 5);
     let selection =
-        select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave).unwrap();
+        select(&memory, &layout, &[PfnRange { start: 0, end: 64 }], &SwapMap::nothing(), Fate::Leave, 2).unwrap();
     assert!(selection.check(32 + 4096, 64).is_ok());
     let error = selection.check(100_000, 64).unwrap_err();
     assert!(matches!(error, SelectError::Count { found: 32, expected: 100_000 }), "{error}");
@@ -440,14 +440,154 @@ fn a_list_that_is_not_exactly_the_loaded_one_is_not_believed() {
     }
 }
 
+/// The map that swaps `low` and `region`, whose pages are held by `sources` now.
+fn swap_map(low: PfnRange, region: PfnRange, sources: &[u64]) -> SwapMap {
+    let mut memory = Memory(HashMap::new());
+    memory.put_word(0x9000 + 0x830, 0xa000 | 2);
+    let mut entries = Vec::new();
+    let mut sources = sources.iter();
+    for range in [low, region] {
+        entries.push((range.start * 4096) | 1);
+        entries.extend(sources.by_ref().take((range.end - range.start) as usize).map(|pfn| (pfn * 4096) | 8));
+    }
+    entries.push(4);
+    for (at, entry) in entries.iter().enumerate() {
+        memory.put_word(0xa000 + at as u64 * 8, *entry);
+    }
+    let bytes = |range: PfnRange| PhysRange { start: range.start * 4096, end: range.end * 4096 };
+    let low = [bytes(low)];
+    SwapMap::find(&memory, 0x9000, Swapped { low: &low, region: bytes(region) }).unwrap()
+}
+
+/// Sections of the machines that are made up, and the pages of one.
+const MADE_UP: usize = 12;
+const MADE_UP_PAGES: u64 = 64;
+/// The hwpoison bit of their kernels.
+const POISON: u32 = 21;
+
+/// What a made-up `struct page` says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Used,
+    Free(u64),
+    /// Marked as free, and poisoned.
+    Poisoned,
+    Offline,
+}
+
+/// Sections that are present, with an array, and online; without one of these; and none.
+fn section_flags() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => Just(0xf_u64), 1 => Just(0b1011), 1 => Just(0b1110), 1 => Just(0)]
+}
+
+fn kinds() -> impl Strategy<Value = Vec<(u64, Kind)>> {
+    let kind = prop_oneof![
+        // Also orders that there are not, and blocks that reach beyond their section.
+        8 => (0..12_u64).prop_map(Kind::Free),
+        1 => Just(Kind::Poisoned),
+        1 => Just(Kind::Offline),
+    ];
+    // Aligned ones, others, and whatever lies inside of free blocks.
+    let pfn = (0..MADE_UP as u64 * MADE_UP_PAGES, 0..7_u32).prop_map(|(pfn, zeroes)| pfn >> zeroes << zeroes);
+    proptest::collection::vec((pfn, kind), 0..120)
+}
+
+/// Three ranges of memory with gaps between them.
+fn made_up_ram() -> impl Strategy<Value = Vec<PfnRange>> {
+    let points = proptest::collection::btree_set(0..=MADE_UP as u64 * MADE_UP_PAGES, 6);
+    points.prop_map(|points| {
+        let points: Vec<u64> = points.into_iter().collect();
+        points.chunks(2).map(|pair| PfnRange { start: pair[0], end: pair[1] }).collect()
+    })
+}
+
+/// The fates of the pages of a made-up machine, found page by page, and how many are free.
+fn page_by_page(ram: &[PfnRange], flags: &[u64], kinds: &[Kind], map: &SwapMap, orders: u64) -> (Vec<Fate>, u64) {
+    let mut fates = vec![Fate::Store; kinds.len()];
+    let (mut free, mut untouchable) = (Vec::new(), Vec::new());
+    for range in ram {
+        let mut block_end = 0;
+        for pfn in range.start..range.end {
+            if pfn % MADE_UP_PAGES == 0 {
+                block_end = 0;
+            }
+            if flags[(pfn / MADE_UP_PAGES) as usize] & 5 != 5 {
+                continue;
+            }
+            if pfn >= block_end {
+                match kinds[pfn as usize] {
+                    Kind::Free(order) if order < orders && pfn % (1 << order) == 0 => block_end = pfn + (1 << order),
+                    Kind::Poisoned | Kind::Offline => untouchable.push(map.holder(pfn)),
+                    _ => {}
+                }
+            }
+            if pfn < block_end {
+                free.push(map.holder(pfn));
+            }
+        }
+    }
+    free.iter().for_each(|pfn| fates[*pfn as usize] = Fate::Zero);
+    untouchable.iter().for_each(|pfn| fates[*pfn as usize] = Fate::Leave);
+    (fates, free.len() as u64)
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_number_of_threads_finds_what_is_found_page_by_page(
+        flags in proptest::collection::vec(section_flags(), MADE_UP),
+        list in kinds(),
+        ram in made_up_ram(),
+        swapped in (0..150_u64, 1..20_u64, 300..400_u64, 1..200_u64),
+        seed in any::<u64>(),
+    ) {
+        let layout = KernelLayout { section_pages: MADE_UP_PAGES, hwpoison: Some(POISON), ..layout(4) };
+        let (mut memory, layout) = kernel_of(layout, MADE_UP as u64 * MADE_UP_PAGES);
+        for (section, flags) in (0..).zip(&flags) {
+            memory.put_word(0x4000 + section * layout.section_size, if *flags == 0 { 0 } else { VMEMMAP | flags });
+        }
+        let mut kinds = vec![Kind::Used; MADE_UP * MADE_UP_PAGES as usize];
+        list.iter().for_each(|(pfn, kind)| kinds[*pfn as usize] = *kind);
+        for (pfn, kind) in (0..).zip(&kinds) {
+            match kind {
+                Kind::Used => {}
+                Kind::Free(order) => memory.page(&layout, pfn, 0, BUDDY, *order),
+                Kind::Poisoned => memory.page(&layout, pfn, 1 << POISON, BUDDY, 0),
+                Kind::Offline => memory.page(&layout, pfn, 0, 0xf100_0000, 0),
+            }
+        }
+        let (low, low_pages, region, region_pages) = swapped;
+        let low = PfnRange { start: low, end: low + low_pages };
+        let region = PfnRange { start: region, end: region + region_pages };
+        // Anywhere in memory, also in what is swapped.
+        let all: Vec<u64> = ram.iter().flat_map(|range| range.start..range.end).collect();
+        let source = |at: u64| all[(seed.rotate_left((at % 64) as u32).wrapping_mul(at | 1) % all.len() as u64) as usize];
+        let sources: Vec<u64> = (0..low_pages + region_pages).map(source).collect();
+        let map = swap_map(low, region, &sources);
+
+        let (fates, free) = page_by_page(&ram, &flags, &kinds, &map, layout.orders);
+        let [one, others @ ..] =
+            [1, 2, 5].map(|threads| select(&memory, &layout, &ram, &map, Fate::Zero, threads).unwrap());
+        prop_assert_eq!(one.free_pages(), free);
+        prop_assert!(others.iter().all(|other| *other == one));
+        let found: Vec<Fate> = (0..fates.len() as u64).map(|pfn| one.fate(pfn)).collect();
+        prop_assert_eq!(&found, &fates);
+        let (mut start, end) = (0, fates.len() as u64);
+        while start < end {
+            let (fate, pages) = one.run(PfnRange { start, end });
+            prop_assert!(pages > 0 && start + pages <= end);
+            prop_assert!(fates[start as usize..(start + pages) as usize].iter().all(|other| *other == fate));
+            start += pages;
+        }
+    }
+
     #[test]
     fn no_memory_makes_it_panic(words in proptest::collection::vec((0_u64..0x6000, any::<u64>()), 0..40)) {
         let (mut memory, layout) = kernel(4, 8);
         for (at, word) in words {
             memory.put_word(at / 8 * 8, word);
         }
-        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &SwapMap::nothing(), Fate::Leave);
+        let _ = select(&memory, &layout, &[PfnRange { start: 0, end: 8 }], &SwapMap::nothing(), Fate::Leave, 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod page;
 mod picture;
 mod plot;
 mod scale;
+mod synthetic;
 mod table;
 mod timeline;
 
@@ -27,14 +28,15 @@ use crate::host::Host;
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free. The codec tier saves to devices of different speeds.
+/// scaling tier varies CPUs, memory and how much of it is free. The select tier has page selection alone, on the vmcores
+/// of machines of up to 1 TiB that are made up. The codec tier saves to devices of different speeds.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     /// Smaller guests, fewer workloads and contenders: about 15 minutes
     #[arg(long)]
     pub(crate) quick: bool,
-    /// What to measure [default: file and guest with --quick, everything otherwise]
+    /// What to measure [default: file, guest and select with --quick, everything otherwise]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) tier: Vec<Tier>,
     /// Whose memory the file tier packs [default: compile and database with --quick, all otherwise]
@@ -68,6 +70,7 @@ pub(crate) enum Tier {
     File,
     Guest,
     Scale,
+    Select,
     Codec,
 }
 
@@ -88,8 +91,8 @@ fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {
-        [] if options.quick => vec![Tier::File, Tier::Guest],
-        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Codec],
+        [] if options.quick => vec![Tier::File, Tier::Guest, Tier::Select],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Select, Tier::Codec],
         some => some.to_vec(),
     };
     let mut host = Host::at_begin(Artifacts::from_environment()?.release());
@@ -99,6 +102,7 @@ fn run(options: &Options) -> Result<()> {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
+            Tier::Select => synthetic::run(options)?,
             Tier::Codec => codec_tier::run(options)?,
         });
     }

@@ -56,8 +56,9 @@ impl Dump {
     pub(super) fn open(path: &Path) -> Result<Dump> {
         let vmcore = Vmcore::open(path)?;
         // Nothing was swapped, for nothing has jumped.
-        let selection = select_in(&vmcore, vmcore.frames(), &SwapMap::nothing(), Fate::Leave)
-            .with_context(|| format!("{}: its free pages cannot be found", path.display()))?;
+        let selection =
+            select_in(&vmcore, vmcore.frames(), &SwapMap::nothing(), Fate::Leave, Limits::of_threads(0).threads)
+                .with_context(|| format!("{}: its free pages cannot be found", path.display()))?;
         Ok(Dump { vmcore, selection })
     }
 

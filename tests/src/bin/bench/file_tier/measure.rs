@@ -99,14 +99,16 @@ pub(super) fn measure(command: &mut Command) -> Result<Measurement> {
     })
 }
 
-fn cpu_seconds(who: UsageWho) -> Result<f64> {
+/// User and system time so far.
+pub(crate) fn cpu_seconds(who: UsageWho) -> Result<f64> {
     let usage: Usage = getrusage(who).context("the CPU time used")?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     // Far below 2^52.
     Ok(micros as f64 / 1e6)
 }
 
-fn anonymous_kib(status: &str) -> Option<u64> {
+/// The anonymous memory that a process has now.
+pub(crate) fn anonymous_kib(status: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()

@@ -26,12 +26,14 @@ use clap::Subcommand;
 use contenders::{Contender, Files};
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::MemorySize;
+use dormouse_tests::synthetic::Synthetic;
 use measure::Measurement;
 
 use crate::Options;
 use crate::page::Section;
 use crate::plot;
 use crate::table::{Table, median_of, range_of};
+pub(crate) use measure::{anonymous_kib, cpu_seconds};
 pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;
@@ -95,6 +97,22 @@ pub(crate) enum Part {
         #[arg(long)]
         threads: usize,
     },
+    /// Selects the pages of a vmcore
+    #[command(hide = true)]
+    Select {
+        vmcore: PathBuf,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Makes up the vmcore of a machine
+    #[command(hide = true)]
+    MakeUp {
+        vmcore: PathBuf,
+        #[arg(long)]
+        gib: u64,
+        #[arg(long)]
+        used_percent: u64,
+    },
 }
 
 pub(crate) fn run_part(part: &Part) -> Result<()> {
@@ -106,6 +124,11 @@ pub(crate) fn run_part(part: &Part) -> Result<()> {
             dormouse::unpack(image, scratch, *threads, *sealed, compare.as_deref())
         }
         Part::Codec { half, vmcore, level, threads } => bound::run(*half, vmcore, *level, *threads),
+        Part::Select { vmcore, threads } => crate::synthetic::select(vmcore, *threads),
+        Part::MakeUp { vmcore, gib, used_percent } => {
+            let (gib, used_percent) = (*gib, *used_percent);
+            Synthetic { gib, used_percent, seed: gib }.write(vmcore).map(|_| ())
+        }
     }
 }
 
