@@ -145,7 +145,7 @@ fn save_session(task: SaveTask<'_>, errand: &Errand) -> Ending {
     let saved = policy.and_then(|policy| {
         let guard = Guard { escape: policy.save.escape, ..guard(&policy) };
         caught(|| match supervisor::run(errand, &guard, &mut watchdogs)? {
-            Message::Saved(report) => Ok(report),
+            Message::Saved(report) => Ok(*report),
             other => bail!("the worker ended with {other:?}"),
         })
     });

@@ -68,7 +68,7 @@ pub(super) enum Message {
     /// B: all is there that a save needs.
     Ready,
     /// B: the image is complete.
-    Saved(Report),
+    Saved(Box<Report>),
     /// D: memory is A's, and the image is used up. What is left is the jump.
     Restored {
         /// To this entry.
@@ -116,7 +116,7 @@ fn work(alive: &dyn Fn()) -> anyhow::Result<Message> {
         Task::Save(task) => {
             // They may take their time, and are wanted when all is saved.
             thread::Builder::new().spawn(|| modules::load_besides(DISK_MODULES_LIST)).context("a thread")?;
-            Message::Saved(save::run(task, &policy, alive)?)
+            Message::Saved(Box::new(save::run(task, &policy, alive)?))
         }
         Task::Wait(task) => {
             modules::load_besides(DISK_MODULES_LIST);
