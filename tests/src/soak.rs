@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use dormouse::console::phase::Phase;
 use dormouse::handoff::report::{Outcome, Report as AgentReport};
-use dormouse::policy::{Compression, Then, Verify};
+use dormouse::policy::{Compression, Shrink, Then, Verify};
 use dormouse_image::State;
 use dormouse_linux::kmod;
 
@@ -62,6 +62,9 @@ const COMPLAINTS: &[&str] = &[
     "blocked for more than",
 ];
 
+/// What a policy that shrinks the session wants it to have in use at most: some of it goes to swap.
+const SHRINK_TO: u64 = 320 * MIB;
+
 /// How B reports that it leaves nothing out; the reason follows.
 const EVERY_PAGE: &str = "storing every page: ";
 
@@ -85,7 +88,7 @@ struct DrawnPolicy {
     threads: u32,
     memory_mib: u64,
     skip_free: bool,
-    drop_caches: bool,
+    shrink: Shrink,
     verify: Verify,
 }
 
@@ -105,10 +108,13 @@ impl DrawnPolicy {
             threads: random.choose(&THREADS).copied().unwrap_or(0),
             memory_mib: random.within(4..=48),
             skip_free: !random.one_in(4),
-            drop_caches: random.one_in(4),
+            shrink: if random.one_in(4) { Shrink::Cache } else { Shrink::None },
             verify: Verify::Off,
         };
         // By what was drawn already.
+        if policy.shrink == Shrink::Cache && policy.memory_mib % 2 == 1 {
+            policy.shrink = Shrink::To(SHRINK_TO);
+        }
         let verify = usize::try_from(policy.memory_mib).unwrap_or(0) % Verify::ALL.len();
         policy.verify = Verify::ALL[verify];
         policy
@@ -121,11 +127,16 @@ impl DrawnPolicy {
             Compression::Store => "compression = \"store\"".to_owned(),
             Compression::Zstd { level } => format!("compression = \"zstd\"\nlevel = {level}"),
         };
+        let shrink = match self.shrink {
+            Shrink::None => "none".to_owned(),
+            Shrink::Cache => "cache".to_owned(),
+            Shrink::To(size) => format!("{}M", size / MIB),
+        };
         format!(
             "[image]\ndevice = \"{device}\"\n\
-             [save]\n{compression}\nskip_free = {}\ndrop_caches = {}\nverify = \"{}\"\n\
+             [save]\n{compression}\nskip_free = {}\nshrink = \"{}\"\nverify = \"{}\"\n\
              [pipeline]\nthreads = {}\nmemory = \"{}M\"\n",
-            self.skip_free, self.drop_caches, self.verify, self.threads, self.memory_mib
+            self.skip_free, shrink, self.verify, self.threads, self.memory_mib
         )
     }
 
@@ -150,7 +161,8 @@ impl fmt::Display for DrawnPolicy {
         write!(f, ", {}M", self.memory_mib)?;
         let flags = [
             (!self.skip_free, ", all pages"),
-            (self.drop_caches, ", drop caches"),
+            (self.shrink == Shrink::Cache, ", drop caches"),
+            (matches!(self.shrink, Shrink::To(_)), ", swap out"),
             (self.verify == Verify::Checksum, ", verify checksums"),
             (self.verify == Verify::Memory, ", verify memory"),
         ];
@@ -312,7 +324,7 @@ impl Soak {
         guest.boot()?;
         cycle::init_image(&mut guest, &image)?;
         guest.succeed(&format!("mkdir -p {FILES} && mount -t ext4 {files} {FILES}"))?;
-        guest.succeed(&format!("mkswap {swap} && swapon {swap}"))?;
+        guest.succeed(&format!("mkswap {swap} && swapon {swap} && mount -t cgroup2 cgroup2 /sys/fs/cgroup"))?;
         cycle::start_workload_and_churn(&mut guest, FILES)?;
         let first = cycle::check_workload(&mut guest)?;
         ensure!(first.churn.len() == 3, "not everything of the workload was started: {}", first.churn_summary());
@@ -477,7 +489,7 @@ mod tests {
             assert_eq!(save.compression(), policy.compression);
             let threads = u32::try_from(pipeline.threads).unwrap();
             assert_eq!((threads, pipeline.memory), (policy.threads, policy.memory_mib * MIB));
-            assert_eq!((save.skip_free, save.drop_caches), (policy.skip_free, policy.drop_caches));
+            assert_eq!((save.skip_free, save.shrink), (policy.skip_free, policy.shrink));
         }
         let comes = |what: fn(&DrawnPolicy) -> bool| assert!(drawn.iter().any(what));
         comes(|policy| policy.compression == Compression::Auto);
@@ -488,7 +500,8 @@ mod tests {
         comes(|policy| policy.threads == 4);
         comes(|policy| policy.memory_mib == 4);
         comes(|policy| policy.memory_mib == 48);
-        comes(|policy| !policy.skip_free && policy.drop_caches);
+        comes(|policy| !policy.skip_free && policy.shrink == Shrink::Cache);
+        comes(|policy| policy.shrink == Shrink::To(SHRINK_TO));
     }
 
     #[test]
@@ -523,7 +536,7 @@ mod tests {
             threads: 0,
             memory_mib: 17,
             skip_free: false,
-            drop_caches: true,
+            shrink: Shrink::Cache,
             verify: Verify::Memory,
         };
         assert_eq!(policy.to_string(), "zstd -3, every CPU, 17M, all pages, drop caches, verify memory");
@@ -531,7 +544,7 @@ mod tests {
             compression: Compression::Auto,
             threads: 1,
             skip_free: true,
-            drop_caches: false,
+            shrink: Shrink::None,
             verify: Verify::Off,
             ..policy
         };

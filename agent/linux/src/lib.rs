@@ -33,6 +33,7 @@ pub mod network;
 pub mod not_frozen;
 pub mod plymouth;
 pub mod procfs;
+pub mod shrink;
 pub mod swaps;
 pub mod system;
 pub mod tpm;

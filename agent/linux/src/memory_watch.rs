@@ -1,5 +1,6 @@
 //! How much memory the agent needed, and how close the machine came to having none.
 
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub fn available_kib() -> Option<u64> {
 }
 
 /// A number of KiB from one of the kernel's files with a field on each line.
-pub fn field(path: &str, name: &str) -> Option<u64> {
+pub fn field(path: impl AsRef<Path>, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -107,7 +107,8 @@ impl Around {
         let Jumped { by_module, warm, lost_cpus } = jumped.map_err(|error| jump_error(error, &self.log.lines()))?;
         let Free { before, now, .. } = self.free;
         let (free_bytes, reclaimed_bytes) = (now, now.saturating_sub(before));
-        Ok(Before { free_bytes, reclaimed_bytes, drivers_told: are_drivers_told, by_module, warm, lost_cpus })
+        let drivers_told = are_drivers_told;
+        Ok(Before { free_bytes, reclaimed_bytes, drivers_told, by_module, warm, lost_cpus, shrunk: None })
     }
 }
 

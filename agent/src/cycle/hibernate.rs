@@ -1,7 +1,5 @@
 //! The conductor in A: loads B, jumps, and reports on return how it went.
 
-use std::fs::OpenOptions;
-use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -24,12 +22,13 @@ use crate::cycle::last::{Event, Last};
 use crate::cycle::lock::Lock;
 use crate::cycle::place::Place;
 use crate::cycle::refusal::{self, Complaint, JumpError, Unready, Unsealed};
+use crate::cycle::shrink::shrink;
 use crate::cycle::warm::{self, Waiting};
 use crate::cycle::{direct, evidence, leftover, waiting};
 use crate::filesystems::{self, Mounted};
 use crate::handoff::mailbox::{self, ArmedWatchdog, FreePages};
 use crate::handoff::order::{Order, SaveOrder};
-use crate::handoff::report::{Outcome, Report};
+use crate::handoff::report::{Before, Outcome, Report};
 use crate::machine::free_content::FreeContent;
 use crate::machine::{self, Machine};
 use crate::policy::{Policy, Then};
@@ -164,6 +163,9 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     // First: a filesystem on such memory cannot be compared either, but that it would be lost says more.
     refusal::refuse(refusal::in_volatile_memory(volatile_memory::in_use(&disks), then))?;
     let mounted = mounted(policy, then)?;
+    // After all that refuses; and before the key of this save is made, since memory may be swapped out now.
+    let shrunk = shrink(policy.save.shrink);
+    signals.check()?;
     let session = place.session(&machine, image, mailbox, mounted)?;
     let free_content = FreeContent::of_running_kernel(&session.cmdline, &session.kernel_release);
     log::debug!("{}: expected of free pages: {free_content:?}", Phase::HibernatePrepare);
@@ -185,9 +187,6 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
     let arming = prepared.as_ref().and_then(Prepared::arming);
     let image = name.clone();
     let order = Order::Save(Box::new(SaveOrder { image, session, then, disks: places, sealing, arming, link }));
-    if policy.save.drop_caches {
-        drop_caches();
-    }
     signals.check()?;
     let _mark = (!is_by_module).then(leftover::mark);
     let (loaded, _given) = match how {
@@ -252,7 +251,7 @@ fn hibernate(policy: &Policy, options: Options) -> anyhow::Result<Report> {
         let reason = report.map_or_else(|error| in_full(&error), |report| report.reason);
         bail!(JumpError::NotInvalidated { reason, source: error.into() });
     }
-    let report = Report { before: Some(before), ..report? };
+    let report = Report { before: Some(Before { shrunk, ..before }), ..report? };
     if report.outcome == Outcome::Resumed {
         evidence::record_resumed(policy, &name);
         if was_prepared {
@@ -311,14 +310,4 @@ fn mounted(policy: &Policy, then: Then) -> anyhow::Result<Mounted> {
         log::warn!("{}: writes by another system will not be noticed: {list}", Phase::HibernatePrepare);
     }
     Ok(mounted)
-}
-
-/// Clean caches are dropped, so that the image does not hold them. A courtesy: a failure costs only space.
-fn drop_caches() {
-    let path = "/proc/sys/vm/drop_caches";
-    nix::unistd::sync();
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"3"));
-    if let Err(error) = written {
-        log::warn!("{path}: {error}; the caches stay");
-    }
 }

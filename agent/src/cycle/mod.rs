@@ -27,6 +27,7 @@ mod rehearsal;
 pub mod restore;
 pub mod resume;
 pub mod save;
+mod shrink;
 pub mod verdict;
 pub(crate) mod waiting;
 pub mod warm;

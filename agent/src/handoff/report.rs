@@ -84,7 +84,7 @@ pub struct Report {
 }
 
 /// How A was when it jumped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Before {
     /// Memory that was free, so that drivers could have it without waiting for a disk, in bytes.
     pub free_bytes: u64,
@@ -101,6 +101,20 @@ pub struct Before {
     /// CPUs that have not come back after the jump; see the kernel's log.
     #[serde(default)]
     pub lost_cpus: u32,
+    /// What was given up so that the image is smaller, where the policy wants that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunk: Option<Shrunk>,
+}
+
+/// What A gave up of its memory before it was saved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shrunk {
+    /// How much less was in use afterwards, in bytes.
+    pub given_up_bytes: u64,
+    /// How much was in use then, in bytes.
+    pub in_use_bytes: u64,
+    /// How long that took, in seconds.
+    pub seconds: f64,
 }
 
 const WAITING: &str = "the save kernel waits to be entered again";
@@ -235,6 +249,9 @@ impl fmt::Display for Before {
         if self.warm {
             f.write_str(" into a save kernel that waited")?;
         }
+        if let Some(Shrunk { given_up_bytes, seconds, .. }) = self.shrunk {
+            write!(f, "; {} given up in {seconds:.2} s", mib(given_up_bytes))?;
+        }
         match self.lost_cpus {
             0 => Ok(()),
             1 => f.write_str("; one CPU has not come back"),
@@ -254,5 +271,25 @@ impl fmt::Display for Half {
             write!(f, "\n         {}", self.spent)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_is_told_where_the_policy_wants_it() {
+        let before = Before { free_bytes: 300 << 20, drivers_told: true, ..Before::default() };
+        let nothing = "300 MiB free, 0 MiB of it reclaimed; drivers told; jump by the kernel";
+        assert_eq!(before.to_string(), nothing);
+        assert!(serde_json::to_value(before).unwrap().get("shrunk").is_none());
+        let shrunk = Shrunk { given_up_bytes: 1200 << 20, in_use_bytes: 2 << 30, seconds: 0.527 };
+        let before = Before { shrunk: Some(shrunk), ..before };
+        assert_eq!(before.to_string(), format!("{nothing}; 1,200 MiB given up in 0.53 s"));
+        let json = serde_json::to_value(before).unwrap();
+        assert_eq!(json["shrunk"]["given_up_bytes"], 1_258_291_200_u64);
+        assert_eq!(serde_json::from_value::<Before>(json).unwrap(), before);
     }
 }

@@ -116,6 +116,11 @@ pub enum Problem {
     /// A size or address that is not a number with a suffix.
     #[error("`{0}` is not a size: write a number followed by K, M or G, such as \"128M\"")]
     Size(String),
+    /// A text that says neither what to give up nor down to which size.
+    #[error(
+        "`{0}` is not \"none\", \"cache\" or a size: write a size as a number followed by K, M or G, such as \"2G\""
+    )]
+    Shrink(String),
     /// A size or address that is not a multiple of what it must be a multiple of.
     #[error("`{found}` is not a multiple of {multiple}")]
     Multiple {

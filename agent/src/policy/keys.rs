@@ -13,14 +13,14 @@ use dormouse_linux::units::format_bytes;
 
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::kinds::{
-    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, LinkOrNone, Number, Seconds, SecondsOrNever, Size,
-    SizeOrAuto, Words,
+    AbsolutePath, Address, Arguments, Device, Disk, Flag, Kind, LinkOrNone, NoneCacheOrSize, Number, Seconds,
+    SecondsOrNever, Size, SizeOrAuto, Words,
 };
 use crate::policy::layers::Layers;
 use crate::policy::table::{Key, default, key, policy};
 #[cfg(test)]
 use crate::policy::table::{any_of, terms_of};
-use crate::policy::words::{Compression, Jump, Method, Power, SealKey, Then, Unfit, Unsure, Verbosity, Verify};
+use crate::policy::words::{Compression, Jump, Method, Power, SealKey, Shrink, Then, Unfit, Unsure, Verbosity, Verify};
 
 const MIB: u64 = 1 << 20;
 /// Whole 2 MiB pages, so that neither the kernel's placement nor a large mapping splits one.
@@ -85,8 +85,9 @@ policy! {
         compression: Method = Words::new(), default Method::default();
         /// zstd's level.
         level: i32 = Number::new("zstd level", -7, 19).except(0, ZSTD_DEFAULT), default 1;
-        /// Whether A drops clean caches before the jump.
-        drop_caches: bool = Flag, default false;
+        /// What A gives up of its memory before the save kernel is loaded.
+        shrink: Shrink =
+            NoneCacheOrSize(Size { multiple: 1, min: 64 * MIB, max: 16 << 40 }), default Shrink::default();
         /// Whether pages that A's allocator holds free are left out.
         skip_free: bool = Flag, default true;
         /// How the image is verified before what follows.

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 
 use crate::policy::error::Problem;
-use crate::policy::words::Word;
+use crate::policy::words::{Shrink, Word};
 
 /// A kind of value.
 pub(super) trait Kind {
@@ -262,6 +262,46 @@ impl Kind for SizeOrAuto {
     #[cfg(test)]
     fn any(&self) -> BoxedStrategy<Option<u64>> {
         prop::option::of(self.0.any()).boxed()
+    }
+}
+
+/// What is given up: nothing, the cache, or whatever makes more than a size.
+pub(super) struct NoneCacheOrSize(pub(super) Size);
+
+const NONE: &str = "none";
+const CACHE: &str = "cache";
+
+impl Kind for NoneCacheOrSize {
+    type Written = String;
+    type Value = Shrink;
+
+    fn check(&self, written: String) -> Result<Shrink, Problem> {
+        match written.as_str() {
+            NONE => Ok(Shrink::None),
+            CACHE => Ok(Shrink::Cache),
+            _ => match self.0.check(written) {
+                Err(Problem::Size(written)) => Err(Problem::Shrink(written)),
+                checked => checked.map(Shrink::To),
+            },
+        }
+    }
+
+    fn write(&self, value: &Shrink) -> Option<String> {
+        match value {
+            Shrink::None => Some(NONE.to_owned()),
+            Shrink::Cache => Some(CACHE.to_owned()),
+            Shrink::To(size) => self.0.write(size),
+        }
+    }
+
+    #[cfg(test)]
+    fn terms(&self) -> Vec<String> {
+        self.0.terms().into_iter().chain([NONE, CACHE].map(|word| format!("\"{word}\""))).collect()
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<Shrink> {
+        prop_oneof![Just(Shrink::None), Just(Shrink::Cache), self.0.any().prop_map(Shrink::To)].boxed()
     }
 }
 

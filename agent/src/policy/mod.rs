@@ -26,7 +26,9 @@ pub use keys::{
     ConsolePolicy, GuardPolicy, ImagePolicy, KernelPolicy, PipelinePolicy, Policy, RegionPolicy, ResumePolicy,
     SavePolicy,
 };
-pub use words::{Compression, Jump, Method, Power, SealKey, Then, Unfit, Unsure, Verbosity, Verify, Word, WordError};
+pub use words::{
+    Compression, Jump, Method, Power, SealKey, Shrink, Then, Unfit, Unsure, Verbosity, Verify, Word, WordError,
+};
 
 /// Where the policy is unless a command names another file; in the initramfs of B and D too.
 pub const DEFAULT_PATH: &str = "/etc/dormouse.toml";

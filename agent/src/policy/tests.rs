@@ -55,7 +55,7 @@ fn defaults() {
         save: SavePolicy {
             compression: Method::Auto,
             level: 1,
-            drop_caches: false,
+            shrink: Shrink::None,
             skip_free: true,
             verify: Verify::Off,
             escape: true,
@@ -95,7 +95,7 @@ fn reads_every_key() {
         [save]
         compression = 'zstd'
         level = -7
-        drop_caches = true
+        shrink = 'cache'
         skip_free = false
         verify = 'memory'
         escape = false
@@ -137,7 +137,7 @@ fn reads_every_key() {
         save: SavePolicy {
             compression: Method::Zstd,
             level: -7,
-            drop_caches: true,
+            shrink: Shrink::Cache,
             skip_free: false,
             verify: Verify::Memory,
             escape: false,
@@ -163,6 +163,9 @@ fn reads_every_key() {
     for (word, expected) in methods {
         assert_eq!(parse(&text.replace("'zstd'", word)).unwrap().save.compression(), expected);
     }
+    for (size, expected) in [("'2G'", 2 << 30), ("'64M'", 64 << 20), ("'16384G'", 16 << 40)] {
+        assert_eq!(parse(&text.replace("'cache'", size)).unwrap().save.shrink, Shrink::To(expected));
+    }
     let small = format!("{LEAST}[region]\nsize = \"64M\"\n");
     assert_eq!(parse(&small).unwrap().pipeline.memory, 12 << 20);
 }
@@ -178,7 +181,12 @@ fn refusals_name_file_line_and_key() {
         ("[save]\nlevel = 1.5", "dormouse.toml:4: save.level: invalid type: floating point `1.5`"),
         ("[pipeline]\nthreads = 257", "dormouse.toml:4: pipeline.threads: 257 is not a number of threads"),
         ("[pipeline]\nthreads = -1", "dormouse.toml:4: pipeline.threads: -1 is not a number of threads"),
-        ("[save]\ndrop_caches = 1", "dormouse.toml:4: save.drop_caches: invalid type: integer `1`"),
+        ("[save]\nshrink = true", "dormouse.toml:4: save.shrink: invalid type: boolean `true`"),
+        (
+            "[save]\nshrink = \"all\"",
+            "dormouse.toml:4: save.shrink: `all` is not \"none\", \"cache\" or a size: write a size as a number",
+        ),
+        ("[save]\nshrink = \"1M\"", "dormouse.toml:4: save.shrink: `1M` is not a size from 64M to 16384G"),
         ("[save]\nskip_free = \"no\"", "dormouse.toml:4: save.skip_free: invalid type: string \"no\""),
         ("[save]\nthen = \"sleep\"", "dormouse.toml:4: save.then: `sleep` is not one of \"poweroff\""),
         ("[save]\nverify = \"yes\"", "dormouse.toml:4: save.verify: `yes` is not one of \"off\", \"checksum\""),

@@ -181,6 +181,18 @@ words! {
     }
 }
 
+/// What is given up of the session's memory before it is saved, so that the image is smaller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shrink {
+    /// Nothing.
+    #[default]
+    None,
+    /// All clean cache.
+    Cache,
+    /// Caches, and then what can be swapped out, until so many bytes or less are in use.
+    To(u64),
+}
+
 /// How the pages of an image are stored, with the level where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {

@@ -7,7 +7,7 @@ use crate::{
     direct_systemd_boot, exactness, export, free_pages, image_file, images, machines, machines_boots, machines_devices,
     machines_identity, machines_jump, machines_kernels, machines_layers, machines_second_kernel, power_cuts, refusals,
     refused_in_a, resume_checks, save_faults, screen, sealed_debian, sealed_keys, sealed_stacks, sealed_tpm, shapes,
-    soak, stock, stock_debian, stock_debug, system, verify, warm,
+    shrink, soak, stock, stock_debian, stock_debug, system, verify, warm,
 };
 
 macro_rules! cases {
@@ -57,6 +57,7 @@ pub(crate) const CASES: &[Case] = cases! {
     All warm::what_has_changed_is_not_entered,
     All warm::saves_that_end_early,
     All warm::debian_12_by_the_module,
+    All shrink::nothing_caches_and_what_can_be_swapped_out,
     All power_cuts::at_twenty_moments_of_a_save,
     Standard power_cuts::at_ten_moments_of_a_save,
     Standard exactness::of_5_gib_all_but_the_free_pages_comes_back,

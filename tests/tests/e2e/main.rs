@@ -39,6 +39,7 @@ mod sealed_keys;
 mod sealed_stacks;
 mod sealed_tpm;
 mod shapes;
+mod shrink;
 mod soak;
 mod stock;
 mod stock_debian;

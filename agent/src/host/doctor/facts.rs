@@ -128,6 +128,8 @@ pub(super) struct Memory {
     pub(super) total: u64,
     pub(super) free: u64,
     pub(super) available: u64,
+    /// Room in swap areas.
+    pub(super) swap_free: u64,
 }
 
 /// Why there is no policy.
@@ -223,6 +225,7 @@ impl Facts {
                 total: meminfo("MemTotal:"),
                 free: meminfo("MemFree:"),
                 available: meminfo("MemAvailable:"),
+                swap_free: meminfo("SwapFree:"),
             },
             region_size: known.map(|policy| {
                 let pages = iomem.as_ref().map_or(0, Iomem::ram_pages);

@@ -14,12 +14,12 @@ use crate::handoff::arguments::BootSwitches;
 use crate::handoff::small_machine::limit_of_cpus;
 use crate::host::boot_initramfs::Tool;
 use crate::host::doctor::devices;
-use crate::host::doctor::facts::{Facts, ImageFacts, ModuleFacts, SaveKernel, Systemd, Unseen};
+use crate::host::doctor::facts::{Facts, ImageFacts, Memory, ModuleFacts, SaveKernel, Systemd, Unseen};
 use crate::host::doctor::{Check, State, boot_loader, mounted, next_boot, sealed, sealing};
 use crate::host::map_history::History;
 use crate::launch::region;
 use crate::machine::iomem::IomemError;
-use crate::policy::{Jump, Policy};
+use crate::policy::{Jump, Policy, Shrink};
 use crate::target;
 
 const AS_ROOT: &str = "run `dormouse doctor` as root";
@@ -432,22 +432,38 @@ fn image_size(facts: &Facts) -> Check {
         (Ok(_), Some(Err(_))) => return question.unknown("the image device was not found", "mend image-device first"),
         _ => return question.needs_policy(),
     };
-    let free = if policy.save.drop_caches { facts.memory.available } else { facts.memory.free };
-    let in_use = facts.memory.total.saturating_sub(free);
+    let Memory { total, free, .. } = facts.memory;
+    let in_use = in_use(&facts.memory, policy.save.shrink);
+    let shrunk = match policy.save.shrink {
+        Shrink::None => String::new(),
+        _ => format!(", and what save.shrink leaves of it: {}", mib(in_use)),
+    };
     let found = format!(
-        "{} on {}; memory in use now: {}, of {}; a compressed image is usually smaller than that",
+        "{} on {}; memory in use now: {}, of {}{shrunk}; a compressed image is usually smaller than that",
         mib(image.size),
         image.target,
-        mib(in_use),
-        mib(facts.memory.total)
+        mib(total.saturating_sub(free)),
+        mib(total)
     );
     match image.size {
         size if size >= in_use => question.ok(found),
         size if size >= in_use / BEST_RATIO => question.warning(
             found,
-            "give the image a larger place, set save.drop_caches = true, or close something before hibernating",
+            "give the image a larger place, set save.shrink = \"cache\", or close something before hibernating",
         ),
         _ => question.failed(found, "give the image a larger place with `dormouse setup`"),
+    }
+}
+
+/// What of the memory in use would be saved: what the policy leaves of it, as far as caches and the room in swap areas
+/// allow.
+fn in_use(memory: &Memory, shrink: Shrink) -> u64 {
+    let now = memory.total.saturating_sub(memory.free);
+    let without_cache = memory.total.saturating_sub(memory.available).min(now);
+    match shrink {
+        Shrink::None => now,
+        Shrink::Cache => without_cache,
+        Shrink::To(size) => now.min(size.max(without_cache.saturating_sub(memory.swap_free))),
     }
 }
 

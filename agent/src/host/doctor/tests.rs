@@ -71,7 +71,7 @@ pub(super) fn ready() -> Facts {
         load_limit: None,
         is_loaded: false,
         is_crash_loaded: false,
-        memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4 },
+        memory: Memory { total: GIB, free: GIB / 2, available: GIB * 3 / 4, swap_free: 0 },
         iomem: Iomem::parse(IOMEM),
         region_size: Some(Ok(128 << 20)),
         maps: Some(History::Same(3)),
@@ -305,6 +305,25 @@ fn judges_the_image() {
     assert_eq!(size(|image| image.size = GIB / 2), State::Ok);
     assert_eq!(size(|image| image.size = GIB / 8), State::Warning);
     assert_eq!(size(|image| image.size = GIB / 64), State::Failed);
+    // By what is given up first: of 512 MiB half are cache, and 128 MiB can be swapped out.
+    let shrunk = |shrink: &str, size: u64, swap_free: u64| {
+        let mut facts = with(|image| image.size = 0);
+        facts.memory.swap_free = swap_free << 20;
+        facts.image.as_mut().unwrap().as_mut().unwrap().size = size << 20;
+        let text = format!("[image]\ndevice = \"/dev/vdb\"\n[save]\nshrink = \"{shrink}\"\n");
+        facts.policy = Ok(Policy::parse("policy", &text).unwrap());
+        check(&facts, "image-size")
+    };
+    assert_eq!(shrunk("none", 511, 0).state, State::Warning);
+    assert_eq!(shrunk("cache", 256, 0).state, State::Ok);
+    assert_eq!(shrunk("cache", 255, 0).state, State::Warning);
+    assert_eq!(shrunk("300M", 300, 0).state, State::Ok);
+    assert_eq!(shrunk("300M", 299, 0).state, State::Warning);
+    assert_eq!(shrunk("100M", 255, 0).state, State::Warning);
+    assert_eq!(shrunk("100M", 128, 128).state, State::Ok);
+    assert_eq!(shrunk("4G", 512, 0).state, State::Ok);
+    let found = shrunk("100M", 127, 128).found;
+    assert!(found.contains("in use now: 512 MiB, of 1,024 MiB, and what save.shrink leaves of it: 128 MiB"), "{found}");
     let busy = check(&with(|image| image.is_busy = true), "image-device");
     assert!(busy.state == State::Failed && busy.found.contains("/dev/vdb is in use"), "{busy:?}");
     let foreign = with(|image| image.state = Err("image device /dev/vdb: not initialised".into()));

@@ -57,6 +57,8 @@ struct Way {
     name: &'static str,
     compression: &'static str,
     verify: &'static str,
+    /// What the session gives up first.
+    shrink: Give,
     /// Whether a save kernel waits.
     warm: bool,
     /// Whether the boot loader starts the restore kernel.
@@ -65,7 +67,24 @@ struct Way {
     nbd: bool,
 }
 
-const COLD: Way = Way { name: "dormouse", compression: "auto", verify: "off", warm: false, direct: false, nbd: false };
+/// What the session gives up before it is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Give {
+    Nothing,
+    Cache,
+    /// All but a quarter of the guest's memory, by swapping out too where caches are not enough: there is swap then.
+    AllButAQuarter,
+}
+
+const COLD: Way = Way {
+    name: "dormouse",
+    compression: "auto",
+    verify: "off",
+    shrink: Give::Nothing,
+    warm: false,
+    direct: false,
+    nbd: false,
+};
 const DIRECT: Way = Way { name: "dormouse direct", direct: true, ..COLD };
 const BOTH: Way = Way { name: "dormouse warm direct", warm: true, direct: true, ..COLD };
 
@@ -80,6 +99,8 @@ const CONTENDERS: &[Contender] = &[
     Contender::Kernel { compressor: "lz4", whole: true },
     // Not with --quick, which has little time.
     Contender::Dormouse(Way { name: "dormouse nbd", nbd: true, ..COLD }),
+    Contender::Dormouse(Way { name: "dormouse shrink cache", shrink: Give::Cache, ..COLD }),
+    Contender::Dormouse(Way { name: "dormouse shrink quarter", shrink: Give::AllButAQuarter, ..COLD }),
     Contender::Dormouse(Way { name: "dormouse zstd 1", compression: "zstd", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify checksum", verify: "checksum", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify memory", verify: "memory", ..COLD }),
@@ -98,6 +119,14 @@ impl Contender {
         }
     }
 
+    /// Whether there is swap while it hibernates.
+    fn swaps(self) -> bool {
+        match self {
+            Contender::Kernel { .. } => true,
+            Contender::Dormouse(way) => way.shrink == Give::AllButAQuarter,
+        }
+    }
+
     /// The same without what a table of comma-separated values cannot have.
     fn plain_name(self) -> String {
         self.name().replace(',', "")
@@ -111,15 +140,20 @@ impl Way {
     }
 
     /// With the image on this disk, or with this server.
-    fn policy(self, disk: &str, server: &str) -> GuestPolicy {
-        let Way { compression, verify, warm, direct, nbd, .. } = self;
+    fn policy(self, disk: &str, server: &str, memory: MemorySize) -> GuestPolicy {
+        let Way { compression, verify, shrink, warm, direct, nbd, .. } = self;
+        let shrink = match shrink {
+            Give::Nothing => "none".to_owned(),
+            Give::Cache => "cache".to_owned(),
+            Give::AllButAQuarter => format!("{}M", memory.mib / 4),
+        };
         let image = match nbd {
             true => format!("device = \"{server}\"\ntrust_server = true\n"),
             false => format!("device = \"{disk}\"\ndisk = \"virtio serial={IMAGE_SERIAL}\"\n"),
         };
         let text = format!(
             "[image]\n{image}\
-             [save]\ncompression = \"{compression}\"\nverify = \"{verify}\"\nwarm = {warm}\n\
+             [save]\ncompression = \"{compression}\"\nverify = \"{verify}\"\nshrink = \"{shrink}\"\nwarm = {warm}\n\
              [resume]\ndirect = {direct}\n"
         );
         GuestPolicy { path: self.path(), text }
@@ -202,7 +236,7 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     section.note(&format!(
         "The sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
-         read again. Every contender is booted by GRUB."
+         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB."
     ));
     tables.results.write_csv(&options.output.join("guest.csv"))?;
     tables.stages.write_csv(&options.output.join("guest-stages.csv"))?;
@@ -347,7 +381,7 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     let server = Server::start_at(host.into(), &["file", &format!("file={}", kept.path().display())])?;
     let (image, export) = (config.disk_path(0)?, server.url_for_guest(""));
     let policies = contenders.iter().filter_map(|contender| match contender {
-        Contender::Dormouse(way) => Some(way.policy(&image, &export)),
+        Contender::Dormouse(way) => Some(way.policy(&image, &export, memory)),
         Contender::Kernel { .. } => None,
     });
     let userland = Userland { policies: policies.collect(), ..Userland::default() };
@@ -366,7 +400,8 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
         guest.succeed(&format!("dormouse --config {} setup --direct", DIRECT.path()))?;
     }
     guest.succeed(&format!(
-        "mkswap {SWAP} && swapon {SWAP} && mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup && mkswap {SWAP} && swapon {SWAP} && \
+         mkdir -p {FILES} && mount -t ext4 {FILES_DISK} {FILES} && \
          cat /sys/power/image_size >/run/image_size && echo shutdown >/sys/power/disk"
     ))?;
     // It swaps out a part of itself whenever there is swap, if there is when it starts.
@@ -408,6 +443,9 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         Contender::Dormouse(way) => {
             if way.warm {
                 cycle::warm(guest, &way.path())?;
+            }
+            if contender.swaps() {
+                guest.succeed(&format!("swapon {SWAP}"))?;
             }
             // The boot has looked for the image on the disk alone.
             let trust = if way.nbd { "--trust-boot" } else { "" };
@@ -462,7 +500,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     };
     let reread = read_files(guest)?.as_secs_f64();
     stages.push((Stage::Reread, reread));
-    if matches!(contender, Contender::Kernel { .. }) {
+    if contender.swaps() {
         guest.succeed(&format!("swapoff {SWAP}"))?;
     }
     let (command_to_off, on_to_tick) = (command_to_off.as_secs_f64(), on_to_tick.as_secs_f64());

@@ -28,8 +28,8 @@ use crate::host::Host;
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free. The codec tier saves to devices of different speeds.
-/// The select tier has page selection alone, on the vmcores of machines of up to 1 TiB that are made up.
+/// scaling tier varies CPUs, memory and how much of it is free. The select tier has page selection alone, on the
+/// vmcores of machines of up to 1 TiB that are made up. The codec tier saves to devices of different speeds.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
@@ -70,8 +70,8 @@ pub(crate) enum Tier {
     File,
     Guest,
     Scale,
-    Codec,
     Select,
+    Codec,
 }
 
 fn main() -> ExitCode {
@@ -92,7 +92,7 @@ fn run(options: &Options) -> Result<()> {
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {
         [] if options.quick => vec![Tier::File, Tier::Guest, Tier::Select],
-        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Codec, Tier::Select],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Select, Tier::Codec],
         some => some.to_vec(),
     };
     let mut host = Host::at_begin(Artifacts::from_environment()?.release());
@@ -102,8 +102,8 @@ fn run(options: &Options) -> Result<()> {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
-            Tier::Codec => codec_tier::run(options)?,
             Tier::Select => synthetic::run(options)?,
+            Tier::Codec => codec_tier::run(options)?,
         });
     }
     host.end();

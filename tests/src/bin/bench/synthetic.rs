@@ -29,8 +29,8 @@ const MACHINES: [(u64, u64); 6] = [(16, 5), (64, 5), (256, 5), (1024, 5), (64, 0
 /// Only those up to this size with `--quick`.
 const QUICK_GIB: u64 = 64;
 
-/// What is to be known of the table.
-const NOTE: &str = "\
+/// What is printed above the table.
+const NOTE: &str = "
 Made-up machines with Linux 6.12, page cache warm. Mcycles are the milliseconds of CPU time of all threads x GHz, with
 the clock of a loop whose length in cycles is known: cores that are idle otherwise share them. Most of them go into page
 faults of the file, which the agent in B does not have. Memory is the process's own at the end, without
@@ -86,9 +86,10 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
             ]);
         }
     }
+    println!("\n## Page selection\n{NOTE}");
     table.write_csv(&options.output.join("selection.csv"))?;
-    let mut section = Section::new("Page selection", NOTE);
-    section.table(&format!("Medians of {runs} alternating runs"), table);
+    let mut section = Section::new("Page selection", NOTE.trim());
+    section.table(&format!("Medians of {runs} runs"), table);
     Ok(section)
 }
 
