@@ -229,8 +229,8 @@ pub fn save(guest: &mut Guest, before: Report, command: &str, observe: Observer<
 /// # Errors
 /// Fails where another session comes up.
 pub fn resume(guest: &mut Guest, saved: Saved, observe: Observer<'_>) -> Result<WentOn> {
-    let begin = Instant::now();
     let cursor = guest.power_on()?;
+    let begin = guest.powered_on_at();
     follow_resume(guest, saved, begin, cursor, observe)
 }
 

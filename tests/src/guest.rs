@@ -60,6 +60,7 @@ pub struct Guest {
     keys_from: Option<Cursor>,
     /// How often the power was switched on.
     power_ons: u32,
+    powered_on_at: Instant,
     // Last, so that QEMU is gone before its files are.
     _directory: TempDir,
 }
@@ -120,6 +121,7 @@ impl Guest {
             qemu: None,
             keys_from: None,
             power_ons: 0,
+            powered_on_at: Instant::now(),
             _directory: directory,
         })
     }
@@ -320,12 +322,24 @@ impl Guest {
         self.power_ons += 1;
         self.console.note(&format!("======== power on, number {}", self.power_ons));
         self.channel.disconnect();
+        self.powered_on_at = Instant::now();
         self.qemu = Some(Qemu::start(&self.config, &self.files, &self.console)?);
+        if self.config.memory_is_there {
+            let mut monitor = Monitor::connect(&self.files.monitor()).map_err(|error| self.explain(error))?;
+            self.powered_on_at = Instant::now();
+            monitor.run()?;
+        }
         let connected = self.channel.connect(Duration::from_secs(20));
         connected.map_err(|error| self.explain(error))?;
         self.keys_from = (self.config.boot_loader == Some(BootLoader::SystemdBoot)).then_some(begin);
         self.channel.hold(self.keys_from.is_some());
         Ok(begin)
+    }
+
+    /// When the machine was powered on last; when it was made, where it has not been.
+    #[must_use]
+    pub fn powered_on_at(&self) -> Instant {
+        self.powered_on_at
     }
 
     /// Lets the channel send once a kernel is there.

@@ -217,6 +217,8 @@ pub struct GuestConfig {
     pub link: String,
     /// Disks that fail, by the index of the disk.
     pub faults: Vec<(usize, Fault)>,
+    /// Disks that are slow, by the index of the disk, with the bytes that they take in a second.
+    pub throttles: Vec<(usize, u64)>,
     /// By what the machine boots from a disk of its own, the last one, which has `/boot` on it; otherwise QEMU loads
     /// the kernel.
     pub boot_loader: Option<BootLoader>,
@@ -232,6 +234,9 @@ pub struct GuestConfig {
     pub screen: bool,
     /// Whether the host can read the memory, as a file.
     pub memory_is_a_file: bool,
+    /// Whether the host has found room for all of the memory before the machine is powered on. Otherwise it does at the
+    /// first touch of each page, while the machine runs.
+    pub memory_is_there: bool,
     /// Whether the host can have the memory dumped as a vmcore, with the VMCOREINFO that the guest hands over.
     pub can_be_dumped: bool,
 }
@@ -255,6 +260,7 @@ impl GuestConfig {
             qemu_arguments: Vec::new(),
             link: "user,restrict=on".to_owned(),
             faults: Vec::new(),
+            throttles: Vec::new(),
             boot_loader: None,
             menu_seconds: None,
             boots_itself: false,
@@ -262,6 +268,7 @@ impl GuestConfig {
             tpm: false,
             screen: false,
             memory_is_a_file: false,
+            memory_is_there: false,
             can_be_dumped: false,
         }
     }

@@ -255,7 +255,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
         let id = format!("disk{index}");
         // What the guest has flushed must be in the file when QEMU is killed; that holds for every cache mode but
         // `unsafe`.
-        let options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap");
+        let mut options = format!("if=none,id={id},format=raw,cache=writeback,discard=unmap");
+        if let Some((_, speed)) = config.throttles.iter().find(|(disk, _)| *disk == index) {
+            options.push_str(&format!(",throttling.bps-total={speed}"));
+        }
         let fault = config.faults.iter().find(|(disk, _)| *disk == index);
         let place = match fault {
             Some((_, fault)) => format!("file.driver=blkdebug,{},file.image.filename=", fault.options()),
@@ -305,6 +308,10 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // One thread translates and executes in turn.
     let threads = if may_be_stale(config, files)? { "single" } else { "multi" };
     add("-accel", format!("tcg,thread={threads},tb-size=256").into());
+    if config.memory_is_there {
+        // It waits until then.
+        arguments.push("-S".into());
+    }
     arguments.extend(config.qemu_arguments.iter().map(Into::into));
     Ok(arguments)
 }
@@ -350,6 +357,10 @@ fn arguments_of_board(config: &GuestConfig, machine: &str, files: &Files, add: &
     if config.memory_is_a_file {
         let options = format!("memory-backend-file,id=memory,size={}M,share=on,mem-path=", config.memory.mib);
         add("-object", drive(&options, &files.memory()));
+        add("-machine", format!("{machine},memory-backend=memory").into());
+    } else if config.memory_is_there {
+        let size = config.memory.mib;
+        add("-object", format!("memory-backend-ram,id=memory,size={size}M,prealloc=on,prealloc-threads=2").into());
         add("-machine", format!("{machine},memory-backend=memory").into());
     } else {
         add("-machine", machine.into());

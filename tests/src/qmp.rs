@@ -69,6 +69,14 @@ impl Monitor {
         });
     }
 
+    /// Has a machine run that was started without.
+    ///
+    /// # Errors
+    /// Fails with QEMU's message.
+    pub fn run(&mut self) -> Result<()> {
+        self.execute("cont", json!({})).map(|_| ())
+    }
+
     /// Writes the guest's physical memory to `path` as an ELF core file. The machine stands still until it is done.
     ///
     /// # Errors

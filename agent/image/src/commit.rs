@@ -11,13 +11,15 @@ use crate::error::{Block, FormatError};
 use crate::layout::{DATA_OFFSET, HEADER_MAX, HEADER_OFFSET, INDEX_MAX};
 use crate::locator::{Locator, RawLocator};
 use crate::seal::{Nonce, Seal, Suite, Tag, WRAP, WRAPS_MAX, Wrap};
-use crate::{BLOCK, SEALED, State, Uuid};
+use crate::{BLOCK, SEALED, SPENT_SINCE, State, Uuid};
 
 /// The first eight bytes of a slot.
 pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
 
 /// The longest reason, in bytes: it has a place of this size.
 const REASON_MAX: usize = 1024;
+/// The values in [`SaveStats::spent`].
+pub const SPENT: usize = 11;
 /// The place of wrapped keys, in bytes.
 const WRAPS: usize = WRAPS_MAX * WRAP;
 
@@ -53,6 +55,8 @@ pub struct SaveStats {
     pub agent_peak_kib: u64,
     /// The least memory that was available during the save, in KiB.
     pub least_available_kib: u64,
+    /// What the save's threads spent their time on, in milliseconds of all threads together; see the format document.
+    pub spent: [u32; SPENT],
 }
 
 /// The state of an image.
@@ -118,6 +122,7 @@ struct RawCommit {
     sealing: RawSealing,
     reason: [u8; REASON_MAX],
     wraps: [u8; WRAPS],
+    spent: [U32; SPENT],
 }
 
 /// Of a sealed image; else zero.
@@ -152,7 +157,8 @@ impl RawSealing {
 
 const _: () = assert!(std::mem::offset_of!(RawCommit, sealing) + block::PROLOGUE == 236);
 const _: () = assert!(std::mem::offset_of!(RawCommit, reason) + block::PROLOGUE == 320);
-const _: () = assert!(size_of::<RawCommit>() + block::PROLOGUE == 2112);
+const _: () = assert!(std::mem::offset_of!(RawCommit, spent) + block::PROLOGUE == 2112);
+const _: () = assert!(size_of::<RawCommit>() + block::PROLOGUE == 2156);
 
 impl Commit {
     /// The record of a device that was just initialised.
@@ -205,7 +211,11 @@ impl Commit {
         self.check()?;
         let cut = (0..=REASON_MAX.min(self.reason.len())).rev().find(|at| self.reason.is_char_boundary(*at));
         let reason = &self.reason[..cut.unwrap_or(0)];
-        let minor = if self.seal.is_some() { SEALED } else { 0 };
+        let minor = match (self.says_what_was_spent(), self.seal.is_some()) {
+            (true, _) => SPENT_SINCE,
+            (_, true) => SEALED,
+            _ => 0,
+        };
         block::frame_since(minor, Block::Commit, COMMIT_MAGIC, self.raw(reason).as_bytes(), BLOCK)
     }
 
@@ -219,7 +229,16 @@ impl Commit {
         }
         (raw.state, raw.attempts, raw.kept) = ([0; 8], U16::new(0), U16::new(0));
         raw.sealing.mac = [0; 32];
-        Ok(raw.as_bytes().to_vec())
+        let mut bytes = raw.as_bytes().to_vec();
+        if !self.says_what_was_spent() {
+            // As before there was anything to say.
+            bytes.truncate(std::mem::offset_of!(RawCommit, spent));
+        }
+        Ok(bytes)
+    }
+
+    fn says_what_was_spent(&self) -> bool {
+        self.stats.spent != [0; SPENT]
     }
 
     fn raw(&self, reason: &str) -> RawCommit {
@@ -266,6 +285,7 @@ impl Commit {
             },
             reason: std::array::from_fn(|at| reason.as_bytes().get(at).copied().unwrap_or(0)),
             wraps,
+            spent: stats.spent.map(U32::new),
         }
     }
 
@@ -288,6 +308,9 @@ impl Commit {
         let reason = std::str::from_utf8(reason)
             .map_err(|_| FormatError::Text { block: Block::Commit, field: "reason" })?
             .to_string();
+        if frame.written.minor < SPENT_SINCE {
+            frame.zero("what a save's threads spent their time on", raw.spent.as_bytes())?;
+        }
         let totals = Totals {
             ram_pages: raw.ram_pages.get(),
             stored_pages: raw.stored_pages.get(),
@@ -315,6 +338,7 @@ impl Commit {
                 threads: raw.threads.get(),
                 agent_peak_kib: raw.agent_peak_kib.get(),
                 least_available_kib: raw.least_available_kib.get(),
+                spent: raw.spent.map(U32::get),
             },
             reason,
             seal,

@@ -30,7 +30,7 @@ mod state;
 mod uuid;
 mod version;
 
-pub use commit::{COMMIT_MAGIC, Commit, SaveStats, Slot, Totals, newest};
+pub use commit::{COMMIT_MAGIC, Commit, SPENT, SaveStats, Slot, Totals, newest};
 pub use coverage::Coverage;
 pub use error::{Block, FormatError};
 pub use header::{HEADER_MAGIC, Header};
@@ -46,6 +46,7 @@ pub use session::{
 };
 pub use state::State;
 pub use uuid::{Uuid, UuidError};
+pub(crate) use version::SPENT_SINCE;
 pub use version::{LOADER, NETWORK, SEALED, VERSION, Version};
 
 /// The size of a block, and of a page of memory, in bytes. Everything but chunks begins and ends on a block.

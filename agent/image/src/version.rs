@@ -12,7 +12,7 @@ pub struct Version {
 }
 
 /// The newest version that this crate writes. Each block has the oldest one that gives a meaning to all that is in it.
-pub const VERSION: Version = Version { major: 1, minor: NETWORK };
+pub const VERSION: Version = Version { major: 1, minor: SPENT_SINCE };
 
 /// The minor version since which images are sealed.
 pub const SEALED: u16 = 1;
@@ -28,6 +28,9 @@ pub const LOADER: u16 = 3;
 
 /// The minor version since which an order says how a server is reached that has the image.
 pub const NETWORK: u16 = 4;
+
+/// The minor version since which a commit record says what the save's threads spent their time on.
+pub(crate) const SPENT_SINCE: u16 = 5;
 
 impl Version {
     /// Whether a reader of version `self` may look into a block of version `found`: the same major version.

@@ -144,11 +144,19 @@ fn the_commit_record() {
             index_blocks: 11,
             stored_bytes: 12,
         },
-        stats: SaveStats { started_unix: 13, millis: 14, threads: 15, agent_peak_kib: 16, least_available_kib: 17 },
+        stats: SaveStats {
+            started_unix: 13,
+            millis: 14,
+            threads: 15,
+            agent_peak_kib: 16,
+            least_available_kib: 17,
+            spent: [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110],
+        },
         reason: "why".to_string(),
         seal: None,
     };
     let bytes = commit.encode().unwrap();
+    let spent: Vec<u8> = (100..111_u32).flat_map(u32::to_le_bytes).collect();
     let mut reason = [0; 1024];
     reason[..3].copy_from_slice(b"why");
     let expected: &[(&str, &[u8])] = &[
@@ -190,6 +198,7 @@ fn the_commit_record() {
         ("mac", &[0; 32]),
         ("reason", &reason),
         ("wraps", &[0; 768]),
+        ("times", &spent),
     ];
     compare("Commit record", &bytes, expected);
 }

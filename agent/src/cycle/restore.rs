@@ -96,7 +96,6 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
     let under = UnderTables::of(&header.session, &running.firmware);
     let frames = Restorable::new(&subtract(&header.session.ram, &under.all()), &own, &running)?;
     let memory = PhysicalMemory::open(&frames)?;
-    let mapping = memory.mapping_time();
     let memory = KeptAside::new(memory, &under);
 
     // Header, index and commit record are verified: memory may be written.
@@ -136,7 +135,7 @@ fn restore(task: RestoreTask<'_>, policy: &Policy, image: &mut Image, alive: &dy
         threads: u32::try_from(limits.threads)?,
         peak_kib: vitals.peak_kib,
         least_available_kib: vitals.least_available_kib,
-        mapping_seconds: mapping.total().as_secs_f64(),
+        spent: counts.spent,
     });
     // The point of no return: an image is resumed at most once, whatever happens after this line.
     if let Some(error) = image.consume().context("the image could not be marked as consumed")? {

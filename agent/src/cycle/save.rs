@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use dormouse_image::layout::CHUNK_MAX;
@@ -24,6 +24,7 @@ use crate::cycle::rehearsal;
 use crate::filesystems::Names;
 use crate::handoff::mailbox::{self, FreePages};
 use crate::handoff::report::{Outcome, Report};
+use crate::handoff::spent::Spent;
 use crate::handoff::task::{SaveTask, WaitTask};
 use crate::machine::free_content::FreeContent;
 use crate::memory::select::{self, KernelLayout, Physical, SelectError, Selection, SwapMap, Swapped};
@@ -95,14 +96,16 @@ pub fn run(task: SaveTask<'_>, policy: &Policy, alive: &dyn Fn()) -> anyhow::Res
         alive();
         verify(image, &header, &vmcore, &selection, policy, alive)
     };
-    let stats = || {
+    let stats = |in_requests: Duration| {
         let vitals = watch.stop();
+        let spent = Spent { device_ms: u32::try_from(in_requests.as_millis()).unwrap_or(u32::MAX), ..counts.spent };
         SaveStats {
             started_unix,
             millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             threads,
             agent_peak_kib: vitals.peak_kib,
             least_available_kib: vitals.least_available_kib,
+            spent: spent.to_values(),
         }
     };
     let image = writer.finish(state, counts.left, check, stats)?;

@@ -9,4 +9,5 @@ pub mod order;
 pub mod places;
 pub mod report;
 pub mod small_machine;
+pub mod spent;
 pub mod task;

@@ -10,6 +10,8 @@ use dormouse_image::Commit;
 use dormouse_linux::units::mib;
 use serde::{Deserialize, Serialize};
 
+use crate::handoff::spent::Spent;
+
 /// How a hibernation ended, as seen from A.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,9 +37,9 @@ pub struct Half {
     pub peak_kib: u64,
     /// The least memory that was available while it ran, in KiB.
     pub least_available_kib: u64,
-    /// What of the time went into mapping A's memory, in seconds; zero for the save, which does not count it.
+    /// What the threads spent their time on while memory was saved or restored.
     #[serde(default)]
-    pub mapping_seconds: f64,
+    pub spent: Spent,
 }
 
 /// The report of both halves.
@@ -139,7 +141,7 @@ impl Report {
                 threads: stats.threads,
                 peak_kib: stats.agent_peak_kib,
                 least_available_kib: stats.least_available_kib,
-                mapping_seconds: 0.0,
+                spent: Spent::from_values(stats.spent),
             },
             restore: None,
             direct: false,
@@ -265,8 +267,8 @@ impl fmt::Display for Half {
             "{:.2} s with {} threads; the agent's peak {} KiB, least available {} KiB",
             self.seconds, self.threads, self.peak_kib, self.least_available_kib
         )?;
-        if self.mapping_seconds > 0.0 {
-            write!(f, "; mapping memory took {:.2} s of it", self.mapping_seconds)?;
+        if self.spent != Spent::default() {
+            write!(f, "\n         {}", self.spent)?;
         }
         Ok(())
     }

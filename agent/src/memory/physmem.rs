@@ -2,9 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use dormouse_image::{PfnRange, PhysRange};
 use dormouse_sys::PAGE_SIZE;
@@ -80,32 +77,11 @@ impl Restorable {
     }
 }
 
-/// What mapping has taken, all threads together.
-#[derive(Debug, Clone, Default)]
-pub struct MappingTime(Arc<AtomicU64>);
-
-impl MappingTime {
-    fn of<T>(&self, map: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let mapped = map();
-        let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
-        mapped
-    }
-
-    /// Its sum until now.
-    #[must_use]
-    pub fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
-    }
-}
-
 /// The memory, open for writing.
 #[derive(Debug)]
 pub struct PhysicalMemory {
     file: File,
     windows: Windows<WriteWindow>,
-    time: MappingTime,
 }
 
 impl PhysicalMemory {
@@ -117,7 +93,6 @@ impl PhysicalMemory {
         // Without O_SYNC, or the mapping would be uncached.
         let open = |path| OpenOptions::new().read(true).write(true).open(path);
         let bytes = || frames.0.iter().map(|range| (range.start * PAGE_SIZE, range.end * PAGE_SIZE));
-        let time = MappingTime::default();
         let oldmem = open(OLDMEM).and_then(|file| oldmem_ranges(&file, bytes()).map(|()| file));
         let (path, file) = match oldmem {
             Ok(file) => (OLDMEM, file),
@@ -129,24 +104,18 @@ impl PhysicalMemory {
             }
         };
         log::info!("A's memory is reached through {path}");
-        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()), time })
-    }
-
-    /// What mapping takes. Both devices map all of a window in `mmap(2)`, and nothing at the first access.
-    #[must_use]
-    pub fn mapping_time(&self) -> MappingTime {
-        self.time.clone()
+        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) })
     }
 }
 
 impl PageSink for PhysicalMemory {
     fn write<T>(&self, run: PfnRange, write: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
         let byte_len = |pages: u64| usize::try_from(pages * PAGE_SIZE).map_err(io::Error::other);
-        let (frames, window) = self.windows.get(run, |window| {
-            let (start, len) = (window.start * PAGE_SIZE, byte_len(window.pages())?);
-            self.time.of(|| WriteWindow::map(&self.file, start, len))
-        })?;
-        window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
+        // Both devices map all of a window in mmap(2), and nothing at the first access.
+        let map = |window: PfnRange| WriteWindow::map(&self.file, window.start * PAGE_SIZE, byte_len(window.pages())?);
+        self.windows.with(run, map, |frames, window| {
+            window.with(byte_len(run.start - frames.start)?..byte_len(run.end - frames.start)?, write)
+        })?
     }
 }
 
@@ -173,15 +142,6 @@ fe000000-feffffff : PCI Bus 0000:00
     fn memory_that_the_loader_reserved_may_be_written() {
         assert!(check(0x100, 0x1000).is_ok());
         assert!(check(0x9000, 0x3_0000).is_ok());
-    }
-
-    #[test]
-    fn counts_what_mapping_takes() {
-        let time = MappingTime::default();
-        let (counted, wait) = (time.clone(), Duration::from_millis(2));
-        assert_eq!((time.total(), time.of(|| 7)), (Duration::ZERO, 7));
-        counted.of(|| std::thread::sleep(wait));
-        assert!(time.total() >= wait);
     }
 
     #[test]

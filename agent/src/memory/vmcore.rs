@@ -136,10 +136,15 @@ impl Vmcore {
 
 impl PageSource for Vmcore {
     fn read<T>(&self, run: PfnRange, read: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
-        let (frames, window) = self.windows.get(run, |window| self.map(window))?;
-        let byte = |pfn: u64| usize::try_from((pfn - frames.start) * PAGE_SIZE).map_err(io::Error::other);
-        let bytes = window.bytes().get(byte(run.start)?..byte(run.end)?);
-        Ok(read(bytes.ok_or(io::ErrorKind::InvalidInput)?))
+        self.windows.with(
+            run,
+            |window| self.map(window),
+            |frames, window| {
+                let byte = |pfn: u64| usize::try_from((pfn - frames.start) * PAGE_SIZE).map_err(io::Error::other);
+                let bytes = window.bytes().get(byte(run.start)?..byte(run.end)?);
+                Ok(read(bytes.ok_or(io::ErrorKind::InvalidInput)?))
+            },
+        )?
     }
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod restore;
 mod save;
 pub mod seams;
+mod times;
 pub mod window;
 
 pub use error::PipelineError;
@@ -20,6 +21,7 @@ pub use save::{Task, save};
 use std::sync::{Mutex, PoisonError};
 
 use crate::console::progress::Done;
+use crate::handoff::spent::Spent;
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
 use crate::policy::PipelinePolicy;
 
@@ -32,6 +34,8 @@ pub struct Counts {
     pub zero: u64,
     /// Neither read nor restored.
     pub left: u64,
+    /// What the threads spent their time on.
+    pub spent: Spent,
 }
 
 /// How far it is.

@@ -10,6 +10,7 @@ use dormouse_image::{BLOCK, ChunkView, Codec, Extent, PfnRange, checksum};
 use crate::pipeline::buffers::{Buffer, Buffers};
 use crate::pipeline::codec::Decoder;
 use crate::pipeline::seams::{Batch, BlockRead, ChunkSource, PageSink, Work};
+use crate::pipeline::times::{Activity, Stopwatch, Times};
 use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool, window};
 
 /// Reads in flight.
@@ -36,7 +37,7 @@ pub fn restore<S: PageSink>(
 ) -> Result<Counts, PipelineError> {
     let (threads, buffers) = limits.resolve();
     let pool = thread_pool(threads)?;
-    let failure = FirstFailure::default();
+    let (failure, times) = (FirstFailure::default(), Times::start());
     let (device, opener) = (source.device(), source.opener());
     let source = Mutex::new(source);
     // Batches are limited by their buffers, and with them what waits here: at most as many zero runs.
@@ -46,14 +47,19 @@ pub fn restore<S: PageSink>(
     let mut counts = Counts::default();
     let mut bytes = 0;
     std::thread::scope(|scope| {
-        let (failure, buffers, source, device) = (&failure, &buffers, &source, &device);
+        let (failure, times, buffers, source, device) = (&failure, &times, &buffers, &source, &device);
         let opener = opener.as_deref();
         scope.spawn(move || {
             // Owned here: when all workers are gone, so is the receiver, and no reader waits for them.
             let receiver = Mutex::new(receiver);
             pool.broadcast(|_| {
                 let worker = Worker::new(sink, opener, done.clone());
-                if let Err(error) = worker.and_then(|mut worker| worker.run(&receiver)) {
+                let run = |mut worker: Worker<'_, S>| {
+                    let result = worker.run(&receiver);
+                    times.add(&worker.watch);
+                    result
+                };
+                if let Err(error) = worker.and_then(run) {
                     failure.set(error);
                 }
                 if opener.is_some() {
@@ -66,9 +72,11 @@ pub fn restore<S: PageSink>(
         for _ in 0..READERS {
             let sender = sender.clone();
             scope.spawn(move || {
-                if let Err(error) = read(source, device, buffers, &sender, failure) {
+                let mut watch = Stopwatch::start();
+                if let Err(error) = read(source, device, buffers, &sender, failure, &mut watch) {
                     failure.set(error);
                 }
+                times.add(&watch);
             });
         }
         // The end of the readers ends the workers.
@@ -81,7 +89,7 @@ pub fn restore<S: PageSink>(
         }
     });
     failure.into_result()?;
-    Ok(counts)
+    Ok(Counts { spent: times.spent(), ..counts })
 }
 
 /// Reads until the end, or until something has failed.
@@ -91,10 +99,12 @@ fn read<C: ChunkSource>(
     buffers: &Buffers,
     sender: &SyncSender<Ready>,
     failure: &FirstFailure,
+    watch: &mut Stopwatch,
 ) -> Result<(), PipelineError> {
     while !failure.is_set() {
         // The buffer first, so that work is read in the order in which it is handed out.
         let mut buffer = buffers.take().map_err(PipelineError::Buffers)?;
+        watch.lap(Activity::Buffers);
         let work = source.lock().unwrap_or_else(PoisonError::into_inner).next().map_err(PipelineError::Store)?;
         let ready = match work {
             None => break,
@@ -105,6 +115,7 @@ fn read<C: ChunkSource>(
                 Ready::Chunks(batch, buffer)
             }
         };
+        watch.lap(Activity::Device);
         if sender.send(ready).is_err() {
             break;
         }
@@ -120,12 +131,13 @@ struct Worker<'a, S> {
     /// Chunks whose pages do not lie together are decoded here.
     scratch: Vec<u8>,
     done: Sender<Step>,
+    watch: Stopwatch,
 }
 
 impl<'a, S: PageSink> Worker<'a, S> {
     fn new(sink: &'a S, opener: Option<&'a Opener>, done: Sender<Step>) -> Result<Worker<'a, S>, PipelineError> {
         let decoder = Decoder::new().map_err(PipelineError::Codec)?;
-        Ok(Worker { sink, opener, decoder, scratch: vec![0; CHUNK_MAX], done })
+        Ok(Worker { sink, opener, decoder, scratch: vec![0; CHUNK_MAX], done, watch: Stopwatch::start() })
     }
 
     /// Works until there is no more, or until it fails.
@@ -133,6 +145,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
         loop {
             // Waits under the lock: the others have nothing to take either.
             let ready = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            self.watch.lap(Activity::Waiting);
             let Ok(ready) = ready else { return Ok(()) };
             let step = match ready {
                 Ready::Zero(run) => self.zero(run)?,
@@ -146,6 +159,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
     fn zero(&mut self, run: Extent) -> Result<Step, PipelineError> {
         for piece in window::pieces(run.range()) {
             self.write(piece, |bytes| bytes.fill(0))?;
+            self.watch.lap(Activity::Zeroing);
         }
         Ok(Step { done: run.pages.into(), ..Step::default() })
     }
@@ -159,6 +173,7 @@ impl<'a, S: PageSink> Worker<'a, S> {
             if let Some(opener) = self.opener {
                 let opened = opener.chunk(view.chunk, view.raw_len() / BLOCK, stored);
                 opened.map_err(|forged| damaged(&view, &forged.to_string()))?;
+                self.watch.lap(Activity::Sealing);
             }
             self.chunk(&view, stored)?;
             step.stored += (view.raw_len() / BLOCK) as u64;
@@ -172,14 +187,16 @@ impl<'a, S: PageSink> Worker<'a, S> {
             && window::pieces(run.range()).nth(1).is_none()
         {
             // In place, without a second copy.
-            let decoder = &mut self.decoder;
-            return self
-                .sink
-                .write(run.range(), |pages| decode(decoder, view, stored, pages))
-                .map_err(|source| PipelineError::Memory { pfn: run.pfn, source })?;
+            let Worker { sink, decoder, watch, .. } = self;
+            watch.lap(Activity::Pages);
+            let decoded = sink.write(run.range(), |pages| {
+                watch.lap(Activity::Mapping);
+                decode(decoder, watch, view, stored, pages)
+            });
+            return decoded.map_err(|source| PipelineError::Memory { pfn: run.pfn, source })?;
         }
         if view.chunk.codec == Codec::Store && stored.len() == view.raw_len() {
-            check(view, stored)?;
+            check(&mut self.watch, view, stored)?;
             return self.scatter(view, stored);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -195,35 +212,50 @@ impl<'a, S: PageSink> Worker<'a, S> {
         scratch: &mut [u8],
     ) -> Result<(), PipelineError> {
         let raw = scratch.get_mut(..view.raw_len()).ok_or_else(|| damaged(view, "it is too long"))?;
-        decode(&mut self.decoder, view, stored, raw)?;
+        decode(&mut self.decoder, &mut self.watch, view, stored, raw)?;
         self.scatter(view, raw)
     }
 
     /// Writes the pages of a chunk to where they belong.
-    fn scatter(&self, view: &ChunkView<'_>, raw: &[u8]) -> Result<(), PipelineError> {
+    fn scatter(&mut self, view: &ChunkView<'_>, raw: &[u8]) -> Result<(), PipelineError> {
         let mut rest = raw;
         for piece in view.extents.iter().flat_map(|extent: &Extent| window::pieces(extent.range())) {
             let len = usize::try_from(piece.pages()).unwrap_or(usize::MAX).saturating_mul(BLOCK);
             let (pages, after) = rest.split_at_checked(len).ok_or_else(|| damaged(view, "it is too short"))?;
             self.write(piece, |bytes| bytes.copy_from_slice(pages))?;
+            self.watch.lap(Activity::Pages);
             rest = after;
         }
         Ok(())
     }
 
-    fn write(&self, run: PfnRange, write: impl FnOnce(&mut [u8])) -> Result<(), PipelineError> {
-        self.sink.write(run, write).map_err(|source| PipelineError::Memory { pfn: run.start, source })
+    /// Writes a run; what has passed until its memory is there was spent on mapping.
+    fn write(&mut self, run: PfnRange, write: impl FnOnce(&mut [u8])) -> Result<(), PipelineError> {
+        let watch = &mut self.watch;
+        let written = self.sink.write(run, |bytes| {
+            watch.lap(Activity::Mapping);
+            write(bytes);
+        });
+        written.map_err(|source| PipelineError::Memory { pfn: run.start, source })
     }
 }
 
 /// Decodes a chunk into exactly the memory that it must fill, and checks what came out.
-fn decode(decoder: &mut Decoder, view: &ChunkView<'_>, stored: &[u8], pages: &mut [u8]) -> Result<(), PipelineError> {
+fn decode(
+    decoder: &mut Decoder,
+    watch: &mut Stopwatch,
+    view: &ChunkView<'_>,
+    stored: &[u8],
+    pages: &mut [u8],
+) -> Result<(), PipelineError> {
     decoder.decode(view.chunk.codec, stored, pages).map_err(|why| damaged(view, &why))?;
-    check(view, pages)
+    watch.lap(Activity::Coding);
+    check(watch, view, pages)
 }
 
-fn check(view: &ChunkView<'_>, pages: &[u8]) -> Result<(), PipelineError> {
+fn check(watch: &mut Stopwatch, view: &ChunkView<'_>, pages: &[u8]) -> Result<(), PipelineError> {
     let found = checksum(pages);
+    watch.lap(Activity::Checking);
     if found != view.chunk.checksum {
         let expected = view.chunk.checksum;
         return Err(damaged(view, &format!("its checksum is {found:016x}, the index says {expected:016x}")));

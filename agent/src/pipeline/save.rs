@@ -10,6 +10,7 @@ use dormouse_image::{BLOCK, Chunk, Extent, PfnRange, checksum};
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
 use crate::pipeline::codec::{Encoder, Method, room_for};
 use crate::pipeline::seams::{Fate, PageFilter, PageSource, Piece, PieceSink};
+use crate::pipeline::times::{Activity, Stopwatch, Times};
 use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
 use crate::policy::Compression;
 
@@ -56,7 +57,7 @@ pub fn save<S: PageSource>(
     let (threads, buffers) = limits.resolve();
     let pool = thread_pool(threads)?;
     let spans = Spans { memory: task.memory, next: AtomicUsize::new(0) };
-    let failure = FirstFailure::default();
+    let (failure, times) = (FirstFailure::default(), Times::start());
     let chooser = Chooser { compression, buffers: &buffers, threads, tight: AtomicBool::new(task.is_tight(sink, 0)) };
     let (sender, receiver) = channel();
     let sealer = sink.sealer();
@@ -64,7 +65,7 @@ pub fn save<S: PageSource>(
     let mut counts = Counts::default();
     let mut bytes = 0;
     let written = std::thread::scope(|scope| {
-        let (spans, failure, chooser, buffers) = (&spans, &failure, &chooser, &buffers);
+        let (spans, failure, times, chooser, buffers) = (&spans, &failure, &times, &chooser, &buffers);
         let sealer = sealer.as_deref();
         scope.spawn(move || {
             pool.broadcast(|_| {
@@ -78,8 +79,14 @@ pub fn save<S: PageSource>(
                     encoder,
                     piece: Piece::default(),
                     chunk: PartChunk::default(),
+                    watch: Stopwatch::start(),
                 });
-                if let Err(error) = worker.and_then(|mut worker| worker.run(spans, failure)) {
+                let run = |mut worker: Worker<'_, S, _>| {
+                    let result = worker.run(spans, failure);
+                    times.add(&worker.watch);
+                    result
+                };
+                if let Err(error) = worker.and_then(run) {
                     failure.set(error);
                 }
                 if sealer.is_some() {
@@ -103,7 +110,7 @@ pub fn save<S: PageSource>(
     });
     failure.into_result()?;
     written.map_err(PipelineError::Store)?;
-    Ok(counts)
+    Ok(Counts { spent: times.spent(), ..counts })
 }
 
 /// Chooses how each chunk is stored.
@@ -188,6 +195,7 @@ struct Worker<'a, S, F> {
     encoder: Encoder,
     piece: Piece,
     chunk: PartChunk,
+    watch: Stopwatch,
 }
 
 /// A chunk in the making: pages of this span and of earlier ones.
@@ -225,14 +233,19 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
             if failure.is_set() {
                 return Ok(());
             }
-            if (span.start..span.end).any(|pfn| self.filter.fate(pfn) == Fate::Store) {
+            let (fate, pages) = self.filter.run(span);
+            if fate == Fate::Store || pages < span.pages() {
                 let source = self.source;
+                self.watch.lap(Activity::Pages);
                 source
-                    .read(span, |bytes| self.pages(span, Some(bytes)))
+                    .read(span, |bytes| {
+                        self.watch.lap(Activity::Mapping);
+                        self.pages(span, bytes)
+                    })
                     .map_err(|source| PipelineError::Memory { pfn: span.start, source })??;
             } else {
                 // Not even mapped.
-                self.pages(span, None)?;
+                self.pass(span, fate)?;
             }
         }
         if self.chunk.pages > 0 {
@@ -241,54 +254,76 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
         self.hand_over()
     }
 
-    /// Goes through a span. It has bytes if any of them are to be stored.
-    fn pages(&mut self, span: PfnRange, bytes: Option<&[u8]>) -> Result<(), Stop> {
-        // The run of pages to be stored that is being followed: its first page frame.
-        let mut run: Option<u64> = None;
-        for (at, pfn) in (span.start..span.end).enumerate() {
-            let page = bytes.and_then(|bytes| bytes.get(at * BLOCK..(at + 1) * BLOCK));
-            let fate = self.filter.fate(pfn);
-            let stored = match (fate, page) {
-                (Fate::Store, Some(page)) => !is_zero(page),
-                // A source that gives less than it was asked for must not pass for zeroes.
-                (Fate::Store, None) => return Err(missing(pfn).into()),
-                _ => false,
-            };
-            if stored {
-                run.get_or_insert(pfn);
-                self.chunk.pages += 1;
-                if self.chunk.pages == CHUNK_PAGES {
-                    let last = run.take().map(|start| (start, pfn + 1 - start));
-                    self.end_chunk(last.and_then(|(start, pages)| run_of(span, bytes, start, pages)))?;
+    /// Goes through a span, whose bytes these are.
+    fn pages(&mut self, span: PfnRange, bytes: &[u8]) -> Result<(), Stop> {
+        let mut at = span.start;
+        while at < span.end {
+            let (fate, pages) = self.filter.run(PfnRange { start: at, end: span.end });
+            // At least one, or this would never end.
+            let run = PfnRange { start: at, end: span.end.min(at + pages.max(1)) };
+            match fate {
+                Fate::Store => self.store(span, bytes, run)?,
+                Fate::Zero | Fate::Leave => self.pass(run, fate)?,
+            }
+            at = run.end;
+        }
+        self.watch.lap(Activity::Pages);
+        Ok(())
+    }
+
+    /// Stores the pages of `run`, a part of `span`, but for those of zeroes.
+    fn store(&mut self, span: PfnRange, bytes: &[u8], run: PfnRange) -> Result<(), Stop> {
+        // The first of the pages that are being followed, which will be an extent.
+        let mut first: Option<u64> = None;
+        for pfn in run.start..run.end {
+            // A source that gives less than it was asked for must not pass for zeroes.
+            let at = usize::try_from(pfn - span.start).unwrap_or(usize::MAX).saturating_mul(BLOCK);
+            let page = bytes.get(at..at.saturating_add(BLOCK)).ok_or_else(|| missing(pfn))?;
+            if is_zero(page) {
+                if let Some(start) = first.take() {
+                    self.chunk.gather(run_of(span, bytes, start, pfn - start));
                 }
+                self.zero(PfnRange { start: pfn, end: pfn + 1 })?;
                 continue;
             }
-            if let Some(start) = run.take() {
-                self.chunk.gather(run_of(span, bytes, start, pfn - start));
-            }
-            if fate == Fate::Leave {
-                self.piece.left += 1;
-            } else {
-                self.zero(pfn)?;
+            first.get_or_insert(pfn);
+            self.chunk.pages += 1;
+            if self.chunk.pages == CHUNK_PAGES {
+                let last = first.take().and_then(|start| run_of(span, bytes, start, pfn + 1 - start));
+                self.end_chunk(last)?;
             }
         }
-        if let Some(start) = run {
+        if let Some(start) = first {
             // The mapping ends with the span.
-            self.chunk.gather(run_of(span, bytes, start, span.end - start));
+            self.chunk.gather(run_of(span, bytes, start, run.end - start));
         }
         Ok(())
     }
 
-    fn zero(&mut self, pfn: u64) -> Result<(), Stop> {
-        match self.piece.zero.last_mut() {
-            Some(run) if run.range().end == pfn => run.pages += 1,
-            _ => {
-                if self.piece.zero.len() >= PIECE_RUNS {
-                    self.hand_over()?;
-                }
-                self.piece.zero.push(Extent { pfn, pages: 1 });
-            }
+    /// Accounts for pages that are not stored.
+    fn pass(&mut self, run: PfnRange, fate: Fate) -> Result<(), Stop> {
+        if fate == Fate::Leave {
+            self.piece.left += run.pages();
+            return Ok(());
         }
+        self.zero(run)
+    }
+
+    /// These pages are restored as zeroes.
+    fn zero(&mut self, run: PfnRange) -> Result<(), Stop> {
+        // Of one span: few.
+        let pages = u32::try_from(run.pages()).unwrap_or(u32::MAX);
+        if let Some(last) = self.piece.zero.last_mut()
+            && last.range().end == run.start
+            && let Some(sum) = last.pages.checked_add(pages)
+        {
+            last.pages = sum;
+            return Ok(());
+        }
+        if self.piece.zero.len() >= PIECE_RUNS {
+            self.hand_over()?;
+        }
+        self.piece.zero.push(Extent { pfn: run.start, pages });
         Ok(())
     }
 
@@ -312,13 +347,16 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
         if BUFFER_LEN - self.piece.len < room_for(CHUNK_MAX) || self.piece.chunks.len() >= PIECE_CHUNKS {
             self.hand_over()?;
         }
+        self.watch.lap(Activity::Pages);
         let buffer = match &mut self.piece.buffer {
             Some(buffer) => buffer,
             none => none.insert(self.buffers.take().map_err(PipelineError::Buffers)?),
         };
+        self.watch.lap(Activity::Waiting);
         let method = self.chooser.method();
         let encoded = self.encoder.encode(method, raw, &mut buffer[self.piece.len..]);
         let (codec, len) = encoded.map_err(PipelineError::Codec)?;
+        self.watch.lap(Activity::Coding);
         let mut stored = Chunk {
             offset: self.piece.len as u64,
             // At most as long as a chunk.
@@ -327,10 +365,12 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
             checksum: checksum(raw),
             ..Chunk::default()
         };
+        self.watch.lap(Activity::Checking);
         if let Some(sealer) = self.sealer {
             // In place, where it goes to the device from.
             let sealed = sealer.chunk(&mut stored, chunk.pages as usize, &mut buffer[self.piece.len..][..len]);
             sealed.map_err(PipelineError::Seal)?;
+            self.watch.lap(Activity::Sealing);
         }
         self.piece.chunks.push(stored);
         self.piece.len += len;
@@ -354,9 +394,12 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
 
 impl PartChunk {
     fn gather(&mut self, run: Option<(Extent, &[u8])>) {
-        if let Some((extent, bytes)) = run {
-            self.extents.push(extent);
-            self.gathered.extend_from_slice(bytes);
+        let Some((extent, bytes)) = run else { return };
+        self.gathered.extend_from_slice(bytes);
+        match self.extents.last_mut() {
+            // A chunk has few pages.
+            Some(last) if last.range().end == extent.pfn => last.pages += extent.pages,
+            _ => self.extents.push(extent),
         }
     }
 }
@@ -367,11 +410,11 @@ fn missing(pfn: u64) -> PipelineError {
 }
 
 /// A run within a span, and its bytes.
-fn run_of(span: PfnRange, bytes: Option<&[u8]>, start: u64, pages: u64) -> Option<(Extent, &[u8])> {
+fn run_of(span: PfnRange, bytes: &[u8], start: u64, pages: u64) -> Option<(Extent, &[u8])> {
     // Inside the span: small numbers.
     let first = usize::try_from(start - span.start).ok()? * BLOCK;
     let pages = u32::try_from(pages).ok()?;
-    Some((Extent { pfn: start, pages }, bytes?.get(first..first + pages as usize * BLOCK)?))
+    Some((Extent { pfn: start, pages }, bytes.get(first..first + pages as usize * BLOCK)?))
 }
 
 /// Whether a page is all zero. Leaves at the first line that is not, which is nearly always the first.

@@ -50,6 +50,14 @@ pub enum Fate {
 pub trait PageFilter: Sync {
     /// What becomes of the page at this page frame.
     fn fate(&self, pfn: u64) -> Fate;
+
+    /// What becomes of the first page of `frames`, which has one, and how many from it on certainly share that: at
+    /// least itself, at most `frames`.
+    fn run(&self, frames: PfnRange) -> (Fate, u64) {
+        let fate = self.fate(frames.start);
+        let others = (frames.start + 1..frames.end).take_while(|pfn| self.fate(*pfn) == fate).count();
+        (fate, 1 + others as u64)
+    }
 }
 
 /// All pages matter.
@@ -59,6 +67,10 @@ pub struct Everything;
 impl PageFilter for Everything {
     fn fate(&self, _: u64) -> Fate {
         Fate::Store
+    }
+
+    fn run(&self, frames: PfnRange) -> (Fate, u64) {
+        (Fate::Store, frames.pages())
     }
 }
 

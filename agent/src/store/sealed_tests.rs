@@ -85,7 +85,7 @@ fn save_into(image: Image, sealing: Option<&Sealing>, pages: u64) -> Result<Imag
         assert_eq!(restored(image).unwrap().len() as u64, pages);
         Ok(())
     };
-    writer.finish(State::Complete, 0, check, SaveStats::default)
+    writer.finish(State::Complete, 0, check, |_| SaveStats::default())
 }
 
 fn saved(suite: Suite, pages: u64) -> Faulty {
@@ -210,7 +210,7 @@ fn a_save_that_fails_leaves_no_key() {
     let image = Image::create(device.disk(), LABEL).unwrap();
     let mut writer = Writer::begin(image, &header(100), Some(&sealing(Suite::Aes256Gcm))).unwrap();
     fill(&mut writer, 100, 1);
-    let result = writer.finish(State::Complete, 0, |_| Err("it differs".into()), SaveStats::default);
+    let result = writer.finish(State::Complete, 0, |_| Err("it differs".into()), |_| SaveStats::default());
     assert!(matches!(result, Err(StoreError::Unverified { .. })));
     let commit = open(&device).unwrap().commit().clone();
     assert!(commit.state == State::Failed && commit.seal.unwrap().is_wiped());
@@ -282,7 +282,7 @@ fn at_whatever_write_the_power_goes_only_a_whole_sealed_image_is_complete() {
         Image::create(device.disk(), LABEL).and_then(|image| {
             let mut writer = Writer::begin(image, &header(40), Some(&sealing))?;
             fill(&mut writer, 40, 1);
-            writer.finish(State::Complete, 0, |_| Ok(()), SaveStats::default)
+            writer.finish(State::Complete, 0, |_| Ok(()), |_| SaveStats::default())
         })
     };
     device.fail(Fault::Death(usize::MAX));

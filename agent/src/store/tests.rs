@@ -63,7 +63,7 @@ fn save(image: Image, stored: u64, state: State) -> Result<Image, StoreError> {
     for piece in pieces(stored).chain([zero]) {
         writer.piece(piece).map_err(|error| *error.downcast::<StoreError>().unwrap())?;
     }
-    writer.finish(state, 0, |_| Ok(()), SaveStats::default)
+    writer.finish(state, 0, |_| Ok(()), |_| SaveStats::default())
 }
 
 /// A small image in memory that has this state.
@@ -179,7 +179,7 @@ fn an_image_that_fails_its_check_is_not_complete() {
             assert_eq!(open(&device).unwrap().commit().state, State::Saving);
             Err("a page differs".into())
         },
-        SaveStats::default,
+        |_| SaveStats::default(),
     );
     let error = in_full(&error.unwrap_err());
     assert!(error.contains("what was read back") && error.contains("a page differs"), "{error}");
@@ -332,7 +332,7 @@ fn a_commit_record_that_cannot_be_written_is_not_believed() {
             let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10), None).unwrap();
             pieces(10).for_each(|piece| writer.piece(piece).unwrap());
             device.fail(fault(slot + 100));
-            let error = writer.finish(State::Complete, 0, |_| Ok(()), SaveStats::default).unwrap_err();
+            let error = writer.finish(State::Complete, 0, |_| Ok(()), |_| SaveStats::default()).unwrap_err();
             assert!(matches!(error, StoreError::Io { what: "writing", offset, .. } if offset == slot), "{error}");
             is_not_resumed(&device);
         }
@@ -347,7 +347,7 @@ fn a_flush_that_fails_at_the_commit_fails_the_save() {
         let mut writer = Writer::begin(Image::create(device.disk(), LABEL).unwrap(), &header(10), None).unwrap();
         pieces(10).for_each(|piece| writer.piece(piece).unwrap());
         device.fail(Fault::Flush(number));
-        let error = writer.finish(State::Complete, 0, |_| Ok(()), SaveStats::default).unwrap_err();
+        let error = writer.finish(State::Complete, 0, |_| Ok(()), |_| SaveStats::default()).unwrap_err();
         assert!(matches!(error, StoreError::Flush { .. }), "{error}");
         assert_eq!(is_not_resumed(&device), State::Failed);
         assert!(open(&device).unwrap().commit().reason.ends_with("Input/output error (os error 5)"));

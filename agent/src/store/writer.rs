@@ -1,9 +1,10 @@
 //! Writing an image: strictly forward, in large aligned pieces, with the commit record last.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use dormouse_image::layout::{DATA_OFFSET, HEADER_OFFSET};
 use dormouse_image::seal::{Seal, Sealer, Sealing};
@@ -69,7 +70,7 @@ impl Writer {
     }
 
     /// Makes the image durable, has it checked, and then gives it its final state: `Complete`, or `Snapshot` where the
-    /// session goes on.
+    /// session goes on. `stats` is given how long requests to the device took, all threads together.
     ///
     /// # Errors
     /// [`StoreError`]. The image is marked as failed then, as far as the device lets it: the commit record may have
@@ -80,7 +81,7 @@ impl Writer {
         state: State,
         omitted_pages: u64,
         check: impl FnOnce(&Image) -> Result<(), StoreFailure>,
-        stats: impl FnOnce() -> SaveStats,
+        stats: impl FnOnce(Duration) -> SaveStats,
     ) -> Result<Image, StoreError> {
         match self.commit(state, omitted_pages, check, stats) {
             Ok(()) => Ok(self.image),
@@ -98,7 +99,7 @@ impl Writer {
         state: State,
         omitted_pages: u64,
         check: impl FnOnce(&Image) -> Result<(), StoreFailure>,
-        stats: impl FnOnce() -> SaveStats,
+        stats: impl FnOnce(Duration) -> SaveStats,
     ) -> Result<(), StoreError> {
         self.end_index()?;
         self.stream.finish()?;
@@ -117,7 +118,7 @@ impl Writer {
         check(&self.image.as_if(sealed, opener))
             .map_err(|source| StoreError::Unverified { name: self.image.disk_name(), source })?;
         // The commit point: from here on there is an image.
-        let commit = self.sealed(Commit { stats: stats(), ..commit })?;
+        let commit = self.sealed(Commit { stats: stats(self.stream.in_requests()), ..commit })?;
         self.image.record(commit)
     }
 
@@ -199,6 +200,8 @@ struct Stream {
     end: u64,
     threads: Option<Threads>,
     failure: Arc<Failure>,
+    /// Nanoseconds in requests, of the threads that have ended.
+    in_requests: Arc<AtomicU64>,
 }
 
 /// The threads, and the way to hand them work: what to write, and where.
@@ -243,16 +246,20 @@ impl Write {
 
 /// Writes what comes until no more does. After a failure of any thread, what comes is dropped, so that nobody waits for
 /// its buffers.
-fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Failure) {
+/// Returns how long its requests took.
+fn write_all(disk: &Disk, receiver: &Mutex<Receiver<(u64, Write)>>, failure: &Failure) -> Duration {
+    let mut in_requests = Duration::ZERO;
     loop {
         // Waits under the lock: the others have nothing to take until then either.
         let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((offset, write)) = next else { return };
+        let Ok((offset, write)) = next else { return in_requests };
+        let began = Instant::now();
         if !failure.is_over.load(Ordering::Relaxed)
             && let Err(error) = write.to(disk, offset)
         {
             failure.set(error);
         }
+        in_requests += began.elapsed();
     }
 }
 
@@ -261,15 +268,31 @@ impl Stream {
         let name = image.disk_name();
         let (sender, receiver) = channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        let failure = Arc::<Failure>::default();
+        let (failure, in_requests) = (Arc::<Failure>::default(), Arc::<AtomicU64>::default());
         let spawn = |_| {
             let (disk, receiver, failure) = (image.disk().clone(), Arc::clone(&receiver), Arc::clone(&failure));
+            let sum = Arc::clone(&in_requests);
             let thread = std::thread::Builder::new().name("write".into());
-            thread.spawn(move || write_all(&disk, &receiver, &failure))
+            thread.spawn(move || {
+                let nanoseconds = write_all(&disk, &receiver, &failure).as_nanos();
+                sum.fetch_add(u64::try_from(nanoseconds).unwrap_or(u64::MAX), Ordering::Relaxed);
+            })
         };
         let threads: std::io::Result<Vec<_>> = (0..WRITERS).map(spawn).collect();
         let threads = threads.map_err(|source| StoreError::Threads { name: name.clone(), source })?;
-        Ok(Stream { size: image.disk().size(), end: DATA_OFFSET, threads: Some((sender, threads)), failure, name })
+        Ok(Stream {
+            size: image.disk().size(),
+            end: DATA_OFFSET,
+            threads: Some((sender, threads)),
+            failure,
+            in_requests,
+            name,
+        })
+    }
+
+    /// How long requests took, all threads that have ended together.
+    fn in_requests(&self) -> Duration {
+        Duration::from_nanos(self.in_requests.load(Ordering::Relaxed))
     }
 
     /// Hands over what is to be written next, `len` bytes in whole blocks.

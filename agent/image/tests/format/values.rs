@@ -6,8 +6,8 @@ use dormouse_image::layout::{
 use dormouse_image::seal::{Nonce, Seal, Suite, Tag, WRAPS_MAX, Wrap};
 use dormouse_image::{
     Architecture, BLOCK, Chunk, Codec, Commit, Cpu, DiskExtent, DiskPlace, EfiRange, Extent, Filesystem, FirmwareKind,
-    FirmwareRange, Header, Label, Layer, LayerKind, Locator, Mailbox, PfnRange, PhysRange, SaveStats, SessionRecord,
-    State, SwapArea, Totals, Uuid, Version,
+    FirmwareRange, Header, Label, Layer, LayerKind, Locator, Mailbox, PfnRange, PhysRange, SPENT, SaveStats,
+    SessionRecord, State, SwapArea, Totals, Uuid, Version,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -53,6 +53,7 @@ pub(crate) fn commit() -> Commit {
             threads: 2,
             agent_peak_kib: 9000,
             least_available_kib: 60_000,
+            spent: [0; SPENT],
         },
         reason: "asked for".to_string(),
         seal: None,
@@ -177,12 +178,14 @@ fn any_totals() -> impl Strategy<Value = Totals> {
 }
 
 fn any_stats() -> impl Strategy<Value = SaveStats> {
-    (any::<[u64; 4]>(), any::<u32>()).prop_map(|([started_unix, millis, peak, least], threads)| SaveStats {
+    let stats = (any::<[u64; 4]>(), any::<u32>(), any::<[u32; SPENT]>());
+    stats.prop_map(|([started_unix, millis, peak, least], threads, spent)| SaveStats {
         started_unix,
         millis,
         threads,
         agent_peak_kib: peak,
         least_available_kib: least,
+        spent,
     })
 }
 

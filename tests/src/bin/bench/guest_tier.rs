@@ -22,8 +22,9 @@ use dormouse_tests::userland::{GuestPolicy, POLICY_ARGUMENT, POLICY_PATH, Userla
 use tempfile::NamedTempFile;
 
 use crate::Options;
+use crate::page::Section;
 use crate::picture::{self, Bar};
-use crate::table::{Table, median_of};
+use crate::table::{Table, median_of, range_of};
 use crate::timeline::{Stage, Timeline};
 
 /// Where the guest mounts the disk with files, and how much is on it.
@@ -177,7 +178,7 @@ impl Run {
     }
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<Section> {
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
     let memories: Vec<MemorySize> = match options.memory.as_slice() {
@@ -192,6 +193,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     ensure!(!contenders.is_empty(), "there is no such contender: {}", list_of(CONTENDERS));
     let mut tables = Tables::new();
+    let mut section = Section::new(
+        "Whole hibernations",
+        "One guest, hibernated by each contender in turn and powered on again. Its memory is the host's before it is\n\
+         powered on, so that the host's page faults are nobody's.",
+    );
     for memory in memories {
         let workload = format!("session and files {memory}");
         let (mut guest, _far) = start(&artifacts, memory, &contenders)?;
@@ -220,18 +226,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             artifacts.release()
         );
         let path = options.output.join(format!("guest-{memory}.svg"));
-        std::fs::write(&path, picture::svg(&title, &bars))
-            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        let svg = picture::svg(&title, &bars);
+        std::fs::write(&path, &svg).with_context(|| format!("{}: cannot be written", path.display()))?;
         eprintln!("where the time goes: {}", path.display());
+        section.picture(svg);
     }
-    tables.readable.print(&format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation"));
-    println!(
-        "\nThe sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
+    let heading = format!("Guest tier: medians of {runs} alternating runs, 2 CPUs, under emulation");
+    section.table(&heading, tables.readable);
+    section.note(&format!(
+        "The sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
          read again; so does Dormouse with save.shrink. Every contender is booted by GRUB."
-    );
+    ));
     tables.results.write_csv(&options.output.join("guest.csv"))?;
-    tables.stages.write_csv(&options.output.join("guest-stages.csv"))
+    tables.stages.write_csv(&options.output.join("guest-stages.csv"))?;
+    Ok(section)
 }
 
 /// What is printed and written.
@@ -252,6 +261,11 @@ impl Tables {
                 "reread_s",
                 "image_bytes",
                 "pages_saved",
+                "runs",
+                "command_to_off_s_min",
+                "command_to_off_s_max",
+                "on_to_tick_s_min",
+                "on_to_tick_s_max",
             ]),
             stages: Table::new(&["workload", "contender", "stage", "seconds"]),
             readable: Table::new(&[
@@ -274,6 +288,8 @@ impl Tables {
         let image = of(|run| run.image_bytes as f64);
         let pages = of(|run| run.pages_saved as f64);
         let (off, on, reread) = (of(|run| run.command_to_off), of(|run| run.on_to_tick), of(|run| run.reread));
+        let (off_min, off_max) = range_of(runs, |run| run.command_to_off);
+        let (on_min, on_max) = range_of(runs, |run| run.on_to_tick);
         self.results.row(vec![
             workload.to_owned(),
             contender.plain_name(),
@@ -282,6 +298,11 @@ impl Tables {
             format!("{reread:.2}"),
             format!("{image:.0}"),
             format!("{pages:.0}"),
+            runs.len().to_string(),
+            format!("{off_min:.2}"),
+            format!("{off_max:.2}"),
+            format!("{on_min:.2}"),
+            format!("{on_max:.2}"),
         ]);
         self.readable.row(vec![
             workload.to_owned(),
@@ -343,6 +364,8 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     config.disks.push(disk(image_disk_bytes(config.memory)));
     config.disks.push(disk(2 * FILES_MIB * MIB));
     (config.boot_loader, config.menu_seconds) = (Some(BootLoader::Grub), Some(0));
+    // The host's page faults are nobody's.
+    config.memory_is_there = true;
     config.qemu_arguments.extend(["-set".to_owned(), format!("device.disk0-device.serial={IMAGE_SERIAL}")]);
     // The kernel looks for its own image there at every boot, before the initramfs runs.
     config.kernel_arguments.push(format!("resume={SWAP}"));
@@ -447,12 +470,13 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         }
         Contender::Dormouse(_) => {}
     }
-    let (begin, mut on) = (Instant::now(), Timeline::begin(Stage::Firmware));
+    let mut on = Timeline::begin(Stage::Firmware);
     let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;
     guest.set_kernel_arguments(arguments);
     went_on.demand_proofs().map_err(|error| guest.explain(error))?;
     let on_to_tick = went_on.to_first_tick.context("no sign of life")?;
-    stages.extend(on.seconds_until(begin + on_to_tick));
+    let begin = guest.powered_on_at();
+    stages.extend(on.begun_at(begin).seconds_until(begin + on_to_tick));
     let (image_bytes, pages_saved) = match contender {
         Contender::Dormouse(way) => {
             let report = went_on.report()?;

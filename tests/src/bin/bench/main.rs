@@ -1,9 +1,13 @@
 //! Measures Dormouse beside its peers, in the same run on the same data; `scripts/bench` builds everything and runs
 //! this.
 
+mod codec_tier;
 mod file_tier;
 mod guest_tier;
+mod host;
+mod page;
 mod picture;
+mod plot;
 mod scale;
 mod table;
 mod timeline;
@@ -13,13 +17,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::machine::MemorySize;
 
-/// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout and as CSV files.
+use crate::host::Host;
+
+/// Measures Dormouse beside its peers: medians of alternating runs, as Markdown on stdout, as CSV files, and all on one
+/// page, index.html.
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free.
+/// scaling tier varies CPUs, memory and how much of it is free. The codec tier saves to devices of different speeds.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
@@ -60,6 +68,7 @@ pub(crate) enum Tier {
     File,
     Guest,
     Scale,
+    Codec,
 }
 
 fn main() -> ExitCode {
@@ -80,15 +89,23 @@ fn run(options: &Options) -> Result<()> {
         .with_context(|| format!("{}: cannot be made", options.output.display()))?;
     let tiers = match options.tier.as_slice() {
         [] if options.quick => vec![Tier::File, Tier::Guest],
-        [] => vec![Tier::File, Tier::Guest, Tier::Scale],
+        [] => vec![Tier::File, Tier::Guest, Tier::Scale, Tier::Codec],
         some => some.to_vec(),
     };
+    let mut host = Host::at_begin(Artifacts::from_environment()?.release());
+    let mut sections = Vec::new();
     for tier in tiers {
-        match tier {
+        sections.push(match tier {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
             Tier::Scale => scale::run(options)?,
-        }
+            Tier::Codec => codec_tier::run(options)?,
+        });
     }
+    host.end();
+    let path = options.output.join("index.html");
+    std::fs::write(&path, page::html(&host, &sections))
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
+    eprintln!("everything on one page: {}", path.display());
     Ok(())
 }

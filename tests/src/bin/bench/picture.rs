@@ -123,7 +123,7 @@ pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
 }
 
 /// The distance of the lines that show the seconds: at most ten of them, at round numbers.
-fn tick(longest: f64) -> f64 {
+pub(crate) fn tick(longest: f64) -> f64 {
     let mut step = 1.0;
     for factor in [2.0, 2.5, 2.0].into_iter().cycle() {
         if longest / step <= 10.0 || step > 1e6 {
@@ -134,7 +134,7 @@ fn tick(longest: f64) -> f64 {
     step
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -7,6 +7,8 @@ use dormouse_tests::guest::Guest;
 use dormouse_tests::machine::{GuestConfig, MemorySize};
 
 use crate::Options;
+use crate::page::Section;
+use crate::plot;
 use crate::table::{Table, median_of};
 
 /// A machine, and how much of its memory is filled beside what runs in it.
@@ -34,6 +36,38 @@ const POINTS: [Point; 9] = [
     point(2, 2, 60),
 ];
 
+/// The point that the others differ from, each in one thing.
+const BASE: Point = point(2, 2, 30);
+
+/// The medians of a point.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    point: Point,
+    saved_percent: f64,
+    save: f64,
+    restore: f64,
+}
+
+const CPUS: &str = "CPUs";
+const GIB: &str = "GiB of memory";
+const SAVED: &str = "per cent of memory saved";
+
+/// The plots: what is constant, what is across, and its value.
+type Across = fn(&Measured) -> f64;
+const LINES: [(&str, &str, Across); 3] = [
+    ("2 GiB, 30 % filled", CPUS, |one| f64::from(one.point.cpus)),
+    // Far below 2^52.
+    ("2 CPUs, 30 % filled", GIB, |one| one.point.mib as f64 / 1024.0),
+    ("2 CPUs, 2 GiB", SAVED, |one| one.saved_percent),
+];
+
+/// Whether a point differs from the base in nothing but what is across.
+fn is_on(point: Point, across: &str) -> bool {
+    (across == CPUS || point.cpus == BASE.cpus)
+        && (across == GIB || point.mib == BASE.mib)
+        && (across == SAVED || point.filled_percent == BASE.filled_percent)
+}
+
 /// One hibernation.
 #[derive(Debug, Clone, Copy)]
 struct Run {
@@ -47,7 +81,7 @@ struct Run {
     peak_mib: f64,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<Section> {
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let artifacts = Artifacts::from_environment()?;
     let mut table = Table::new(&[
@@ -63,6 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "pages_saved",
         "agent_peak_mib",
     ]);
+    let mut measured = Vec::new();
     for point in POINTS {
         let mut guest = start(&artifacts, point).with_context(|| format!("{point:?}"))?;
         let mut results = Vec::new();
@@ -72,11 +107,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             results.push(run);
         }
         let of = |value: fn(&Run) -> f64| median_of(&results, value);
+        let saved_percent = 100.0 * of(|run| run.pages_saved / run.ram_pages);
+        measured.push(Measured { point, saved_percent, save: of(|run| run.save), restore: of(|run| run.restore) });
         table.row(vec![
             point.cpus.to_string(),
             point.mib.to_string(),
             point.filled_percent.to_string(),
-            format!("{:.0}", 100.0 * of(|run| run.pages_saved / run.ram_pages)),
+            format!("{saved_percent:.0}"),
             format!("{:.2}", of(|run| run.save)),
             format!("{:.2}", of(|run| run.restore)),
             format!("{:.2}", of(|run| run.command_to_off)),
@@ -86,18 +123,40 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             format!("{:.1}", of(|run| run.peak_mib)),
         ]);
     }
-    table.print(&format!("Scaling: medians of {runs} runs, under emulation"));
-    table.write_csv(&options.output.join("scale.csv"))
+    table.write_csv(&options.output.join("scale.csv"))?;
+    let mut section = Section::new(
+        "Scaling",
+        "A guest with more CPUs, more memory, and more of its memory in use; only one of them varies at a time.",
+    );
+    section.table(&format!("Scaling: medians of {runs} runs, under emulation"), table);
+    for (title, across, of) in LINES {
+        let along = |value: fn(&Measured) -> f64| -> Vec<(f64, f64)> {
+            let of_this = measured.iter().filter(|one| is_on(one.point, across));
+            let mut points: Vec<_> = of_this.map(|one| (of(one), value(one))).collect();
+            points.sort_by(|one, other| one.0.total_cmp(&other.0));
+            points
+        };
+        let series = [("save", along(|one| one.save)), ("restore", along(|one| one.restore))];
+        section.picture(plot::lines(title, "seconds", across, &series));
+    }
+    Ok(section)
 }
 
 /// A guest with the workload, and with files in memory that compress as programs do.
 fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
-    let mut guest = Guest::standard(GuestConfig::new(point.cpus, MemorySize { mib: point.mib }), artifacts)?;
+    let mut config = GuestConfig::new(point.cpus, MemorySize { mib: point.mib });
+    config.memory_is_there = true;
+    let mut guest = Guest::standard(config, artifacts)?;
     guest.boot()?;
     let device = guest.config().disk_path(0)?;
     cycle::init_image(&mut guest, &device)?;
     cycle::start_workload(&mut guest)?;
-    let mib = point.mib * point.filled_percent / 100;
+    fill(&mut guest, point.mib * point.filled_percent / 100)?;
+    Ok(guest)
+}
+
+/// Fills so much of the guest's memory with files that compress as programs do.
+pub(crate) fn fill(guest: &mut Guest, mib: u64) -> Result<()> {
     // A number before each copy shifts it, so that pages of different copies differ.
     guest.succeed(&format!(
         "size=$(stat -c %s /usr/bin/dormouse); have=0; number=0; mkdir -p /run/fill; \
@@ -105,7 +164,7 @@ fn start(artifacts: &Artifacts, point: Point) -> Result<Guest> {
          {{ echo $number; cat /usr/bin/dormouse; }} >/run/fill/$number; \
          number=$((number + 1)); have=$((have + size)); done"
     ))?;
-    Ok(guest)
+    Ok(())
 }
 
 fn hibernate(guest: &mut Guest) -> Result<Run> {

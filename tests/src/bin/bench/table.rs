@@ -1,8 +1,11 @@
 //! Results: medians, Markdown tables for people, CSV files for programs.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use crate::picture::escaped;
 
 /// A table whose rows have as many cells as its header.
 #[derive(Debug)]
@@ -30,19 +33,42 @@ impl Table {
         let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
         println!("\n### {heading}\n");
         for (number, row) in all().enumerate() {
-            let cells: Vec<String> = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| {
-                    let numeric = number > 0 && cell.starts_with(|first: char| first.is_ascii_digit());
-                    if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-                })
-                .collect();
+            let cells: Vec<String> =
+                row.iter()
+                    .zip(&widths)
+                    .map(|(cell, width)| {
+                        if number > 0 && is_number(cell) {
+                            format!("{cell:>width$}")
+                        } else {
+                            format!("{cell:<width$}")
+                        }
+                    })
+                    .collect();
             println!("| {} |", cells.join(" | "));
             if number == 0 {
                 println!("| {} |", widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join(" | "));
             }
         }
+    }
+
+    /// The same for a page.
+    pub(crate) fn html(&self) -> String {
+        let mut html = "<table>\n<tr>".to_owned();
+        for cell in &self.header {
+            let _ = write!(html, "<th>{}</th>", escaped(cell));
+        }
+        html.push_str("</tr>\n");
+        for row in &self.rows {
+            let is_ours = row.iter().any(|cell| cell.starts_with("dormouse"));
+            html.push_str(if is_ours { "<tr class=\"ours\">" } else { "<tr>" });
+            for cell in row {
+                let class = if is_number(cell) { " class=\"number\"" } else { "" };
+                let _ = write!(html, "<td{class}>{}</td>", escaped(cell));
+            }
+            html.push_str("</tr>\n");
+        }
+        html.push_str("</table>\n");
+        html
     }
 
     /// Writes it as CSV. No cell has a comma or a quote in it.
@@ -55,6 +81,17 @@ impl Table {
         }
         std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
     }
+}
+
+fn is_number(cell: &str) -> bool {
+    cell.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The least and the most of what `value` finds in each of `runs`; 0 of nothing.
+pub(crate) fn range_of<T>(runs: &[T], value: impl Fn(&T) -> f64) -> (f64, f64) {
+    let values = || runs.iter().map(&value);
+    let least = values().reduce(f64::min).unwrap_or(0.0);
+    (least, values().reduce(f64::max).unwrap_or(0.0))
 }
 
 /// The median of what `value` finds in each of `runs`.

@@ -126,6 +126,14 @@ impl Timeline {
         }
     }
 
+    /// The first stage has begun only at `begin`.
+    pub(crate) fn begun_at(mut self, begin: Instant) -> Timeline {
+        if let Some(first) = self.stages.first_mut() {
+            first.1 = begin;
+        }
+        self
+    }
+
     /// The stages that took any time, each with its seconds, the last one until `end`.
     pub(crate) fn seconds_until(&self, end: Instant) -> Vec<(Stage, f64)> {
         let ends = self.stages.iter().skip(1).map(|(_, at)| *at).chain([end]);

@@ -19,6 +19,8 @@ use super::measure::Clock;
 pub(crate) enum Half {
     Compress,
     Decompress,
+    /// Neither: the pages are copied.
+    Copy,
 }
 
 /// Measures one half of zstd at `level`.
@@ -42,6 +44,19 @@ pub(super) fn run(half: Half, vmcore: &Path, level: i32, threads: usize) -> Resu
                 })
             })?;
             clock.stop(Some(bytes.into_inner() as u64))?.print()
+        }
+        Half::Copy => {
+            // Both have been touched.
+            let mut copy = pages.clone();
+            let work: Vec<_> = pages.chunks(CHUNK_MAX).zip(copy.chunks_mut(CHUNK_MAX)).collect();
+            let clock = Clock::start()?;
+            each(work, threads, || {
+                Ok(|(from, to): (&[u8], &mut [u8])| {
+                    to.copy_from_slice(from);
+                    Ok(())
+                })
+            })?;
+            clock.stop(Some(pages.len() as u64))?.print()
         }
         Half::Decompress => {
             let mut zstd = Compressor::new(level)?;

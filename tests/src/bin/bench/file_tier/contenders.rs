@@ -22,9 +22,11 @@ pub(super) enum Contender {
     Cp,
     /// zstd of a level over selected pages in memory, with nothing around it.
     Codec(&'static str),
+    /// The same pages, copied from memory to memory.
+    Memcpy,
 }
 
-use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Sealed, Zstd};
+use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Memcpy, Sealed, Zstd};
 
 const QUICK: &[Contender] = &[
     Dormouse("auto"),
@@ -42,6 +44,7 @@ const QUICK: &[Contender] = &[
     Cp,
     Codec("-5"),
     Codec("1"),
+    Memcpy,
 ];
 
 const MORE: &[Contender] = &[
@@ -84,6 +87,7 @@ impl Contender {
             Lz4 => "lz4".to_owned(),
             Cp => "cp".to_owned(),
             Codec(level) => format!("codec alone zstd:{level}"),
+            Memcpy => "memcpy".to_owned(),
         }
     }
 
@@ -94,15 +98,23 @@ impl Contender {
 
     /// Whether it is none of ours.
     pub(super) fn is_peer(self) -> bool {
-        !matches!(self, Dormouse(_) | Sealed(_) | Codec(_))
+        !matches!(self, Dormouse(_) | Sealed(_) | Codec(_) | Memcpy)
     }
 
     /// The threads that work when it packs, and when it unpacks.
     pub(super) fn threads(self, threads: usize) -> (usize, usize) {
         match self {
-            Dormouse(_) | Sealed(_) | Codec(_) | Makedumpfile { threads: true, .. } => (threads, threads),
+            Dormouse(_) | Sealed(_) | Codec(_) | Memcpy | Makedumpfile { threads: true, .. } => (threads, threads),
             Zstd(_) => (threads, 1),
             Makedumpfile { threads: false, .. } | Lz4 | Cp => (1, 1),
+        }
+    }
+
+    /// Makes what must be there before it packs: the place of an image.
+    pub(super) fn prepare(self, files: &Files) -> Result<()> {
+        match self {
+            Dormouse(_) | Sealed(_) => super::dormouse::place(&files.vmcore, &files.packed),
+            _ => Ok(()),
         }
     }
 
@@ -117,6 +129,7 @@ impl Contender {
                 return Ok(command);
             }
             Codec(level) => return codec("compress", level, files, threads),
+            Memcpy => return codec("copy", "1", files, threads),
             Makedumpfile { level, codec, threads: all } => {
                 let mut command = Command::new("makedumpfile");
                 // The end of its threads loads this library, and now and then fails to (`libgcc_s.so.1 must be
@@ -156,6 +169,7 @@ impl Contender {
                 return Ok(Some(command));
             }
             Codec(level) => return codec("decompress", level, files, threads).map(Some),
+            Memcpy => return codec("copy", "1", files, threads).map(Some),
             Makedumpfile { .. } => return Ok(None),
             Zstd(_) => {
                 let mut command = Command::new("zstd");

@@ -19,6 +19,7 @@ use dormouse_image::{Header, Label, PfnRange, PhysRange, SaveStats, SessionRecor
 use dormouse_linux::procfs::{self, now_unix};
 use dormouse_sys::PAGE_SIZE;
 use dormouse_sys::phys::WriteWindow;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::measure::{Clock, Printed};
 
@@ -113,11 +114,14 @@ fn sealing() -> Sealing {
     Sealing { key: SaveKey::new(&[0x5e; 32]), nonce: Nonce([0x5e; 16]), suite: Suite::of_this_cpu(), wraps: Vec::new() }
 }
 
-/// Saves a vmcore to a new image in the file `output`.
-pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, is_sealed: bool) -> Result<()> {
-    let dump = Dump::open(vmcore)?;
+/// Makes an empty image for this vmcore in the file `output`, with all of its blocks: as an image's place is made once,
+/// and not by each hibernation.
+pub(super) fn place(vmcore: &Path, output: &Path) -> Result<()> {
+    let pages: u64 = Vmcore::open(vmcore)?.frames().iter().map(PfnRange::pages).sum();
     let file = File::create(output).with_context(|| format!("{}: cannot be made", output.display()))?;
-    file.set_len(dump.pages() * PAGE_SIZE + IMAGE_OVERHEAD)?;
+    let len = pages * PAGE_SIZE + IMAGE_OVERHEAD;
+    fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(len)?)
+        .with_context(|| format!("{}: no room for an image", output.display()))?;
     let label = Label {
         uuid: procfs::random().map(Uuid::from_random)?,
         created_unix: now_unix(),
@@ -125,7 +129,14 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, i
         mirror: None,
         stack: Vec::new(),
     };
-    let image = Image::create(Disk::open(output, Access::Write)?, label)?;
+    Image::create(Disk::open(output, Access::Write)?, label)?;
+    Ok(())
+}
+
+/// Saves a vmcore to the image in the file `output`.
+pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, is_sealed: bool) -> Result<()> {
+    let dump = Dump::open(vmcore)?;
+    let image = target::Target::at(output)?.open(Access::Write)?;
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header, is_sealed.then(sealing).as_ref())?;
     let most = dump.pages() - dump.selection.free_pages();
@@ -133,7 +144,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, i
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
-    let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), SaveStats::default)?;
+    let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), |_| SaveStats::default())?;
     Printed { bytes: Some(image.commit().data_end), ..Printed::default() }.print()
 }
 

@@ -29,7 +29,9 @@ use dormouse_tests::machine::MemorySize;
 use measure::Measurement;
 
 use crate::Options;
-use crate::table::{Table, median_of};
+use crate::page::Section;
+use crate::plot;
+use crate::table::{Table, median_of, range_of};
 pub(crate) use workloads::Workload;
 
 const PAGE: usize = 4096;
@@ -49,7 +51,9 @@ no part of this.
   others unpack into a new file, whose pages the tmpfs has to find and clear.
 - makedumpfile 1.7.2 packs single pages, its -d 1 leaves out pages of zeroes, -d 17 free pages too, which is what
   Dormouse leaves out. It has no way back from its format. Its --num-threads also has a thread that spins.
-- `codec alone` is the bound: the same pages as Dormouse's, from memory to memory, without filter, checksum or file.";
+- Dormouse packs into an image that is there, as its place on a disk is; the others make their files.
+- `codec alone` is the bound: the same pages as Dormouse's, from memory to memory, without filter, checksum or file.
+  `memcpy` only copies them.";
 
 /// Parts of the tier that run as processes of their own, like the other contenders.
 #[derive(Debug, Subcommand)]
@@ -112,7 +116,7 @@ struct Runs {
     unpack: Vec<Measurement>,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<Section> {
     let artifacts = Artifacts::from_environment()?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let scratch = tempfile::Builder::new().prefix("dormouse-bench.").tempdir_in(&options.scratch);
@@ -134,8 +138,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "bytes_out",
         "cpu_s",
         "peak_rss_mib",
+        "runs",
+        "ram_mib_s_min",
+        "ram_mib_s_max",
     ]);
     println!("\n## Files\n{NOTE}");
+    let mut section = Section::new("Files", NOTE.trim());
     let chosen = if options.workload.is_empty() { workloads::chosen(options.quick) } else { &options.workload };
     for &workload in chosen {
         let memory = workload.memory(options.quick);
@@ -175,7 +183,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for (contender, runs) in contenders.iter().zip(&results) {
             report(workload, memory, *contender, threads, &kinds, runs, &mut csv, &mut table);
         }
-        table.print(&format!("{}, {memory} ({})", workload.name(), workload.about()));
+        section.table(&format!("{}, {memory} ({})", workload.name(), workload.about()), table);
+        plots(workload, kinds.total, &contenders, &results, &mut section);
         costs_of_sealing(&contenders, &results);
         println!(
             "\n{} pages: {} stored, {} of zeroes, {} free.",
@@ -185,7 +194,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             kinds.free
         );
     }
-    csv.write_csv(&options.output.join("file.csv"))
+    csv.write_csv(&options.output.join("file.csv"))?;
+    Ok(section)
+}
+
+/// How fast each contender is in both directions, and how small what it makes is.
+fn plots(workload: Workload, pages: u64, contenders: &[Contender], results: &[Runs], section: &mut Section) {
+    let bars = |value: &dyn Fn(&Runs) -> Option<f64>| -> Vec<(String, f64)> {
+        let named = contenders.iter().zip(results);
+        named.filter_map(|(contender, runs)| Some((contender.name(), value(runs)?))).collect()
+    };
+    let speed = |runs: &[Measurement]| (!runs.is_empty()).then(|| median_of(runs, |run| mib_of(pages) / run.seconds));
+    let (name, unit) = (workload.name(), "MiB of memory a second");
+    section.picture(plot::bars(&format!("{name}: packing"), unit, &bars(&|runs| speed(&runs.pack))));
+    section.picture(plot::bars(&format!("{name}: unpacking"), unit, &bars(&|runs| speed(&runs.unpack))));
+    let size = |runs: &Runs| {
+        let bytes = median_of(&runs.pack, |run| run.bytes.unwrap_or(0) as f64);
+        (bytes > 0.0).then_some(bytes / f64::from(1 << 20))
+    };
+    section.picture(plot::bars(&format!("{name}: what is written"), "MiB", &bars(&size)));
+}
+
+/// The MiB of so many pages.
+fn mib_of(pages: u64) -> f64 {
+    // Far below 2^52.
+    (pages * PAGE as u64) as f64 / f64::from(1 << 20)
 }
 
 /// Prints, for each contender that is also there sealed, how its speed is then.
@@ -207,6 +240,7 @@ fn costs_of_sealing(contenders: &[Contender], results: &[Runs]) {
 
 /// One turn of one contender.
 fn turn(contender: Contender, files: &Files, threads: usize, runs: &mut Runs) -> Result<()> {
+    contender.prepare(files)?;
     let mut pack = measure::measure(&mut contender.pack(files, threads)?)?;
     if pack.bytes.is_none() {
         pack.bytes = Some(std::fs::metadata(&files.packed).context("the packed file")?.len());
@@ -243,9 +277,9 @@ fn report(
     table: &mut Table,
 ) {
     // All of these are far below 2^52.
-    let mib = (kinds.total * PAGE as u64) as f64 / f64::from(1 << 20);
+    let mib = mib_of(kinds.total);
     let bytes = median_of(&runs.pack, |run| run.bytes.unwrap_or(0) as f64);
-    let is_bound = matches!(contender, Contender::Codec(_));
+    let is_bound = matches!(contender, Contender::Codec(_) | Contender::Memcpy);
     let (pack_threads, unpack_threads) = contender.threads(threads);
     let mut cells = vec![contender.name(), pack_threads.to_string(), runs.pack.len().to_string()];
     for (direction, threads, runs) in [("pack", pack_threads, &runs.pack), ("unpack", unpack_threads, &runs.unpack)] {
@@ -253,6 +287,7 @@ fn report(
             cells.extend(["-"; 3].map(str::to_owned));
             continue;
         }
+        let (slowest, quickest) = range_of(runs, |run| mib / run.seconds);
         let speed = format!("{:.0}", median_of(runs, |run| mib / run.seconds));
         let cpu = format!("{:.2}", median_of(runs, |run| run.cpu_seconds));
         // The bound has all pages in memory, which says nothing.
@@ -267,6 +302,9 @@ fn report(
             format!("{bytes:.0}"),
             cpu.clone(),
             peak.clone(),
+            runs.len().to_string(),
+            format!("{slowest:.0}"),
+            format!("{quickest:.0}"),
         ]);
         cells.push(speed);
         if direction == "pack" {

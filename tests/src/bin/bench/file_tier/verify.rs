@@ -27,6 +27,7 @@ pub(super) fn verify(contenders: &[Contender], files: &Files, threads: usize) ->
     for contender in contenders {
         match contender {
             Contender::Dormouse(_) | Contender::Sealed(_) => {
+                contender.prepare(files)?;
                 measure(&mut contender.pack(files, threads)?)?;
                 let mut unpack = contender.unpack(files, threads)?.context("Dormouse unpacks")?;
                 measure(unpack.arg("--compare").arg(&files.vmcore))?;
@@ -48,7 +49,7 @@ pub(super) fn verify(contenders: &[Contender], files: &Files, threads: usize) ->
                 }
             }
             // The first one of its level stands for the others, and the codec for itself.
-            Contender::Makedumpfile { .. } | Contender::Codec(_) => {}
+            Contender::Makedumpfile { .. } | Contender::Codec(_) | Contender::Memcpy => {}
         }
         clean(files)?;
     }
