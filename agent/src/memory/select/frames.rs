@@ -9,7 +9,8 @@ const CHUNK_WORDS: usize = (CHUNK_BITS / 64) as usize;
 /// What a set takes at most, in bits: 8 MiB.
 const MOST_BITS: u64 = 1 << 26;
 
-/// A set of page frames: a bit for each, or for each group of 2^`grain`. What is alike throughout a chunk takes no bits.
+/// A set of page frames: a bit for each, or for each group of 2^`grain`. What is alike throughout a chunk takes no
+/// bits.
 ///
 /// Two sets of the same grain are equal exactly if they have the same frames, after [`Frames::unite`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ enum Chunk {
 
 impl Frames {
     /// An empty set that never takes more than 8 MiB for `pages` page frames. Up to 256 GiB of memory it is exact; of
-    /// larger memory, it leaves out what is shorter than a few pages (4 of 1 TiB).
+    /// larger memory, it leaves out what does not fill a group (4 pages of 1 TiB).
     pub(super) fn bounded(pages: u64) -> Frames {
         let grain = (0..u64::BITS).find(|grain| pages >> grain <= MOST_BITS).unwrap_or(0);
         Frames { grain, chunks: Vec::new() }

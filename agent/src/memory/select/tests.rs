@@ -561,7 +561,8 @@ proptest! {
         let region = PfnRange { start: region, end: region + region_pages };
         // Anywhere in memory, also in what is swapped.
         let all: Vec<u64> = ram.iter().flat_map(|range| range.start..range.end).collect();
-        let source = |at: u64| all[(seed.rotate_left((at % 64) as u32).wrapping_mul(at | 1) % all.len() as u64) as usize];
+        let number = |at: u64| seed.rotate_left((at % 64) as u32).wrapping_mul(at | 1);
+        let source = |at: u64| all[(number(at) % all.len() as u64) as usize];
         let sources: Vec<u64> = (0..low_pages + region_pages).map(source).collect();
         let map = swap_map(low, region, &sources);
 

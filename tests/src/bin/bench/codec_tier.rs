@@ -88,7 +88,12 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     table.write_csv(&options.output.join("codec.csv"))?;
     let mut section = Section::new(
         "Codecs and devices",
+<<<<<<< HEAD
         "One session, saved to devices that the emulator makes slow. It goes on after each save; measured is B alone.",
+=======
+        "One session, saved to devices that the emulator makes slow; it goes on after each save, and B's save is \
+         measured.",
+>>>>>>> select
     );
     section.table(&format!("Medians of {runs} alternating runs, 2 CPUs, under emulation"), table);
     Ok(section)

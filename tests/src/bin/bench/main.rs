@@ -28,8 +28,8 @@ use crate::host::Host;
 ///
 /// The file tier saves and restores vmcores of real workloads on this machine's CPUs. The guest tier hibernates
 /// whole guests under emulation, by Dormouse in each of its ways and by the kernel, and draws where the time goes. The
-/// scaling tier varies CPUs, memory and how much of it is free. The select tier has page selection alone, on the vmcores
-/// of machines of up to 1 TiB that are made up. The codec tier saves to devices of different speeds.
+/// scaling tier varies CPUs, memory and how much of it is free. The select tier has page selection alone, on the
+/// vmcores of machines of up to 1 TiB that are made up. The codec tier saves to devices of different speeds.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
