@@ -13,6 +13,10 @@ use crate::store::{Disk, Image, StoreError};
 /// Zero runs are handed out in pieces of at most this many pages (16 MiB), so that all workers get some.
 const ZERO_PAGES: u32 = 1 << 12;
 
+/// What is left in the last index block is handed out in batches of at most this part of it, ever smaller ones, so that
+/// all workers end at about the same time: a batch of well compressed chunks may be many MiB of memory.
+const LAST_BATCHES: usize = 16;
+
 /// The verified index of a complete image, and its chunks in the order in which they lie on the device.
 #[derive(Debug)]
 pub struct Reader {
@@ -82,12 +86,13 @@ impl Reader {
     }
 
     /// As many chunks from `first` on as fit into one buffer.
-    fn batch(&self, index: &Arc<IndexBlock>, first: usize) -> Result<Batch, StoreError> {
+    fn batch(&self, index: &Arc<IndexBlock>, first: usize, most: usize) -> Result<Batch, StoreError> {
         let block = BLOCK as u64;
         let offset = index.chunk(first).chunk.offset / block * block;
         let mut last = first;
         let mut len = 0;
-        for (at, view) in index.chunks().enumerate().skip(first) {
+        for at in (first..index.chunks().len()).take(most) {
+            let view = index.chunk(at);
             let end = (view.chunk.offset + u64::from(view.chunk.stored_len)).next_multiple_of(block);
             match usize::try_from(end - offset) {
                 Ok(fits) if fits <= BUFFER_LEN => (last, len) = (at + 1, fits),
@@ -140,7 +145,9 @@ impl ChunkSource for Reader {
             if let Some((index, first)) = &self.current
                 && *first < index.chunks().len()
             {
-                let batch = self.batch(index, *first)?;
+                let left = index.chunks().len() - first;
+                let most = if self.blocks.is_empty() { (left / LAST_BATCHES).max(1) } else { left };
+                let batch = self.batch(index, *first, most)?;
                 self.current = Some((Arc::clone(index), batch.chunks.end));
                 return Ok(Some(Work::Chunks(batch)));
             }

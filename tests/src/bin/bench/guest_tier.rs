@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use dormouse::handoff::report::Half;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::console::Line;
 use dormouse_tests::cycle;
@@ -169,6 +170,8 @@ struct Run {
     reread: f64,
     image_bytes: u64,
     pages_saved: u64,
+    /// What B and D say of themselves.
+    halves: Option<(Half, Half)>,
 }
 
 impl Run {
@@ -266,6 +269,8 @@ impl Tables {
                 "command_to_off_s_max",
                 "on_to_tick_s_min",
                 "on_to_tick_s_max",
+                "save_s",
+                "restore_s",
             ]),
             stages: Table::new(&["workload", "contender", "stage", "seconds"]),
             readable: Table::new(&[
@@ -288,6 +293,15 @@ impl Tables {
         let image = of(|run| run.image_bytes as f64);
         let pages = of(|run| run.pages_saved as f64);
         let (off, on, reread) = (of(|run| run.command_to_off), of(|run| run.on_to_tick), of(|run| run.reread));
+        // Of the kernel's own there are none.
+        let half = |of: fn(&(Half, Half)) -> &Half| {
+            let halves: Vec<_> = runs.iter().filter_map(|run| run.halves.as_ref()).collect();
+            if halves.is_empty() {
+                String::new()
+            } else {
+                format!("{:.2}", median_of(&halves, |both| of(both).seconds))
+            }
+        };
         let (off_min, off_max) = range_of(runs, |run| run.command_to_off);
         let (on_min, on_max) = range_of(runs, |run| run.on_to_tick);
         self.results.row(vec![
@@ -303,6 +317,8 @@ impl Tables {
             format!("{off_max:.2}"),
             format!("{on_min:.2}"),
             format!("{on_max:.2}"),
+            half(|(save, _)| save),
+            half(|(_, restore)| restore),
         ]);
         self.readable.row(vec![
             workload.to_owned(),
@@ -477,7 +493,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     let on_to_tick = went_on.to_first_tick.context("no sign of life")?;
     let begin = guest.powered_on_at();
     stages.extend(on.begun_at(begin).seconds_until(begin + on_to_tick));
-    let (image_bytes, pages_saved) = match contender {
+    let (image_bytes, pages_saved, halves) = match contender {
         Contender::Dormouse(way) => {
             let report = went_on.report()?;
             // What it measures is what it is called.
@@ -491,11 +507,13 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             if way.warm {
                 guest.succeed("kill $(cat /run/keeper); while [ -e /run/dormouse/warm ]; do sleep 0.1; done")?;
             }
-            (report.image_bytes, report.stored_pages)
+            let restore = report.restore.context("nothing of the restore")?;
+            (report.image_bytes, report.stored_pages, Some((report.save, restore)))
         }
         Contender::Kernel { .. } => {
             ensure!(went_on.output.status == 0, "{:?}", went_on.output);
-            printed.kernel()?
+            let (image_bytes, pages_saved) = printed.kernel()?;
+            (image_bytes, pages_saved, None)
         }
     };
     let reread = read_files(guest)?.as_secs_f64();
@@ -504,7 +522,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         guest.succeed(&format!("swapoff {SWAP}"))?;
     }
     let (command_to_off, on_to_tick) = (command_to_off.as_secs_f64(), on_to_tick.as_secs_f64());
-    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved })
+    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves })
 }
 
 /// Reads all files, and says how long that took.

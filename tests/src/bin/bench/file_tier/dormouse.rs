@@ -146,7 +146,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, i
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
     // The state of an image whose session goes on: nothing ever resumes it.
     let image = writer.finish(State::Snapshot, counts.left, |_| Ok(()), |_| SaveStats::default())?;
-    Printed { bytes: Some(image.commit().data_end), ..Printed::default() }.print()
+    Printed { bytes: Some(image.commit().data_end), spent: Some(counts.spent), ..Printed::default() }.print()
 }
 
 /// Restores an image into memory that was mapped and touched before, as D's memory is. With `vmcore`, compares it with
@@ -171,7 +171,7 @@ pub(super) fn unpack(
     let header = image.header()?;
     let mut reader = Reader::open(&image, &header)?;
     let counts = pipeline::restore(&mut reader, &memory, Limits::of_threads(threads), |_| ())?;
-    let printed = clock.stop(None)?;
+    let printed = Printed { spent: Some(counts.spent), ..clock.stop(None)? };
     let totals = image.commit().totals;
     ensure!((counts.stored, counts.zero) == (totals.stored_pages, totals.zero_pages), "not every page was restored");
     if let Some(path) = vmcore {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use dormouse::handoff::spent::Spent;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub(super) struct Printed {
     pub(super) seconds: Option<f64>,
     pub(super) cpu_seconds: Option<f64>,
     pub(super) bytes: Option<u64>,
+    /// What Dormouse's threads spent their time on: for who runs a part by hand.
+    pub(super) spent: Option<Spent>,
 }
 
 impl Printed {
@@ -56,7 +59,7 @@ impl Clock {
     /// What has passed, to be printed with `bytes` written.
     pub(super) fn stop(&self, bytes: Option<u64>) -> Result<Printed> {
         let (seconds, cpu) = (self.began.elapsed().as_secs_f64(), cpu_seconds(UsageWho::RUSAGE_SELF)?);
-        Ok(Printed { seconds: Some(seconds), cpu_seconds: Some(cpu - self.cpu), bytes })
+        Ok(Printed { seconds: Some(seconds), cpu_seconds: Some(cpu - self.cpu), bytes, spent: None })
     }
 }
 
