@@ -19,7 +19,7 @@ pub const COMMIT_MAGIC: [u8; 8] = *b"DMCOMMIT";
 /// The longest reason, in bytes: it has a place of this size.
 const REASON_MAX: usize = 1024;
 /// The values in [`SaveStats::spent`].
-pub const SPENT: usize = 11;
+pub const SPENT: usize = 12;
 /// The place of wrapped keys, in bytes.
 const WRAPS: usize = WRAPS_MAX * WRAP;
 
@@ -55,7 +55,7 @@ pub struct SaveStats {
     pub agent_peak_kib: u64,
     /// The least memory that was available during the save, in KiB.
     pub least_available_kib: u64,
-    /// What the save's threads spent their time on, in milliseconds of all threads together; see the format document.
+    /// What the save's threads spent their time on; see the format document.
     pub spent: [u32; SPENT],
 }
 
@@ -158,7 +158,7 @@ impl RawSealing {
 const _: () = assert!(std::mem::offset_of!(RawCommit, sealing) + block::PROLOGUE == 236);
 const _: () = assert!(std::mem::offset_of!(RawCommit, reason) + block::PROLOGUE == 320);
 const _: () = assert!(std::mem::offset_of!(RawCommit, spent) + block::PROLOGUE == 2112);
-const _: () = assert!(size_of::<RawCommit>() + block::PROLOGUE == 2156);
+const _: () = assert!(size_of::<RawCommit>() + block::PROLOGUE == 2160);
 
 impl Commit {
     /// The record of a device that was just initialised.

@@ -150,13 +150,13 @@ fn the_commit_record() {
             threads: 15,
             agent_peak_kib: 16,
             least_available_kib: 17,
-            spent: [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110],
+            spent: [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111],
         },
         reason: "why".to_string(),
         seal: None,
     };
     let bytes = commit.encode().unwrap();
-    let spent: Vec<u8> = (100..111_u32).flat_map(u32::to_le_bytes).collect();
+    let spent: Vec<u8> = (100..112_u32).flat_map(u32::to_le_bytes).collect();
     let mut reason = [0; 1024];
     reason[..3].copy_from_slice(b"why");
     let expected: &[(&str, &[u8])] = &[

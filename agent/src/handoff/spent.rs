@@ -5,7 +5,7 @@ use std::fmt;
 use dormouse_image::SPENT;
 use serde::{Deserialize, Serialize};
 
-/// What all threads of a pipeline together have spent, in milliseconds.
+/// What all threads of a pipeline together have spent, in milliseconds but for the last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     /// Workers without a buffer, or without chunks.
@@ -30,6 +30,8 @@ pub struct Spent {
     pub least_busy_ms: u32,
     /// The same of the one with the most.
     pub most_busy_ms: u32,
+    /// How often one of them had to wait for another one's lock.
+    pub lock_waits: u32,
 }
 
 impl fmt::Display for Spent {
@@ -51,6 +53,9 @@ impl fmt::Display for Spent {
         if self.buffers_ms > 0 {
             write!(f, ", and {} ms without a buffer", self.buffers_ms)?;
         }
+        if self.lock_waits > 0 {
+            write!(f, "; {} waits for a lock", self.lock_waits)?;
+        }
         Ok(())
     }
 }
@@ -71,6 +76,7 @@ impl Spent {
             self.buffers_ms,
             self.least_busy_ms,
             self.most_busy_ms,
+            self.lock_waits,
         ]
     }
 
@@ -89,6 +95,7 @@ impl Spent {
             buffers_ms,
             least_busy_ms,
             most_busy_ms,
+            lock_waits,
         ] = values;
         Spent {
             waiting_ms,
@@ -102,6 +109,7 @@ impl Spent {
             buffers_ms,
             least_busy_ms,
             most_busy_ms,
+            lock_waits,
         }
     }
 }
@@ -119,7 +127,8 @@ mod tests {
         assert_eq!(
             spent.to_string(),
             "workers: waiting for the device 1 ms, mapping 2 ms, pages 3 ms, coding 4 ms, checksums 5 ms, \
-             sealing 6 ms, zeroes 7 ms, each 10 to 11 ms busy; device: 8 ms, and 9 ms without a buffer"
+             sealing 6 ms, zeroes 7 ms, each 10 to 11 ms busy; device: 8 ms, and 9 ms without a \
+             buffer; 12 waits for a lock"
         );
     }
 }

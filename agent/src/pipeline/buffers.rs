@@ -5,9 +5,12 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use memmap2::MmapMut;
+
+use crate::pipeline::lock::lock;
 
 /// The size of each in bytes: enough in one request for every device to be at its full speed.
 pub const BUFFER_LEN: usize = 1 << 20;
@@ -19,6 +22,8 @@ pub struct Buffers(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     limit: usize,
+    /// What `state` says, for those who only look: each chunk's worker does.
+    taken: AtomicUsize,
     state: Mutex<State>,
     given_back: Condvar,
 }
@@ -33,7 +38,12 @@ impl Buffers {
     /// A pool of at most `limit` buffers, at least one. Memory is taken when it is first needed.
     #[must_use]
     pub fn new(limit: usize) -> Buffers {
-        Buffers(Arc::new(Pool { limit: limit.max(1), state: Mutex::default(), given_back: Condvar::new() }))
+        Buffers(Arc::new(Pool {
+            limit: limit.max(1),
+            taken: AtomicUsize::new(0),
+            state: Mutex::default(),
+            given_back: Condvar::new(),
+        }))
     }
 
     /// How many there can be.
@@ -45,7 +55,7 @@ impl Buffers {
     /// How many are in use.
     #[must_use]
     pub fn taken(&self) -> usize {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).taken
+        self.0.taken.load(Ordering::Relaxed)
     }
 
     /// A buffer, with whatever is in it, as soon as there is one.
@@ -53,7 +63,7 @@ impl Buffers {
     /// # Errors
     /// Out of memory.
     pub fn take(&self) -> io::Result<Buffer> {
-        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0.state);
         let mut state = self
             .0
             .given_back
@@ -64,6 +74,7 @@ impl Buffers {
             None => MmapMut::map_anon(BUFFER_LEN)?,
         };
         state.taken += 1;
+        self.0.taken.store(state.taken, Ordering::Relaxed);
         Ok(Buffer { map: Some(map), pool: self.clone() })
     }
 }
@@ -92,9 +103,10 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut state = self.pool.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.pool.0.state);
         state.free.extend(self.map.take());
         state.taken -= 1;
+        self.pool.0.taken.store(state.taken, Ordering::Relaxed);
         self.pool.0.given_back.notify_one();
     }
 }

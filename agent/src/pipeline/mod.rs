@@ -8,6 +8,7 @@
 pub mod buffers;
 mod codec;
 mod error;
+mod lock;
 mod restore;
 mod save;
 pub mod seams;
@@ -18,11 +19,13 @@ pub use error::PipelineError;
 pub use restore::{discard, restore};
 pub use save::{Task, save};
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::console::progress::Done;
 use crate::handoff::spent::Spent;
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
+use crate::pipeline::lock::lock;
 use crate::policy::PipelinePolicy;
 
 /// What was saved or restored, in pages.
@@ -105,19 +108,24 @@ fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
 
 /// The first failure of several workers, which stops the others.
 #[derive(Debug, Default)]
-struct FirstFailure(Mutex<Option<PipelineError>>);
+struct FirstFailure {
+    /// Looked at all the time, and written at most once for each thread.
+    is_set: AtomicBool,
+    error: Mutex<Option<PipelineError>>,
+}
 
 impl FirstFailure {
     fn set(&self, error: PipelineError) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&self.error).get_or_insert(error);
+        self.is_set.store(true, Ordering::Relaxed);
     }
 
     fn is_set(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.is_set.load(Ordering::Relaxed)
     }
 
     fn into_result(self) -> Result<(), PipelineError> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        self.error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

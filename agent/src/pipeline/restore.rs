@@ -9,6 +9,7 @@ use dormouse_image::{BLOCK, ChunkView, Codec, Extent, PfnRange, checksum};
 
 use crate::pipeline::buffers::{Buffer, Buffers};
 use crate::pipeline::codec::Decoder;
+use crate::pipeline::lock::lock;
 use crate::pipeline::seams::{Batch, BlockRead, ChunkSource, PageSink, Work};
 use crate::pipeline::times::{Activity, Stopwatch, Times};
 use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool, window};
@@ -105,7 +106,7 @@ fn read<C: ChunkSource>(
         // The buffer first, so that work is read in the order in which it is handed out.
         let mut buffer = buffers.take().map_err(PipelineError::Buffers)?;
         watch.lap(Activity::Buffers);
-        let work = source.lock().unwrap_or_else(PoisonError::into_inner).next().map_err(PipelineError::Store)?;
+        let work = lock(source).next().map_err(PipelineError::Store)?;
         let ready = match work {
             None => break,
             Some(Work::Zero(run)) => Ready::Zero(run),

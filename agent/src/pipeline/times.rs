@@ -4,12 +4,14 @@
 //! that other threads write. A clock of the kernel's would be dearer: B and D often have none that a process can read
 //! without a system call.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dormouse_sys::ticks::ticks;
 
 use crate::handoff::spent::Spent;
+use crate::pipeline::lock::{lock, waits};
 
 /// What a thread is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +45,13 @@ const ACTIVITIES: usize = 9;
 pub(super) struct Stopwatch {
     last: u64,
     ticks: [u64; ACTIVITIES],
+    /// How often the thread had waited for a lock.
+    waits: u32,
 }
 
 impl Stopwatch {
     pub(super) fn start() -> Stopwatch {
-        Stopwatch { last: ticks(), ticks: [0; ACTIVITIES] }
+        Stopwatch { last: ticks(), ticks: [0; ACTIVITIES], waits: waits() }
     }
 
     /// All since the last call was `activity`.
@@ -64,23 +68,26 @@ impl Stopwatch {
 pub(super) struct Times {
     began: (Instant, u64),
     threads: Mutex<Vec<[u64; ACTIVITIES]>>,
+    waits: AtomicU32,
 }
 
 impl Times {
     pub(super) fn start() -> Times {
-        Times { began: (Instant::now(), ticks()), threads: Mutex::default() }
+        Times { began: (Instant::now(), ticks()), threads: Mutex::default(), waits: AtomicU32::new(0) }
     }
 
-    /// A thread has ended.
+    /// This thread, whose stopwatch it is, has ended.
     pub(super) fn add(&self, watch: &Stopwatch) {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(watch.ticks);
+        lock(&self.threads).push(watch.ticks);
+        self.waits.fetch_add(waits().saturating_sub(watch.waits), Ordering::Relaxed);
     }
 
     /// What they have spent until now.
     pub(super) fn spent(&self) -> Spent {
         let (began, first) = self.began;
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        spent(&threads, began.elapsed(), ticks().saturating_sub(first))
+        let threads = lock(&self.threads);
+        let lock_waits = self.waits.load(Ordering::Relaxed);
+        Spent { lock_waits, ..spent(&threads, began.elapsed(), ticks().saturating_sub(first)) }
     }
 }
 
@@ -114,6 +121,7 @@ fn spent(threads: &[[u64; ACTIVITIES]], elapsed: Duration, ticks: u64) -> Spent 
         buffers_ms: sum(Activity::Buffers),
         least_busy_ms: millis(workers().min().unwrap_or(0)),
         most_busy_ms: millis(workers().max().unwrap_or(0)),
+        lock_waits: 0,
     }
 }
 

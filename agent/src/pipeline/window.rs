@@ -7,9 +7,11 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use dormouse_image::PfnRange;
+
+use crate::pipeline::lock::lock;
 
 /// Pages in one window: 16 MiB. Windows begin at multiples of it.
 pub const WINDOW_PAGES: u64 = 1 << 12;
@@ -107,10 +109,6 @@ impl<W> Windows<W> {
         drop(before);
         Ok(mapped)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This thread's place among [`PLACES`].

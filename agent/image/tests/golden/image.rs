@@ -230,7 +230,7 @@ pub(crate) fn commits(header: Locator, last_index: Locator) -> [Commit; 2] {
             threads: 2,
             agent_peak_kib: 9876,
             least_available_kib: 54_321,
-            spent: [0; 11],
+            spent: [0; 12],
         },
         reason: "lid closed".to_string(),
         ..older.clone()

@@ -1,6 +1,7 @@
 //! How save and restore grow with CPUs, with memory, and with how much of it is in use.
 
 use anyhow::{Context, Result};
+use dormouse::handoff::spent::Spent;
 use dormouse_tests::artifacts::Artifacts;
 use dormouse_tests::cycle::{self, unobserved};
 use dormouse_tests::guest::Guest;
@@ -24,16 +25,20 @@ const fn point(cpus: u32, gib: u64, filled_percent: u64) -> Point {
 }
 
 /// CPUs, then memory, then what is filled.
-const POINTS: [Point; 9] = [
+const POINTS: [Point; 12] = [
     point(1, 2, 30),
     point(2, 2, 30),
     point(4, 2, 30),
+    point(8, 2, 30),
+    point(16, 2, 30),
     point(2, 1, 30),
     point(2, 4, 30),
     point(2, 8, 30),
     point(2, 2, 0),
     point(2, 2, 50),
     point(2, 2, 60),
+    // So large that the rest must be free: hosts have as much once, and not twice.
+    point(2, 16, 5),
 ];
 
 /// The point that the others differ from, each in one thing.
@@ -79,6 +84,15 @@ struct Run {
     pages_saved: f64,
     ram_pages: f64,
     peak_mib: f64,
+    save_spent: Spent,
+    restore_spent: Spent,
+}
+
+impl Run {
+    /// In both halves.
+    fn lock_waits(&self) -> f64 {
+        f64::from(self.save_spent.lock_waits) + f64::from(self.restore_spent.lock_waits)
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<Section> {
@@ -96,6 +110,12 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
         "image_bytes",
         "pages_saved",
         "agent_peak_mib",
+        "save_waiting_ms",
+        "save_mapping_ms",
+        "restore_waiting_ms",
+        "restore_mapping_ms",
+        "lock_waits",
+        "runs",
     ]);
     let mut measured = Vec::new();
     for point in POINTS {
@@ -121,6 +141,12 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
             format!("{:.0}", of(|run| run.image_bytes)),
             format!("{:.0}", of(|run| run.pages_saved)),
             format!("{:.1}", of(|run| run.peak_mib)),
+            format!("{:.0}", of(|run| run.save_spent.waiting_ms.into())),
+            format!("{:.0}", of(|run| run.save_spent.mapping_ms.into())),
+            format!("{:.0}", of(|run| run.restore_spent.waiting_ms.into())),
+            format!("{:.0}", of(|run| run.restore_spent.mapping_ms.into())),
+            format!("{:.0}", of(Run::lock_waits)),
+            results.len().to_string(),
         ]);
     }
     table.write_csv(&options.output.join("scale.csv"))?;
@@ -184,6 +210,8 @@ fn hibernate(guest: &mut Guest) -> Result<Run> {
         image_bytes: report.image_bytes as f64,
         pages_saved: report.stored_pages as f64,
         ram_pages: report.ram_pages as f64,
+        save_spent: report.save.spent,
+        restore_spent: restore.spent,
         peak_mib: report.save.peak_kib.max(restore.peak_kib) as f64 / 1024.0,
     })
 }

@@ -195,7 +195,9 @@ struct Target {
 impl Target {
     fn new(scratch: &Path, ranges: &[PfnRange]) -> Result<Target> {
         let file = tempfile::tempfile_in(scratch)?;
-        file.set_len(ranges.iter().map(PfnRange::pages).sum::<u64>() * PAGE_SIZE)?;
+        // Not only its length: a mapping of what there is no room for would end this program.
+        let len = ranges.iter().map(PfnRange::pages).sum::<u64>() * PAGE_SIZE;
+        fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(len)?)?;
         let (mut windows, mut at) = (Vec::new(), 0);
         for range in ranges {
             let len = usize::try_from(range.pages() * PAGE_SIZE)?;
