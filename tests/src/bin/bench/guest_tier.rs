@@ -396,10 +396,17 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
     kept.as_file().set_len(image_disk_bytes(config.memory))?;
     let server = Server::start_at(host.into(), &["file", &format!("file={}", kept.path().display())])?;
     let (image, export) = (config.disk_path(0)?, server.url_for_guest(""));
-    let policies = contenders.iter().filter_map(|contender| match contender {
-        Contender::Dormouse(way) => Some(way.policy(&image, &export, memory)),
-        Contender::Kernel { .. } => None,
-    });
+    let mut ways: Vec<Way> = contenders
+        .iter()
+        .filter_map(|contender| match contender {
+            Contender::Dormouse(way) => Some(*way),
+            Contender::Kernel { .. } => None,
+        })
+        .collect();
+    // The boots go by the first, and setup by both, whoever takes part.
+    let missing = [COLD, DIRECT].into_iter().filter(|way| !ways.contains(way)).collect::<Vec<_>>();
+    ways.extend(missing);
+    let policies = ways.iter().map(|way| way.policy(&image, &export, memory));
     let userland = Userland { policies: policies.collect(), ..Userland::default() };
     let mut guest = Guest::new(config, &userland, artifacts)?;
     make_files(&guest.disk_file(2))?;
