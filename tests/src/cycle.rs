@@ -1,6 +1,7 @@
 //! Whole hibernations of a guest that runs the workload: save, power off, power on, resume, and what that proves.
 
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +13,7 @@ use crate::channel::client::Request;
 use crate::console::{Cursor, Line};
 use crate::guest::{Ending, Guest};
 use crate::machine::{MIB, MemorySize, image_disk_bytes};
+use crate::qmp::SavedState;
 use crate::workload::counter::CONSOLE_MARK;
 use crate::workload::report::{Report, Verdict};
 
@@ -252,6 +254,44 @@ pub fn follow_resume(
         observe(line);
     })?;
     went_on(guest, saved.before, ending, cursor, tick, observe)
+}
+
+/// What it took QEMU to save a machine's state and to go on from it.
+#[derive(Debug, Clone, Copy)]
+pub struct ByEmulator {
+    /// From the command until the state was written.
+    pub to_power_off: Duration,
+    /// From the next start until the workload's first sign of life.
+    pub to_first_tick: Duration,
+    /// What was written.
+    pub saved: SavedState,
+}
+
+/// Has QEMU itself write the machine's state to `path`, cuts the power, and has the machine go on from there. No kernel
+/// of the guest's takes part.
+///
+/// # Errors
+/// Fails where QEMU does, and where the workload does not go on.
+pub fn by_emulator(guest: &mut Guest, path: &Path) -> Result<ByEmulator> {
+    check_workload(guest)?;
+    let begin = Instant::now();
+    let saved = guest.save_state(path)?;
+    let to_power_off = begin.elapsed();
+    let mut cursor = guest.go_on_from(path)?;
+    let begin = guest.powered_on_at();
+    let deadline = begin + HALF_TIMEOUT;
+    let to_first_tick = loop {
+        let lines = guest.console().since(&mut cursor);
+        if let Some(line) = lines.iter().find(|line| line.text.contains(CONSOLE_MARK)) {
+            break line.at.saturating_duration_since(begin);
+        }
+        if Instant::now() >= deadline {
+            return Err(guest.explain(anyhow!("no sign of life {HALF_TIMEOUT:?} after QEMU has gone on")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    check_workload(guest)?;
+    Ok(ByEmulator { to_power_off, to_first_tick, saved })
 }
 
 /// Runs `command`, a `dormouse hibernate` that does not end in a power-off, and waits until the session has gone on.

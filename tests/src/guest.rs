@@ -15,7 +15,7 @@ use crate::debian;
 use crate::grub;
 use crate::machine::{BootLoader, DiskKind, Firmware, GuestConfig};
 use crate::qemu::{self, Files, Qemu};
-use crate::qmp::{FAILED_REQUEST, Monitor};
+use crate::qmp::{FAILED_REQUEST, Monitor, SavedState};
 use crate::systemd_boot;
 use crate::userland::{GuestPolicy, Userland};
 
@@ -61,6 +61,8 @@ pub struct Guest {
     /// How often the power was switched on.
     power_ons: u32,
     powered_on_at: Instant,
+    /// What the next power-on goes on from.
+    state: Option<PathBuf>,
     // Last, so that QEMU is gone before its files are.
     _directory: TempDir,
 }
@@ -122,6 +124,7 @@ impl Guest {
             keys_from: None,
             power_ons: 0,
             powered_on_at: Instant::now(),
+            state: None,
             _directory: directory,
         })
     }
@@ -327,6 +330,9 @@ impl Guest {
         if self.config.memory_is_there {
             let mut monitor = Monitor::connect(&self.files.monitor()).map_err(|error| self.explain(error))?;
             self.powered_on_at = Instant::now();
+            if let Some(state) = &self.state {
+                monitor.load_state(state).map_err(|error| self.explain(error))?;
+            }
             monitor.run()?;
         }
         let connected = self.channel.connect(Duration::from_secs(20));
@@ -334,6 +340,31 @@ impl Guest {
         self.keys_from = (self.config.boot_loader == Some(BootLoader::SystemdBoot)).then_some(begin);
         self.channel.hold(self.keys_from.is_some());
         Ok(begin)
+    }
+
+    /// Has QEMU write the machine's whole state to `path`, and cuts the power.
+    ///
+    /// # Errors
+    /// Fails where it is off, and with QEMU's message.
+    pub fn save_state(&mut self, path: &Path) -> Result<SavedState> {
+        let saved = self.monitor()?.save_state(path).map_err(|error| self.explain(error))?;
+        self.cut_power();
+        Ok(saved)
+    }
+
+    /// Has the machine go on from the state in `path`. As [`Guest::power_on`].
+    ///
+    /// # Errors
+    /// As [`Guest::power_on`], and with QEMU's message.
+    pub fn go_on_from(&mut self, path: &Path) -> Result<Cursor> {
+        let there = std::mem::replace(&mut self.config.memory_is_there, true);
+        self.config.waits_for_a_state = true;
+        self.state = Some(path.to_owned());
+        let result = self.power_on();
+        self.state = None;
+        self.config.waits_for_a_state = false;
+        self.config.memory_is_there = there;
+        result
     }
 
     /// When the machine was powered on last; when it was made, where it has not been.

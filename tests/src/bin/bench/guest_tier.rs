@@ -50,6 +50,8 @@ enum Contender {
     Kernel { compressor: &'static str, whole: bool },
     /// Dormouse.
     Dormouse(Way),
+    /// QEMU itself, from outside: it writes the machine's state to a file and goes on from there.
+    Emulator,
 }
 
 /// A way of Dormouse's, with a policy of its own.
@@ -105,6 +107,7 @@ const CONTENDERS: &[Contender] = &[
     Contender::Dormouse(Way { name: "dormouse zstd 1", compression: "zstd", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify checksum", verify: "checksum", ..COLD }),
     Contender::Dormouse(Way { name: "dormouse verify memory", verify: "memory", ..COLD }),
+    Contender::Emulator,
 ];
 
 /// How many of them take part with --quick.
@@ -117,6 +120,7 @@ impl Contender {
                 format!("kernel {compressor}, image_size {}", if whole { "max" } else { "default" })
             }
             Contender::Dormouse(way) => way.name.to_owned(),
+            Contender::Emulator => "QEMU migration to a file".to_owned(),
         }
     }
 
@@ -125,6 +129,7 @@ impl Contender {
         match self {
             Contender::Kernel { .. } => true,
             Contender::Dormouse(way) => way.shrink == Give::AllButAQuarter,
+            Contender::Emulator => false,
         }
     }
 
@@ -239,7 +244,9 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     section.note(&format!(
         "The sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
-         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB."
+         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB, but for QEMU's migration: it \
+         writes the machine's state from outside (with mapped-ram, where QEMU has that: 9.0 and later) and needs no \
+         kernel for it, neither to save nor to go on."
     ));
     tables.results.write_csv(&options.output.join("guest.csv"))?;
     tables.stages.write_csv(&options.output.join("guest-stages.csv"))?;
@@ -400,7 +407,7 @@ fn start(artifacts: &Artifacts, memory: MemorySize, contenders: &[Contender]) ->
         .iter()
         .filter_map(|contender| match contender {
             Contender::Dormouse(way) => Some(*way),
-            Contender::Kernel { .. } => None,
+            Contender::Kernel { .. } | Contender::Emulator => None,
         })
         .collect();
     // The boots go by the first, and setup by both, whoever takes part.
@@ -454,6 +461,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     // Everything as before: nothing in swap, the files in memory.
     read_files(guest)?;
     let command = match contender {
+        Contender::Emulator => return by_emulator(guest),
         Contender::Kernel { compressor, whole } => {
             let size =
                 if whole { guest.config().memory.bytes().to_string() } else { "$(cat /run/image_size)".to_owned() };
@@ -491,7 +499,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         Contender::Dormouse(way) if way.nbd => {
             guest.add_kernel_argument(&format!("{POLICY_ARGUMENT}={}", way.path()));
         }
-        Contender::Dormouse(_) => {}
+        Contender::Dormouse(_) | Contender::Emulator => {}
     }
     let mut on = Timeline::begin(Stage::Firmware);
     let went_on = cycle::resume(guest, saved, &mut |line| on.look(line))?;
@@ -517,7 +525,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
             let restore = report.restore.context("nothing of the restore")?;
             (report.image_bytes, report.stored_pages, Some((report.save, restore)))
         }
-        Contender::Kernel { .. } => {
+        Contender::Kernel { .. } | Contender::Emulator => {
             ensure!(went_on.output.status == 0, "{:?}", went_on.output);
             let (image_bytes, pages_saved) = printed.kernel()?;
             (image_bytes, pages_saved, None)
@@ -530,6 +538,19 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
     }
     let (command_to_off, on_to_tick) = (command_to_off.as_secs_f64(), on_to_tick.as_secs_f64());
     Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves })
+}
+
+/// What QEMU does in the place of a hibernation.
+fn by_emulator(guest: &mut Guest) -> Result<Run> {
+    // Where the guest's disks are.
+    let state = NamedTempFile::new().context("a file for the machine's state")?;
+    let done = cycle::by_emulator(guest, state.path())?;
+    let image_bytes = state.as_file().metadata().context("the machine's state")?.len();
+    let (command_to_off, on_to_tick) = (done.to_power_off.as_secs_f64(), done.to_first_tick.as_secs_f64());
+    let reread = read_files(guest)?.as_secs_f64();
+    let stages = vec![(Stage::Write, command_to_off), (Stage::Read, on_to_tick), (Stage::Reread, reread)];
+    let pages_saved = done.saved.pages;
+    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves: None })
 }
 
 /// Reads all files, and says how long that took.
