@@ -244,9 +244,9 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     section.note(&format!(
         "The sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
-         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB, but for QEMU's migration: it \
-         writes the machine's state from outside (with mapped-ram, where QEMU has that: 9.0 and later) and needs no \
-         kernel for it, neither to save nor to go on."
+         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB, but for QEMU's migration: \
+         it writes the machine's state from outside (with mapped-ram, where QEMU has that: 9.0 and later) and needs \
+         no kernel for it, neither to save nor to go on."
     ));
     tables.results.write_csv(&options.output.join("guest.csv"))?;
     tables.stages.write_csv(&options.output.join("guest-stages.csv"))?;
