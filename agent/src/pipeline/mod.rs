@@ -28,8 +28,8 @@ use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
 use crate::pipeline::lock::lock;
 use crate::policy::PipelinePolicy;
 
-/// What was saved or restored, in pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What was saved or restored, in pages. No two are equal: they have taken their time.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     /// Stored in chunks.
     pub stored: u64,
@@ -39,6 +39,14 @@ pub struct Counts {
     pub left: u64,
     /// What the threads spent their time on.
     pub spent: Spent,
+}
+
+impl Counts {
+    /// The pages stored, of zeroes, and left out.
+    #[must_use]
+    pub fn pages(&self) -> (u64, u64, u64) {
+        (self.stored, self.zero, self.left)
+    }
 }
 
 /// How far it is.

@@ -50,8 +50,8 @@ fn the_golden_image_is_described_and_restored() {
     let mut whole = golden.clone();
     whole.resize(BLOCKS * BLOCK, 0);
     assert!(mended.read(0, whole.len()) == whole, "there is nothing to mend in it");
-    let counts = whole::restore(&mended.file()).unwrap();
-    assert!(counts.stored > 0 && counts.zero > 0);
+    let (stored, zero, _) = whole::restore(&mended.file()).unwrap();
+    assert!(stored > 0 && zero > 0);
 }
 
 /// A seed of the corpus: two labels of images in files, one where its map begins and one elsewhere. Written again with
@@ -90,6 +90,6 @@ fn mended_images_are_read() {
     }
     let input = describe(&damaged);
     assert_eq!(whole::restore(&Device::new(&[&[0], &input[1..]].concat()).0.file()), None);
-    let counts = whole::restore(&Device::new(&input).0.file()).unwrap();
-    assert!(counts.stored > 0 && counts.zero > 0);
+    let (stored, zero, _) = whole::restore(&Device::new(&input).0.file()).unwrap();
+    assert!(stored > 0 && zero > 0);
 }
