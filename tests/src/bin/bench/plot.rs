@@ -34,6 +34,18 @@ fn begin(title: &str, height: f64) -> String {
     )
 }
 
+/// The distance of the lines across a plot up to `highest`, which may be far below 1.
+fn step_to(highest: f64) -> f64 {
+    let factor = (0..6).map(|power| 10.0_f64.powi(power)).find(|factor| highest * factor >= 10.0);
+    factor.map_or(highest, |factor| tick(highest * factor) / factor)
+}
+
+/// A number with at most three decimals.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A bar for each name, in their order, with its value in `unit`.
 pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String {
     let longest = values.iter().map(|(_, value)| *value).fold(0.0_f64, f64::max).max(f64::MIN_POSITIVE);
@@ -71,15 +83,16 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
     let x = |value: f64| BEGIN + value / widest * (RIGHT - BEGIN);
     let y = |value: f64| BOTTOM - value / highest * (BOTTOM - TOP - 10.0);
     let mut svg = begin(&format!("{title}: {unit} over {across}"), BOTTOM + 50.0);
-    let step = tick(highest);
+    let step = step_to(highest);
     for value in (0..).map(|number| f64::from(number) * step).take_while(|value| *value <= highest) {
         let at = y(value);
         let _ = writeln!(
             svg,
             "<path d=\"M{BEGIN} {at:.1}H{RIGHT}\" stroke=\"#e0e0e0\"/>\n\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#202020\">{value}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#202020\">{}</text>",
             BEGIN - 6.0,
-            at + 4.0
+            at + 4.0,
+            short(value)
         );
     }
     for (number, (name, points)) in series.iter().enumerate() {
@@ -97,7 +110,7 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
                 x(point.0),
                 y(point.1),
                 escaped(name),
-                point.0,
+                short(point.0),
                 point.1
             );
         }
@@ -118,9 +131,10 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
     for value in widths {
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#202020\">{value}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#202020\">{}</text>",
             x(value),
-            BOTTOM + 16.0
+            BOTTOM + 16.0,
+            short(value)
         );
     }
     svg.push_str("</svg>\n");
@@ -138,6 +152,17 @@ mod tests {
         assert_eq!(svg.matches("class=\"bar\"").count(), 3);
         assert!(svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#969696\"", RIGHT - LEFT)), "{svg}");
         assert!(svg.contains("fill=\"#08519c\"") && svg.contains("cp &amp; co"));
+    }
+
+    #[test]
+    fn what_is_small_has_lines_too_and_numbers_are_short() {
+        let steps: Vec<String> = [0.6, 0.04, 3.0, 12.0, 300.0].into_iter().map(|most| short(step_to(most))).collect();
+        assert_eq!(steps, ["0.1", "0.005", "0.5", "2", "50"]);
+        // Nothing at all ends as well.
+        let svg = lines("nothing", "seconds", "CPUs", &[("save", vec![(0.0, 0.0)])]);
+        assert!(svg.ends_with("</svg>\n"));
+        let svg = lines("2 GiB", "seconds", "per cent", &[("save", vec![(37.482_910_156, 0.3)])]);
+        assert!(svg.contains(">37.483</text>") && svg.contains(">0.15</text>") && !svg.contains("37.4829"), "{svg}");
     }
 
     #[test]
