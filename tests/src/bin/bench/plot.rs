@@ -46,15 +46,29 @@ fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A bar for each name, in their order, with its value in `unit`.
+/// The value that reaches the edge: the longest; or, where that one would leave little room for all others, somewhat
+/// more than the second.
+fn limit_of(values: &[(String, f64)]) -> f64 {
+    let mut sorted: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
+    sorted.sort_by(|one, other| other.total_cmp(one));
+    let longest = sorted.first().copied().unwrap_or(0.0);
+    let limit = match sorted.get(1) {
+        Some(second) if *second > 0.0 && longest > 2.0 * second => 1.2 * second,
+        _ => longest,
+    };
+    limit.max(f64::MIN_POSITIVE)
+}
+
+/// A bar for each name, in their order, with its value in `unit`. One that is far longer than all others is cut, with a
+/// gap before its end.
 pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String {
-    let longest = values.iter().map(|(_, value)| *value).fold(0.0_f64, f64::max).max(f64::MIN_POSITIVE);
-    let scale = (RIGHT - LEFT) / longest;
+    let limit = limit_of(values);
+    let scale = (RIGHT - LEFT) / limit;
     // Few.
     let mut svg = begin(&format!("{title}, {unit}"), TOP + values.len() as f64 * ROW + 10.0);
     for (row, (name, value)) in values.iter().enumerate() {
         let y = TOP + row as f64 * ROW;
-        let width = value * scale;
+        let width = value.min(limit) * scale;
         let _ = writeln!(
             svg,
             "<text x=\"12\" y=\"{:.1}\" fill=\"#202020\">{}</text>\n\
@@ -66,6 +80,14 @@ pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String 
             LEFT + width + 6.0,
             y + 12.0,
         );
+        if *value > limit {
+            let _ = writeln!(
+                svg,
+                "<path class=\"cut\" d=\"M{:.1} {:.1}l8 -20\" stroke=\"#ffffff\" stroke-width=\"4\"/>",
+                RIGHT - 34.0,
+                y + 18.0
+            );
+        }
     }
     svg.push_str("</svg>\n");
     svg
@@ -152,6 +174,19 @@ mod tests {
         assert_eq!(svg.matches("class=\"bar\"").count(), 3);
         assert!(svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#969696\"", RIGHT - LEFT)), "{svg}");
         assert!(svg.contains("fill=\"#08519c\"") && svg.contains("cp &amp; co"));
+    }
+
+    #[test]
+    fn a_bar_that_is_far_longer_is_cut_and_says_its_value() {
+        let values = [("dormouse auto", 50.0), ("cp", 100.0), ("memcpy", 900.0)];
+        let svg = bars("pack", "MiB/s", &values.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!((svg.matches("class=\"bar\"").count(), svg.matches("class=\"cut\"").count()), (3, 1));
+        assert!(svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#e6550d\"", RIGHT - LEFT)), "{svg}");
+        assert!(
+            svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#969696\"", (RIGHT - LEFT) / 1.2)),
+            "{svg}"
+        );
+        assert!(svg.contains(">900</text>"), "{svg}");
     }
 
     #[test]
