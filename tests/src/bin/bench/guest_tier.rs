@@ -6,6 +6,7 @@
 //! the files again.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -94,13 +95,13 @@ const BOTH: Way = Way { name: "dormouse warm direct", warm: true, direct: true, 
 const CONTENDERS: &[Contender] = &[
     Contender::Dormouse(COLD),
     Contender::Kernel { compressor: "lzo", whole: false },
+    Contender::Dormouse(BOTH),
+    Contender::Kernel { compressor: "lz4", whole: false },
+    // Not with --quick, which has little time and takes the kernel's quickest two.
     Contender::Dormouse(Way { name: "dormouse warm", warm: true, ..COLD }),
     Contender::Kernel { compressor: "lzo", whole: true },
     Contender::Dormouse(DIRECT),
-    Contender::Kernel { compressor: "lz4", whole: false },
-    Contender::Dormouse(BOTH),
     Contender::Kernel { compressor: "lz4", whole: true },
-    // Not with --quick, which has little time.
     Contender::Dormouse(Way { name: "dormouse nbd", nbd: true, ..COLD }),
     Contender::Dormouse(Way { name: "dormouse shrink cache", shrink: Give::Cache, ..COLD }),
     Contender::Dormouse(Way { name: "dormouse shrink quarter", shrink: Give::AllButAQuarter, ..COLD }),
@@ -111,7 +112,7 @@ const CONTENDERS: &[Contender] = &[
 ];
 
 /// How many of them take part with --quick.
-const QUICK: usize = 8;
+const QUICK: usize = 4;
 
 impl Contender {
     fn name(self) -> String {
@@ -177,6 +178,8 @@ struct Run {
     pages_saved: u64,
     /// What B and D say of themselves.
     halves: Option<(Half, Half)>,
+    /// Of QEMU's own state: whether each page has a place of its own in it.
+    is_mapped: Option<bool>,
 }
 
 impl Run {
@@ -206,6 +209,7 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
         "One guest, hibernated by each contender in turn and powered on again. Its memory is the host's before it is\n\
          powered on, so that the host's page faults are nobody's.",
     );
+    let mut is_mapped = None;
     for memory in memories {
         let workload = format!("session and files {memory}");
         let (mut guest, _far) = start(&artifacts, memory, &contenders)?;
@@ -223,6 +227,7 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
             }
         }
         let mut bars = Vec::new();
+        is_mapped = results.iter().flatten().find_map(|run| run.is_mapped).or(is_mapped);
         for (contender, runs) in contenders.iter().zip(&results) {
             tables.add(&workload, *contender, runs);
             if let Some(run) = middle(runs) {
@@ -244,13 +249,25 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     section.note(&format!(
         "The sum is from working state to working state: the command, the boot, and reading {FILES_MIB} MiB of files \
          that were in memory before. With its default image_size the kernel gives up page cache, and pays when it is \
-         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB, but for QEMU's migration: \
-         it writes the machine's state from outside (with mapped-ram, where QEMU has that: 9.0 and later) and needs \
-         no kernel for it, neither to save nor to go on."
+         read again; so does Dormouse with save.shrink. Every contender is booted by GRUB.{}",
+        about_emulator(is_mapped)
     ));
     tables.results.write_csv(&options.output.join("guest.csv"))?;
     tables.stages.write_csv(&options.output.join("guest-stages.csv"))?;
     Ok(section)
+}
+
+/// What is to be known of QEMU's own way, if it took part: whether its state was mapped.
+fn about_emulator(is_mapped: Option<bool>) -> String {
+    let Some(is_mapped) = is_mapped else { return String::new() };
+    let how = match is_mapped {
+        true => "with mapped-ram and multifd",
+        false => "as one stream: mapped-ram needs QEMU 9.0 or later",
+    };
+    format!(
+        " But for QEMU's migration, which writes the machine's state from outside to a file where the disks are, \
+         {how}. It needs no kernel for that: nothing is powered off, and nothing boots."
+    )
 }
 
 /// What is printed and written.
@@ -260,25 +277,28 @@ struct Tables {
     readable: Table,
 }
 
+/// What guest.csv says of each contender, before the stages of its middle run.
+const RESULTS: [&str; 14] = [
+    "workload",
+    "contender",
+    "command_to_off_s",
+    "on_to_tick_s",
+    "reread_s",
+    "image_bytes",
+    "pages_saved",
+    "runs",
+    "command_to_off_s_min",
+    "command_to_off_s_max",
+    "on_to_tick_s_min",
+    "on_to_tick_s_max",
+    "save_s",
+    "restore_s",
+];
+
 impl Tables {
     fn new() -> Tables {
         Tables {
-            results: Table::new(&[
-                "workload",
-                "contender",
-                "command_to_off_s",
-                "on_to_tick_s",
-                "reread_s",
-                "image_bytes",
-                "pages_saved",
-                "runs",
-                "command_to_off_s_min",
-                "command_to_off_s_max",
-                "on_to_tick_s_min",
-                "on_to_tick_s_max",
-                "save_s",
-                "restore_s",
-            ]),
+            results: Table::new(&[&RESULTS[..], &Stage::ALL.map(Stage::column)].concat()),
             stages: Table::new(&["workload", "contender", "stage", "seconds"]),
             readable: Table::new(&[
                 "workload",
@@ -311,7 +331,7 @@ impl Tables {
         };
         let (off_min, off_max) = range_of(runs, |run| run.command_to_off);
         let (on_min, on_max) = range_of(runs, |run| run.on_to_tick);
-        self.results.row(vec![
+        let mut results = vec![
             workload.to_owned(),
             contender.plain_name(),
             format!("{off:.2}"),
@@ -326,7 +346,9 @@ impl Tables {
             format!("{on_max:.2}"),
             half(|(save, _)| save),
             half(|(_, restore)| restore),
-        ]);
+        ];
+        results.extend(Stage::ALL.map(|stage| column_of(runs, stage)));
+        self.results.row(results);
         self.readable.row(vec![
             workload.to_owned(),
             contender.name(),
@@ -343,6 +365,13 @@ impl Tables {
             self.stages.row(vec![workload.to_owned(), contender.plain_name(), name, format!("{seconds:.2}")]);
         }
     }
+}
+
+/// The seconds of a stage in the middle run; nothing where it has none.
+fn column_of(runs: &[Run], stage: Stage) -> String {
+    let stages = middle(runs).into_iter().flat_map(|run| &run.stages);
+    let seconds: Vec<f64> = stages.filter(|(other, _)| *other == stage).map(|(_, seconds)| *seconds).collect();
+    if seconds.is_empty() { String::new() } else { format!("{:.2}", seconds.iter().sum::<f64>()) }
 }
 
 /// The run whose sum is in the middle, so that its stages add up.
@@ -537,7 +566,7 @@ fn hibernate(guest: &mut Guest, contender: Contender) -> Result<Run> {
         guest.succeed(&format!("swapoff {SWAP}"))?;
     }
     let (command_to_off, on_to_tick) = (command_to_off.as_secs_f64(), on_to_tick.as_secs_f64());
-    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves })
+    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves, is_mapped: None })
 }
 
 /// What QEMU does in the place of a hibernation.
@@ -545,12 +574,15 @@ fn by_emulator(guest: &mut Guest) -> Result<Run> {
     // Where the guest's disks are.
     let state = NamedTempFile::new().context("a file for the machine's state")?;
     let done = cycle::by_emulator(guest, state.path())?;
-    let image_bytes = state.as_file().metadata().context("the machine's state")?.len();
+    let metadata = state.as_file().metadata().context("the machine's state")?;
+    // Where each page has a place of its own, those that are not in it are holes.
+    let image_bytes = metadata.len().min(metadata.blocks() * 512);
     let (command_to_off, on_to_tick) = (done.to_power_off.as_secs_f64(), done.to_first_tick.as_secs_f64());
     let reread = read_files(guest)?.as_secs_f64();
     let stages = vec![(Stage::Write, command_to_off), (Stage::Read, on_to_tick), (Stage::Reread, reread)];
     let pages_saved = done.saved.pages;
-    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves: None })
+    let is_mapped = Some(done.saved.is_mapped);
+    Ok(Run { stages, command_to_off, on_to_tick, reread, image_bytes, pages_saved, halves: None, is_mapped })
 }
 
 /// Reads all files, and says how long that took.
@@ -584,5 +616,49 @@ impl Printed {
             (Some(kbytes), Some(wrote)) if wrote > 0 => Ok((kbytes * 1024, wrote * 1024 / PAGE)),
             _ => bail!("the kernel's words about its image: {self:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn run(write: f64) -> Run {
+        Run {
+            stages: vec![(Stage::Prepare, 0.5), (Stage::Write, write), (Stage::Read, 1.0), (Stage::Reread, 0.25)],
+            command_to_off: 0.5 + write,
+            on_to_tick: 1.0,
+            reread: 0.25,
+            image_bytes: 2 * MIB,
+            pages_saved: 512,
+            halves: None,
+            is_mapped: None,
+        }
+    }
+
+    #[test]
+    fn a_contender_has_one_row_with_every_stage_of_its_middle_run() {
+        let runs = [run(9.0), run(2.0), run(3.0)];
+        let of = |stage| column_of(&runs, stage);
+        assert_eq!([of(Stage::Prepare), of(Stage::Write), of(Stage::BootC)], ["0.50", "3.00", ""]);
+        let mut tables = Tables::new();
+        tables.add("session", Contender::Kernel { compressor: "lzo", whole: true }, &runs);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guest.csv");
+        tables.results.write_csv(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!(rows.len(), 2, "{text}");
+        assert_eq!((rows[0].len(), rows[1].len()), (RESULTS.len() + Stage::ALL.len(), rows[0].len()), "{text}");
+        let write = rows[0].iter().position(|name| *name == "write_s").unwrap();
+        assert_eq!(rows[1][write], "3.00");
+    }
+
+    #[test]
+    fn the_note_says_which_way_qemu_went() {
+        assert_eq!(about_emulator(None), "");
+        assert!(about_emulator(Some(true)).contains("with mapped-ram"));
+        assert!(about_emulator(Some(false)).contains("needs QEMU 9.0"));
     }
 }

@@ -34,15 +34,16 @@ impl Host {
         host.add("memory", ram.map(|kib| format!("{} MiB", kib / 1024)));
         host.add("virtualisation", Some(virtual_machine.to_owned()));
         host.add("kernel", procfs::text("/proc/sys/kernel/osrelease").ok());
-        host.add("guests' kernel", Some(format!("Linux {guest_kernel}, 2 CPUs, under emulation")));
+        host.add("guests' kernel", Some(format!("Linux {guest_kernel}, under emulation")));
         host.add("emulator", said_by("qemu-system-x86_64", &["--version"]));
         host.add("load at the beginning", load());
         host
     }
 
-    /// At its end.
-    pub(crate) fn end(&mut self) {
+    /// At its end, which `error` may have brought early.
+    pub(crate) fn end(&mut self, error: Option<&anyhow::Error>) {
         self.add("load at the end", load());
+        self.add("ended early, by", error.map(|error| format!("{error:#}")));
     }
 
     /// What and its value.
@@ -89,7 +90,7 @@ mod tests {
     #[test]
     fn this_machine_is_described() {
         let mut host = Host::at_begin("6.12");
-        host.end();
+        host.end(None);
         let facts: Vec<&str> = host.facts.iter().map(|(what, _)| *what).collect();
         for what in ["CPU", "CPUs", "memory", "kernel", "load at the end"] {
             assert!(facts.contains(&what), "{facts:?}");

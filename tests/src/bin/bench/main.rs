@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// The guests' kernel: a series of Linux, as in 6.12 or 7.2, which is built; or a directory of one
     #[arg(long, default_value = "6.12")]
     kernel: String,
-    /// Where the CSV files and the pictures go
+    /// Where the page, the CSV files and the pictures go
     #[arg(long, default_value = "target/bench")]
     pub(crate) output: PathBuf,
     /// Where vmcores and dumps go; a tmpfs, or the disk's speed is measured with everything else
@@ -97,7 +97,8 @@ fn run(options: &Options) -> Result<()> {
     };
     let mut host = Host::at_begin(Artifacts::from_environment()?.release());
     let mut sections = Vec::new();
-    for tier in tiers {
+    // What a tier that fails leaves is the page of those before it, and not the page of another run.
+    let ended = tiers.into_iter().try_for_each(|tier| -> Result<()> {
         sections.push(match tier {
             Tier::File => file_tier::run(options)?,
             Tier::Guest => guest_tier::run(options)?,
@@ -105,11 +106,12 @@ fn run(options: &Options) -> Result<()> {
             Tier::Select => synthetic::run(options)?,
             Tier::Codec => codec_tier::run(options)?,
         });
-    }
-    host.end();
+        Ok(())
+    });
+    host.end(ended.as_ref().err());
     let path = options.output.join("index.html");
     std::fs::write(&path, page::html(&host, &sections))
         .with_context(|| format!("{}: cannot be written", path.display()))?;
     eprintln!("everything on one page: {}", path.display());
-    Ok(())
+    ended
 }

@@ -11,6 +11,7 @@ use crate::table::Table;
 pub(crate) struct Section {
     title: String,
     note: String,
+    facts: Vec<(String, String)>,
     parts: Vec<Part>,
 }
 
@@ -24,13 +25,18 @@ enum Part {
 
 impl Section {
     pub(crate) fn new(title: &str, note: &str) -> Section {
-        Section { title: title.to_owned(), note: note.to_owned(), parts: Vec::new() }
+        Section { title: title.to_owned(), note: note.to_owned(), ..Section::default() }
     }
 
     /// Prints a table under a heading, and keeps it.
     pub(crate) fn table(&mut self, heading: &str, table: Table) {
         table.print(heading);
         self.parts.push(Part::Table(heading.to_owned(), table));
+    }
+
+    /// What the tier has found out about the machine, which belongs beside what is known of it.
+    pub(crate) fn fact(&mut self, what: &str, value: String) {
+        self.facts.push((what.to_owned(), value));
     }
 
     pub(crate) fn picture(&mut self, svg: String) {
@@ -50,11 +56,17 @@ const STYLE: &str = "
 body { font: 15px/1.45 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 0.6rem 0 1.4rem; font-size: 13px; }
 th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #8886; text-align: left; }
+th { overflow-wrap: anywhere; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 tr.ours td { font-weight: 600; }
 svg { max-width: 100%; height: auto; display: block; margin: 0.6rem 0; }
 pre { white-space: pre-wrap; font: inherit; }
-@media print { section { break-inside: avoid-page; } body { max-width: none; } }
+@media print {
+  body { max-width: none; margin: 0; font-size: 11px; }
+  table { font-size: 9px; }
+  svg, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
 ";
 
 /// The page.
@@ -69,7 +81,9 @@ pub(crate) fn html(host: &Host, sections: &[Section]) -> String {
          measured: {}. Nothing here is of another run.</p>\n<h2>The machine</h2>\n<table>\n",
         escaped(&tiers.join(", "))
     );
-    for (what, value) in host.facts() {
+    let measured =
+        sections.iter().flat_map(|section| &section.facts).map(|(what, value)| (what.as_str(), value.clone()));
+    for (what, value) in host.facts().chain(measured) {
         let _ = writeln!(page, "<tr><th>{}</th><td>{}</td></tr>", escaped(what), escaped(&value));
     }
     page.push_str("</table>\n");
@@ -106,11 +120,13 @@ mod tests {
         section.table("compile", table);
         section.picture(plot::bars("pack", "MiB/s", &[("dormouse".to_owned(), 17.0)]));
         section.note("A note.");
+        section.fact("copies of <memory>", "17 MiB/s".to_owned());
         let page = html(&Host::default(), &[section]);
         assert_eq!(page.matches("<h3>compile</h3>").count(), 1);
         assert!(page.contains("<td>dormouse &lt;auto&gt;</td><td class=\"number\">17</td>"), "{page}");
         assert!(page.contains("Packed &amp; unpacked.") && page.contains("<p>A note.</p>"));
-        assert!(page.contains("<svg"));
+        assert_eq!(page.matches("<svg").count(), 1);
+        assert!(page.contains("<th>copies of &lt;memory&gt;</th><td>17 MiB/s</td>"), "{page}");
         for loaded in ["<script", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(loaded), "{loaded}");
         }

@@ -34,15 +34,41 @@ fn begin(title: &str, height: f64) -> String {
     )
 }
 
-/// A bar for each name, in their order, with its value in `unit`.
+/// The distance of the lines across a plot up to `highest`, which may be far below 1.
+fn step_to(highest: f64) -> f64 {
+    let factor = (0..6).map(|power| 10.0_f64.powi(power)).find(|factor| highest * factor >= 10.0);
+    factor.map_or(highest, |factor| tick(highest * factor) / factor)
+}
+
+/// A number with at most three decimals.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The value that reaches the edge: the longest; or, where that one would leave little room for all others, somewhat
+/// more than the second.
+fn limit_of(values: &[(String, f64)]) -> f64 {
+    let mut sorted: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
+    sorted.sort_by(|one, other| other.total_cmp(one));
+    let longest = sorted.first().copied().unwrap_or(0.0);
+    let limit = match sorted.get(1) {
+        Some(second) if *second > 0.0 && longest > 2.0 * second => 1.2 * second,
+        _ => longest,
+    };
+    limit.max(f64::MIN_POSITIVE)
+}
+
+/// A bar for each name, in their order, with its value in `unit`. One that is far longer than all others is cut, with a
+/// gap before its end.
 pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String {
-    let longest = values.iter().map(|(_, value)| *value).fold(0.0_f64, f64::max).max(f64::MIN_POSITIVE);
-    let scale = (RIGHT - LEFT) / longest;
+    let limit = limit_of(values);
+    let scale = (RIGHT - LEFT) / limit;
     // Few.
     let mut svg = begin(&format!("{title}, {unit}"), TOP + values.len() as f64 * ROW + 10.0);
     for (row, (name, value)) in values.iter().enumerate() {
         let y = TOP + row as f64 * ROW;
-        let width = value * scale;
+        let width = value.min(limit) * scale;
         let _ = writeln!(
             svg,
             "<text x=\"12\" y=\"{:.1}\" fill=\"#202020\">{}</text>\n\
@@ -54,6 +80,14 @@ pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String 
             LEFT + width + 6.0,
             y + 12.0,
         );
+        if *value > limit {
+            let _ = writeln!(
+                svg,
+                "<path class=\"cut\" d=\"M{:.1} {:.1}l8 -20\" stroke=\"#ffffff\" stroke-width=\"4\"/>",
+                RIGHT - 34.0,
+                y + 18.0
+            );
+        }
     }
     svg.push_str("</svg>\n");
     svg
@@ -71,15 +105,16 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
     let x = |value: f64| BEGIN + value / widest * (RIGHT - BEGIN);
     let y = |value: f64| BOTTOM - value / highest * (BOTTOM - TOP - 10.0);
     let mut svg = begin(&format!("{title}: {unit} over {across}"), BOTTOM + 50.0);
-    let step = tick(highest);
+    let step = step_to(highest);
     for value in (0..).map(|number| f64::from(number) * step).take_while(|value| *value <= highest) {
         let at = y(value);
         let _ = writeln!(
             svg,
             "<path d=\"M{BEGIN} {at:.1}H{RIGHT}\" stroke=\"#e0e0e0\"/>\n\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#202020\">{value}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#202020\">{}</text>",
             BEGIN - 6.0,
-            at + 4.0
+            at + 4.0,
+            short(value)
         );
     }
     for (number, (name, points)) in series.iter().enumerate() {
@@ -97,7 +132,7 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
                 x(point.0),
                 y(point.1),
                 escaped(name),
-                point.0,
+                short(point.0),
                 point.1
             );
         }
@@ -118,9 +153,10 @@ pub(crate) fn lines(title: &str, unit: &str, across: &str, series: &[(&str, Vec<
     for value in widths {
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#202020\">{value}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#202020\">{}</text>",
             x(value),
-            BOTTOM + 16.0
+            BOTTOM + 16.0,
+            short(value)
         );
     }
     svg.push_str("</svg>\n");
@@ -138,6 +174,30 @@ mod tests {
         assert_eq!(svg.matches("class=\"bar\"").count(), 3);
         assert!(svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#969696\"", RIGHT - LEFT)), "{svg}");
         assert!(svg.contains("fill=\"#08519c\"") && svg.contains("cp &amp; co"));
+    }
+
+    #[test]
+    fn a_bar_that_is_far_longer_is_cut_and_says_its_value() {
+        let values = [("dormouse auto", 50.0), ("cp", 100.0), ("memcpy", 900.0)];
+        let svg = bars("pack", "MiB/s", &values.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!((svg.matches("class=\"bar\"").count(), svg.matches("class=\"cut\"").count()), (3, 1));
+        assert!(svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#e6550d\"", RIGHT - LEFT)), "{svg}");
+        assert!(
+            svg.contains(&format!("width=\"{:.1}\" height=\"16\" fill=\"#969696\"", (RIGHT - LEFT) / 1.2)),
+            "{svg}"
+        );
+        assert!(svg.contains(">900</text>"), "{svg}");
+    }
+
+    #[test]
+    fn what_is_small_has_lines_too_and_numbers_are_short() {
+        let steps: Vec<String> = [0.6, 0.04, 3.0, 12.0, 300.0].into_iter().map(|most| short(step_to(most))).collect();
+        assert_eq!(steps, ["0.1", "0.005", "0.5", "2", "50"]);
+        // Nothing at all ends as well.
+        let svg = lines("nothing", "seconds", "CPUs", &[("save", vec![(0.0, 0.0)])]);
+        assert!(svg.ends_with("</svg>\n"));
+        let svg = lines("2 GiB", "seconds", "per cent", &[("save", vec![(37.482_910_156, 0.3)])]);
+        assert!(svg.contains(">37.483</text>") && svg.contains(">0.15</text>") && !svg.contains("37.4829"), "{svg}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use dormouse_tests::machine::{GuestConfig, MemorySize};
 use crate::Options;
 use crate::page::Section;
 use crate::plot;
-use crate::table::{Table, median_of};
+use crate::table::{Table, median_of, range_of};
 
 /// A machine, and how much of its memory is filled beside what runs in it.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,7 @@ const LINES: [(&str, &str, Across); 3] = [
     ("2 GiB, 30 % filled", CPUS, |one| f64::from(one.point.cpus)),
     // Far below 2^52.
     ("2 CPUs, 30 % filled", GIB, |one| one.point.mib as f64 / 1024.0),
-    ("2 CPUs, 2 GiB", SAVED, |one| one.saved_percent),
+    ("2 CPUs, 2 GiB", SAVED, |one| one.saved_percent.round()),
 ];
 
 /// Whether a point differs from the base in nothing but what is across.
@@ -116,6 +116,10 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
         "restore_mapping_ms",
         "lock_waits",
         "runs",
+        "save_s_min",
+        "save_s_max",
+        "restore_s_min",
+        "restore_s_max",
     ]);
     let mut measured = Vec::new();
     for point in POINTS {
@@ -127,6 +131,8 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
             results.push(run);
         }
         let of = |value: fn(&Run) -> f64| median_of(&results, value);
+        let (save_min, save_max) = range_of(&results, |run| run.save);
+        let (restore_min, restore_max) = range_of(&results, |run| run.restore);
         let saved_percent = 100.0 * of(|run| run.pages_saved / run.ram_pages);
         measured.push(Measured { point, saved_percent, save: of(|run| run.save), restore: of(|run| run.restore) });
         table.row(vec![
@@ -147,6 +153,10 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
             format!("{:.0}", of(|run| run.restore_spent.mapping_ms.into())),
             format!("{:.0}", of(Run::lock_waits)),
             results.len().to_string(),
+            format!("{save_min:.2}"),
+            format!("{save_max:.2}"),
+            format!("{restore_min:.2}"),
+            format!("{restore_max:.2}"),
         ]);
     }
     table.write_csv(&options.output.join("scale.csv"))?;

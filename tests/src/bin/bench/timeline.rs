@@ -65,6 +65,26 @@ impl Stage {
         }
     }
 
+    /// Its column in a table of comma-separated values.
+    pub(crate) fn column(self) -> &'static str {
+        match self {
+            Stage::Prepare => "prepare_s",
+            Stage::LoadB => "load_b_s",
+            Stage::EnterB => "enter_b_s",
+            Stage::ReadyB => "ready_b_s",
+            Stage::Write => "write_s",
+            Stage::PowerOff => "power_off_s",
+            Stage::Firmware => "firmware_s",
+            Stage::BootC => "boot_c_s",
+            Stage::LoadD => "load_d_s",
+            Stage::BootD => "boot_d_s",
+            Stage::ReadyD => "ready_d_s",
+            Stage::Read => "read_s",
+            Stage::Wake => "wake_s",
+            Stage::Reread => "files_s",
+        }
+    }
+
     /// The stage that this line begins after this one.
     fn after(self, line: &Line) -> Option<Stage> {
         /// What Dormouse's kernels print.

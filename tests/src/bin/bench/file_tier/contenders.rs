@@ -31,23 +31,23 @@ use Contender::{Codec, Cp, Dormouse, Lz4, Makedumpfile, Memcpy, Sealed, Zstd};
 const QUICK: &[Contender] = &[
     Dormouse("auto"),
     Sealed("auto"),
-    Makedumpfile { level: 1, codec: "-l", threads: false },
     Makedumpfile { level: 17, codec: "-l", threads: false },
     Zstd("-1"),
     Dormouse("zstd:1"),
     Sealed("zstd:1"),
     Makedumpfile { level: 17, codec: "-l", threads: true },
-    Makedumpfile { level: 17, codec: "-c", threads: false },
-    Zstd("--fast"),
-    Dormouse("store"),
     Lz4,
     Cp,
-    Codec("-5"),
     Codec("1"),
     Memcpy,
 ];
 
 const MORE: &[Contender] = &[
+    Dormouse("store"),
+    Makedumpfile { level: 1, codec: "-l", threads: false },
+    Makedumpfile { level: 17, codec: "-c", threads: false },
+    Zstd("--fast"),
+    Codec("-5"),
     Dormouse("zstd:-5"),
     Dormouse("zstd:3"),
     Makedumpfile { level: 1, codec: "-l", threads: true },

@@ -208,14 +208,22 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
         }
         section.table(&format!("{}, {memory} ({})", workload.name(), workload.about()), table);
         plots(workload, kinds.total, &contenders, &results, &mut section);
-        costs_of_sealing(&contenders, &results);
-        println!(
-            "\n{} pages: {} stored, {} of zeroes, {} free.",
+        for cost in costs_of_sealing(&contenders, &results) {
+            section.note(&cost);
+        }
+        section.note(&format!(
+            "{} pages: {} stored, {} of zeroes, {} free.",
             kinds.total,
             kinds.stored,
             kinds.total - kinds.stored - kinds.free,
             kinds.free
-        );
+        ));
+        for (contender, runs) in contenders.iter().zip(&results) {
+            if *contender == Contender::Memcpy && !runs.pack.is_empty() {
+                let what = format!("copies of memory ({})", workload.name());
+                section.fact(&what, format!("{:.0} MiB/s on {threads} threads", copied_mib_s(&runs.pack)));
+            }
+        }
     }
     csv.write_csv(&options.output.join("file.csv"))?;
     Ok(section)
@@ -244,21 +252,27 @@ fn mib_of(pages: u64) -> f64 {
     (pages * PAGE as u64) as f64 / f64::from(1 << 20)
 }
 
-/// Prints, for each contender that is also there sealed, how its speed is then.
-fn costs_of_sealing(contenders: &[Contender], results: &[Runs]) {
+/// How much a second was written; as much was read.
+fn copied_mib_s(runs: &[Measurement]) -> f64 {
+    // Far below 2^52.
+    median_of(runs, |run| run.bytes.unwrap_or(0) as f64 / f64::from(1 << 20) / run.seconds)
+}
+
+/// Says, for each contender that is also there sealed, how its speed is then.
+fn costs_of_sealing(contenders: &[Contender], results: &[Runs]) -> Vec<String> {
     let of = |wanted: Contender| {
         let found = contenders.iter().zip(results).find(|(contender, _)| **contender == wanted);
         found.map(|(_, runs)| runs)
     };
-    println!();
-    for contender in contenders {
-        let Some((plain, sealed)) = of(*contender).zip(contender.sealed().and_then(of)) else { continue };
+    let cost = |contender: &Contender| {
+        let (plain, sealed) = of(*contender).zip(contender.sealed().and_then(of))?;
         let ratio = |of: fn(&Runs) -> &Vec<Measurement>| {
             median_of(of(plain), |run| run.seconds) / median_of(of(sealed), |run| run.seconds)
         };
         let (pack, unpack) = (ratio(|runs| &runs.pack), ratio(|runs| &runs.unpack));
-        println!("{} sealed: {pack:.2} times the speed to pack, {unpack:.2} to unpack.", contender.name());
-    }
+        Some(format!("{} sealed: {pack:.2} times the speed to pack, {unpack:.2} to unpack.", contender.name()))
+    };
+    contenders.iter().filter_map(cost).collect()
 }
 
 /// One turn of one contender.
