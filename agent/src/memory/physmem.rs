@@ -18,10 +18,6 @@ const OLDMEM: &str = "/dev/oldmem";
 /// The kernel's, where its configuration has it.
 const MEM: &str = "/dev/mem";
 
-/// Windows are multiples of so many pages: 2 MiB, a table of the page tables. The kernel's device looks each page up
-/// before it maps it, whether it is written or not.
-const STEP: u64 = 512;
-
 /// Why memory cannot be written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -108,7 +104,7 @@ impl PhysicalMemory {
             }
         };
         log::info!("A's memory is reached through {path}");
-        Ok(PhysicalMemory { file, windows: Windows::with_step(frames.0.clone(), STEP) })
+        Ok(PhysicalMemory { file, windows: Windows::new(frames.0.clone()) })
     }
 }
 

@@ -1,9 +1,9 @@
 //! Windows of bounded size onto long ranges of physical memory.
 //!
 //! Mapping costs page tables (2 MiB for each GiB of 4 KiB entries), and each mapping and unmapping a lock and a flush
-//! on all CPUs. So memory is mapped in windows of at most 16 MiB that the workers share, only where it is touched, and
-//! the windows used last are kept. Each thread also keeps the one that it used last to itself: as long as it stays
-//! there, it writes nothing that other threads read.
+//! on all CPUs. So memory is mapped in windows of 16 MiB that the workers share, only where it is touched, and the
+//! windows used last are kept. Each thread also keeps the one that it used last to itself: as long as it stays there,
+//! it writes nothing that other threads read.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use dormouse_image::PfnRange;
 
 use crate::pipeline::lock::lock;
 
-/// Pages in the largest window: 16 MiB. None crosses a multiple of it.
+/// Pages in one window: 16 MiB. Windows begin at multiples of it.
 pub const WINDOW_PAGES: u64 = 1 << 12;
 
 /// Windows that are kept open beyond their use. All workers go through memory in order, so they are about as far.
@@ -26,8 +26,6 @@ const PLACES: usize = 64;
 #[derive(Debug)]
 pub struct Windows<W> {
     ranges: Vec<PfnRange>,
-    /// Windows begin and end at multiples of that many pages, a part of [`WINDOW_PAGES`], or with a range.
-    step: u64,
     /// A window is in the slot of its number, so that windows that are mapped at the same time have locks of their own.
     kept: [Mutex<Option<Mapped<W>>>; KEPT],
     near: Box<[Near<W>]>,
@@ -42,18 +40,11 @@ type Mapped<W> = (PfnRange, Arc<W>);
 struct Near<W>(Mutex<Option<Mapped<W>>>);
 
 impl<W> Windows<W> {
-    /// Windows onto `ranges`, which must ascend and not overlap, as large as they can be. Nothing is mapped yet.
+    /// Windows onto `ranges`, which must ascend and not overlap. Nothing is mapped yet.
     #[must_use]
     pub fn new(ranges: Vec<PfnRange>) -> Windows<W> {
-        Windows::with_step(ranges, WINDOW_PAGES)
-    }
-
-    /// The same, of which each is as small as it can be with an alignment of `step` pages: for memory of which little
-    /// may be touched, and whose every page takes time to map.
-    #[must_use]
-    pub fn with_step(ranges: Vec<PfnRange>, step: u64) -> Windows<W> {
         let near = (0..PLACES).map(|_| Near(Mutex::new(None))).collect();
-        Windows { ranges, step: step.clamp(1, WINDOW_PAGES), kept: std::array::from_fn(|_| Mutex::new(None)), near }
+        Windows { ranges, kept: std::array::from_fn(|_| Mutex::new(None)), near }
     }
 
     /// The ranges.
@@ -94,14 +85,13 @@ impl<W> Windows<W> {
     /// The window that holds `run`, from what all threads share.
     fn shared(&self, run: PfnRange, map: impl FnOnce(PfnRange) -> io::Result<W>) -> io::Result<Mapped<W>> {
         let at = self.ranges.partition_point(|range| range.end <= run.start);
-        let number = run.start / self.step;
-        let (start, end) = (number * self.step, run.end.div_ceil(self.step).saturating_mul(self.step));
+        let number = run.start / WINDOW_PAGES;
+        let aligned = number * WINDOW_PAGES;
         let window = self
             .ranges
             .get(at)
-            .map(|range| PfnRange { start: range.start.max(start), end: range.end.min(end) })
-            .filter(|window| window.contains(&run) && pieces(run).nth(1).is_none());
-        let Some(window) = window else {
+            .map(|range| PfnRange { start: range.start.max(aligned), end: range.end.min(aligned + WINDOW_PAGES) });
+        let Some(window) = window.filter(|window| window.contains(&run)) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("page frames {:#x} to {:#x} are in no window", run.start, run.end),
@@ -109,7 +99,7 @@ impl<W> Windows<W> {
         };
         // Mapping under the slot's lock keeps two threads from mapping the same window.
         let mut slot = lock(&self.kept[usize::try_from(number).unwrap_or(0) % KEPT]);
-        if let Some(found) = slot.as_ref().filter(|(frames, _)| frames.contains(&run)) {
+        if let Some(found) = slot.as_ref().filter(|(frames, _)| *frames == window) {
             return Ok(found.clone());
         }
         let mapped = (window, Arc::new(map(window)?));
@@ -210,27 +200,6 @@ mod tests {
                 });
             }
         });
-    }
-
-    #[test]
-    fn small_windows_have_what_is_touched_and_little_more() {
-        let windows = Windows::with_step(vec![range(0x100, 0x2345)], 0x200);
-        let window = |start, end| windows.with(range(start, end), Ok, |frames, _| frames);
-        for ((start, end), expected) in [
-            ((0x100, 0x101), (0x100, 0x200)),
-            ((0x3ff, 0x400), (0x200, 0x400)),
-            // Across a boundary.
-            ((0x3ff, 0x401), (0x200, 0x600)),
-            // In the one that is there.
-            ((0x500, 0x501), (0x200, 0x600)),
-            ((0x1000, 0x2000), (0x1000, 0x2000)),
-            ((0x2344, 0x2345), (0x2200, 0x2345)),
-        ] {
-            assert_eq!(window(start, end).unwrap(), range(expected.0, expected.1), "{start:#x}");
-        }
-        for (start, end) in [(0xfff, 0x1001), (0xff, 0x101), (0x2344, 0x2346)] {
-            assert!(window(start, end).is_err(), "{start:#x}");
-        }
     }
 
     #[test]
