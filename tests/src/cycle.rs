@@ -279,17 +279,8 @@ pub fn by_emulator(guest: &mut Guest, path: &Path) -> Result<ByEmulator> {
     let to_power_off = begin.elapsed();
     let mut cursor = guest.go_on_from(path)?;
     let begin = guest.powered_on_at();
-    let deadline = begin + HALF_TIMEOUT;
-    let to_first_tick = loop {
-        let lines = guest.console().since(&mut cursor);
-        if let Some(line) = lines.iter().find(|line| line.text.contains(CONSOLE_MARK)) {
-            break line.at.saturating_duration_since(begin);
-        }
-        if Instant::now() >= deadline {
-            return Err(guest.explain(anyhow!("no sign of life {HALF_TIMEOUT:?} after QEMU has gone on")));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let tick = guest.wait_for(&mut cursor, CONSOLE_MARK, HALF_TIMEOUT)?;
+    let to_first_tick = tick.at.saturating_duration_since(begin);
     check_workload(guest)?;
     Ok(ByEmulator { to_power_off, to_first_tick, saved })
 }

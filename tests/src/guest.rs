@@ -61,8 +61,6 @@ pub struct Guest {
     /// How often the power was switched on.
     power_ons: u32,
     powered_on_at: Instant,
-    /// What the next power-on goes on from.
-    state: Option<PathBuf>,
     // Last, so that QEMU is gone before its files are.
     _directory: TempDir,
 }
@@ -124,7 +122,6 @@ impl Guest {
             keys_from: None,
             power_ons: 0,
             powered_on_at: Instant::now(),
-            state: None,
             _directory: directory,
         })
     }
@@ -327,10 +324,10 @@ impl Guest {
         self.channel.disconnect();
         self.powered_on_at = Instant::now();
         self.qemu = Some(Qemu::start(&self.config, &self.files, &self.console)?);
-        if self.config.memory_is_there {
+        if self.config.memory_is_there || self.config.goes_on_from.is_some() {
             let mut monitor = Monitor::connect(&self.files.monitor()).map_err(|error| self.explain(error))?;
             self.powered_on_at = Instant::now();
-            if let Some(state) = &self.state {
+            if let Some(state) = &self.config.goes_on_from {
                 monitor.load_state(state).map_err(|error| self.explain(error))?;
             }
             monitor.run()?;
@@ -357,13 +354,9 @@ impl Guest {
     /// # Errors
     /// As [`Guest::power_on`], and with QEMU's message.
     pub fn go_on_from(&mut self, path: &Path) -> Result<Cursor> {
-        let there = std::mem::replace(&mut self.config.memory_is_there, true);
-        self.config.waits_for_a_state = true;
-        self.state = Some(path.to_owned());
+        self.config.goes_on_from = Some(path.to_owned());
         let result = self.power_on();
-        self.state = None;
-        self.config.waits_for_a_state = false;
-        self.config.memory_is_there = there;
+        self.config.goes_on_from = None;
         result
     }
 

@@ -1,6 +1,7 @@
 //! What a guest machine is made of, and how QEMU and the guest call its parts.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -237,8 +238,8 @@ pub struct GuestConfig {
     /// Whether the host has found room for all of the memory before the machine is powered on. Otherwise it does at the
     /// first touch of each page, while the machine runs.
     pub memory_is_there: bool,
-    /// Whether the machine waits for a state that it goes on from, in place of booting.
-    pub waits_for_a_state: bool,
+    /// The file with the state that the machine goes on from, in place of booting.
+    pub goes_on_from: Option<PathBuf>,
     /// Whether the host can have the memory dumped as a vmcore, with the VMCOREINFO that the guest hands over.
     pub can_be_dumped: bool,
 }
@@ -271,7 +272,7 @@ impl GuestConfig {
             screen: false,
             memory_is_a_file: false,
             memory_is_there: false,
-            waits_for_a_state: false,
+            goes_on_from: None,
             can_be_dumped: false,
         }
     }

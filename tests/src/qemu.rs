@@ -308,11 +308,11 @@ fn arguments(config: &GuestConfig, files: &Files) -> Result<Vec<OsString>> {
     // One thread translates and executes in turn.
     let threads = if may_be_stale(config, files)? { "single" } else { "multi" };
     add("-accel", format!("tcg,thread={threads},tb-size=256").into());
-    if config.memory_is_there || config.waits_for_a_state {
+    if config.memory_is_there || config.goes_on_from.is_some() {
         // It waits until then.
         arguments.push("-S".into());
     }
-    if config.waits_for_a_state {
+    if config.goes_on_from.is_some() {
         arguments.extend(["-incoming", "defer"].map(Into::into));
     }
     arguments.extend(config.qemu_arguments.iter().map(Into::into));

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-const PAGE: u64 = 4096;
+use dormouse_sys::PAGE_SIZE;
 
 /// The page.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl ForeignPage {
     pub fn open(process: u32, address: u64) -> io::Result<ForeignPage> {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{process}/mem"))?;
         let mut entry = [0; 8];
-        File::open(format!("/proc/{process}/pagemap"))?.read_exact_at(&mut entry, address / PAGE * 8)?;
+        File::open(format!("/proc/{process}/pagemap"))?.read_exact_at(&mut entry, address / PAGE_SIZE * 8)?;
         // Bits 0 to 54 are the page frame, bit 63 says that there is one (Documentation/admin-guide/mm/pagemap.rst).
         let entry = u64::from_le_bytes(entry);
         let pfn = if entry >> 63 == 1 { entry & ((1 << 55) - 1) } else { 0 };
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_page_of_this_process_is_read_and_written() {
         let page = vec![7_u8; 3 * 4096];
-        let address = (page.as_ptr() as u64).next_multiple_of(PAGE);
+        let address = (page.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
         let foreign = ForeignPage::open(std::process::id(), address).unwrap();
         let mut read = [0; 4];
         foreign.write(b"abcd").unwrap();

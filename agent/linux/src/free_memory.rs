@@ -11,9 +11,10 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use dormouse_sys::PAGE_SIZE;
+
 use crate::procfs;
 
-const PAGE: u64 = 4096;
 const SCALE: &str = "/proc/sys/vm/watermark_scale_factor";
 /// The bounds of that file (mm/page_alloc.c, `page_alloc_sysctl_table`).
 const SCALES: std::ops::RangeInclusive<u64> = 1..=3000;
@@ -98,8 +99,9 @@ impl Zones {
 /// The kernel does not report what is free.
 pub fn make(reserve: u64, limit: Duration) -> anyhow::Result<Free> {
     let began = Zones::read()?;
-    let wanted = began.high + reserve.div_ceil(PAGE);
-    let result = |now: Zones| Free { before: began.free * PAGE, now: now.free * PAGE, wanted: wanted * PAGE };
+    let wanted = began.high + reserve.div_ceil(PAGE_SIZE);
+    let result =
+        |now: Zones| Free { before: began.free * PAGE_SIZE, now: now.free * PAGE_SIZE, wanted: wanted * PAGE_SIZE };
     if began.free >= wanted {
         return Ok(result(began));
     }

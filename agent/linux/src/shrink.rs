@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use dormouse_sys::PAGE_SIZE;
 use nix::errno::Errno;
 
 use crate::memory_watch;
@@ -26,7 +27,6 @@ const LEAST_STEP: u64 = 1 << 20;
 
 /// How long what is on its way to swap is waited for, where the kernel has nothing else to reclaim.
 const PAUSE: Duration = Duration::from_millis(100);
-const PAGE: u64 = 4096;
 
 /// Why no more was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Files {
 /// `MIN_PERCPU_PAGELIST_HIGH_FRACTION`).
 fn kept_by_cpus(zoneinfo: &str) -> u64 {
     let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
-    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum::<u64>().saturating_mul(PAGE)
+    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum::<u64>().saturating_mul(PAGE_SIZE)
 }
 
 impl Kernel for Files {

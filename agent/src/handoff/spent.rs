@@ -4,9 +4,12 @@ use std::fmt;
 
 use dormouse_image::SPENT;
 use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// What all threads of a pipeline together have spent, in milliseconds but for the last.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What all threads of a pipeline together have spent, in milliseconds but for the last; in the order in which an
+/// image has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
 pub struct Spent {
     /// Workers without a buffer, or without chunks.
     pub waiting_ms: u32,
@@ -64,53 +67,13 @@ impl Spent {
     /// The values in their order, as an image has them.
     #[must_use]
     pub fn to_values(self) -> [u32; SPENT] {
-        [
-            self.waiting_ms,
-            self.mapping_ms,
-            self.pages_ms,
-            self.coding_ms,
-            self.checking_ms,
-            self.sealing_ms,
-            self.zeroing_ms,
-            self.device_ms,
-            self.buffers_ms,
-            self.least_busy_ms,
-            self.most_busy_ms,
-            self.lock_waits,
-        ]
+        zerocopy::transmute!(self)
     }
 
     /// From the values in their order.
     #[must_use]
     pub fn from_values(values: [u32; SPENT]) -> Spent {
-        let [
-            waiting_ms,
-            mapping_ms,
-            pages_ms,
-            coding_ms,
-            checking_ms,
-            sealing_ms,
-            zeroing_ms,
-            device_ms,
-            buffers_ms,
-            least_busy_ms,
-            most_busy_ms,
-            lock_waits,
-        ] = values;
-        Spent {
-            waiting_ms,
-            mapping_ms,
-            pages_ms,
-            coding_ms,
-            checking_ms,
-            sealing_ms,
-            zeroing_ms,
-            device_ms,
-            buffers_ms,
-            least_busy_ms,
-            most_busy_ms,
-            lock_waits,
-        }
+        zerocopy::transmute!(values)
     }
 }
 

@@ -22,16 +22,10 @@ pub struct Buffers(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     limit: usize,
-    /// What `state` says, for those who only look: each chunk's worker does.
+    /// How many are in use. It changes under the lock of `free`; each chunk's worker only looks.
     taken: AtomicUsize,
-    state: Mutex<State>,
+    free: Mutex<Vec<MmapMut>>,
     given_back: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    free: Vec<MmapMut>,
-    taken: usize,
 }
 
 impl Buffers {
@@ -41,7 +35,7 @@ impl Buffers {
         Buffers(Arc::new(Pool {
             limit: limit.max(1),
             taken: AtomicUsize::new(0),
-            state: Mutex::default(),
+            free: Mutex::default(),
             given_back: Condvar::new(),
         }))
     }
@@ -63,18 +57,17 @@ impl Buffers {
     /// # Errors
     /// Out of memory.
     pub fn take(&self) -> io::Result<Buffer> {
-        let state = lock(&self.0.state);
-        let mut state = self
+        let free = lock(&self.0.free);
+        let mut free = self
             .0
             .given_back
-            .wait_while(state, |state| state.taken >= self.0.limit)
+            .wait_while(free, |_| self.taken() >= self.0.limit)
             .unwrap_or_else(PoisonError::into_inner);
-        let map = match state.free.pop() {
+        let map = match free.pop() {
             Some(map) => map,
             None => MmapMut::map_anon(BUFFER_LEN)?,
         };
-        state.taken += 1;
-        self.0.taken.store(state.taken, Ordering::Relaxed);
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
         Ok(Buffer { map: Some(map), pool: self.clone() })
     }
 }
@@ -103,10 +96,9 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut state = lock(&self.pool.0.state);
-        state.free.extend(self.map.take());
-        state.taken -= 1;
-        self.pool.0.taken.store(state.taken, Ordering::Relaxed);
+        let mut free = lock(&self.pool.0.free);
+        free.extend(self.map.take());
+        self.pool.0.taken.fetch_sub(1, Ordering::Relaxed);
         self.pool.0.given_back.notify_one();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use dormouse_linux::procfs;
+use dormouse_linux::{memory_watch, procfs};
 
 /// Flags of the CPU that matter for what is measured: vectors, ciphers, copies by `rep movsb`.
 const FLAGS: [&str; 6] = ["avx2", "avx512f", "aes", "vaes", "erms", "fsrm"];
@@ -20,8 +20,7 @@ impl Host {
         let flags = field(&cpuinfo, "flags").unwrap_or_default();
         let has = |flag: &str| flags.split(' ').any(|other| other == flag);
         let found = FLAGS.map(|flag| if has(flag) { flag.to_owned() } else { format!("no {flag}") });
-        let meminfo = procfs::text("/proc/meminfo").unwrap_or_default();
-        let ram = field(&meminfo, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+        let ram = memory_watch::field("/proc/meminfo", "MemTotal:");
         let virtual_machine = if has("hypervisor") { "a virtual machine" } else { "none seen" };
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut host = Host::default();

@@ -140,7 +140,7 @@ pub(super) fn pack(vmcore: &Path, output: &Path, codec: Codec, threads: usize, i
     let image = target::Target::at(output)?.open(Access::Write)?;
     let header = dump.header(&image)?;
     let mut writer = Writer::begin(image, &header, is_sealed.then(sealing).as_ref())?;
-    let most = dump.pages() - dump.selection.free_pages();
+    let most = dump.pages() - dump.selection.spared_pages();
     let task = Task { memory: &header.session.ram, filter: &dump.selection, most };
     let counts = pipeline::save(&dump.vmcore, &task, codec.0, Limits::of_threads(threads), &mut writer, |_| ())?;
     ensure!(counts.stored + counts.zero + counts.left == dump.pages(), "not every page was saved: {counts:?}");
