@@ -22,10 +22,17 @@ pub struct Buffers(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     limit: usize,
-    /// How many are in use. It changes under the lock of `free`; each chunk's worker only looks.
-    taken: AtomicUsize,
-    free: Mutex<Vec<MmapMut>>,
+    state: Mutex<State>,
     given_back: Condvar,
+    /// How many are the device's. Each chunk's worker looks at it.
+    handed_over: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<MmapMut>,
+    /// How many are in use.
+    taken: usize,
 }
 
 impl Buffers {
@@ -34,9 +41,9 @@ impl Buffers {
     pub fn new(limit: usize) -> Buffers {
         Buffers(Arc::new(Pool {
             limit: limit.max(1),
-            taken: AtomicUsize::new(0),
-            free: Mutex::default(),
+            state: Mutex::default(),
             given_back: Condvar::new(),
+            handed_over: AtomicUsize::new(0),
         }))
     }
 
@@ -46,10 +53,10 @@ impl Buffers {
         self.0.limit
     }
 
-    /// How many are in use.
+    /// How many have been handed over to the device, which has not given them back yet.
     #[must_use]
-    pub fn taken(&self) -> usize {
-        self.0.taken.load(Ordering::Relaxed)
+    pub fn handed_over(&self) -> usize {
+        self.0.handed_over.load(Ordering::Relaxed)
     }
 
     /// A buffer, with whatever is in it, as soon as there is one.
@@ -57,18 +64,20 @@ impl Buffers {
     /// # Errors
     /// Out of memory.
     pub fn take(&self) -> io::Result<Buffer> {
-        let free = lock(&self.0.free);
-        let mut free = self
-            .0
-            .given_back
-            .wait_while(free, |_| self.taken() >= self.0.limit)
-            .unwrap_or_else(PoisonError::into_inner);
-        let map = match free.pop() {
+        let Pool { limit, state, given_back, .. } = &*self.0;
+        let mut state = lock(state);
+        let is_late = state.taken >= *limit;
+        if is_late {
+            let free = given_back.wait_while(state, |state| state.taken >= *limit);
+            state = free.unwrap_or_else(PoisonError::into_inner);
+        }
+        let map = match state.free.pop() {
             Some(map) => map,
             None => MmapMut::map_anon(BUFFER_LEN)?,
         };
-        self.0.taken.fetch_add(1, Ordering::Relaxed);
-        Ok(Buffer { map: Some(map), pool: self.clone() })
+        state.taken += 1;
+        drop(state);
+        Ok(Buffer { map: Some(map), pool: self.clone(), is_late, is_handed_over: false })
     }
 }
 
@@ -78,6 +87,23 @@ pub struct Buffer {
     /// Always there until the drop.
     map: Option<MmapMut>,
     pool: Buffers,
+    is_late: bool,
+    is_handed_over: bool,
+}
+
+impl Buffer {
+    /// Whether all were in use when it was asked for.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// From now on, until it is dropped, it is the device's.
+    pub fn hand_over(&mut self) {
+        if !std::mem::replace(&mut self.is_handed_over, true) {
+            self.pool.0.handed_over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Deref for Buffer {
@@ -96,9 +122,12 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = lock(&self.pool.0.free);
-        free.extend(self.map.take());
-        self.pool.0.taken.fetch_sub(1, Ordering::Relaxed);
+        if self.is_handed_over {
+            self.pool.0.handed_over.fetch_sub(1, Ordering::Relaxed);
+        }
+        let mut state = lock(&self.pool.0.state);
+        state.free.extend(self.map.take());
+        state.taken -= 1;
         self.pool.0.given_back.notify_one();
     }
 }
@@ -112,7 +141,7 @@ mod tests {
     fn taking_waits_until_a_buffer_is_given_back() {
         let buffers = Buffers::new(2);
         let (first, _second) = (buffers.take().unwrap(), buffers.take().unwrap());
-        assert_eq!((buffers.taken(), first.len()), (2, BUFFER_LEN));
+        assert_eq!(first.len(), BUFFER_LEN);
         std::thread::scope(|scope| {
             let third = scope.spawn(|| buffers.take().unwrap().len());
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -120,6 +149,23 @@ mod tests {
             drop(first);
             assert_eq!(third.join().unwrap(), BUFFER_LEN);
         });
-        assert_eq!(buffers.taken(), 1);
+        assert_eq!(lock(&buffers.0.state).taken, 1);
+    }
+
+    #[test]
+    fn a_buffer_knows_that_it_was_waited_for_and_that_it_is_the_devices() {
+        let buffers = Buffers::new(2);
+        let (mut first, second) = (buffers.take().unwrap(), buffers.take().unwrap());
+        assert!(!first.is_late() && !second.is_late());
+        first.hand_over();
+        first.hand_over();
+        assert_eq!(buffers.handed_over(), 1);
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| buffers.take().unwrap().is_late());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop((first, second));
+            assert!(third.join().unwrap());
+        });
+        assert_eq!(buffers.handed_over(), 0);
     }
 }

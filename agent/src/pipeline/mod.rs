@@ -6,6 +6,7 @@
 //! depends on the policy and the number of threads, and not on the size of what is saved.
 
 pub mod buffers;
+mod chooser;
 mod codec;
 mod error;
 mod lock;

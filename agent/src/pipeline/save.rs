@@ -1,6 +1,6 @@
 //! Memory to pieces of an image.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use dormouse_image::layout::{CHUNK_MAX, CHUNK_PAGES};
@@ -8,7 +8,8 @@ use dormouse_image::seal::{Sealer, scrub_stack};
 use dormouse_image::{BLOCK, Chunk, Extent, PfnRange, checksum};
 
 use crate::pipeline::buffers::{BUFFER_LEN, Buffers};
-use crate::pipeline::codec::{Encoder, Method, room_for};
+use crate::pipeline::chooser::Chooser;
+use crate::pipeline::codec::{Encoder, room_for};
 use crate::pipeline::seams::{Fate, PageFilter, PageSource, Piece, PieceSink};
 use crate::pipeline::times::{Activity, Stopwatch, Times};
 use crate::pipeline::{Counts, FirstFailure, Limits, PipelineError, Step, thread_pool};
@@ -58,7 +59,8 @@ pub fn save<S: PageSource>(
     let pool = thread_pool(threads)?;
     let spans = Spans { memory: task.memory, next: AtomicUsize::new(0) };
     let (failure, times) = (FirstFailure::default(), Times::start());
-    let chooser = Chooser { compression, buffers: &buffers, threads, tight: AtomicBool::new(task.is_tight(sink, 0)) };
+    let chooser = Chooser::new(compression, threads, &buffers);
+    chooser.set_tight(task.is_tight(sink, 0));
     let (sender, receiver) = channel();
     let sealer = sink.sealer();
 
@@ -103,7 +105,7 @@ pub fn save<S: PageSource>(
             counts.left += piece.left;
             bytes += piece.len as u64;
             sink.piece(piece)?;
-            chooser.tight.store(task.is_tight(sink, counts.stored), Ordering::Relaxed);
+            chooser.set_tight(task.is_tight(sink, counts.stored));
             progress(Step { done: counts.stored + counts.zero, stored: counts.stored, bytes });
         }
         Ok(())
@@ -111,52 +113,6 @@ pub fn save<S: PageSource>(
     failure.into_result()?;
     written.map_err(PipelineError::Store)?;
     Ok(Counts { spent: times.spent(), ..counts })
-}
-
-/// Chooses how each chunk is stored.
-struct Chooser<'a> {
-    compression: Compression,
-    buffers: &'a Buffers,
-    threads: usize,
-    /// The device may not hold all that is still to come unless it is compressed well.
-    tight: AtomicBool,
-}
-
-impl Chooser<'_> {
-    fn method(&self) -> Method {
-        match self.compression {
-            Compression::Store => Method::Store,
-            Compression::Zstd { level } => Method::Zstd(level),
-            Compression::Auto if self.tight.load(Ordering::Relaxed) => DENSE,
-            Compression::Auto => {
-                // Each worker has one buffer that it fills; the others are full and wait for the device.
-                let waiting = self.buffers.taken().saturating_sub(self.threads);
-                by_queue(waiting, self.buffers.limit().saturating_sub(self.threads))
-            }
-        }
-    }
-}
-
-/// What `auto` takes while the device has nothing to do: even the quickest compression would only keep it waiting. This
-/// is so where CPUs are few and the device is fast.
-const IDLE: Method = Method::Store;
-
-/// What it takes while the device has just enough to do. Quicker levels, and LZ4, gain a tenth to a quarter of the time
-/// on vmcores and cost up to a quarter of the density.
-const QUICK: Method = Method::Zstd(-1);
-
-/// What it takes while the device cannot keep up, and where there may be too little room.
-const DENSE: Method = Method::Zstd(3);
-
-/// The method that keeps the device busy and compresses as well as there is time for: `waiting` pieces of at most
-/// `most` are on their way to the device.
-fn by_queue(waiting: usize, most: usize) -> Method {
-    match waiting * 8 / most.max(1) {
-        0..2 => IDLE,
-        2 => QUICK,
-        3..7 => Method::Zstd(1),
-        _ => DENSE,
-    }
 }
 
 /// The memory, cut into spans that the workers take in order.
@@ -187,7 +143,7 @@ impl Spans<'_> {
 struct Worker<'a, S, F> {
     source: &'a S,
     filter: &'a F,
-    chooser: &'a Chooser<'a>,
+    chooser: &'a Chooser,
     buffers: &'a Buffers,
     sender: Sender<Piece>,
     /// Where the chunks must be sealed.
@@ -384,9 +340,13 @@ impl<S: PageSource, F: PageFilter> Worker<'_, S, F> {
     }
 
     fn hand_over(&mut self) -> Result<(), Stop> {
-        let piece = std::mem::take(&mut self.piece);
+        let mut piece = std::mem::take(&mut self.piece);
         if piece.is_empty() {
             return Ok(());
+        }
+        if let Some(buffer) = &mut piece.buffer {
+            self.chooser.learn(buffer.is_late());
+            buffer.hand_over();
         }
         self.sender.send(piece).map_err(|_| Stop::NobodyListens)
     }
@@ -420,20 +380,4 @@ fn run_of(span: PfnRange, bytes: &[u8], start: u64, pages: u64) -> Option<(Exten
 /// Whether a page is all zero. Leaves at the first line that is not, which is nearly always the first.
 fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn auto_compresses_better_the_more_waits_for_the_device() {
-        let methods: Vec<Method> = (0..=16).map(|waiting| by_queue(waiting, 16)).collect();
-        assert_eq!((methods[0], methods[4], methods[16]), (IDLE, QUICK, DENSE));
-        let rank = |method: &Method| match method {
-            Method::Store => i32::MIN,
-            Method::Zstd(level) => *level,
-        };
-        assert!(methods.is_sorted_by_key(rank), "{methods:?}");
-    }
 }

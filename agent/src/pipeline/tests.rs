@@ -280,7 +280,8 @@ fn auto_uses_the_time_that_a_device_takes_and_the_room_that_a_small_one_has() {
     let ranges = [PfnRange { start: 0, end: 8192 }];
     let before = memory(&ranges, &[3]);
     let task = Task { memory: &ranges, filter: &Everything, most: 8192 };
-    let limits = Limits { threads: 2, memory: 6 << 20 };
+    // One buffer is the worker's, and four are the device's.
+    let limits = Limits { threads: 1, memory: 5 << 20 };
     let saved = |compression, sink: &mut dyn FnMut(Piece), room| {
         let mut sink = Taking { take: sink, room };
         save(&before, &task, compression, limits, &mut sink, |_| ()).unwrap();
@@ -298,16 +299,20 @@ fn auto_uses_the_time_that_a_device_takes_and_the_room_that_a_small_one_has() {
     let idle = size(Compression::Auto, u64::MAX);
     assert!(idle > (quick + stored) / 2, "{idle} {quick} {stored}");
 
-    // Once three pieces are on the way, which they are after a few, three always are.
-    let mut on_the_way = VecDeque::new();
+    // The first four fill its queue. From then on the worker always waits, and after two pieces each compresses better.
+    let mut queue = VecDeque::new();
     let (mut first, mut slow, mut pages) = (0, 0, 0);
     let mut take = |piece: Piece| {
         first += 1;
-        if first > 6 {
+        if first > 8 {
             (slow, pages) = (slow + piece.len as u64, pages + piece.stored());
         }
-        on_the_way.push_back(piece);
-        on_the_way.truncate(3);
+        queue.push_back(piece);
+        if queue.len() > 4 {
+            // So long that the worker asks for its next buffer before this one is free.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            queue.pop_front();
+        }
     };
     saved(Compression::Auto, &mut take, u64::MAX);
     let per_page = |bytes: u64, pages: u64| bytes * 1000 / pages;

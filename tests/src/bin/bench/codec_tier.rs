@@ -14,8 +14,9 @@ use crate::Options;
 use crate::page::Section;
 use crate::table::{Table, median_of, range_of};
 
-/// Bytes that a device takes in a second.
-const SPEEDS: [u64; 4] = [200_000_000, 500_000_000, 1_000_000_000, 3_000_000_000];
+/// Bytes that a device takes in a second. Beside emulated CPUs, which compress a tenth of what real ones do, the first
+/// is to the others what 500 MB/s are to real ones.
+const SPEEDS: [u64; 5] = [50_000_000, 200_000_000, 500_000_000, 1_000_000_000, 3_000_000_000];
 
 /// What the policy says of compression, and what it is called. The first is compared with the others.
 const CHOICES: [(&str, &str); 5] = [
@@ -46,11 +47,14 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     let mut guest = start(&artifacts)?;
     let mut results: Vec<Vec<Run>> = vec![Vec::new(); SPEEDS.len() * CHOICES.len()];
     for number in 0..runs {
-        for (place, results) in results.iter_mut().enumerate() {
-            let run = save(&mut guest, place / CHOICES.len(), place % CHOICES.len())
-                .with_context(|| format!("{}, run {}", name(place), number + 1))?;
+        for turn in 0..results.len() {
+            // Each run begins with another choice: what went before has its part in how fast a save is.
+            let (device, choice) = (turn / CHOICES.len(), (turn + number) % CHOICES.len());
+            let place = device * CHOICES.len() + choice;
+            let run =
+                save(&mut guest, device, choice).with_context(|| format!("{}, run {}", name(place), number + 1))?;
             eprintln!("{}, run {}: {run:.2?}", name(place), number + 1);
-            results.push(run);
+            results[place].push(run);
         }
     }
     let mut table = Table::new(&[
