@@ -65,12 +65,10 @@ impl Buffers {
     /// Out of memory.
     pub fn take(&self) -> io::Result<Buffer> {
         let Pool { limit, state, given_back, .. } = &*self.0;
+        let all_in_use = |state: &mut State| state.taken >= *limit;
         let mut state = lock(state);
-        let is_late = state.taken >= *limit;
-        if is_late {
-            let free = given_back.wait_while(state, |state| state.taken >= *limit);
-            state = free.unwrap_or_else(PoisonError::into_inner);
-        }
+        let is_late = all_in_use(&mut state);
+        let mut state = given_back.wait_while(state, all_in_use).unwrap_or_else(PoisonError::into_inner);
         let map = match state.free.pop() {
             Some(map) => map,
             None => MmapMut::map_anon(BUFFER_LEN)?,

@@ -81,6 +81,9 @@ impl Chooser {
 
     /// Learns from a piece that is about to be handed over, for whose buffer a worker had to wait or not.
     pub(super) fn learn(&self, is_late: bool) {
+        if self.compression != Compression::Auto {
+            return;
+        }
         let change = match (is_late, self.has_little_to_do()) {
             (true, false) => 1,
             (false, true) => -1,

@@ -50,11 +50,10 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
         for turn in 0..results.len() {
             // Each run begins with another choice: what went before has its part in how fast a save is.
             let (device, choice) = (turn / CHOICES.len(), (turn + number) % CHOICES.len());
-            let place = device * CHOICES.len() + choice;
-            let run =
-                save(&mut guest, device, choice).with_context(|| format!("{}, run {}", name(place), number + 1))?;
-            eprintln!("{}, run {}: {run:.2?}", name(place), number + 1);
-            results[place].push(run);
+            let name = format!("{} MB/s, {}, run {}", SPEEDS[device] / 1_000_000, CHOICES[choice].0, number + 1);
+            let run = save(&mut guest, device, choice).with_context(|| name.clone())?;
+            eprintln!("{name}: {run:.2?}");
+            results[device * CHOICES.len() + choice].push(run);
         }
     }
     let mut table = Table::new(&[
@@ -96,10 +95,6 @@ pub(crate) fn run(options: &Options) -> Result<Section> {
     );
     section.table(&format!("Medians of {runs} alternating runs, 2 CPUs, under emulation"), table);
     Ok(section)
-}
-
-fn name(place: usize) -> String {
-    format!("{} MB/s, {}", SPEEDS[place / CHOICES.len()] / 1_000_000, CHOICES[place % CHOICES.len()].0)
 }
 
 /// Where the guest has the policy of a choice on a device.
